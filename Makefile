@@ -1,0 +1,39 @@
+# `make help` lists the verbs. Everything runs in .venv, which the first verb that needs it creates.
+
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test paper show lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv with the pinned versions
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ltdi needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned packages, about 5 GB with torch's CUDA libraries; a few minutes"
+	$(VENV)/bin/python -m pip install --quiet --no-deps --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet torch torchvision --constraint requirements.lock
+	touch $@
+
+repro: $(READY) ## run the changed stages and show the table
+	dvc repro
+	@python -m pipeline.summary
+
+test: $(READY) ## the whole test suite
+	python -m pytest
+
+show: $(READY) ## the table of the last run
+	@python -m pipeline.summary
+
+lock: $(READY) ## pin what is installed now
+	(sed -n '/^#/p' requirements.lock; pip freeze | grep -viE '^(nvidia|cuda|triton)') > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean: ## remove what the stages wrote; the caches stay
+	find data -mindepth 1 -maxdepth 1 ! -name raw -exec rm -rf {} +

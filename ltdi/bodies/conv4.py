@@ -1,0 +1,30 @@
+"""Conv4: four blocks of convolution, batch norm, ReLU and pooling (Vinyals et al. 2016; the paper's body)."""
+
+from torch import Tensor, nn
+
+
+class Conv4(nn.Module):
+    """Images (M, channels, height, width) in [0, 1] -> non-negative features (M, F), F = filters x (size // 16)².
+
+    The features are non-negative because the last block ends in ReLU and pooling; the head's
+    closed-form starts rely on it.
+    """
+
+    def __init__(self, channels: int, size: int, filters: int = 64) -> None:
+        super().__init__()
+        widths = [channels] + [filters] * 4
+        self.blocks = nn.Sequential(*(_block(a, b) for a, b in zip(widths, widths[1:])))
+        self.n_features = filters * (size // 16) ** 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.blocks(images).flatten(1)
+
+
+def _block(channels: int, filters: int) -> nn.Sequential:
+    # max commutes with the monotone ReLU, so pooling first gives the same values for a quarter of the work
+    return nn.Sequential(
+        nn.Conv2d(channels, filters, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(filters),
+        nn.MaxPool2d(2),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,63 @@
+"""Heads with a closed form, written exactly as the two layers of ``Head``.
+
+Both rest on features >= 0 (every body ends in ReLU): a first layer that is the identity passes them
+unchanged through the head's own ReLU, so that the second layer is a linear classifier.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ltdi.errors import InputError
+from ltdi.heads import Head, task_losses
+from ltdi.tasks import Query, Support, labelled
+
+
+def prototype_head(head: Head, support: Support, temperature: float) -> Tensor:
+    """The nearest-mean classifier as weights (B, D): logits -τ‖f - p_n‖², less the τ‖f‖² that all classes share."""
+    means = support.class_means
+    return linear_head(head, 2 * temperature * means, -temperature * means.square().sum(-1))
+
+
+def ridge_head(head: Head, support: Support, penalty: float, temperature: float) -> Tensor:
+    """Ridge regression of ±1 labels on centred features as weights (B, D) (Bertinetto et al. 2019), logits times τ.
+
+    Solved in the space of the N·K support images, which are fewer than features.
+    """
+    B, N, K, _ = support.features.shape
+    x = support.features.flatten(1, 2)
+    centre = x.mean(1, keepdim=True)
+    y = 2 * torch.eye(N, device=x.device).repeat_interleave(K, 0).expand(B, -1, -1) - 1
+    offset = y.mean(1, keepdim=True)
+    gram = (x - centre) @ (x - centre).mT
+    alpha = torch.linalg.solve(gram + penalty * torch.eye(N * K, device=x.device), y - offset)
+    weight = alpha.mT @ (x - centre)
+    bias = offset.squeeze(1) - (weight @ centre.mT).squeeze(-1)
+    return linear_head(head, temperature * weight, temperature * bias)
+
+
+def linear_head(head: Head, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear classifier, weight (B, N, F) and bias (B, N), as weights (B, D); spare hidden units stay zero."""
+    B, N, F = weight.shape
+    if head.hidden < F:
+        raise InputError(f"trajectories.hidden = {head.hidden} is less than the body's {F} features; a closed form needs at least as many")
+    zeros = weight.new_zeros
+    return head.space.flatten(
+        {
+            "hidden.weight": torch.eye(head.hidden, F, device=weight.device).expand(B, -1, -1),
+            "hidden.bias": zeros(B, head.hidden),
+            "output.weight": torch.cat([weight, zeros(B, N, head.hidden - F)], dim=-1),
+            "output.bias": bias,
+        }
+    )
+
+
+TEMPERATURES = tuple(2.0 ** (e / 2) for e in range(-20, 9))
+
+
+def calibrated_temperature(head: Head, head_of: Callable[[float], Tensor], query: Query) -> float:
+    """The τ of ``TEMPERATURES`` whose heads ``head_of(τ)`` (B, D) give the least mean cross-entropy on ``query``."""
+    features, labels = labelled(query.features)
+    losses = [task_losses(head, head_of(temperature), features, labels).mean().item() for temperature in TEMPERATURES]
+    return TEMPERATURES[losses.index(min(losses))]

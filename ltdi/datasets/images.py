@@ -1,0 +1,158 @@
+"""A data set is images by class; what may be done to it before tasks are drawn from it."""
+
+import io
+import math
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ltdi.errors import InputError
+
+SPLITS = ("meta_train", "meta_val", "meta_test")
+
+# A symmetry of the square is (mirrored, quarter turns): the left-right mirror image first, if any,
+# then so many turns of 90 degrees against the clock.
+_ROTATIONS = tuple((False, turns) for turns in range(4))
+_MIRRORED = tuple((True, turns) for turns in range(4))
+
+TRANSFORMS: dict[str, tuple[tuple[bool, int], ...]] = {
+    "none": _ROTATIONS[:1],
+    "rotations": _ROTATIONS,
+    "mirrored": _MIRRORED,
+    "dihedral": _ROTATIONS + _MIRRORED,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Classes with equally many images each.
+
+    ``images`` is uint8 (classes, images a class, channels, height, width); ``names`` are the names
+    of the classes, all different.
+    """
+
+    images: Tensor
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == torch.uint8, self.images.dtype
+        assert self.images.dim() == 5, self.images.shape
+        assert len(self.names) == len(self.images), (len(self.names), len(self.images))
+        if len(set(self.names)) < len(self.names):
+            twice = next(name for i, name in enumerate(self.names) if name in self.names[:i])
+            raise InputError(f"class {twice!r} is there twice; the classes of a set must have different names")
+
+
+def transform(images: Tensor, mirrored: bool, quarter_turns: int) -> Tensor:
+    """``images`` (..., height, width) under one symmetry of the square."""
+    if mirrored:
+        images = images.flip(-1)
+    return images.rot90(quarter_turns, dims=(-2, -1))
+
+
+def expand_classes(image_set: ImageSet, transforms: str) -> ImageSet:
+    """Every class under every symmetry of ``TRANSFORMS[transforms]``, each a class of its own.
+
+    Symmetry by symmetry, the order of the classes kept within each: of C classes, class i under
+    symmetry j is class j * C + i, named e.g. ``alpha/r90``; an unchanged class keeps its name.
+    """
+    if transforms not in TRANSFORMS:
+        raise InputError(f"unknown class transforms {transforms!r}; allowed: {', '.join(TRANSFORMS)}")
+    symmetries = TRANSFORMS[transforms]
+    images = torch.cat([transform(image_set.images, *symmetry) for symmetry in symmetries])
+    return ImageSet(images, tuple(name + _suffix(*s) for s in symmetries for name in image_set.names))
+
+
+def _suffix(mirrored: bool, quarter_turns: int) -> str:
+    if not mirrored and not quarter_turns:
+        return ""
+    return f"/{'m' if mirrored else 'r'}{90 * quarter_turns}"
+
+
+def join(a: ImageSet, b: ImageSet) -> ImageSet:
+    """The classes of ``a``, then those of ``b``, with as many images a class as the poorer of the two has."""
+    if a.images.shape[2:] != b.images.shape[2:]:
+        raise InputError(
+            f"cannot join images of {tuple(a.images.shape[2:])} and of {tuple(b.images.shape[2:])} "
+            "(channels, height, width); both sets must have the same"
+        )
+    n_images = min(a.images.shape[1], b.images.shape[1])
+    return ImageSet(torch.cat([a.images[:, :n_images], b.images[:, :n_images]]), a.names + b.names)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 images of any shape as floats in [0, 1]."""
+    return images.float() / 255
+
+
+def augment(
+    images: Tensor,
+    *,
+    generator: torch.Generator,
+    max_rotation: float,
+    max_shift: float,
+    max_scale: float,
+    max_shear: float,
+) -> Tensor:
+    """Float images (M, channels, height, width), each under its own small random affine map.
+
+    Every quantity is uniform between minus and plus its maximum: the rotation in degrees, the shift
+    in fractions of the image's side, the relative change of the size along each axis, and the shear.
+    What comes in from outside the image is zero.
+    """
+    device = generator.device
+    u = (2 * torch.rand(6, len(images), generator=generator, device=device) - 1).to(images)
+    angle = math.radians(max_rotation) * u[0]
+    scale_x, scale_y = 1 + max_scale * u[1], 1 + max_scale * u[2]
+    shear = max_shear * u[3]
+    shift_x, shift_y = 2 * max_shift * u[4], 2 * max_shift * u[5]  # the grid's side is 2 long
+    cos, sin = angle.cos(), angle.sin()
+    # rotation @ [[1, shear], [0, 1]] @ diag(scale)
+    row_x = torch.stack([cos * scale_x, (cos * shear - sin) * scale_y, shift_x], -1)
+    row_y = torch.stack([sin * scale_x, (sin * shear + cos) * scale_y, shift_y], -1)
+    grid = F.affine_grid(torch.stack([row_x, row_y], 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def find_images(folder: Path) -> dict[str, Path | zipfile.Path]:
+    """The PNG and JPEG files of ``folder``, or of the zip of its name beside it, by path below the folder.
+
+    Both kinds of values have the same ``read_bytes``. Empty if there is neither folder nor zip.
+    """
+    if folder.is_dir():
+        found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*")}
+    elif (file := folder.with_suffix(".zip")).is_file():
+        try:
+            archive = zipfile.ZipFile(file)
+        except zipfile.BadZipFile as error:
+            raise InputError(f"{file} is no zip file or an incomplete one ({error}); get it again") from error
+        top = folder.name + "/"
+        found = {
+            name.removeprefix(top): zipfile.Path(archive, name)
+            for name in archive.namelist()
+            if name.startswith(top)
+        }
+    else:
+        found = {}
+    return {name: found[name] for name in sorted(found) if name.lower().endswith((".png", ".jpg", ".jpeg"))}
+
+
+def read_images(paths: Sequence[Path | zipfile.Path], *, mode: str, size: int) -> Tensor:
+    """uint8 (len(paths), channels, size, size); ``mode`` is PIL's: "L" one channel, "RGB" three."""
+    images = np.empty((len(paths), size, size, len(mode)), np.uint8)
+    for i, path in enumerate(paths):
+        try:
+            image = Image.open(io.BytesIO(path.read_bytes())).convert(mode)
+        except Exception as error:  # a damaged file makes zlib, zipfile and PIL raise half a dozen different types
+            raise InputError(f"cannot read the image {path} ({type(error).__name__}); get it again") from error
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BILINEAR)  # antialiased, unlike torch's default
+        images[i] = np.asarray(image).reshape(size, size, len(mode))
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()

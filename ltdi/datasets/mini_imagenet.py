@@ -1,0 +1,70 @@
+"""mini-ImageNet: 100 classes of ImageNet, 64 / 16 / 20, at 84 x 84 pixels.
+
+Vinyals et al., "Matching networks for one shot learning", 2016; the split of Ravi & Larochelle,
+"Optimization as a model for few-shot learning", 2017.
+"""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+from ltdi.datasets.images import SPLITS, ImageSet, find_images, read_images
+from ltdi.errors import InputError
+
+SIZE = 84
+TABLES = dict(zip(SPLITS, ("train.csv", "val.csv", "test.csv")))
+HOW_TO_GET = (
+    "the terms of ImageNet forbid to pass its images on: get ImageNet itself at https://image-net.org, cut it to "
+    "mini-ImageNet by the lists of Ravi & Larochelle "
+    "(https://github.com/twitter-research/meta-learning-lstm, data/miniImagenet), and put images/ (or images.zip) "
+    "beside train.csv, val.csv and test.csv"
+)
+
+
+def load(root: Path, *, download: bool = False) -> dict[str, ImageSet]:
+    """Every split as (classes, images a class, 3, 84, 84), read from ``root`` or its folder ``mini-imagenet``."""
+    root = Path(root)
+    if download:
+        raise InputError(f"mini-ImageNet cannot be downloaded: {HOW_TO_GET} in {root}")
+    homes = (root, root / "mini-imagenet", root / "mini_imagenet")
+    home = next((home for home in homes if (home / "images").is_dir() or (home / "images.zip").is_file()), None)
+    if home is None:
+        raise InputError(f"no images or images.zip in {', '.join(map(str, homes))}; {HOW_TO_GET}")
+    found = find_images(home / "images")
+    return {split: _load_split(home / table, found) for split, table in TABLES.items()}
+
+
+def _load_split(table: Path, found: dict) -> ImageSet:
+    classes = _read_table(table)
+    files = [file for files in classes.values() for file in files]
+    missing = [file for file in files if file not in found]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the {len(files)} images of {table} are not in {table.parent / 'images'} "
+            f"(folder or .zip), the first is {missing[0]!r}; add them, or take their lines out of the table"
+        )
+    first, *others = classes
+    for other in others:
+        if len(classes[other]) != len(classes[first]):
+            raise InputError(
+                f"{table} lists {len(classes[other])} images of class {other!r} but {len(classes[first])} of "
+                f"class {first!r}; all classes of a split must have equally many"
+            )
+    images = read_images([found[file] for file in files], mode="RGB", size=SIZE)
+    return ImageSet(images.unflatten(0, (len(classes), -1)), tuple(classes))
+
+
+def _read_table(table: Path) -> dict[str, list[str]]:
+    """Class name to file names, in the order of the table."""
+    if not table.is_file():
+        raise InputError(f"no {table}; mini-ImageNet needs {', '.join(TABLES.values())} beside its images")
+    classes = defaultdict(list)
+    with table.open(newline="") as lines:
+        rows = csv.DictReader(lines)
+        if not {"filename", "label"} <= set(rows.fieldnames or ()):
+            raise InputError(f"{table} has the columns {rows.fieldnames}; it must have filename,label")
+        for row in rows:
+            classes[row["label"]].append(row["filename"])
+    if not classes:
+        raise InputError(f"{table} lists no images; every split needs some")
+    return dict(classes)

@@ -1,0 +1,114 @@
+"""The vanilla and the trajectory diffusion process, neighbours that differ in one line: ``target``.
+
+A process says which recorded point w_i a state x_t is trained toward. All else is shared: the forward
+law of the sub-chain that ends at w_i, the conversion between what the denoiser predicts and ε_φ, and
+Theorem 1's loss. Equation numbers are the paper's.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ltdi.diffusion.schedule import Schedule
+
+
+def uniform_index_map(length: int, T: int) -> Tensor:
+    """k(i) = i·T/n (equation 3) for the points i = 0 … n, rounded where n does not divide T: (P,).
+
+    Raises:
+        ValueError: fewer diffusion steps than segments, so that two points would share a time.
+    """
+    n = length - 1
+    if T < n:
+        raise ValueError(f"T = {T} diffusion steps cannot hold the {n} segments of a trajectory of {length} points")
+    return torch.tensor([round(i * T / n) for i in range(length)])
+
+
+class VanillaProcess:
+    """Lv-Di: DDPM, every state is trained toward the trained head w_0."""
+
+    corrected = True
+
+    def __init__(self, schedule: Schedule, k: Tensor) -> None:
+        self.schedule, self.k = schedule, k
+
+    def target(self, t: Tensor) -> Tensor:
+        """The index i of the point that a state at time t (B,), 1 <= t <= T, moves toward."""
+        return torch.zeros_like(t)
+
+    def draw_target(self, t: Tensor, generator: torch.Generator) -> Tensor:
+        """The index of the point that a state at time t is trained toward in this draw."""
+        return self.target(t)
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "VanillaProcess":
+        """The process with its constants on another device, as ``nn.Module._apply`` wants it."""
+        return type(self)(Schedule(fn(self.schedule.alpha)), fn(self.k))
+
+    # -- forward -------------------------------------------------------------------------------
+
+    def sample(self, w_i: Tensor, t: Tensor, i: Tensor, noise: Tensor) -> Tensor:
+        """x_t = √ᾱ_{t|k}·w_i + √(1 − ᾱ_{t|k})·ε with k = k(i); w_i and noise (B, D)."""
+        a = self.schedule.alpha_bar_given(t, self.k[i])[:, None]
+        return a.sqrt() * w_i + (1 - a).sqrt() * noise
+
+    # -- what the denoiser says, as ε_φ or as the point it points at ----------------------------
+
+    def epsilon(self, output: Tensor, x_t: Tensor, t: Tensor, prediction: str) -> Tensor:
+        """The denoiser's output, read as ``prediction``, as the ε_φ of equation 1.
+
+        "epsilon" is the paper's. "weights" and "v" predict the end of the sub-chain of ``target(t)``
+        and the velocity along it; Theorem 1 read backwards turns them into ε_φ.
+        """
+        if prediction == "epsilon":
+            return output
+        a = self.schedule.alpha_bar_given(t, self.k[self.target(t)])[:, None]
+        w = output if prediction == "weights" else a.sqrt() * x_t - (1 - a).sqrt() * output
+        # (x_t − √a·w)/√(1 − a) is the noise of the sub-chain, times √((1 − ᾱ_t)/(1 − a)) from Theorem 1
+        return self._correction(t, a) * (x_t - a.sqrt() * w) / (1 - a).sqrt()
+
+    def endpoint(self, epsilon: Tensor, x_t: Tensor, t: Tensor, i: Tensor) -> Tensor:
+        """The w_i at which ε_φ points from x_t: the inverse of ``epsilon`` for "weights" (B, D)."""
+        a = self.schedule.alpha_bar_given(t, self.k[i])[:, None]
+        return (x_t - (1 - a).sqrt() / self._correction(t, a) * epsilon) / a.sqrt()
+
+    def _correction(self, t: Tensor, a: Tensor) -> Tensor:
+        """√((1 − ᾱ_t)/(1 − ᾱ_{t|k})), Theorem 1."""
+        return ((1 - self.schedule.alpha_bar[t][:, None]) / (1 - a)).sqrt() if self.corrected else torch.ones_like(a)
+
+    # -- loss ------------------------------------------------------------------------------------
+
+    def loss(self, epsilon: Tensor, x_t: Tensor, t: Tensor, i: Tensor, w_i: Tensor, weighting: str) -> Tensor:
+        """How far ε_φ points from w_i, a task (B,).
+
+        "theorem" is ‖√(1−ᾱ_{t|k})·ε_φ − √(1−ᾱ_t)·ε‖²/D: Theorem 1's loss, times the factor that keeps
+        it bounded at t = k + 1. "weights" is ‖ŵ_i − w_i‖²/D. Both have the same minimiser, and both
+        hold for any x_t, drawn or visited, with ε = (x_t − √ᾱ_{t|k}·w_i)/√(1 − ᾱ_{t|k}).
+        """
+        if weighting == "weights":
+            return (self.endpoint(epsilon, x_t, t, i) - w_i).square().mean(-1)
+        a = self.schedule.alpha_bar_given(t, self.k[i])[:, None]
+        noise = (x_t - a.sqrt() * w_i) / (1 - a).sqrt()
+        return ((1 - a).sqrt() * (epsilon - self._correction(t, a) * noise)).square().mean(-1)
+
+
+class TrajectoryProcess(VanillaProcess):
+    """Lt-Di: every state is trained toward the nearest recorded point below it, k(i) < t <= k(i+1) (equation 2)."""
+
+    def target(self, t: Tensor) -> Tensor:
+        return torch.searchsorted(self.k, t) - 1
+
+
+class LocalConsistencyProcess(TrajectoryProcess):
+    """Mc-Di, the authors' successor: toward every recorded point below, one drawn at a time; the mean is the average."""
+
+    def draw_target(self, t: Tensor, generator: torch.Generator) -> Tensor:
+        n_below = self.target(t) + 1
+        u = torch.rand(t.shape, generator=generator, device=generator.device).to(t.device)
+        return (u * n_below).long()
+
+
+class NaiveLocalProcess(TrajectoryProcess):
+    """A control: DDPM's loss on each segment without Theorem 1's correction. Its chain misses every point."""
+
+    corrected = False

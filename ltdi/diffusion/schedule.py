@@ -1,0 +1,47 @@
+"""The decay schedule (α_t, ᾱ_t), t = 0 … T; t = 0 is a trained head, t = T is noise."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """``alpha`` (T+1,) with α_0 = 1; all methods take times t as integer tensors of any shape."""
+
+    alpha: Tensor
+
+    @property
+    def T(self) -> int:
+        return len(self.alpha) - 1
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """ᾱ_t = α_1 … α_t (T+1,), ᾱ_0 = 1."""
+        return self.alpha.cumprod(0)
+
+    def alpha_bar_given(self, t: Tensor, k: Tensor) -> Tensor:
+        """ᾱ_{t|k} = ᾱ_t / ᾱ_k: the decay of the sub-chain that ends at time k."""
+        return self.alpha_bar[t] / self.alpha_bar[k]
+
+
+def linear(T: int, max_beta: float) -> Schedule:
+    """DDPM's β from 1e-4 to 0.02 over 1,000 steps, rescaled to T steps: unscaled, 20 steps leave ᾱ_T = 0.81."""
+    beta = torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * (1000 / T)
+    return _from_beta(beta, max_beta)
+
+
+def cosine(T: int, max_beta: float) -> Schedule:
+    """Nichol & Dhariwal 2021: ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s)·π/2), s = 0.008."""
+    f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + 0.008) / 1.008 * math.pi / 2).square()
+    return _from_beta(1 - f[1:] / f[:-1], max_beta)
+
+
+SCHEDULES = {"linear": linear, "cosine": cosine}
+
+
+def _from_beta(beta: Tensor, max_beta: float) -> Schedule:
+    # one step multiplies every error of ε_φ by about 1/√α_t, which β near 1 makes large
+    return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), 1 - beta.clamp(max=max_beta)]).float())

@@ -1,0 +1,56 @@
+"""The head that is generated: two fully connected layers on the body's features, functional and batched over tasks."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltdi.weights import WeightSpace
+
+Forward = Callable[[Tensor, Tensor], Tensor]  # w (B, D), inputs (B, M, …) -> logits (B, M, N)
+
+
+class Head:
+    """F features -> H hidden units, ReLU -> N logits. It holds shapes only; its weights are vectors w (B, D)."""
+
+    def __init__(self, n_features: int, hidden: int, n_way: int) -> None:
+        self.n_features, self.hidden, self.n_way = n_features, hidden, n_way
+        self.space = WeightSpace(
+            {
+                "hidden.weight": (hidden, n_features),
+                "hidden.bias": (hidden,),
+                "output.weight": (n_way, hidden),
+                "output.bias": (n_way,),
+            }
+        )
+
+    def __call__(self, w: Tensor, features: Tensor) -> Tensor:
+        """w (B, D), features (B, M, F) -> logits (B, M, N)."""
+        t = self.space.unflatten(w)
+        h = torch.baddbmm(t["hidden.bias"][:, None], features, t["hidden.weight"].mT).relu()
+        return torch.baddbmm(t["output.bias"][:, None], h, t["output.weight"].mT)
+
+    def initial(self, n_tasks: int, generator: torch.Generator) -> Tensor:
+        """Gaussian weights (B, D) of variance 1 / fan-in, biases zero (Algorithm 1: w_n ~ N)."""
+        device = generator.device
+
+        def gaussian(name: str) -> Tensor:
+            shape = self.space.shapes[name]
+            return torch.randn(n_tasks, *shape, generator=generator, device=device) / math.sqrt(shape[1])
+
+        return self.space.flatten(
+            {
+                "hidden.weight": gaussian("hidden.weight"),
+                "hidden.bias": torch.zeros(n_tasks, self.hidden, device=device),
+                "output.weight": gaussian("output.weight"),
+                "output.bias": torch.zeros(n_tasks, self.n_way, device=device),
+            }
+        )
+
+
+def task_losses(forward: Forward, w: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of each task (B,); labels (B, M)."""
+    logits = forward(w, inputs)
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").unflatten(0, labels.shape).mean(1)

@@ -1,0 +1,193 @@
+"""What the diffusion methods share: the space, the loss, the loops. They differ in their ``Process`` alone."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad
+
+from ltdi.diffusion import sampler
+from ltdi.diffusion.denoiser import DENOISERS
+from ltdi.diffusion.process import VanillaProcess, uniform_index_map
+from ltdi.diffusion.schedule import SCHEDULES
+from ltdi.heads import task_losses
+from ltdi.methods.base import Method, draw_images, draw_tasks
+from ltdi.reptile import Phi, meta_step
+from ltdi.seeding import generator as named_generator
+from ltdi.tasks import Support, TaskSource, labelled
+from ltdi.training import Training
+from ltdi.trajectories import Start, Trajectories
+
+
+class DiffusionMethod(Method):
+    """Diffusion of weights, given the support set.
+
+    The chain runs in x = (w − centre) / scale: ``centre`` is what the support set says of the start
+    (``Start.centre``), ``scale`` (D,) the size of the trained heads' distance from it, by layer. At
+    generation all tasks start from the same noise, so that a task does not depend on its neighbours.
+
+    Args:
+        length: points of the trajectories.
+        diffusion: steps T, schedule, max_beta, prediction, weighting, visited, unroll, chain_noise, start_noise, gradient_input.
+        denoiser: name, width, depth, heads, neurons_a_token, condition.
+        meta: the loops and the loss; see ``meta_train``.
+    """
+
+    process_class = VanillaProcess
+
+    def __init__(self, start: Start, *, length: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping) -> None:
+        super().__init__(start)
+        self.diffusion, self.meta = diffusion, meta
+        schedule = SCHEDULES[diffusion["schedule"]](diffusion["steps"], diffusion["max_beta"])
+        self.process = self.process_class(schedule, uniform_index_map(length, diffusion["steps"]))
+        sizes = {key: value for key, value in denoiser.items() if key != "name"}
+        self.denoiser = DENOISERS[denoiser["name"]](
+            start.head.space, "output", start.head.n_features, channels=1 + diffusion["gradient_input"], **sizes
+        )
+        self.register_buffer("scale", torch.ones(start.head.space.dim))
+
+    def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        centre = self.start.centre(train.support_of(torch.arange(len(train))))
+        self.scale.copy_(self.head.space.layer_scale(trajectories.points[:, 0] - centre))
+
+    # -- the chain ---------------------------------------------------------------------------------
+
+    def epsilon(self, phi: Phi, x_t: Tensor, t: Tensor, centre: Tensor, support: Tensor) -> Tensor:
+        """ε_φ(x_t, t, c) (B, D) with the denoiser's parameters φ."""
+        channels = [x_t]
+        if self.diffusion["gradient_input"]:
+            channels.append(self._support_gradient(x_t, centre, support))
+        output = functional_call(self.denoiser, dict(phi), (torch.stack(channels, 1), t, support))
+        return self.process.epsilon(output, x_t, t, self.diffusion["prediction"])
+
+    def _support_gradient(self, x_t: Tensor, centre: Tensor, support: Tensor) -> Tensor:
+        """The support loss's gradient by x at x_t, of unit size a task: what a learned optimiser would see."""
+        inputs, labels = labelled(support)
+        g = grad(lambda x: task_losses(self.head, centre + self.scale * x, inputs, labels).sum())(x_t.detach())
+        return g / (g.square().mean(-1, keepdim=True).sqrt() + 1e-6)
+
+    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
+        return self.generate_chain(support, generator=generator)[-1]
+
+    @torch.no_grad()
+    def generate_chain(self, support: Support, *, generator: torch.Generator) -> Tensor:
+        """The weights at every state of the chain, t = T … 0: (T+1, B, D)."""
+        phi = dict(self.denoiser.named_parameters())
+        centre = self.start.centre(support)
+        x_T, noise = (draw.to(centre) for draw in self._draw_noise(1, generator))
+        states = sampler.chain(
+            self.process, lambda x_t, t: self.epsilon(phi, x_t, t, centre, support.features), x_T.expand_as(centre), noise
+        )
+        return torch.stack([centre + self.scale * x_t for _, x_t, _ in states])
+
+    def _draw_noise(self, n: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+        """x_T (n, D) and the chain's noise (T, n, D)."""
+        T, D = self.process.schedule.T, self.head.space.dim
+        draws = torch.randn(T + 1, n, D, generator=stream, device=stream.device)
+        return self.diffusion["start_noise"] * draws[0], self.diffusion["chain_noise"] * draws[1:]
+
+    # -- meta-training -----------------------------------------------------------------------------
+
+    def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
+        """REPTILE over the trajectory loss and the query loss (Algorithm 2).
+
+        ``meta``: tasks_a_batch; inner_steps, inner_optimizer, inner_lr; weight_loss and query_loss, the
+        two coefficients; query_images a class.
+        """
+        while training.step < training.steps:
+            stream = named_generator(seed, "meta", training.step)
+            tasks = draw_tasks(len(train), self.meta["tasks_a_batch"], stream)
+            batches = [self._draw(train, trajectories, tasks, stream) for _ in range(self.meta["inner_steps"])]
+            loss = meta_step(
+                training,
+                lambda phi, batch: self._loss(_denoiser_part(phi), batch).mean(),
+                batches,
+                inner_optimizer=self.meta["inner_optimizer"],
+                inner_lr=self.meta["inner_lr"],
+            )
+            yield {"step": training.step, "loss": loss}
+
+    def _draw(self, source: TaskSource, trajectories: Trajectories, tasks: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
+        """Everything random of one inner step, so that the loss itself is a function."""
+        B, T = len(tasks), self.process.schedule.T
+        task = source.batch(tasks)
+        centre = self.start.centre(task.support)
+        t = torch.randint(1, T + 1, (B,), generator=stream)
+        i = self.process.draw_target(t, stream)
+        x_T, chain_noise = self._draw_noise(B, stream)
+        return {
+            "support": task.support.features,
+            "query": draw_images(task.query.features, self.meta["query_images"], stream),
+            "centre": centre,
+            "points": (trajectories.points[tasks].to(centre) - centre[:, None]) / self.scale,
+            "t": t.to(centre.device),
+            "i": i.to(centre.device),
+            "noise": torch.randn(B, self.head.space.dim, generator=stream).to(centre),
+            "x_T": x_T.to(centre),
+            "chain_noise": chain_noise.transpose(0, 1).to(centre),
+        }
+
+    def _loss(self, phi: Phi, batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of each task (B,): on states from the data and on states that the sampler visits, by their shares."""
+        visited = self.diffusion["visited"]
+        total = torch.zeros_like(batch["centre"][:, 0])
+        if visited < 1:
+            x_t = self.process.sample(_pick(batch["points"], batch["i"]), batch["t"], batch["i"], batch["noise"])
+            epsilon = self.epsilon(phi, x_t, batch["t"], batch["centre"], batch["support"])
+            total = total + (1 - visited) * self._loss_at(epsilon, x_t, batch["t"], batch["i"], batch)
+        if visited > 0:
+            losses = []
+
+            def epsilon_of(x_t: Tensor, t: Tensor) -> Tensor:
+                # without unroll the state is given, not learned through: every step is a regression of its own
+                x_t = x_t if self.diffusion["unroll"] else x_t.detach()
+                epsilon = self.epsilon(phi, x_t, t, batch["centre"], batch["support"])
+                losses.append(self._loss_at(epsilon, x_t, t, self.process.target(t), batch))
+                return epsilon
+
+            for _ in sampler.chain(self.process, epsilon_of, batch["x_T"], batch["chain_noise"].transpose(0, 1)):
+                pass
+            total = total + visited * torch.stack(losses).mean(0)
+        return total
+
+    def _loss_at(self, epsilon: Tensor, x_t: Tensor, t: Tensor, i: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        loss = torch.zeros_like(x_t[:, 0])
+        if self.meta["weight_loss"] > 0:
+            weights = self.process.loss(epsilon, x_t, t, i, _pick(batch["points"], i), self.diffusion["weighting"])
+            loss = loss + self.meta["weight_loss"] * weights
+        if self.meta["query_loss"] > 0:
+            # the head that the state points at must work on the query, whichever recorded point it stands for
+            w = batch["centre"] + self.scale * self.process.endpoint(epsilon, x_t, t, self.process.target(t))
+            loss = loss + self.meta["query_loss"] * task_losses(self.head, w, *labelled(batch["query"]))
+        return loss
+
+    @torch.no_grad()
+    def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
+        """The weight loss of every sub-chain, on states from the data (the paper's Figure 4, right)."""
+        stream = named_generator(seed, "validate")
+        phi = dict(self.denoiser.named_parameters())
+        batch = self._draw(val, trajectories, torch.arange(len(val)), stream)
+        losses = {}
+        for t in range(1, self.process.schedule.T + 1):
+            times = torch.full_like(batch["t"], t)
+            i = self.process.target(times)
+            x_t = self.process.sample(_pick(batch["points"], i), times, i, batch["noise"])
+            epsilon = self.epsilon(phi, x_t, times, batch["centre"], batch["support"])
+            loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights").mean().item()
+            losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
+        return {name: sum(values) / len(values) for name, values in sorted(losses.items())}
+
+    def _apply(self, fn, recurse: bool = True):
+        """Also moves the constants of the process to another device."""
+        super()._apply(fn, recurse)
+        self.process = self.process.map(fn)
+        return self
+
+
+def _pick(points: Tensor, i: Tensor) -> Tensor:
+    """points (B, P, D), i (B,) -> (B, D)."""
+    return points.take_along_dim(i[:, None, None], 1).squeeze(1)
+
+
+def _denoiser_part(phi: Phi) -> dict[str, Tensor]:
+    return {name.removeprefix("denoiser."): value for name, value in phi.items()}

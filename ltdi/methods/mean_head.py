@@ -1,0 +1,20 @@
+"""Control: the mean of the training tasks' heads, whatever the support set says. Above chance only by accident."""
+
+import torch
+from torch import Tensor
+
+from ltdi.methods.base import Method
+from ltdi.tasks import Support, TaskSource
+from ltdi.trajectories import Start, Trajectories
+
+
+class MeanHead(Method):
+    def __init__(self, start: Start) -> None:
+        super().__init__(start)
+        self.register_buffer("mean", torch.zeros(start.head.space.dim))
+
+    def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        self.mean.copy_(trajectories.points[:, 0].mean(0))
+
+    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
+        return self.mean.expand(len(support), -1)

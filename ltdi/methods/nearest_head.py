@@ -1,0 +1,26 @@
+"""Control: the trained head of the training task whose condition, the class means in label order, is nearest."""
+
+import torch
+from torch import Tensor
+
+from ltdi.methods.base import Method
+from ltdi.tasks import Support, TaskSource
+from ltdi.trajectories import Start, Trajectories
+
+
+class NearestHead(Method):
+    """``n_heads`` training tasks are kept."""
+
+    def __init__(self, start: Start, n_heads: int) -> None:
+        super().__init__(start)
+        head = start.head
+        self.register_buffer("conditions", torch.zeros(n_heads, head.n_way * head.n_features))
+        self.register_buffer("heads", torch.zeros(n_heads, head.space.dim))
+
+    def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        kept = torch.arange(len(self.heads))
+        self.conditions.copy_(train.support_of(kept).class_means.flatten(1))
+        self.heads.copy_(trajectories.points[: len(self.heads), 0])
+
+    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
+        return self.heads[torch.cdist(support.class_means.flatten(1), self.conditions).argmin(1)]

@@ -1,0 +1,24 @@
+"""Control: ridge regression on the support set (Bertinetto et al. 2019), its penalty chosen on meta-val."""
+
+import torch
+from torch import Tensor
+
+from ltdi.closed_form import ridge_head
+from ltdi.methods.base import Method, val_accuracy
+from ltdi.tasks import Support, TaskSource
+from ltdi.trajectories import Start, Trajectories
+
+PENALTIES = tuple(10.0**e for e in range(-3, 4))
+
+
+class Ridge(Method):
+    def __init__(self, start: Start) -> None:
+        super().__init__(start)
+        self.register_buffer("penalty", torch.tensor(1.0))
+
+    def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        scores = [val_accuracy(self.head, val, lambda s: ridge_head(self.head, s, penalty, 1.0)) for penalty in PENALTIES]
+        self.penalty.fill_(PENALTIES[scores.index(max(scores))])
+
+    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
+        return ridge_head(self.head, support, self.penalty.item(), 1.0)

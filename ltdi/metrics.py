@@ -1,0 +1,32 @@
+"""Accuracy with its interval over tasks, paired differences, distances. Fractions, never percent."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """logits (B, M, N), labels (B, M) -> accuracy of each task (B,)."""
+    return (logits.argmax(-1) == labels).float().mean(-1)
+
+
+def mean_and_ci95(values: Tensor) -> tuple[float, float]:
+    """The mean over tasks and half the width of its 95 % interval (normal; 0 for a single task)."""
+    values = values.double()
+    if len(values) < 2:
+        return values.mean().item(), 0.0
+    return values.mean().item(), 1.96 * values.std().item() / math.sqrt(len(values))
+
+
+def weight_mse(w: Tensor, trained: Tensor) -> Tensor:
+    """Mean squared difference of weights (B, D) from the trained heads' (B, D), a task (B,)."""
+    return (w - trained).square().mean(-1)
+
+
+def nearest_mean_accuracy(support: Tensor, query: Tensor) -> Tensor:
+    """Accuracy (B,) of the nearest class mean; support (B, N, K, F), query (B, N, Q, F)."""
+    means = support.mean(2)
+    distances = torch.cdist(query.flatten(1, 2), means)
+    labels = torch.arange(means.shape[1], device=means.device).repeat_interleave(query.shape[2])
+    return accuracy(-distances, labels.expand(len(means), -1))

@@ -1,0 +1,82 @@
+"""Blocks of networks: no project concepts."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TimeEmbedding(nn.Module):
+    """Times (B,) -> (B, width): sines and cosines of the time, through a small network."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.network = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        half = self.width // 2
+        frequencies = torch.exp(-math.log(1000.0) * torch.arange(half, device=t.device) / half)
+        angles = t[:, None].float() * frequencies
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.network(F.pad(waves, (0, self.width - 2 * half)))
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries (B, L, width) to a context (B, S, context_width)."""
+
+    def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(context_width or width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+            for part in (self.q(x), *self.kv(context).chunk(2, dim=-1))
+        )
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(-3, -2).flatten(-2))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention and a two-layer network, both residual: (B, L, width) -> (B, L, width)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm_attention(x)
+        x = x + self.attention(y, y)
+        return x + self.mlp(self.norm_mlp(x))
+
+
+class ResidualBlock1d(nn.Module):
+    """Two convolutions along a sequence (B, in, L) -> (B, out, L), the embedding (B, emb) added between them."""
+
+    def __init__(self, width_in: int, width_out: int, embedding: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.GroupNorm(_groups(width_in), width_in), nn.SiLU(), nn.Conv1d(width_in, width_out, 3, padding=1))
+        self.embedding = nn.Linear(embedding, width_out)
+        self.second = nn.Sequential(nn.GroupNorm(_groups(width_out), width_out), nn.SiLU(), nn.Conv1d(width_out, width_out, 3, padding=1))
+        self.skip = nn.Conv1d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        y = self.first(x) + self.embedding(embedding)[..., None]
+        return self.skip(x) + self.second(y)
+
+
+def _groups(width: int) -> int:
+    return math.gcd(width, 8)
+
+
+def zero(module: nn.Linear) -> nn.Linear:
+    """The layer with all its weights zero: what follows it starts as nothing."""
+    nn.init.zeros_(module.weight)
+    nn.init.zeros_(module.bias)
+    return module

@@ -1,0 +1,156 @@
+"""Tensors <-> safetensors, tables <-> parquet, checksums and atomic writes. Knows no machine learning.
+
+A reader never sees a half-written file: everything is written to a temporary name in the same
+folder and renamed. No pickle is read or written.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ltdi.errors import InputError
+
+
+def _atomically(path: Path, write: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    _atomically(Path(path), lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    return json.loads(_existing(path).read_text(encoding="utf-8"))
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """``metadata`` values are stored as JSON, so that numbers and lists come back as they went in."""
+    # safetensors refuses tensors that share memory, which state dicts and views may
+    contiguous = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    header = {key: json.dumps(value) for key, value in (metadata or {}).items()}
+    _atomically(Path(path), lambda p: save_file(contiguous, p, metadata=header))
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and the metadata of a file.
+
+    Raises:
+        InputError: the file is missing, truncated or not a safetensors file.
+    """
+    path = _existing(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error}); delete it and run its stage again") from error
+    return tensors, metadata
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    _atomically(Path(path), lambda p: pq.write_table(pa.Table.from_pandas(table, preserve_index=False), p))
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """
+    Raises:
+        InputError: the file is missing or not a parquet file.
+    """
+    path = _existing(path)
+    try:
+        return pq.read_table(path).to_pandas()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a whole parquet file ({error}); delete it and run its stage again") from error
+
+
+def write_tsv(path: str | Path, table: pd.DataFrame) -> None:
+    _atomically(Path(path), lambda p: table.to_csv(p, sep="\t", index=False, lineterminator="\n"))
+
+
+def checksum(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(*values: Any) -> str:
+    """A name for values made of JSON types and tensors: equal values, equal name, on every machine."""
+    sha = hashlib.sha256()
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            sha.update(repr((str(value.dtype), tuple(value.shape))).encode())
+            sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        else:
+            sha.update(json.dumps(value, sort_keys=True).encode())
+    return sha.hexdigest()
+
+
+class Cache:
+    """A content-addressed folder for what a killed run should find again.
+
+    It lies outside the outputs of any stage, because DVC deletes those before the stage runs.
+    Its place is ``LTDI_STORE``, or the user's cache folder.
+    """
+
+    def __init__(self, kind: str) -> None:
+        root = os.environ.get("LTDI_STORE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltdi"
+        self.folder = Path(root).absolute() / kind
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def keep(self, key: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> Path:
+        write_tensors(self.path(key), tensors, metadata)
+        write_text(self._seal(key), checksum(self.path(key)))
+        return self.path(key)
+
+    def find(self, key: str) -> Path | None:
+        """The file under ``key``, or None if it is missing or was truncated or altered since it was kept."""
+        path, seal = self.path(key), self._seal(key)
+        if path.exists() and seal.exists() and checksum(path) == seal.read_text().strip():
+            return path
+        return None
+
+    def drop(self, key: str) -> None:
+        self.path(key).unlink(missing_ok=True)
+        self._seal(key).unlink(missing_ok=True)
+
+    def _seal(self, key: str) -> Path:
+        return self.folder / f"{key}.sha256"
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put ``source`` at ``target`` without a second copy on disk where the file system allows it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        _atomically(target, lambda p: shutil.copyfile(source, p))
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run the stage that writes it, or `dvc repro`")
+    return path

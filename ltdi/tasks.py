@@ -1,0 +1,114 @@
+"""Task, Support, Query, TaskSource: which images, and so which features, a task has.
+
+The classes of a task stand in label order everywhere: row ``n`` of a support or query belongs to label ``n``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ltdi.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """What a method may see of its tasks: features (B, N, K, F)."""
+
+    features: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, tasks: slice | Tensor) -> "Support":
+        return Support(self.features[tasks])
+
+    def to(self, device: torch.device | str) -> "Support":
+        return Support(self.features.to(device))
+
+    @property
+    def class_means(self) -> Tensor:
+        """(B, N, F)"""
+        return self.features.mean(2)
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What a task is scored on: features (B, N, Q, F)."""
+
+    features: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A batch of tasks: the images of row n belong to label n in both sets."""
+
+    support: Support
+    query: Query
+
+
+def labelled(features: Tensor) -> tuple[Tensor, Tensor]:
+    """features (B, N, M, F), a class a row -> (B, N·M, F) and their labels (B, N·M)."""
+    B, N, M, _ = features.shape
+    labels = torch.arange(N, device=features.device).repeat_interleave(M).expand(B, -1)
+    return features.flatten(1, 2), labels
+
+
+class TaskSource:
+    """The tasks of one split over the features of its images (C, I, F), by their rows in a table.
+
+    ``classes`` (M, N), ``support`` (M, N, K) and ``query`` (M, N, Q) are indices into the first and second axis.
+    """
+
+    def __init__(self, features: Tensor, classes: Tensor, support: Tensor, query: Tensor) -> None:
+        self.features, self.classes, self.support, self.query = features, classes, support, query
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def batch(self, tasks: Tensor) -> Task:
+        return Task(self.support_of(tasks), Query(self._features(tasks, self.query)))
+
+    def support_of(self, tasks: Tensor) -> Support:
+        return Support(self._features(tasks, self.support))
+
+    def all_images(self, tasks: Tensor) -> Tensor:
+        """Every image of the tasks' classes (B, N, I, F)."""
+        return self.features[self.classes[tasks]]
+
+    def to(self, device: torch.device | str) -> "TaskSource":
+        return TaskSource(self.features.to(device), *(index.to(device) for index in (self.classes, self.support, self.query)))
+
+    def to_table(self) -> pd.DataFrame:
+        """One row a task; index lists flattened in the order of the labels."""
+        columns = {"classes": self.classes, "support": self.support, "query": self.query}
+        return pd.DataFrame({name: list(index.flatten(1).numpy()) for name, index in columns.items()})
+
+    @classmethod
+    def from_table(cls, features: Tensor, table: pd.DataFrame) -> "TaskSource":
+        classes, support, query = (torch.from_numpy(np.stack(table[name])) for name in ("classes", "support", "query"))
+        N = classes.shape[1]
+        return cls(features, classes, support.unflatten(1, (N, -1)), query.unflatten(1, (N, -1)))
+
+    @classmethod
+    def sample(cls, features: Tensor, *, n_tasks: int, n_way: int, n_shot: int, n_query: int, generator: torch.Generator) -> "TaskSource":
+        """Tasks of ``n_way`` different classes and ``n_shot + n_query`` different images of each.
+
+        Raises:
+            InputError: the split has too few classes, or its classes too few images.
+        """
+        n_classes, n_images = features.shape[:2]
+        if n_way > n_classes:
+            raise InputError(f"tasks.n_way = {n_way} is more than the {n_classes} classes of the split; lower it")
+        if n_shot + n_query > n_images:
+            raise InputError(
+                f"tasks.n_shot + tasks.n_query = {n_shot} + {n_query} is more than the {n_images} images of a class; lower one"
+            )
+        classes = torch.rand(n_tasks, n_classes, generator=generator).argsort(1)[:, :n_way]
+        images = torch.rand(n_tasks, n_way, n_images, generator=generator).argsort(2)
+        return cls(features, classes, images[..., :n_shot], images[..., n_shot : n_shot + n_query])
+
+    def _features(self, tasks: Tensor, images: Tensor) -> Tensor:
+        return self.features[self.classes[tasks][..., None], images[tasks]]

@@ -1,0 +1,126 @@
+"""Trajectories w_n, …, w_1, w_0 of many tasks: how they are recorded, and where they start.
+
+The only file where an optimiser's step and a diffusion time meet: ``recorded_steps`` counts up with
+training, the index i of a point w_i counts down to the trained head, as the diffusion time does.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ltdi.adaptation import adapt
+from ltdi.closed_form import prototype_head, ridge_head
+from ltdi.heads import Head
+from ltdi.metrics import accuracy
+from ltdi.seeding import generator
+from ltdi.tasks import Support, TaskSource, labelled
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where training, and so generation, starts.
+
+    ``kind`` is "fresh" (Gaussian weights of each task's own: the paper's), "shared" (one Gaussian draw
+    for all tasks, so that hidden units mean the same in all of them), "prototype" or "ridge" (the
+    closed-form head of the task's support set). ``shared`` is the one draw (D,).
+    """
+
+    head: Head
+    kind: str
+    shared: Tensor
+    temperature: float
+    ridge: float
+
+    def centre(self, support: Support) -> Tensor:
+        """What is known of the start from the support set alone (B, D); the origin of the diffusion."""
+        B = len(support)
+        match self.kind:
+            case "prototype":
+                return prototype_head(self.head, support, self.temperature)
+            case "ridge":
+                return ridge_head(self.head, support, self.ridge, self.temperature)
+            case "shared":
+                return self.shared.expand(B, -1)
+            case _:
+                return torch.zeros_like(self.shared).expand(B, -1)
+
+    def draw(self, support: Support, tasks: Tensor, seed: int) -> Tensor:
+        """w_n (B, D). A fresh draw is named after its task, so that it does not depend on the task's neighbours."""
+        if self.kind != "fresh":
+            return self.centre(support)
+        draws = [self.head.initial(1, generator(seed, "start", task)) for task in tasks.tolist()]
+        return torch.cat(draws).to(support.features)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Tensors and plain values from which ``from_state`` makes it again."""
+        shape = {"n_features": self.head.n_features, "hidden": self.head.hidden, "n_way": self.head.n_way}
+        return {"start/shared": self.shared}, {"head": shape, "start": self.kind, "temperature": self.temperature, "ridge": self.ridge}
+
+    @classmethod
+    def from_state(cls, tensors: dict[str, Tensor], values: dict) -> "Start":
+        return cls(Head(**values["head"]), values["start"], tensors["start/shared"], values["temperature"], values["ridge"])
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """Points (M, P, D), point i being w_i: 0 the trained head, P - 1 the start; losses and accuracies (M, P)."""
+
+    points: Tensor
+    losses: Tensor
+    accuracies: Tensor
+
+    @property
+    def finite(self) -> Tensor:
+        """(M,)"""
+        return self.points.isfinite().flatten(1).all(1)
+
+
+def recorded_steps(steps: int, length: int) -> list[int]:
+    """The ``length`` optimiser steps that are recorded: the start, the end, and evenly between them."""
+    return [round(j * steps / (length - 1)) for j in range(length)]
+
+
+def collect(
+    start: Start,
+    source: TaskSource,
+    tasks: Tensor,
+    *,
+    fit_on: str,
+    views: Tensor | None,
+    optimizer: str,
+    lr: float,
+    steps: int,
+    length: int,
+    sam: float,
+    seed: int,
+) -> Trajectories:
+    """Train the heads of ``tasks`` together and record them (Algorithm 1).
+
+    ``fit_on`` is "class" (all images of the task's classes) or "support". ``views`` (V, C, I, F) are
+    features of augmented images: with them, each step draws a view of every class in turn.
+    """
+    support = source.support_of(tasks)
+    w = start.draw(support, tasks, seed)
+    if fit_on == "class":
+        inputs, labels = labelled(source.all_images(tasks))
+    else:
+        inputs, labels = labelled(support.features)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        step = 0
+        while True:
+            if views is None:
+                yield inputs, labels
+            else:
+                augmented = TaskSource(views[step % len(views)], source.classes, source.support, source.query)
+                features = augmented.all_images(tasks) if fit_on == "class" else augmented.support_of(tasks).features
+                yield labelled(features)
+            step += 1
+
+    path = adapt(start.head, w, batches(), optimizer=optimizer, lr=lr, record=recorded_steps(steps, length), sam=sam)
+    all_inputs, all_labels = labelled(source.all_images(tasks))
+    accuracies = torch.stack([accuracy(start.head(path.weights[:, j], all_inputs), all_labels) for j in range(length)], 1)
+    return Trajectories(path.weights.flip(1), path.losses.flip(1), accuracies.flip(1))
+

@@ -1,0 +1,97 @@
+"""Stage 3: heads of all tasks trained together, recorded on the way -> data/trajectories/."""
+
+import inspect
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from ltdi import adaptation, closed_form, heads, trajectories, weights
+from ltdi.closed_form import calibrated_temperature, prototype_head, ridge_head
+from ltdi.errors import InputError
+from ltdi.heads import Head
+from ltdi.seeding import generator
+from ltdi.store import Cache, checksum, digest, link_or_copy, read_tensors, write_table, write_tensors
+from ltdi.tasks import TaskSource
+from ltdi.trajectories import Start, Trajectories, collect
+from pipeline import params as parameters
+from pipeline.files import index_rows, load_tasks, load_views
+from pipeline.progress import follow, say
+from pipeline.stage import deterministic, device, run
+
+# a shard in the cache is found again only by the code that would write the same
+CODE = digest(*map(inspect.getsource, (adaptation, closed_form, heads, trajectories, weights)))
+
+
+def main(params_file: Path, data: Path) -> None:
+    params = parameters.load(params_file, "seed", "trajectories")
+    knobs, seed = params.trajectories, params.seed
+    deterministic()
+    where = device()
+    sources = {split: source.to(where) for split, source in load_tasks(data).items()}
+    views = load_views(data) if knobs.augment else None
+    if knobs.augment and views is None:
+        raise InputError("trajectories.augment = true needs augmented images; set tasks.views to 1 or more")
+    start = _start(sources, knobs, seed)
+    settings = knobs.model_dump(exclude={"hidden", "start", "augment", "shard_size", "max_dropped"})
+
+    cache, index = Cache("trajectories"), []
+    shards = [(split, *part) for split in sources for part in enumerate(torch.arange(len(sources[split])).split(knobs.shard_size))]
+    for row in follow(({"shard": j} for j in range(len(shards))), name="collect_trajectories", total=len(shards), show="shard"):
+        split, number, tasks = shards[row["shard"]]
+        source = sources[split]
+        seen = views.to(where) if views is not None and split == "meta_train" else None
+        key = digest(CODE, settings, seed, split, *start.state()[1].values(), start.shared, _description(source, tasks, seen))
+        path = cache.find(key)
+        if path is None:
+            recorded = collect(start, source, tasks, views=seen, seed=seed, **settings)
+            tensors = {"points": recorded.points, "losses": recorded.losses, "accuracies": recorded.accuracies}
+            path = cache.keep(key, tensors, {"split": split})
+        tensors, _ = read_tensors(path)
+        name = f"{split}-{number:04d}.safetensors"
+        link_or_copy(path, data / "trajectories" / name)
+        index.append(index_rows(split, name, checksum(path), tasks, Trajectories(**tensors)))
+
+    table = pd.concat(index, ignore_index=True)
+    _check_dropped(table, knobs.max_dropped)
+    tensors, values = start.state()
+    write_tensors(data / "trajectories" / "start.safetensors", tensors, values)
+    write_table(data / "trajectories" / "index.parquet", table)
+    train = table[(table.split == "meta_train") & table.kept]
+    say(f"{len(train)} trajectories of {knobs.length} points, accuracy {train[f'accuracy_w{knobs.length - 1}'].mean():.4f} -> {train['accuracy_w0'].mean():.4f}")
+
+
+def _start(sources: dict[str, TaskSource], knobs: parameters.Trajectories, seed: int) -> Start:
+    """The start, with what its closed form leaves open chosen by the cross-entropy of meta-val queries."""
+    val = sources["meta_val"]
+    task = val.batch(torch.arange(len(val)))
+    head = Head(val.features.shape[-1], knobs.hidden, val.classes.shape[1])
+    temperature, ridge = 1.0, 1.0
+    if knobs.hidden >= head.n_features:
+        form = ridge_head if knobs.start == "ridge" else prototype_head
+        extra = (ridge,) if knobs.start == "ridge" else ()
+        temperature = calibrated_temperature(head, lambda tau: form(head, task.support, *extra, tau), task.query)
+    shared = head.initial(1, generator(seed, "shared start"))[0].to(val.features.device)
+    return Start(head, knobs.start, shared, temperature, ridge)
+
+
+def _description(source: TaskSource, tasks: torch.Tensor, views: torch.Tensor | None) -> str:
+    """A name for all that the trajectories of these tasks are computed from."""
+    classes = source.classes[tasks]
+    parts = [tasks, source.features[classes.unique()], classes, source.support[tasks]]
+    return digest(*parts, *([] if views is None else [views]))
+
+
+def _check_dropped(table: pd.DataFrame, max_dropped: float) -> None:
+    lost = table[~table.kept]
+    if lost.empty:
+        return
+    first = lost.iloc[0]
+    named = f"{len(lost)} of {len(table)} trajectories hold NaN or infinity, the first is task {first.task} of {first.split} in {first.shard}"
+    if len(lost) > max_dropped * len(table):
+        raise InputError(f"{named}; more than trajectories.max_dropped = {max_dropped} allows; lower trajectories.lr")
+    say(f"dropped: {named}")
+
+
+if __name__ == "__main__":
+    run(main)

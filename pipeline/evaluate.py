@@ -1,0 +1,94 @@
+"""Stage 6: the generated heads and the controls, scored on the queries of the meta-test tasks -> data/results/."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ltdi.heads import Head, task_losses
+from ltdi.metrics import accuracy, mean_and_ci95, weight_mse
+from ltdi.store import read_table, read_tensors, write_json, write_table, write_tsv
+from ltdi.tasks import labelled
+from pipeline import params as parameters
+from pipeline.figures import draw_landscape
+from pipeline.files import load_start, load_tasks, load_trajectories
+from pipeline.stage import deterministic, device, run
+from pipeline.summary import show
+
+
+def main(params_file: Path, data: Path) -> None:
+    params = parameters.load(params_file, "evaluate")
+    deterministic()
+    where = device()
+    test = load_tasks(data)["meta_test"].to(where)
+    start = load_start(data, where)
+    recorded, kept = load_trajectories(data, "meta_test")
+    timing = read_table(data / "weights" / "timing.parquet")
+    queries, labels = labelled(test.batch(torch.arange(len(test))).query.features)
+
+    name = read_tensors(data / "model" / "model.safetensors")[1]["method"]["name"]
+    controls = [each for each in timing.name.unique() if each != name]
+    tables = {}
+    for each in (name, *controls):
+        w = read_tensors(data / "weights" / f"{each}.safetensors")[0]["w"].to(where)
+        scores = accuracy(start.head(w, queries), labels).cpu()
+        distance = torch.full_like(scores, float("nan"))
+        distance[kept] = weight_mse(w.cpu()[kept], recorded.points[:, 0])
+        tables[each] = pd.DataFrame({"method": each, "task": range(len(test)), "accuracy": scores.numpy(), "weight_mse": distance.numpy()})
+
+    metrics = _summary(name, controls, tables, timing)
+    trained = recorded.points[:, 0].to(where)
+    ceiling, ci95 = mean_and_ci95(accuracy(start.head(trained, queries[kept]), labels[kept]))
+    # heads that saw the queries: no method can be expected to pass them
+    metrics["ceiling"] = {"accuracy": ceiling, "ci95": ci95}
+    write_table(data / "results" / "per_task.parquet", pd.concat(tables.values(), ignore_index=True))
+    write_tsv(data / "results" / "accuracy.tsv", _bars(name, metrics))
+    _landscape(data, start.head, test, recorded.points, kept, params.evaluate.landscape_points)
+    write_json(data / "results" / "metrics.json", metrics)
+    show(data)
+
+
+def _summary(name: str, controls: list[str], tables: dict[str, pd.DataFrame], timing: pd.DataFrame) -> dict:
+    def row(each: str) -> dict:
+        mean, ci95 = mean_and_ci95(torch.tensor(tables[each].accuracy.to_numpy()))
+        ms = timing[timing.name == each].set_index("batch").ms_per_task
+        return {
+            "accuracy": mean,
+            "ci95": ci95,
+            "weight_mse": float(tables[each].weight_mse.mean()),
+            "ms_per_task": {f"batch_{batch}": float(ms[batch]) for batch in ms.index},
+        }
+
+    metrics = {"method": name, **row(name), "controls": {each: row(each) for each in controls}}
+    best = max(controls, key=lambda each: metrics["controls"][each]["accuracy"])
+    difference, ci95 = mean_and_ci95(torch.tensor((tables[name].accuracy - tables[best].accuracy).to_numpy()))
+    return metrics | {"best_control": best, "paired": {"difference": difference, "ci95": ci95}}
+
+
+def _bars(name: str, metrics: dict) -> pd.DataFrame:
+    rows = {name: metrics} | metrics["controls"] | {"ceiling": metrics["ceiling"]}
+    return pd.DataFrame([{"head": each, "accuracy": values["accuracy"], "ci95": values["ci95"]} for each, values in rows.items()])
+
+
+def _landscape(data: Path, head: Head, test, points: Tensor, kept: Tensor, resolution: int) -> None:
+    """The paper's Figure 1, for a method that has a chain."""
+    file = data / "weights" / "chain.safetensors"
+    chain, task = None, 0
+    if file.exists():
+        tensors, values = read_tensors(file)
+        chain, task = tensors["chain"], values["task"]
+    if task not in kept.tolist():
+        task = int(kept[0])
+        chain = None
+    inputs, labels = labelled(test.all_images(torch.tensor([task], device=test.features.device)).cpu())
+    path = points[kept == task][0]
+
+    def losses(w: Tensor) -> Tensor:
+        return task_losses(head, w, inputs.expand(len(w), -1, -1), labels.expand(len(w), -1))
+
+    draw_landscape(data / "results" / "trajectory.png", path, chain, losses, resolution)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,61 @@
+"""What the stages hand to each other, read back and checked."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ltdi.errors import InputError
+from ltdi.store import checksum, read_table, read_tensors
+from ltdi.tasks import TaskSource
+from ltdi.trajectories import Start, Trajectories
+
+
+def load_tasks(data: Path) -> dict[str, TaskSource]:
+    """The tasks of every split, over the features of its images."""
+    features, _ = read_tensors(data / "tasks" / "features.safetensors")
+    table = read_table(data / "tasks" / "tasks.parquet")
+    return {split: TaskSource.from_table(features[split], table[table.split == split]) for split in table.split.unique()}
+
+
+def load_views(data: Path) -> Tensor | None:
+    """Features of augmented copies of the meta-training images (V, C, I, F), if there are any."""
+    return read_tensors(data / "tasks" / "features.safetensors")[0].get("views")
+
+
+def load_start(data: Path, device: torch.device) -> Start:
+    tensors, values = read_tensors(data / "trajectories" / "start.safetensors")
+    return Start.from_state({name: value.to(device) for name, value in tensors.items()}, values)
+
+
+def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
+    """The trajectories of a split, and the rows of its tasks that have one (M,).
+
+    Raises:
+        InputError: a shard is missing or not what was written.
+    """
+    index = read_table(data / "trajectories" / "index.parquet")
+    index = index[(index.split == split) & index.kept]
+    shards = []
+    for shard, rows in index.groupby("shard", sort=True):
+        path = data / "trajectories" / shard
+        if not path.exists() or checksum(path) != rows.checksum.iloc[0]:
+            raise InputError(f"{path}: shard is missing, truncated or altered; delete {path.parent} and run `dvc repro`, it alone is collected again")
+        tensors, _ = read_tensors(path)
+        shards.append({name: value[torch.tensor(rows.row.tolist())] for name, value in tensors.items()})
+    joined = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+    return Trajectories(joined["points"], joined["losses"], joined["accuracies"]), torch.tensor(index.sort_values(["shard", "row"]).task.tolist())
+
+
+def rows_of(source: TaskSource, tasks: Tensor) -> TaskSource:
+    """Only these tasks of the source."""
+    return TaskSource(source.features, source.classes[tasks], source.support[tasks], source.query[tasks])
+
+
+def index_rows(split: str, shard: str, sha: str, tasks: Tensor, trajectories: Trajectories) -> pd.DataFrame:
+    """The index's rows for one shard: where each task's trajectory is, and its losses and accuracies by point."""
+    columns = {"split": split, "task": tasks.tolist(), "shard": shard, "row": range(len(tasks)), "checksum": sha, "kept": trajectories.finite.tolist()}
+    for i in range(trajectories.points.shape[1]):
+        columns |= {f"loss_w{i}": trajectories.losses[:, i].tolist(), f"accuracy_w{i}": trajectories.accuracies[:, i].tolist()}
+    return pd.DataFrame(columns)

@@ -1,0 +1,181 @@
+"""params.yaml, validated: every section a model, every mistake one line.
+
+A stage asks for the sections that dvc.yaml declares for it and sees no others, so that what it reads
+is what DVC tracks.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ltdi.errors import InputError
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Transforms = Literal["none", "rotations", "mirrored", "dihedral"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    name: Literal["glyphs", "omniglot", "mini_imagenet"]
+    root: Path
+    download: bool
+    train_on_val: bool
+
+
+class Augment(Section):
+    max_rotation: NonNegative
+    max_shift: Share
+    max_scale: Annotated[float, Field(ge=0, lt=1)]
+    max_shear: Share
+
+
+class Body(Section):
+    name: Literal["conv4"]
+    filters: Count
+    transforms: Transforms
+    steps: Count
+    classes_a_batch: Annotated[int, Field(ge=2)]
+    images_a_class: Annotated[int, Field(ge=2)]
+    lr: Positive
+    weight_decay: NonNegative
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    precision: Literal["float32", "bfloat16"]
+    augment: Augment
+
+
+class Tasks(Section):
+    n_way: Annotated[int, Field(ge=2)]
+    n_shot: Count
+    n_query: Count
+    transforms: Transforms
+    meta_train: Count
+    meta_val: Count
+    meta_test: Count
+    views: Annotated[int, Field(ge=0)]
+    augment: Augment
+
+
+class Trajectories(Section):
+    hidden: Count
+    start: Literal["fresh", "shared", "prototype", "ridge"]
+    fit_on: Literal["class", "support"]
+    augment: bool
+    optimizer: Literal["sgd", "adam"]
+    lr: Positive
+    steps: Count
+    length: Annotated[int, Field(ge=2)]
+    sam: NonNegative
+    shard_size: Count
+    max_dropped: Share
+
+
+class Method(Section):
+    name: str
+
+
+class Diffusion(Section):
+    steps: Count
+    schedule: Literal["cosine", "linear"]
+    prediction: Literal["epsilon", "weights", "v"]
+    max_beta: Annotated[float, Field(gt=0, lt=1)]
+    weighting: Literal["theorem", "weights"]
+    visited: Share
+    unroll: bool
+    chain_noise: NonNegative
+    start_noise: NonNegative
+    gradient_input: bool
+
+
+class Denoiser(Section):
+    name: Literal["transformer", "unet"]
+    width: Count
+    depth: Count
+    heads: Count
+    neurons_a_token: Count
+    condition: Literal["mean", "attention"]
+
+
+class Meta(Section):
+    steps: Count
+    tasks_a_batch: Count
+    inner_steps: Count
+    inner_optimizer: Literal["sgd", "adam"]
+    inner_lr: Positive
+    outer_lr: Positive
+    lr_schedule: Literal["cosine", "constant"]
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    weight_loss: NonNegative
+    query_loss: NonNegative
+    query_images: Count
+    val_every: Count
+
+
+class Generate(Section):
+    timing_repeats: Count
+    chain_task: Annotated[int, Field(ge=0)]
+
+
+class Evaluate(Section):
+    landscape_points: Annotated[int, Field(ge=5)]
+
+
+SECTIONS: dict[str, type] = {
+    "seed": Annotated[int, Field(ge=0)],
+    "data": Data,
+    "body": Body,
+    "tasks": Tasks,
+    "trajectories": Trajectories,
+    "method": Method,
+    "diffusion": Diffusion,
+    "denoiser": Denoiser,
+    "meta": Meta,
+    "generate": Generate,
+    "evaluate": Evaluate,
+}
+
+
+def load(path: str | Path, *sections: str) -> SimpleNamespace:
+    """The named sections of a params file.
+
+    Raises:
+        InputError: the file is missing or not YAML, or a section or key is missing, unknown or out of range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run from the folder that holds params.yaml, or name one with --params")
+    try:
+        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: holds {type(raw).__name__}, not a mapping of sections")
+    unknown = sorted(set(map(str, raw)) - set(SECTIONS))
+    if unknown:
+        raise InputError(f"{path}: unknown section {unknown[0]!r}; allowed: {', '.join(SECTIONS)}")
+    return SimpleNamespace(**{name: _section(path, name, raw) for name in sections})
+
+
+def _section(path: Path, name: str, raw: dict) -> object:
+    if name not in raw:
+        raise InputError(f"{path}: section {name!r} is missing; copy it from the params.yaml of the repository")
+    try:
+        return TypeAdapter(SECTIONS[name]).validate_python(raw[name])
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, (name, *first["loc"])))
+        if first["type"] == "missing":
+            raise InputError(f"{path}: {key} is missing; copy it from the params.yaml of the repository") from error
+        if first["type"] == "extra_forbidden":
+            allowed = ", ".join(SECTIONS[name].model_fields) if len(first["loc"]) == 1 else "see the params.yaml of the repository"
+            raise InputError(f"{path}: {key} = {first['input']!r} is unknown; allowed keys: {allowed}") from error
+        raise InputError(f"{path}: {key} = {first['input']!r} is not allowed: {first['msg'][0].lower()}{first['msg'][1:]}") from error

@@ -1,0 +1,43 @@
+"""What a stage shows while it works: a bar with rate, loss and time left; plain lines when not on a terminal."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+console = Console(highlight=False)
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "-")
+
+
+def follow(rows: Iterable[dict[str, float]], *, name: str, total: int, done: int = 0, show: str = "loss") -> Iterator[dict[str, float]]:
+    """Pass rows through, showing how far they have come; ``show`` is the column shown beside the bar."""
+    if console.is_terminal:
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn()]
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(name, total=total, completed=done, shown="")
+            for row in rows:
+                bar.update(task, advance=1, shown=f"{show} {row[show]:.4g}" if show in row else "")
+                yield row
+        return
+    started = last = time.monotonic()
+    first = done
+    for row in rows:
+        done += 1
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES or (done == total and now - started > 2):
+            rate = (done - first) / (now - started)
+            shown = f", {show} {row[show]:.4g}" if show in row else ""
+            console.print(f"{name}: {done}/{total}, {rate:.1f}/s{shown}, {(total - done) / rate:.0f} s left")
+            last = now
+        yield row
+
+
+def say(line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)

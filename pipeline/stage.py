@@ -1,0 +1,54 @@
+"""What every stage shares: its command line, its device, and how it ends on bad input."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from ltdi.errors import InputError
+from pipeline.progress import console, say
+
+Params = Annotated[Path, typer.Option(help="The params file.")]
+Folder = Annotated[Path, typer.Option(help="The folder that the stages read from and write to.")]
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run a stage's ``main`` as a command; the user's mistakes are one line and exit code 2."""
+
+    def guarded(params: Params = Path("params.yaml"), data: Folder = Path("data")) -> None:
+        name = main.__module__ if main.__module__ != "__main__" else main.__globals__["__spec__"].name
+        started = time.monotonic()
+        try:
+            main(params, data)
+        except InputError as error:
+            console.print(f"[bold red]{name}[/]", end=": ")
+            say(str(error))
+            raise SystemExit(2) from error
+        say(f"{name}: done in {time.monotonic() - started:.1f} s")
+
+    typer.run(guarded)
+
+
+def device() -> torch.device:
+    """``LTDI_DEVICE`` (cpu, cuda, cuda:1 …), or CUDA where there is one. No param: another machine is no other experiment."""
+    wanted = os.environ.get("LTDI_DEVICE", "auto")
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(wanted)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"LTDI_DEVICE = {wanted!r} is not usable here ({str(error).splitlines()[0]}); allowed: auto, cpu, cuda, cuda:<index>") from error
+    return chosen
+
+
+def deterministic() -> None:
+    """The same machine gives the same bits."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True

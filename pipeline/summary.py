@@ -1,0 +1,34 @@
+"""The table at the end of a run: ``python -m pipeline.summary``."""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from ltdi.store import read_json
+from pipeline.progress import console, say
+
+
+def show(data: Path) -> None:
+    """Accuracy, time and distance of the generated heads and of every control, best first."""
+    metrics = read_json(data / "results" / "metrics.json")
+    table = Table(title="Heads for meta-test tasks")
+    for column, justify in (("head", "left"), ("accuracy", "right"), ("± 95 %", "right"), ("ms/task", "right"), ("ms/task, 64 at once", "right"), ("distance² to trained", "right")):
+        table.add_column(column, justify=justify)
+    rows = metrics["controls"] | {metrics["method"]: metrics}
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["accuracy"]):
+        own = name == metrics["method"]
+        times = row["ms_per_task"]
+        cells = (name, f"{row['accuracy']:.4f}", f"{row['ci95']:.4f}", f"{times['batch_1']:.2f}", f"{times['batch_64']:.3f}", f"{row['weight_mse']:.2e}")
+        table.add_row(*cells, style="bold" if own else None)
+    ceiling = metrics["ceiling"]
+    table.add_section()
+    table.add_row("trained on all images, queries too", f"{ceiling['accuracy']:.4f}", f"{ceiling['ci95']:.4f}", "", "", "")
+    console.print(table)
+    paired = metrics["paired"]
+    say(f"{metrics['method']} − {metrics['best_control']}, the best control: {paired['difference']:+.4f} ± {paired['ci95']:.4f} (paired over tasks)")
+
+
+if __name__ == "__main__":
+    from pipeline.stage import run
+
+    run(lambda params_file, data: show(data))
