@@ -28,10 +28,10 @@ def ridge_head(head: Head, support: Support, penalty: float, temperature: float)
     B, N, K, _ = support.features.shape
     x = support.features.flatten(1, 2)
     centre = x.mean(1, keepdim=True)
-    y = 2 * torch.eye(N, device=x.device).repeat_interleave(K, 0).expand(B, -1, -1) - 1
+    y = 2 * torch.eye(N, dtype=x.dtype, device=x.device).repeat_interleave(K, 0).expand(B, -1, -1) - 1
     offset = y.mean(1, keepdim=True)
     gram = (x - centre) @ (x - centre).mT
-    alpha = torch.linalg.solve(gram + penalty * torch.eye(N * K, device=x.device), y - offset)
+    alpha = torch.linalg.solve(gram + penalty * torch.eye(N * K, dtype=x.dtype, device=x.device), y - offset)
     weight = alpha.mT @ (x - centre)
     bias = offset.squeeze(1) - (weight @ centre.mT).squeeze(-1)
     return linear_head(head, temperature * weight, temperature * bias)
@@ -45,7 +45,7 @@ def linear_head(head: Head, weight: Tensor, bias: Tensor) -> Tensor:
     zeros = weight.new_zeros
     return head.space.flatten(
         {
-            "hidden.weight": torch.eye(head.hidden, F, device=weight.device).expand(B, -1, -1),
+            "hidden.weight": torch.eye(head.hidden, F, dtype=weight.dtype, device=weight.device).expand(B, -1, -1),
             "hidden.bias": zeros(B, head.hidden),
             "output.weight": torch.cat([weight, zeros(B, N, head.hidden - F)], dim=-1),
             "output.bias": bias,

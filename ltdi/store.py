@@ -41,7 +41,15 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    return json.loads(_existing(path).read_text(encoding="utf-8"))
+    """
+    Raises:
+        InputError: the file is missing or not JSON.
+    """
+    path = _existing(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not a whole JSON file ({error}); delete it and run its stage again") from error
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
@@ -101,7 +109,8 @@ def digest(*values: Any) -> str:
             sha.update(repr((str(value.dtype), tuple(value.shape))).encode())
             sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         else:
-            sha.update(json.dumps(value, sort_keys=True).encode())
+            # JSON holds no NUL, so this marks where one value ends
+            sha.update(json.dumps(value, sort_keys=True).encode() + b"\0")
     return sha.hexdigest()
 
 

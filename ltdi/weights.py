@@ -68,7 +68,7 @@ class WeightSpace:
             columns = []
             for name in names:
                 batch = tensors[name].shape[: tensors[name].dim() - len(self.shapes[name])]
-                columns.append(tensors[name].reshape(*batch, self.shapes[name][0], -1))
+                columns.append(tensors[name].reshape(*batch, self.shapes[name][0], prod(self.shapes[name][1:])))
             layers[layer] = torch.cat(columns, dim=-1)
         return self.from_tokens(layers)
 

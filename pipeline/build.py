@@ -27,6 +27,8 @@ def build_method(knobs: dict, start: Start, *, length: int, seed: int) -> Method
         )
     if denoiser["width"] % denoiser["heads"]:
         raise InputError(f"denoiser.width = {denoiser['width']} is not a multiple of denoiser.heads = {denoiser['heads']}; change one")
+    if knobs["meta"]["weight_loss"] == knobs["meta"]["query_loss"] == 0:
+        raise InputError("meta.weight_loss = 0 and meta.query_loss = 0 leave nothing to learn; raise one")
     torch.manual_seed(generator(seed, "denoiser").initial_seed())
     return METHODS[name](start, length=length, diffusion=knobs["diffusion"], denoiser=denoiser, meta=knobs["meta"])
 

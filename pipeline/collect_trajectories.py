@@ -28,6 +28,8 @@ def main(params_file: Path, data: Path) -> None:
     knobs, seed = params.trajectories, params.seed
     deterministic()
     where = device()
+    if knobs.length > knobs.steps + 1:
+        raise InputError(f"trajectories.length = {knobs.length} is more than the {knobs.steps + 1} points that trajectories.steps = {knobs.steps} has; change one")
     sources = {split: source.to(where) for split, source in load_tasks(data).items()}
     views = load_views(data) if knobs.augment else None
     if knobs.augment and views is None:
@@ -35,7 +37,7 @@ def main(params_file: Path, data: Path) -> None:
     start = _start(sources, knobs, seed)
     settings = knobs.model_dump(exclude={"hidden", "start", "augment", "shard_size", "max_dropped"})
 
-    cache, index = Cache("trajectories"), []
+    cache, index, found = Cache("trajectories"), [], {}
     shards = [(split, *part) for split in sources for part in enumerate(torch.arange(len(sources[split])).split(knobs.shard_size))]
     for row in follow(({"shard": j} for j in range(len(shards))), name="collect_trajectories", total=len(shards), show="shard"):
         split, number, tasks = shards[row["shard"]]
@@ -49,11 +51,13 @@ def main(params_file: Path, data: Path) -> None:
             path = cache.keep(key, tensors, {"split": split})
         tensors, _ = read_tensors(path)
         name = f"{split}-{number:04d}.safetensors"
-        link_or_copy(path, data / "trajectories" / name)
+        found[name] = path
         index.append(index_rows(split, name, checksum(path), tasks, Trajectories(**tensors)))
 
     table = pd.concat(index, ignore_index=True)
     _check_dropped(table, knobs.max_dropped)
+    for name, path in found.items():
+        link_or_copy(path, data / "trajectories" / name)
     tensors, values = start.state()
     write_tensors(data / "trajectories" / "start.safetensors", tensors, values)
     write_table(data / "trajectories" / "index.parquet", table)

@@ -25,6 +25,7 @@ def main(params_file: Path, data: Path) -> None:
     start = load_start(data, where)
     recorded, kept = load_trajectories(data, "meta_test")
     timing = read_table(data / "weights" / "timing.parquet")
+    chain, chain_task = _load_chain(data)
     queries, labels = labelled(test.batch(torch.arange(len(test))).query.features)
 
     name = read_tensors(data / "model" / "model.safetensors")[1]["method"]["name"]
@@ -44,7 +45,7 @@ def main(params_file: Path, data: Path) -> None:
     metrics["ceiling"] = {"accuracy": ceiling, "ci95": ci95}
     write_table(data / "results" / "per_task.parquet", pd.concat(tables.values(), ignore_index=True))
     write_tsv(data / "results" / "accuracy.tsv", _bars(name, metrics))
-    _landscape(data, start.head, test, recorded.points, kept, params.evaluate.landscape_points)
+    _landscape(data, start.head, test, recorded.points, kept, chain, chain_task, params.evaluate.landscape_points)
     write_json(data / "results" / "metrics.json", metrics)
     show(data)
 
@@ -71,13 +72,17 @@ def _bars(name: str, metrics: dict) -> pd.DataFrame:
     return pd.DataFrame([{"head": each, "accuracy": values["accuracy"], "ci95": values["ci95"]} for each, values in rows.items()])
 
 
-def _landscape(data: Path, head: Head, test, points: Tensor, kept: Tensor, resolution: int) -> None:
-    """The paper's Figure 1, for a method that has a chain."""
+def _load_chain(data: Path) -> tuple[Tensor | None, int]:
+    """The inference chain (T+1, D) of one task, for a method that has one, and the task."""
     file = data / "weights" / "chain.safetensors"
-    chain, task = None, 0
-    if file.exists():
-        tensors, values = read_tensors(file)
-        chain, task = tensors["chain"], values["task"]
+    if not file.exists():
+        return None, 0
+    tensors, values = read_tensors(file)
+    return tensors["chain"], values["task"]
+
+
+def _landscape(data: Path, head: Head, test, points: Tensor, kept: Tensor, chain: Tensor | None, task: int, resolution: int) -> None:
+    """The paper's Figure 1."""
     if task not in kept.tolist():
         task = int(kept[0])
         chain = None

@@ -37,6 +37,8 @@ def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
     """
     index = read_table(data / "trajectories" / "index.parquet")
     index = index[(index.split == split) & index.kept]
+    if index.empty:
+        raise InputError(f"{data / 'trajectories'}: every trajectory of {split} was dropped; lower trajectories.lr and run `dvc repro`")
     shards = []
     for shard, rows in index.groupby("shard", sort=True):
         path = data / "trajectories" / shard

@@ -22,7 +22,7 @@ Transforms = Literal["none", "rotations", "mirrored", "dihedral"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):

@@ -23,6 +23,7 @@ def main(params_file: Path, data: Path) -> None:
     deterministic()
     body = _load_body(data).to(device(), memory_format=torch.channels_last)
     splits = image_sets(params.data)
+    facts = {"train_classes": len(splits["meta_train"].names)}
     splits["meta_train"] = expand_classes(splits["meta_train"], tasks.transforms)
 
     features = {split: embed(body, splits[split].images) for split in SPLITS}
@@ -51,7 +52,7 @@ def main(params_file: Path, data: Path) -> None:
         table.insert(0, "split", split)
         tables.append(table)
 
-    write_tensors(data / "tasks" / "features.safetensors", {name: value / scale for name, value in features.items()}, {"scale": scale.item()})
+    write_tensors(data / "tasks" / "features.safetensors", {name: value / scale for name, value in features.items()}, facts | {"scale": scale.item()})
     write_table(data / "tasks" / "tasks.parquet", pd.concat(tables, ignore_index=True))
     say(", ".join(f"{split}: {getattr(tasks, split)} tasks from {len(splits[split].names)} classes" for split in SPLITS))
 

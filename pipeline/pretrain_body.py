@@ -43,7 +43,7 @@ def main(params_file: Path, data: Path) -> None:
     )
     key = digest("body", body.model_dump(), seed, images)
     checkpoints = Cache("checkpoints")
-    curve = resumable(training, rows, checkpoints, key, every=500, name="pretrain_body")
+    curve = resumable(training, rows, checkpoints, key, every=500, name="pretrain_body", rate="body.lr")
 
     model.load_state_dict(training.average)
     scores = _validate(model.body, splits["meta_val"].images, seed)

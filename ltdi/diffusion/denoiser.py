@@ -39,35 +39,33 @@ class Tokens(nn.Module):
 
     def __init__(self, space: WeightSpace, channels: int, width: int, group: int, slot_layer: str) -> None:
         super().__init__()
-        self.space, self.slot_layer = space, slot_layer
-        self.groups = {layer: 1 if layer == slot_layer else _largest_divisor(n, group) for layer, (n, _) in space.token_shapes.items()}
-        sizes = {layer: self.groups[layer] * numbers for layer, (_, numbers) in space.token_shapes.items()}
-        self.into = nn.ModuleDict({layer: nn.Linear(channels * size, width) for layer, size in sizes.items()})
-        self.out = nn.ModuleDict({layer: zero(nn.Linear(width, size)) for layer, size in sizes.items()})
-        self.place = nn.ParameterDict(
-            {
-                layer: nn.Parameter(0.02 * torch.randn(1 if layer == slot_layer else n // self.groups[layer], width))
-                for layer, (n, _) in space.token_shapes.items()
-            }
-        )
+        self.space = space
+        # lists in the order of the layers: a layer's name may hold a dot, which module names must not
+        self.groups, self.into, self.out, self.place = [], nn.ModuleList(), nn.ModuleList(), nn.ParameterList()
+        for layer, (neurons, numbers) in space.token_shapes.items():
+            g = 1 if layer == slot_layer else _largest_divisor(neurons, group)
+            self.groups.append(g)
+            self.into.append(nn.Linear(channels * g * numbers, width))
+            self.out.append(zero(nn.Linear(width, g * numbers)))
+            # class slots share their place, which makes them interchangeable
+            self.place.append(nn.Parameter(0.02 * torch.randn(1 if layer == slot_layer else neurons // g, width)))
         self.norm = nn.LayerNorm(width)
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
         """x (B, C, D) -> layer -> (B, L_layer, width)."""
         tokens = {}
-        for layer, part in self.space.tokens(x).items():
-            B = part.shape[0]
+        for j, (layer, part) in enumerate(self.space.tokens(x).items()):
             # (B, C, tokens, group, numbers) -> (B, tokens, C·group·numbers)
-            grouped = part.unflatten(2, (-1, self.groups[layer])).transpose(1, 2).reshape(B, part.shape[2] // self.groups[layer], -1)
-            tokens[layer] = self.into[layer](grouped) + self.place[layer]
+            grouped = part.unflatten(2, (-1, self.groups[j])).transpose(1, 2).flatten(2)
+            tokens[layer] = self.into[j](grouped) + self.place[j]
         return tokens
 
     def write(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """The inverse of ``read`` for one channel: (B, D)."""
-        numbers = {layer: shape[1] for layer, shape in self.space.token_shapes.items()}
-        return self.space.from_tokens(
-            {layer: self.out[layer](self.norm(part)).reshape(part.shape[0], -1, numbers[layer]) for layer, part in tokens.items()}
-        )
+        vectors = {}
+        for j, (layer, (_, numbers)) in enumerate(self.space.token_shapes.items()):
+            vectors[layer] = self.out[j](self.norm(tokens[layer])).unflatten(-1, (self.groups[j], numbers)).flatten(1, 2)
+        return self.space.from_tokens(vectors)
 
 
 class TransformerDenoiser(nn.Module):

@@ -82,8 +82,8 @@ class VanillaProcess:
         """How far ε_φ points from w_i, a task (B,).
 
         "theorem" is ‖√(1−ᾱ_{t|k})·ε_φ − √(1−ᾱ_t)·ε‖²/D: Theorem 1's loss, times the factor that keeps
-        it bounded at t = k + 1. "weights" is ‖ŵ_i − w_i‖²/D. Both have the same minimiser, and both
-        hold for any x_t, drawn or visited, with ε = (x_t − √ᾱ_{t|k}·w_i)/√(1 − ᾱ_{t|k}).
+        it bounded at t = k + 1. "weights" is ‖ŵ_i − w_i‖²/D. For each (t, i) both have the same
+        minimiser, and both hold for any x_t, drawn or visited, with ε = (x_t − √ᾱ_{t|k}·w_i)/√(1 − ᾱ_{t|k}).
         """
         if weighting == "weights":
             return (self.endpoint(epsilon, x_t, t, i) - w_i).square().mean(-1)
@@ -100,7 +100,11 @@ class TrajectoryProcess(VanillaProcess):
 
 
 class LocalConsistencyProcess(TrajectoryProcess):
-    """Mc-Di, the authors' successor: toward every recorded point below, one drawn at a time; the mean is the average."""
+    """Mc-Di, the authors' successor: toward every recorded point below, one drawn at a time; the mean is the average.
+
+    Where several points are possible from a state, what minimises the loss is their weighted mean, so the
+    chain need not pass through each.
+    """
 
     def draw_target(self, t: Tensor, generator: torch.Generator) -> Tensor:
         n_below = self.target(t) + 1
@@ -109,6 +113,7 @@ class LocalConsistencyProcess(TrajectoryProcess):
 
 
 class NaiveLocalProcess(TrajectoryProcess):
-    """A control: DDPM's loss on each segment without Theorem 1's correction. Its chain misses every point."""
+    """A control: DDPM's loss on each segment without Theorem 1's correction. Its chain
+    reaches w_0, on whose segment the correction is 1, and misses every point on the way."""
 
     corrected = False

@@ -54,8 +54,8 @@ def draw_images(features: Tensor, n_images: int, stream: torch.Generator) -> Ten
     return features[:, :, chosen.to(features.device)]
 
 
-def val_accuracy(head: Head, val: TaskSource, heads_of: Callable[[Support], Tensor]) -> float:
-    """Mean query accuracy on the meta-val tasks of the heads (B, D) that ``heads_of`` gives for their support sets."""
+def val_accuracies(head: Head, val: TaskSource, heads_of: Callable[[Support], Tensor]) -> Tensor:
+    """The query accuracy of each meta-val task (M,) with the heads (M, D) that ``heads_of`` gives for the support sets."""
     task = val.batch(torch.arange(len(val)))
     features, labels = labelled(task.query.features)
-    return accuracy(head(heads_of(task.support), features), labels).mean().item()
+    return accuracy(head(heads_of(task.support), features), labels)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ltdi.adaptation import adapt
 from ltdi.closed_form import prototype_head
-from ltdi.methods.base import Method, val_accuracy
+from ltdi.methods.base import Method, val_accuracies
 from ltdi.tasks import Support, TaskSource, labelled
 from ltdi.trajectories import Start, Trajectories
 
@@ -32,7 +32,8 @@ class HeadSgd(Method):
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         scores = {
-            (steps, lr): val_accuracy(self.head, val, lambda s: self._adapt(s, steps, lr)) for steps, lr in product(STEPS, RATES)
+            (steps, lr): val_accuracies(self.head, val, lambda s: self._adapt(s, steps, lr)).mean().item()
+            for steps, lr in product(STEPS, RATES)
         }
         steps, lr = max(scores, key=scores.get)
         self.steps.fill_(steps)

@@ -1,0 +1,85 @@
+"""``python -m bench.tables``: the readable tables of bench/results/, from runs.csv alone."""
+
+from pathlib import Path
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+from ltdi.store import write_text
+from pipeline.progress import say
+
+BENCH = Path(__file__).parent
+RESULTS = BENCH / "results"
+
+
+def main() -> None:
+    runs = pd.read_csv(RESULTS / "runs.csv")
+    bench = YAML(typ="safe").load(BENCH / "params.yaml")
+    for name, write in (("omniglot.md", _bar), ("ablation.md", _ablation)):
+        write_text(RESULTS / name, write(runs, bench))
+        say(f"wrote {RESULTS / name}")
+
+
+def _bar(runs: pd.DataFrame, bench: dict) -> str:
+    """The main table: Lt-Di, the controls and the reported figures, a column a setting."""
+    runs = runs[runs.setting.str.startswith("omniglot-")]
+    settings = [each for each in bench["settings"] if each.startswith("omniglot-")]
+    rows = []
+    for classes, group in sorted(runs.groupby("train_classes")):
+        for method, variant in (("ltdi", "ltdi"), ("lvdi", "lvdi"), *((each, "control") for each in bench["controls"]), ("ceiling", "control")):
+            cells = [_cell(group[(group.setting == s) & (group.method == method) & (group.variant == variant)]) for s in settings]
+            rows.append([f"{bench['names'][method]}", str(classes), *cells])
+        best = [_paired(group[(group.setting == s) & (group.method == "ltdi") & (group.variant == "ltdi")]) for s in settings]
+        rows.append(["Lt-Di − best control, paired", str(classes), *best])
+    for name, cells in bench["reported"].items():
+        rows.append([f"{name} (reported)", "", *(f"{value:g}" for value in cells)])
+    head = "# Omniglot, accuracy in percent\n\n" + _caption(runs)
+    return head + _markdown(["head", "training classes", *(each.removeprefix("omniglot-") for each in settings)], rows)
+
+
+def _ablation(runs: pd.DataFrame, bench: dict) -> str:
+    """Every measured variant against the best control of its own setting and seed."""
+    own = runs[runs.variant != "control"]
+    rows = []
+    for (setting, classes, method, variant), group in own.groupby(["setting", "train_classes", "method", "variant"]):
+        rows.append([setting, str(classes), variant, method, _cell(group), _paired(group), f"{group.ms_batch_1.mean():.1f}", f"{group.seconds_meta_train.mean():.0f}"])
+    rows.sort(key=lambda row: (row[0], row[1], -float(row[5].split()[0])))
+    head = "# Every measured variant, best first within a setting; accuracy in percent\n\n" + _caption(own)
+    return head + _markdown(["setting", "training classes", "variant", "method", "accuracy", "− best control, paired", "ms, batch 1", "meta-training, s"], rows)
+
+
+def _cell(group: pd.DataFrame) -> str:
+    if group.empty:
+        return "missing"
+    interval = _pooled(group.ci95)
+    spread = f", sd {100 * group.accuracy.std():.2f}" if len(group) > 1 else ""
+    return f"{100 * group.accuracy.mean():.2f} ± {100 * interval:.2f}{spread}"
+
+
+def _paired(group: pd.DataFrame) -> str:
+    if group.empty:
+        return "missing"
+    names = "/".join(sorted(set(group.best_control)))
+    return f"{100 * group.paired_diff.mean():+.2f} ± {100 * _pooled(group.paired_ci95):.2f} ({names})"
+
+
+def _pooled(ci95: pd.Series) -> float:
+    """The interval of a mean over seeds whose tasks are drawn apart."""
+    return float((ci95**2).sum() ** 0.5 / len(ci95))
+
+
+def _caption(runs: pd.DataFrame) -> str:
+    seeds, tasks = sorted(set(runs.seed)), sorted(set(runs.tasks))
+    return (
+        f"Meta-test tasks a seed: {', '.join(map(str, tasks))}; seeds {', '.join(map(str, seeds))}; machine: {', '.join(sorted(set(runs.device)))}. "
+        "± is the 95 % interval over tasks, pooled over seeds; sd the deviation between seeds. Rows: `runs.csv`.\n\n"
+    )
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

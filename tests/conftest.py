@@ -1,0 +1,135 @@
+"""Tiny params, and one finished run of all stages that tests copy from."""
+
+import os
+
+# tensors are tiny here: more threads cost more than they give
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import ast
+import importlib
+import shutil
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ruamel.yaml import YAML
+
+from ltdi.datasets import DATASETS, glyphs
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+STAGES = ("pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate")
+TINY = {
+    "body.filters": 16,
+    "body.transforms": "none",
+    "body.steps": 20,
+    "body.classes_a_batch": 16,
+    "body.precision": "float32",
+    "tasks.n_query": 5,
+    "tasks.transforms": "none",
+    "tasks.meta_train": 60,
+    "tasks.meta_val": 20,
+    "tasks.meta_test": 30,
+    "trajectories.hidden": 16,
+    "trajectories.steps": 6,
+    "denoiser.width": 32,
+    "denoiser.depth": 1,
+    "meta.steps": 8,
+    "meta.tasks_a_batch": 8,
+    "meta.query_images": 5,
+    "meta.val_every": 4,
+    "generate.timing_repeats": 1,
+    "evaluate.landscape_points": 7,
+}
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of the test's own, and a device that every machine has."""
+    monkeypatch.setenv("LTDI_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("LTDI_DEVICE", os.environ.get("LTDI_DEVICE", "cpu"))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def write_params() -> Callable[..., Path]:
+    """Writes params.yaml into a folder: the repository's, made tiny, with ``changes`` by dotted key."""
+    original = YAML().load(REPOSITORY / "params.yaml")
+
+    def write(folder: Path, changes: Mapping[str, object] = {}) -> Path:
+        params = deepcopy(original)
+        for key, value in (TINY | dict(changes)).items():
+            *sections, last = key.split(".")
+            part = params
+            for section in sections:
+                part = part[section]
+            part[last] = value
+        folder.mkdir(parents=True, exist_ok=True)
+        YAML().dump(params, folder / "params.yaml")
+        return folder / "params.yaml"
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def few_glyphs():
+    """60 glyph classes in place of 500 for the stages of this process: 36 / 9 / 15."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(DATASETS, "glyphs", partial(glyphs.load, n_classes=60))
+        yield
+
+
+@pytest.fixture(scope="session")
+def run_stage(few_glyphs) -> Callable[[str, Path, Path], None]:
+    """Runs a stage in this process: ``run_stage(name, params_file, data)``."""
+    return lambda name, params_file, data: importlib.import_module(f"pipeline.{name}").main(params_file, data)
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory, write_params, run_stage) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("finished")
+    params_file = write_params(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("LTDI_STORE", str(folder / "store"))
+        monkeypatch.setenv("LTDI_DEVICE", os.environ.get("LTDI_DEVICE", "cpu"))
+        for stage in STAGES:
+            run_stage(stage, params_file, folder / "data")
+    # links into the store would let a test change the store, or the store a test
+    shutil.copytree(folder / "data", folder / "copy")
+    return SimpleNamespace(params=params_file, data=folder / "copy")
+
+
+@pytest.fixture
+def finished(_finished, tmp_path) -> SimpleNamespace:
+    """``params`` and ``data`` of a run of all stages, the test's own copy."""
+    shutil.copytree(_finished.data, tmp_path / "data")
+    return SimpleNamespace(params=shutil.copy(_finished.params, tmp_path / "params.yaml"), data=tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def imports_of() -> Callable[[Path], list[str]]:
+    """The modules that a source file imports, ``from a import b`` as "a.b" where b is a module."""
+
+    def is_module(name: str) -> bool:
+        path = REPOSITORY / name.replace(".", "/")
+        return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+    def read(file: Path) -> list[str]:
+        names = []
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file}: relative import"
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    names.append(name if is_module(name) else node.module)
+        return sorted(set(names))
+
+    return read

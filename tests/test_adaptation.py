@@ -1,0 +1,145 @@
+"""Training of many heads at once is the training of each alone, by torch's own optimisers."""
+
+from itertools import repeat
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from ltdi.adaptation import adapt, gradient, sharpness_aware_gradient
+from ltdi.heads import Head
+from ltdi.seeding import generator
+from ltdi.tasks import labelled
+
+B, N, K, FEATURES = 4, 3, 5, 6
+HEAD = Head(FEATURES, 8, N)
+STEPS = 7
+
+
+@pytest.fixture
+def w():
+    return HEAD.initial(B, generator(0, "w"))
+
+
+def batch(step=0):
+    return labelled(torch.randn(B, N, K, FEATURES, generator=generator(0, "batch", step)))
+
+
+def batches():
+    return map(batch, range(STEPS + 1))
+
+
+def train(w, data, **knobs):
+    return adapt(HEAD, w, data, **({"optimizer": "sgd", "lr": 0.1, "record": range(STEPS + 1)} | knobs))
+
+
+def loss_of(w, inputs, labels):
+    return F.cross_entropy(HEAD(w[None], inputs[None])[0], labels)
+
+
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_is_torchs_optimiser_on_each_task(w, name):
+    path = train(w, batches(), optimizer=name, lr=0.03)
+    for b in range(B):
+        own = w[b].clone().requires_grad_()
+        optimizer = OPTIMIZERS[name]([own], lr=0.03)
+        for step in range(STEPS + 1):
+            inputs, labels = batch(step)
+            loss = loss_of(own, inputs[b], labels[b])
+            assert_close(path.weights[b, step], own.detach(), rtol=1e-4, atol=1e-5)
+            assert_close(path.losses[b, step], loss.detach(), rtol=1e-4, atol=1e-5)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("sam", [0.0, 0.05])
+def test_a_task_does_not_feel_its_neighbours(w, name, sam):
+    together = train(w, batches(), optimizer=name, sam=sam)
+    for b in range(B):
+        alone = train(w[b : b + 1], ((inputs[b : b + 1], labels[b : b + 1]) for inputs, labels in batches()), optimizer=name, sam=sam)
+        assert_close(alone.weights[0], together.weights[b], rtol=1e-4, atol=1e-5)
+
+
+# --- what is recorded
+
+
+def test_recorded_points_are_those_of_the_whole_path(w):
+    whole, some = train(w, batches()), train(w, batches(), record=[0, 2, 3, STEPS])
+    assert some.weights.equal(whole.weights[:, [0, 2, 3, STEPS]])
+    assert some.losses.equal(whole.losses[:, [0, 2, 3, STEPS]])
+    assert some.weights.shape == (B, 4, HEAD.space.dim) and some.losses.shape == (B, 4)
+
+
+def test_the_path_starts_at_the_start_and_leaves_it_alone(w):
+    before = w.clone()
+    path = train(w, batches())
+    assert path.weights[:, 0].equal(before) and w.equal(before)
+    assert not path.weights.requires_grad and not path.losses.requires_grad
+
+
+def test_losses_are_those_of_the_recorded_weights(w):
+    path = train(w, repeat(batch()), sam=0.1)
+    inputs, labels = batch()
+    for b in range(B):
+        for step in range(STEPS + 1):
+            assert_close(path.losses[b, step], loss_of(path.weights[b, step], inputs[b], labels[b]))
+
+
+def test_training_works_where_gradients_are_off(w):
+    expected = train(w, batches()).weights
+    with torch.no_grad():
+        assert train(w, batches()).weights.equal(expected)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_lowers_the_loss(w, name):
+    losses = train(w, repeat(batch()), optimizer=name, lr=0.05).losses
+    assert (losses[:, -1] < losses[:, 0]).all()
+
+
+# --- sharpness-aware minimisation
+
+
+def test_sam_by_hand(w):
+    inputs, labels = batch()
+    g, losses = sharpness_aware_gradient(HEAD, w, inputs, labels, radius=0.2)
+    for b in range(B):
+        own = w[b].clone().requires_grad_()
+        loss = loss_of(own, inputs[b], labels[b])
+        (first,) = torch.autograd.grad(loss, own)
+        worst = (own + 0.2 * first / first.norm()).detach().requires_grad_()
+        (second,) = torch.autograd.grad(loss_of(worst, inputs[b], labels[b]), worst)
+        assert_close(g[b], second)
+        assert_close(losses[b], loss.detach())
+
+
+def test_sam_of_a_single_logit():
+    def logits(w, inputs):
+        return torch.stack([w * inputs, torch.zeros_like(inputs)], -1)
+
+    # ∇ -log σ(w) = -σ(-w) points down, so the worst neighbour of w is w - ρ
+    w, inputs, labels = torch.tensor([[0.4]]), torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.long)
+    g, _ = sharpness_aware_gradient(logits, w, inputs, labels, radius=0.1)
+    assert_close(g, -torch.sigmoid(torch.tensor([[-0.3]])))
+
+
+def test_sam_of_no_radius_is_the_gradient(w):
+    inputs, labels = batch()
+    assert_close(sharpness_aware_gradient(HEAD, w, inputs, labels, radius=0.0), gradient(HEAD, w, inputs, labels))
+    assert_close(train(w, batches(), sam=0.0).weights, train(w, batches(), sam=1e-9).weights)
+    assert not train(w, batches(), sam=0.0).weights.allclose(train(w, batches(), sam=0.3).weights)
+
+
+def test_sam_at_a_flat_point_stays():
+    def flat(w, inputs):
+        return (0 * w.sum(-1))[:, None, None] * inputs[..., :N]
+
+    w = torch.ones(B, 4)
+    path = adapt(flat, w, repeat(batch()), optimizer="sgd", lr=1.0, record=[0, 2], sam=0.1)
+    assert path.weights.equal(w[:, None].expand(B, 2, 4))

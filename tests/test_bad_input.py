@@ -1,0 +1,268 @@
+"""Every mistake of the user: one line that names it, exit code 2, nothing written."""
+
+import importlib
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import stage as stages
+from pipeline import summary
+
+OUTPUT = {
+    "pretrain_body": "body",
+    "prepare_tasks": "tasks",
+    "collect_trajectories": "trajectories",
+    "meta_train": "model",
+    "generate_weights": "weights",
+    "evaluate": "results",
+}
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in folder.rglob("*") if file.is_file()}
+
+
+def assert_one_line(output: str, stage: str, parts: tuple) -> None:
+    assert output.startswith(f"pipeline.{stage}: ") and output.endswith("\n")
+    assert output.count("\n") == 1, output
+    for part in parts:
+        assert str(part) in output
+
+
+@pytest.fixture
+def refused(few_glyphs, monkeypatch, capfd) -> Callable[..., None]:
+    """``refused(stage, params, data, *parts)``: the stage ends as bad input ends, and its line holds the parts."""
+
+    def check(stage: str, params: Path, data: Path, *parts: object) -> None:
+        shutil.rmtree(data / OUTPUT[stage], ignore_errors=True)  # as DVC does before it runs a stage
+        before = snapshot(data)
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", [stage, "--params", str(params), "--data", str(data)])
+        with pytest.raises(SystemExit) as ended:
+            stages.run(importlib.import_module(f"pipeline.{stage}").main)
+        out, err = capfd.readouterr()
+        assert ended.value.code == 2
+        assert_one_line(out + err, stage, parts)
+        assert snapshot(data) == before
+
+    return check
+
+
+# --- params.yaml
+
+
+def case(stage: str, changes: dict, *parts: object):
+    return pytest.param(stage, changes, parts, id=f"{stage}-{'-'.join(f'{key}={value}' for key, value in changes.items())}")
+
+
+@pytest.mark.parametrize(
+    "stage, changes, parts",
+    [
+        # keys and sections
+        case("pretrain_body", {"body.setps": 9}, "body.setps", 9, "steps"),
+        case("pretrain_body", {"body.augment.max_twist": 3}, "body.augment.max_twist", 3),
+        case("evaluate", {"trajectoires": {"lr": 1}}, "trajectoires", "trajectories"),
+        case("prepare_tasks", {"tasks": 5}, "tasks = 5"),
+        case("evaluate", {"evaluate": None}, "evaluate = None"),
+        # types
+        case("pretrain_body", {"body.lr": "fast"}, "body.lr", "'fast'", "number"),
+        case("pretrain_body", {"seed": "one"}, "seed", "'one'", "integer"),
+        case("pretrain_body", {"data.download": "maybe"}, "data.download", "'maybe'"),
+        case("prepare_tasks", {"tasks.n_way": 2.5}, "tasks.n_way", 2.5),
+        case("meta_train", {"meta.inner_lr": [1, 2]}, "meta.inner_lr", [1, 2]),
+        # ranges
+        case("pretrain_body", {"seed": -1}, "seed = -1", 0),
+        case("pretrain_body", {"body.ema": 1.0}, "body.ema = 1.0", "less than 1"),
+        case("pretrain_body", {"body.augment.max_shift": 1.5}, "body.augment.max_shift = 1.5", "1"),
+        case("prepare_tasks", {"tasks.n_way": 1}, "tasks.n_way = 1", 2),
+        case("prepare_tasks", {"tasks.meta_val": 0}, "tasks.meta_val = 0", 1),
+        case("collect_trajectories", {"trajectories.length": 1}, "trajectories.length = 1", 2),
+        case("collect_trajectories", {"trajectories.max_dropped": 1.5}, "trajectories.max_dropped = 1.5", 1),
+        case("meta_train", {"diffusion.max_beta": 1.0}, "diffusion.max_beta = 1.0", 1),
+        case("meta_train", {"denoiser.depth": 0}, "denoiser.depth = 0", 1),
+        case("meta_train", {"meta.inner_lr": 0.0}, "meta.inner_lr = 0.0", 0),
+        case("meta_train", {"meta.outer_lr": float("inf")}, "meta.outer_lr = inf", "finite"),
+        case("meta_train", {"diffusion.chain_noise": float("nan")}, "diffusion.chain_noise = nan"),
+        case("generate_weights", {"generate.timing_repeats": 0}, "generate.timing_repeats = 0", 1),
+        case("evaluate", {"evaluate.landscape_points": 4}, "evaluate.landscape_points = 4", 5),
+        # names
+        case("pretrain_body", {"data.name": "cifar"}, "data.name", "'cifar'", "glyphs"),
+        case("pretrain_body", {"body.name": "resnet12"}, "body.name", "'resnet12'", "conv4"),
+        case("prepare_tasks", {"tasks.transforms": "all"}, "tasks.transforms", "'all'", "mirrored"),
+        case("collect_trajectories", {"trajectories.start": "zero"}, "trajectories.start", "'zero'", "prototype"),
+        case("meta_train", {"method.name": "maml"}, "method.name", "'maml'", "ltdi"),
+        case("meta_train", {"denoiser.name": "mlp"}, "denoiser.name", "'mlp'", "unet"),
+        # values that do not fit the data or each other
+        case("prepare_tasks", {"tasks.n_way": 10}, "tasks.n_way", 10, "9 classes"),
+        case("prepare_tasks", {"tasks.n_shot": 16}, "tasks.n_shot + tasks.n_query", "16 + 5", "20 images"),
+        case("collect_trajectories", {"trajectories.augment": True}, "trajectories.augment", "tasks.views"),
+        case("collect_trajectories", {"trajectories.hidden": 15}, "trajectories.hidden = 15", "16 features"),
+        case("collect_trajectories", {"trajectories.hidden": 15, "trajectories.start": "ridge"}, "trajectories.hidden = 15", "16 features"),
+        case("collect_trajectories", {"trajectories.steps": 2}, "trajectories.steps = 2", "trajectories.length = 4"),
+        case(
+            "collect_trajectories",
+            {"trajectories.optimizer": "sgd", "trajectories.lr": 1e30},
+            "110 of 110",
+            "meta_train-0000.safetensors",
+            "trajectories.max_dropped = 0.01",
+            "trajectories.lr",
+        ),
+        case("pretrain_body", {"body.lr": 1e30}, "loss is nan", "step 2", "body.lr = 1e+30"),
+        case("meta_train", {"meta.outer_lr": 1e30}, "loss is nan", "step 2", "meta.outer_lr = 1e+30"),
+        case("meta_train", {"diffusion.steps": 2}, "diffusion.steps = 2", "length 4"),
+        case("meta_train", {"denoiser.width": 30}, "denoiser.width = 30", "denoiser.heads = 4"),
+        case("meta_train", {"meta.weight_loss": 0.0, "meta.query_loss": 0.0}, "meta.weight_loss", "meta.query_loss"),
+        case("generate_weights", {"generate.chain_task": 30}, "generate.chain_task = 30", "30 meta-test tasks"),
+    ],
+)
+def test_bad_params(stage, changes, parts, finished, write_params, tmp_path, refused):
+    refused(stage, write_params(tmp_path / "bad", changes), finished.data, *parts)
+
+
+@pytest.mark.parametrize("name, parts", [("omniglot", ("images_background", "brendenlake")), ("mini_imagenet", ("images.zip", "image-net.org"))])
+@pytest.mark.parametrize("stage", ["pretrain_body", "prepare_tasks"])
+def test_data_that_are_not_there(stage, name, parts, finished, write_params, tmp_path, refused):
+    root = tmp_path / "nowhere"
+    params = write_params(tmp_path / "bad", {"data.name": name, "data.root": str(root)})
+    refused(stage, params, finished.data, root, *parts)
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("seed: [1, 2", ("not a YAML file",)),
+        ("seed: 0\nseed: 1\n", ("not a YAML file", "duplicate")),
+        ("just words", ("str", "mapping")),
+        ("", ("mapping",)),
+        ("seed: 0\n", ("'evaluate'", "missing")),
+        ("seed: 0\nevaluate: {}\n", ("evaluate.landscape_points", "missing")),
+        (b"\xff\xfe\x00", ("not a YAML file",)),
+    ],
+    ids=["broken", "key-twice", "no-mapping", "empty", "no-section", "no-key", "binary"],
+)
+def test_bad_params_file(text, parts, finished, refused):
+    Path(finished.params).write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused("evaluate", finished.params, finished.data, finished.params, *parts)
+
+
+def test_no_params_file(finished, refused, tmp_path):
+    refused("evaluate", tmp_path / "other.yaml", finished.data, tmp_path / "other.yaml", "no such file", "--params")
+
+
+def test_short_numbers_are_numbers(write_params, tmp_path):
+    """`dvc exp run -S meta.outer_lr=1e-5` writes 1e-05, which other YAML readers take for a string."""
+    from pipeline.params import load
+
+    file = write_params(tmp_path)
+    file.write_text(file.read_text().replace("outer_lr: 1.0e-3", "outer_lr: 1e-05"))
+    assert load(file, "meta").meta.outer_lr == 1e-5
+
+
+# --- files of earlier stages
+
+
+@pytest.mark.parametrize(
+    "stage, file",
+    [
+        ("prepare_tasks", "body/body.safetensors"),
+        ("collect_trajectories", "tasks/features.safetensors"),
+        ("collect_trajectories", "tasks/tasks.parquet"),
+        ("meta_train", "trajectories/start.safetensors"),
+        ("meta_train", "trajectories/index.parquet"),
+        ("meta_train", "trajectories/meta_val-0000.safetensors"),
+        ("generate_weights", "model/model.safetensors"),
+        ("generate_weights", "model/ridge.safetensors"),
+        ("evaluate", "trajectories/meta_test-0000.safetensors"),
+        ("evaluate", "weights/timing.parquet"),
+        ("evaluate", "weights/ltdi.safetensors"),
+        ("evaluate", "weights/chain.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "pickle"])
+def test_damaged_files(stage, file, damage, finished, refused):
+    path = finished.data / file
+    if damage == "missing" and path.name == "chain.safetensors":
+        pytest.skip("methods without a chain write none")
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "empty":
+        path.touch()
+    elif damage == "pickle":
+        path.write_bytes(pickle.dumps({"w": [1.0, 2.0]}))
+    refused(stage, finished.params, finished.data, path)
+
+
+@pytest.mark.parametrize("stage, split", [("meta_train", "meta_train"), ("evaluate", "meta_test")])
+def test_an_altered_shard(stage, split, finished, refused):
+    path = finished.data / "trajectories" / f"{split}-0000.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    refused(stage, finished.params, finished.data, path, "altered", "dvc repro")
+
+
+def test_a_head_too_small_for_the_closed_form_controls(finished, write_params, run_stage, tmp_path, refused):
+    params = write_params(tmp_path / "bad", {"trajectories.start": "fresh", "trajectories.hidden": 15})
+    run_stage("collect_trajectories", params, finished.data)
+    refused("meta_train", params, finished.data, "trajectories.hidden = 15", "16 features")
+
+
+def test_no_trajectory_left(finished, write_params, run_stage, tmp_path, refused):
+    changes = {"trajectories.optimizer": "sgd", "trajectories.lr": 1e30, "trajectories.max_dropped": 1.0}
+    params = write_params(tmp_path / "bad", changes)
+    run_stage("collect_trajectories", params, finished.data)
+    refused("meta_train", params, finished.data, finished.data / "trajectories", "meta_train")
+
+
+@pytest.mark.parametrize("text", [None, "{"], ids=["missing", "truncated"])
+def test_summary_of_nothing(text, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "results" / "metrics.json"
+    if text:
+        file.parent.mkdir()
+        file.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["summary", "--data", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        stages.run(lambda params_file, data: summary.show(data))
+    assert ended.value.code == 2
+    said = capsys.readouterr().out
+    assert str(file) in said and said.count("\n") == 1
+
+
+# --- the device
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:-5", "cuda:x", ""])
+def test_no_such_device(device, finished, monkeypatch, refused):
+    monkeypatch.setenv("LTDI_DEVICE", device)
+    refused("collect_trajectories", finished.params, finished.data, "LTDI_DEVICE", repr(device), "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_no_cuda(finished, monkeypatch, refused):
+    monkeypatch.setenv("LTDI_DEVICE", "cuda")
+    refused("evaluate", finished.params, finished.data, "LTDI_DEVICE", "'cuda'", "cpu")
+
+
+# --- as a command
+
+
+def test_the_command_in_an_empty_folder(repository, tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipeline.evaluate"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert_one_line(ended.stdout + ended.stderr, "evaluate", ("params.yaml", "no such file"))
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,296 @@
+"""The contract that every method and every control keeps, and what each control must be able to do."""
+
+import math
+from itertools import islice, product
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ltdi.diffusion.denoiser import DENOISERS
+from ltdi.heads import Head
+from ltdi.methods import CONTROLS, METHODS
+from ltdi.methods.head_sgd import RATES, STEPS
+from ltdi.metrics import accuracy, mean_and_ci95, nearest_mean_accuracy
+from ltdi.seeding import generator
+from ltdi.store import read_tensors, write_tensors
+from ltdi.tasks import Support, TaskSource, labelled
+from ltdi.training import Training
+from ltdi.trajectories import Start, collect
+
+F, HIDDEN, N_WAY, N_SHOT, N_QUERY = 8, 12, 3, 2, 5
+STARTS = ("fresh", "shared", "prototype", "ridge")
+DIFFUSION = {
+    "steps": 4,
+    "schedule": "cosine",
+    "max_beta": 0.999,
+    "prediction": "weights",
+    "weighting": "weights",
+    "visited": 1.0,
+    "unroll": False,
+    "chain_noise": 0.0,
+    "start_noise": 1.0,
+    "gradient_input": False,
+}
+PAPER = {"schedule": "linear", "prediction": "epsilon", "weighting": "theorem", "visited": 0.0}
+DENOISER = {"name": "transformer", "width": 16, "depth": 1, "heads": 2, "neurons_a_token": 4, "condition": "mean"}
+META = {
+    "tasks_a_batch": 16,
+    "inner_steps": 1,
+    "inner_optimizer": "sgd",
+    "inner_lr": 0.05,
+    "weight_loss": 1.0,
+    "query_loss": 0.1,
+    "query_images": 3,
+}
+# attention under vmap falls back to a loop
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
+# name, start, changes of DIFFUSION, changes of DENOISER
+VARIANTS = [
+    *((name, "prototype", {}, {}) for name in METHODS),
+    *((name, "fresh", PAPER, {"name": "unet"}) for name in METHODS),
+    ("ltdi", "shared", {"prediction": "v", "gradient_input": True}, {"condition": "attention"}),
+    ("ltdi", "ridge", {"chain_noise": 1.0}, {"name": "unet", "condition": "attention"}),
+    *((name, "prototype", {}, {}) for name in CONTROLS),
+    ("head_sgd", "fresh", {}, {}),
+    ("prototype_sgd", "ridge", {}, {}),
+]
+
+
+def label(variant) -> str:
+    name, kind, diffusion, denoiser = variant
+    return "-".join([name, kind, *map(str, diffusion), *map(str, denoiser.values())])
+
+
+def clusters(n_classes: int, name: str) -> torch.Tensor:
+    """Features (C, 10, F) of classes that are blobs, cut off below zero as a body's are."""
+    stream = generator(0, name)
+    centres = 2 * torch.rand(n_classes, 1, F, generator=stream)
+    return (centres + 0.25 * torch.randn(n_classes, 10, F, generator=stream)).relu()
+
+
+class World:
+    """Tasks of two splits and the trajectories of one, from one kind of start."""
+
+    def __init__(self, kind: str) -> None:
+        head = Head(F, HIDDEN, N_WAY)
+        shared = head.initial(1, generator(0, "shared"))[0]
+        self.start = Start(head, kind, shared, temperature=2.0, ridge=1.0)
+        sizes = {"n_way": N_WAY, "n_shot": N_SHOT, "n_query": N_QUERY}
+        self.train, self.val = (
+            TaskSource.sample(clusters(12, name), n_tasks=n, generator=generator(1, name), **sizes) for name, n in (("train", 40), ("val", 8))
+        )
+        knobs = {"fit_on": "class", "views": None, "optimizer": "adam", "lr": 0.02, "steps": 6, "length": 4, "sam": 0.0, "seed": 0}
+        self.trajectories, self.val_trajectories = (
+            collect(self.start, source, torch.arange(len(source)), **knobs) for source in (self.train, self.val)
+        )
+        self.support = self.val.support_of(torch.arange(5))
+
+    def build(self, name: str, diffusion: dict = {}, denoiser: dict = {}, meta: dict = {}):
+        torch.manual_seed(0)
+        if name in CONTROLS:
+            return CONTROLS[name](self.start, **({"n_heads": len(self.train)} if name == "nearest_head" else {}))
+        return METHODS[name](self.start, length=4, diffusion=DIFFUSION | diffusion, denoiser=DENOISER | denoiser, meta=META | meta)
+
+    def prepared(self, name: str, **changes):
+        method = self.build(name, **changes)
+        method.prepare(self.train, self.trajectories, self.val)
+        return method
+
+    def rows(self, method, training: Training) -> list[dict[str, float]]:
+        return list(method.meta_train(training, self.train, self.trajectories, seed=0))
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    return {kind: World(kind) for kind in STARTS}
+
+
+@pytest.fixture(scope="module")
+def world(worlds):
+    return worlds["prototype"]
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=label)
+def case(request, worlds):
+    """A method whose every parameter counts, a function that builds an empty one, and support sets."""
+    name, kind, diffusion, denoiser = request.param
+    world = worlds[kind]
+    method = stirred(world.prepared(name, diffusion=diffusion, denoiser=denoiser))
+    return method, lambda: world.build(name, diffusion=diffusion, denoiser=denoiser), world.support
+
+
+def stirred(method):
+    """The method with all its parameters moved: the denoiser's last layer starts at zero, which hides all before it."""
+    stream = generator(0, "stir")
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=stream)
+    return method.eval()
+
+
+def draw(method, support: Support, seed: int = 0) -> torch.Tensor:
+    return method.generate(support, generator=generator(seed, "noise"))
+
+
+# --- the contract
+
+
+def test_weights_are_one_finite_row_a_task(case):
+    method, _, support = case
+    w = draw(method, support)
+    assert w.shape == (len(support), method.head.space.dim)
+    assert w.isfinite().all()
+    assert not w.requires_grad
+
+
+def test_generating_is_repeatable_and_changes_nothing(case):
+    method, _, support = case
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    features = support.features.clone()
+    assert_close(draw(method, support), draw(method, support), rtol=0, atol=0)
+    assert_close(method.state_dict(), before, rtol=0, atol=0)
+    assert_close(support.features, features, rtol=0, atol=0)
+
+
+def test_the_state_dict_is_the_whole_artefact(case, tmp_path):
+    method, build, support = case
+    write_tensors(tmp_path / "method.safetensors", method.state_dict(), {"method": type(method).__name__})
+    again = build()
+    again.load_state_dict(read_tensors(tmp_path / "method.safetensors")[0])
+    assert_close(draw(again.eval(), support), draw(method, support), rtol=0, atol=0)
+
+
+def test_a_task_does_not_depend_on_its_neighbours(case):
+    method, _, support = case
+    alone = torch.cat([draw(method, support[j : j + 1]) for j in range(len(support))])
+    assert_close(draw(method, support), alone, rtol=1e-4, atol=1e-5)
+    assert_close(draw(method, support[torch.tensor([4, 1])]), alone[[4, 1]], rtol=1e-4, atol=1e-5)
+
+
+def test_controls_are_learned_without_gradients(world):
+    for name in CONTROLS:
+        method = world.build(name)
+        training = Training(torch.nn.Linear(1, 1), lr=0.1, steps=3, ema=0.9)
+        assert not list(method.parameters())
+        assert world.rows(method, training) == []
+        assert method.validate(world.val, world.val_trajectories, seed=0) == {}
+
+
+# --- the diffusion methods
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind, diffusion, denoiser", [("shared", {}, "transformer"), ("fresh", PAPER, "unet")], ids=["ours", "paper"])
+def test_the_loss_falls(name, kind, diffusion, denoiser, worlds):
+    world = worlds[kind]
+    method = world.prepared(name, diffusion=diffusion, denoiser={"name": denoiser}, meta={"tasks_a_batch": 40})
+    rows = world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))
+    losses = [row["loss"] for row in rows]
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("inner", [{}, {"inner_steps": 2, "inner_optimizer": "adam", "inner_lr": 1e-3}], ids=["joint", "reptile"])
+def test_meta_training_resumes_bit_for_bit(inner, world, tmp_path):
+    def begin():
+        method = world.prepared("ltdi", meta=inner)
+        return method, Training(method, lr=5e-3, steps=6, ema=0.9)
+
+    straight, training = begin()
+    rows = world.rows(straight, training)
+
+    stopped, half = begin()
+    first = list(islice(stopped.meta_train(half, world.train, world.trajectories, seed=0), 3))
+    write_tensors(tmp_path / "checkpoint.safetensors", half.state_dict())
+    method, resumed = begin()
+    resumed.load_state_dict(read_tensors(tmp_path / "checkpoint.safetensors")[0])
+
+    assert first + world.rows(method, resumed) == rows
+    assert_close(resumed.state_dict(), training.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("denoiser", DENOISERS)
+def test_inner_loops_of_several_steps_learn(optimizer, denoiser, worlds):
+    meta = {"inner_steps": 2, "inner_optimizer": optimizer, "inner_lr": 1e-2 if optimizer == "adam" else 1.0, "tasks_a_batch": 40}
+    method = worlds["shared"].prepared("ltdi", denoiser={"name": denoiser}, meta=meta)
+    before = {name: value.detach().clone() for name, value in method.named_parameters()}
+    losses = [row["loss"] for row in worlds["shared"].rows(method, Training(method, lr=1e-2, steps=12, ema=0.9))]
+    assert losses[-1] < 0.95 * losses[0]
+    assert [name for name, value in method.named_parameters() if torch.equal(value, before[name])] == []
+
+
+def test_validation_has_a_loss_for_every_sub_chain(world):
+    of_ltdi = world.prepared("ltdi").validate(world.val, world.val_trajectories, seed=0)
+    of_lvdi = world.prepared("lvdi").validate(world.val, world.val_trajectories, seed=0)
+    assert list(of_ltdi) == ["val_loss_w0", "val_loss_w1", "val_loss_w2"]
+    assert list(of_lvdi) == ["val_loss_w0"]
+    assert all(value > 0 for value in (of_ltdi | of_lvdi).values())
+
+
+def test_the_chain_ends_at_the_generated_weights(world):
+    method = world.prepared("ltdi")
+    states = method.generate_chain(world.support, generator=generator(0, "noise"))
+    assert states.shape == (5, len(world.support), method.head.space.dim)
+    assert_close(states[-1], draw(method, world.support), rtol=0, atol=0)
+    assert not torch.equal(states[0], states[-1])
+
+
+@pytest.mark.parametrize("kind, condition", [("prototype", "mean"), ("ridge", "attention")])
+def test_permuted_classes_permute_the_output_layer(kind, condition, worlds):
+    """Exact for the transformer once the noise, which has an order of its own, is left out."""
+    world, permutation = worlds[kind], torch.tensor([2, 0, 1])
+    method = stirred(world.prepared("ltdi", diffusion={"start_noise": 0.0}, denoiser={"condition": condition}))
+    space = method.head.space
+    w = space.unflatten(draw(method, world.support))
+    permuted = space.unflatten(draw(method, Support(world.support.features[:, permutation])))
+    for name in ("output.weight", "output.bias"):
+        assert_close(permuted[name], w[name][:, permutation], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(permuted[name], w[name], atol=1e-3)
+    for name in ("hidden.weight", "hidden.bias"):
+        assert_close(permuted[name], w[name], rtol=1e-4, atol=1e-5)
+
+
+# --- what each control is
+
+
+def test_nearest_head_knows_the_training_tasks(world):
+    method = world.prepared("nearest_head")
+    tasks = torch.tensor([7, 0, 31])
+    assert_close(draw(method, world.train.support_of(tasks)), world.trajectories.points[tasks, 0], rtol=0, atol=0)
+
+
+def test_mean_head_ignores_the_support(world):
+    w = draw(world.prepared("mean_head"), world.support)
+    assert_close(w, world.trajectories.points[:, 0].mean(0).expand_as(w))
+
+
+def test_prototype_is_the_nearest_class_mean(world):
+    task = world.val.batch(torch.arange(len(world.val)))
+    features, labels = labelled(task.query.features)
+    scores = accuracy(world.start.head(draw(world.build("prototype"), task.support), features), labels)
+    assert_close(scores, nearest_mean_accuracy(task.support.features, task.query.features))
+
+
+@pytest.mark.parametrize("name", ["prototype", "ridge", "head_sgd", "prototype_sgd"])
+def test_controls_that_see_the_support_beat_chance(name, world):
+    task = world.val.batch(torch.arange(len(world.val)))
+    features, labels = labelled(task.query.features)
+    mean, _ = mean_and_ci95(accuracy(world.start.head(draw(world.prepared(name), task.support), features), labels))
+    assert mean > 2 / N_WAY
+
+
+def test_trained_controls_take_the_best_knobs_on_meta_val(world):
+    method = world.prepared("head_sgd")
+    task = world.val.batch(torch.arange(len(world.val)))
+    features, labels = labelled(task.query.features)
+
+    def score(steps: int, lr: float) -> float:
+        method.steps.fill_(steps)
+        method.lr.fill_(lr)
+        return accuracy(world.start.head(draw(method, task.support), features), labels).mean().item()
+
+    chosen = score(int(method.steps), method.lr.item())
+    assert chosen == max(score(steps, lr) for steps, lr in product(STEPS, RATES))
+    assert chosen > score(STEPS[0], RATES[0])

@@ -1,0 +1,176 @@
+"""The pipeline as its user runs it, by DVC: what runs when, and what metrics, experiments and plots show."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ruamel.yaml import YAML
+
+pytest.importorskip("dvc")
+
+STAGES = ["pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate"]
+METRICS = "data/results/metrics.json"
+LOSSES = "Meta-training loss, and validation loss by sub-chain"
+
+
+class Project:
+    """A clone of the repository with tiny params, everything that it writes elsewhere kept beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        beside = folder.parent
+        self.env = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "LTDI_STORE": str(beside / "store"),
+            "LTDI_DEVICE": os.environ.get("LTDI_DEVICE", "cpu"),
+            "DVC_SITE_CACHE_DIR": str(beside / "site"),
+            "DVC_GLOBAL_CONFIG_DIR": str(beside / "global"),
+            "DVC_SYSTEM_CONFIG_DIR": str(beside / "system"),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_NOSYSTEM": "1",
+        }
+
+    def run(self, *command: str) -> str:
+        ended = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    def repro(self, *command: str) -> list[str]:
+        """The stages that ran."""
+        return re.findall(r"^Running stage '(\w+)'", self.run("dvc", *(command or ["repro"])), re.MULTILINE)
+
+    def metrics(self) -> dict:
+        (metrics,) = json.loads(self.run("dvc", "metrics", "show", "--json"))[""]["data"].values()
+        return metrics["data"]
+
+
+@pytest.fixture(scope="module")
+def finished_project(tmp_path_factory, repository, write_params) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("dvc") / "project"
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout.splitlines():
+        results_of_the_repository = name == "dvc.lock" or name.startswith(("data/results/", "bench/", "tests/"))
+        if not results_of_the_repository and (repository / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(repository / name, folder / name)
+    write_params(folder)
+    project = Project(folder)
+    for arguments in (["init", "-q"], ["config", "user.name", "test"], ["config", "user.email", "test@localhost"], ["add", "-A"], ["commit", "-qm", "params"]):
+        project.run("git", *arguments)
+    ran = project.repro()
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "results")
+    return SimpleNamespace(folder=folder, ran=ran)
+
+
+@pytest.fixture
+def project(finished_project, tmp_path) -> Project:
+    """A project in which every stage has run, the test's own copy."""
+    shutil.copytree(finished_project.folder, tmp_path / "project")
+    return Project(tmp_path / "project")
+
+
+def edit(project: Project, section: str, key: str, value: object) -> None:
+    file = project.folder / "params.yaml"
+    params = YAML().load(file)
+    params[section][key] = value
+    YAML().dump(params, file)
+
+
+def plots(project: Project) -> tuple[str, str]:
+    """The page of `dvc plots show`, and what DVC complained about."""
+    ended = subprocess.run(["dvc", "plots", "show", "--out", "plots"], cwd=project.folder, env=project.env, capture_output=True, text=True)
+    return (project.folder / "plots" / "index.html").read_text(encoding="utf-8"), ended.stderr
+
+
+def drawn(page: str, title: str) -> list[dict[str, str]]:
+    """The rows of the plot with this title; of a plot that failed DVC leaves an empty place in the page."""
+    specs = [json.loads(text) for text in re.findall(r"var spec = (\{.*\});", page)]
+    (values,) = [spec["data"]["values"] for spec in specs if spec and isinstance(spec["title"], dict) and spec["title"]["text"] == title]
+    return values
+
+
+def test_every_stage_runs_once(finished_project, project):
+    assert finished_project.ran == STAGES
+    assert project.repro() == []
+    assert project.run("git", "status", "--porcelain") == "", "a run leaves nothing that git would pick up"
+
+
+def test_only_the_stages_that_read_a_param_run(project):
+    edit(project, "evaluate", "landscape_points", 9)
+    assert project.repro() == ["evaluate"]
+
+
+def test_metrics(project):
+    metrics = project.metrics()
+    assert metrics["method"] == "ltdi"
+    controls = metrics["controls"]
+    assert {"prototype", "ridge", "head_sgd", "mean_head", "nearest_head"} <= set(controls)
+    for row in (metrics, *controls.values()):
+        assert 0 < row["accuracy"] < 1
+        assert 0 < row["ci95"] < 0.5
+        assert row["weight_mse"] > 0
+        assert 0 < row["ms_per_task"]["batch_64"]
+        assert 0 < row["ms_per_task"]["batch_1"]
+    assert controls["prototype"]["accuracy"] > controls["mean_head"]["accuracy"] + 0.1
+    assert metrics["ceiling"]["accuracy"] > metrics["accuracy"]
+    # DVC drops lists and nulls without a word
+    assert metrics == json.loads((project.folder / METRICS).read_text())
+
+
+def test_an_experiment_with_another_method(project):
+    before = project.metrics()
+    ran = project.repro("exp", "run", "-S", "method.name=lvdi", "-S", "meta.outer_lr=1e-5")
+    assert ran == ["meta_train", "generate_weights", "evaluate"]
+    metrics = project.metrics()
+    assert metrics["method"] == "lvdi"
+    assert metrics["controls"]["ridge"]["accuracy"] == before["controls"]["ridge"]["accuracy"]
+
+    revisions = json.loads(project.run("dvc", "exp", "show", "--json"))
+    (experiment,) = [each for revision in revisions for each in revision["experiments"] or []]
+    (data,) = [revision["data"] for revision in experiment["revs"]]
+    params = data["params"]["params.yaml"]["data"]
+    assert params["method"]["name"] == "lvdi" and params["meta"]["outer_lr"] == 1e-5
+    assert data["metrics"][METRICS]["data"] == metrics
+
+    rows = list(csv.DictReader(io.StringIO(project.run("dvc", "exp", "show", "--csv"))))
+    accuracies = {row["method.name"]: float(row["accuracy"]) for row in rows if row["Experiment"] or row["rev"] != "workspace"}
+    assert accuracies == {"ltdi": before["accuracy"], "lvdi": metrics["accuracy"]}
+
+    page, complaints = plots(project)
+    assert not complaints
+    assert drawn(page, LOSSES)
+
+
+def test_plots(project):
+    page, complaints = plots(project)
+    assert not complaints
+    counts = Counter(row["field"] for row in drawn(page, LOSSES) if row["dvc_inferred_y_value"])
+    assert counts == {"loss": 8, "val_loss_w0": 2, "val_loss_w1": 2, "val_loss_w2": 2}
+    assert len([row for row in drawn(page, "Accuracy on meta-val tasks") if row["val_accuracy"]]) == 2
+
+    metrics = project.metrics()
+    shown = {row["head"]: float(row["accuracy"]) for row in drawn(page, "Accuracy of the generated heads and of the controls")}
+    expected = {name: row["accuracy"] for name, row in metrics["controls"].items()} | {
+        "ltdi": metrics["accuracy"],
+        "ceiling": metrics["ceiling"]["accuracy"],
+    }
+    assert shown == pytest.approx(expected)
+
+    (image,) = set(re.findall(r'<img[^>]*src="([^"]+)"', page))
+    assert (project.folder / "plots" / image).read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_plot_is_shown_once(project):
+    page, _ = plots(project)
+    names = re.findall(r'id ?= ?"([^"]+)"', page)
+    assert len(names) == 4, names

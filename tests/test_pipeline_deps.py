@@ -1,0 +1,133 @@
+"""dvc.yaml says all that a stage depends on, and no more: DVC itself sees neither imports nor file reads."""
+
+import ast
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from ltdi.methods import CONTROLS, METHODS
+from pipeline.params import SECTIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+# no logic in the first two; the third changes with every method, and the stage's own is a dep by its name
+NOT_TRACKED = {"ltdi/__init__.py", "pipeline/__init__.py", "ltdi/methods/__init__.py"}
+every_stage = pytest.mark.parametrize("stage", STAGES)
+
+
+def file_of(cls: type) -> str:
+    return cls.__module__.replace(".", "/") + ".py"
+
+
+def source_deps(stage: str, method: str) -> set[str]:
+    deps = [dep.replace("${method.name}", method) for dep in STAGES[stage]["deps"]]
+    return {dep for dep in deps if dep.startswith(("ltdi", "pipeline"))}
+
+
+def files_under(dep: str) -> set[str]:
+    path = ROOT / dep
+    assert path.exists(), f"{dep} is not there"
+    return {str(file.relative_to(ROOT)) for file in (path.rglob("*.py") if path.is_dir() else [path])}
+
+
+def outs_of(stage: str) -> set[str]:
+    outs = [out for kind in ("outs", "metrics", "plots") for out in STAGES[stage].get(kind, [])]
+    return {next(iter(out)) if isinstance(out, dict) else out for out in outs}
+
+
+@pytest.fixture(scope="module")
+def closure(imports_of):
+    """The source files that importing a module executes."""
+
+    def files_of(name: str) -> list[str]:
+        parts = name.split(".")
+        packages = ["/".join(parts[:j]) + "/__init__.py" for j in range(1, len(parts) + 1)]
+        return [file for file in (*packages, "/".join(parts) + ".py") if (ROOT / file).is_file()]
+
+    def closure(name: str) -> set[str]:
+        reached, waiting = set(), files_of(name)
+        while waiting:
+            file = waiting.pop()
+            if file not in reached:
+                reached.add(file)
+                for other in imports_of(ROOT / file):
+                    if other.split(".")[0] in ("ltdi", "pipeline"):
+                        waiting += files_of(other)
+        return reached
+
+    return closure
+
+
+@every_stage
+@pytest.mark.parametrize("method", METHODS)
+def test_deps_cover_the_imports(stage, method, closure):
+    others = {file_of(cls) for name, cls in METHODS.items() if name != method}
+    needed = closure(f"pipeline.{stage}") - NOT_TRACKED - others
+    tracked = set().union(*map(files_under, source_deps(stage, method)))
+    assert needed <= tracked, f"missing in deps: {sorted(needed - tracked)}"
+
+
+@every_stage
+@pytest.mark.parametrize("method", METHODS)
+def test_deps_hold_nothing_that_is_not_imported(stage, method, closure):
+    tracked = set().union(*map(files_under, source_deps(stage, method)))
+    reached = closure(f"pipeline.{stage}")
+    assert tracked <= reached, f"never imported: {sorted(tracked - reached)}"
+
+
+@pytest.mark.parametrize("stage", ["meta_train", "generate_weights"])
+def test_the_controls_and_the_method_are_deps(stage):
+    for name, cls in METHODS.items():
+        assert {file_of(cls), *map(file_of, CONTROLS.values())} <= source_deps(stage, name)
+
+
+def test_evaluate_knows_no_method(closure):
+    assert not {file for file in closure("pipeline.evaluate") if file.startswith("ltdi/methods")}
+
+
+@every_stage
+def test_params_are_those_that_the_stage_loads(stage):
+    tree = ast.parse((ROOT / "pipeline" / f"{stage}.py").read_text(encoding="utf-8"))
+    loads = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "parameters.load"]
+    assert [[ast.literal_eval(name) for name in load.args[1:]] for load in loads] == [STAGES[stage]["params"]]
+
+
+@every_stage
+def test_the_command_is_the_module_of_the_stage(stage):
+    assert STAGES[stage]["cmd"] == f"python -m pipeline.{stage}"
+
+
+def test_params_yaml_has_the_known_sections():
+    assert list(YAML(typ="safe").load(ROOT / "params.yaml")) == list(SECTIONS)
+
+
+@every_stage
+def test_a_stage_reads_only_its_deps_and_writes_its_outs(stage, finished, run_stage, tmp_path):
+    for dep in STAGES[stage]["deps"]:
+        if dep.startswith("data/"):
+            source, target = finished.data.parent / dep, tmp_path / "alone" / dep
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    data = tmp_path / "alone" / "data"
+    before = set(data.rglob("*"))
+
+    run_stage(stage, finished.params, data)
+
+    written = {file for file in set(data.rglob("*")) - before if file.is_file()}
+    outs = [tmp_path / "alone" / out for out in outs_of(stage)]
+    assert all(out.exists() for out in outs)
+    stray = [file for file in written if not any(file == out or out in file.parents for out in outs)]
+    assert not stray
+
+
+def test_two_runs_write_the_same_bytes(finished, run_stage, write_params, tmp_path):
+    """Else a stage that DVC runs again would make all later ones stale."""
+    params = write_params(tmp_path / "again")
+    for stage in STAGES:
+        run_stage(stage, params, tmp_path / "again")
+    timed = {"model/metrics.json", "weights/timing.parquet", "results/metrics.json"}
+    files = {str(file.relative_to(finished.data)) for file in finished.data.rglob("*") if file.is_file()} - timed
+    different = [file for file in files if (finished.data / file).read_bytes() != (tmp_path / "again" / file).read_bytes()]
+    assert not sorted(different)

@@ -1,0 +1,252 @@
+"""Files that are whole or not there, and names that follow the content."""
+
+import os
+import pickle
+
+import pandas as pd
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ltdi import store
+from ltdi.errors import InputError
+from ltdi.seeding import generator
+
+TENSORS = {
+    "weights": torch.randn(3, 4, generator=generator(0, "store")),
+    "counts": torch.arange(5),
+    "mask": torch.tensor([True, False]),
+    "half": torch.tensor([1.5, -2.0]).bfloat16(),
+    "scalar": torch.tensor(7.0),
+    "empty": torch.zeros(0, 3),
+}
+METADATA = {"n_way": 5, "lr": 1e-3, "name": "5w1s", "shots": [1, 5], "nested": {"a": None, "b": True}}
+TABLE = pd.DataFrame({"task": [0, 1], "score": [0.1, 1 / 3], "classes": [[3, 1], [0, 2]]})
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LTDI_STORE", str(tmp_path))
+    return store.Cache("bodies")
+
+
+# --- round trips
+
+
+def test_tensors_and_metadata_come_back_as_they_went_in(tmp_path):
+    store.write_tensors(tmp_path / "a.safetensors", TENSORS, METADATA)
+    tensors, metadata = store.read_tensors(tmp_path / "a.safetensors")
+    assert_close(tensors, TENSORS, rtol=0, atol=0)
+    assert metadata == METADATA
+    assert {key: type(value) for key, value in metadata.items()} == {key: type(value) for key, value in METADATA.items()}
+
+
+def test_tensors_that_share_memory_or_are_strided_come_back(tmp_path):
+    base = torch.arange(12.0).reshape(3, 4)
+    shared = {"base": base, "row": base[1], "turned": base.mT, "expanded": base[:1].expand(5, -1)}
+    store.write_tensors(tmp_path / "a.safetensors", shared)
+    assert_close(store.read_tensors(tmp_path / "a.safetensors")[0], shared, rtol=0, atol=0)
+
+
+def test_json_comes_back(tmp_path):
+    store.write_json(tmp_path / "deep" / "er" / "a.json", METADATA)
+    assert store.read_json(tmp_path / "deep" / "er" / "a.json") == METADATA
+
+
+def test_tables_come_back(tmp_path):
+    store.write_table(tmp_path / "a.parquet", TABLE)
+    again = store.read_table(tmp_path / "a.parquet")
+    assert list(again.columns) == list(TABLE.columns)
+    assert again["score"].tolist() == TABLE["score"].tolist()
+    assert [list(row) for row in again["classes"]] == TABLE["classes"].tolist()
+
+
+def test_tsv_is_one_line_a_row(tmp_path):
+    store.write_tsv(tmp_path / "a.tsv", pd.DataFrame({"method": ["ltdi"], "accuracy": [0.25]}))
+    assert (tmp_path / "a.tsv").read_bytes() == b"method\taccuracy\nltdi\t0.25\n"
+
+
+# --- whole or not there
+
+WRITERS = {
+    "a.txt": lambda path: store.write_text(path, "text"),
+    "a.json": lambda path: store.write_json(path, METADATA),
+    "a.safetensors": lambda path: store.write_tensors(path, TENSORS, METADATA),
+    "a.parquet": lambda path: store.write_table(path, TABLE),
+    "a.tsv": lambda path: store.write_tsv(path, TABLE),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_write_leaves_its_file_alone_in_the_folder(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    WRITERS[name](tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"old")
+
+    def full_disk(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        WRITERS[name](tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+    assert (tmp_path / name).read_bytes() == b"old"
+
+
+def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path):
+    store.write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        store.write_text(tmp_path / "a.txt", "new \ud800")
+    assert os.listdir(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+# --- files that are not what they should be
+
+READERS = {"a.safetensors": store.read_tensors, "a.parquet": store.read_table}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_truncated_file_is_named(tmp_path, name):
+    path = tmp_path / name
+    WRITERS[name](path)
+    whole = path.read_bytes()
+    for size in (0, 4, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=name) as error:
+            READERS[name](path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_with_another_header_is_named(tmp_path, name):
+    path = tmp_path / name
+    WRITERS[name](path)
+    path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:-8] + b"\xff" * 8)
+    with pytest.raises(InputError, match=name):
+        READERS[name](path)
+
+
+@pytest.mark.parametrize("read", [store.read_tensors, store.read_table, store.read_json])
+def test_a_missing_file_and_a_folder_are_named(tmp_path, read):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "nowhere", tmp_path / "folder"):
+        with pytest.raises(InputError, match=path.name):
+            read(path)
+
+
+class Intruder:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("dump", [lambda value, path: path.write_bytes(pickle.dumps(value)), torch.save], ids=["pickle", "torch.save"])
+def test_a_pickle_is_refused_and_not_run(tmp_path, name, dump):
+    dump(Intruder(tmp_path / "run"), tmp_path / name)
+    with pytest.raises(InputError, match=name):
+        READERS[name](tmp_path / name)
+    assert not (tmp_path / "run").exists()
+
+
+# --- names that follow the content
+
+
+def test_checksum_is_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert store.checksum(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_digest_depends_on_values_alone():
+    w = torch.arange(6.0)
+    assert store.digest({"a": 1, "b": [2]}) == store.digest({"b": [2], "a": 1})
+    assert store.digest(w.reshape(2, 3).mT) == store.digest(w.reshape(2, 3).mT.contiguous())
+    assert store.digest(w.clone().requires_grad_()) == store.digest(w)
+
+
+def test_digest_tells_dtype_shape_and_values_apart():
+    w = torch.zeros(4, 2)
+    different = [
+        w,
+        w.reshape(2, 4),
+        w.flatten(),
+        w[..., None],
+        w.double(),
+        w.int(),
+        w.index_fill(0, torch.tensor([3]), 1e-30),
+        torch.zeros(0),
+        torch.tensor(0.0),
+        torch.tensor(False),
+    ]
+    assert len({store.digest(value) for value in different}) == len(different)
+    assert store.digest(w, w + 1) != store.digest(w + 1, w)
+
+
+def test_digest_tells_where_one_value_ends():
+    assert store.digest(1, 23) != store.digest(12, 3)
+    assert store.digest("a", "b") != store.digest("ab")
+    assert store.digest([1], [2]) != store.digest([1, 2])
+
+
+# --- the cache
+
+
+def test_a_kept_file_is_found_until_it_is_dropped(cache):
+    assert cache.find("key") is None
+    path = cache.keep("key", TENSORS, METADATA)
+    assert cache.find("key") == path
+    assert_close(store.read_tensors(path)[0], TENSORS, rtol=0, atol=0)
+    assert cache.find("other") is None
+    cache.drop("key")
+    assert cache.find("key") is None
+    assert os.listdir(cache.folder) == []
+    cache.drop("key")
+
+
+def test_keeping_again_replaces(cache):
+    cache.keep("key", {"w": torch.zeros(2)}, {})
+    path = cache.keep("key", {"w": torch.ones(2)}, {})
+    assert cache.find("key") == path
+    assert store.read_tensors(path)[0]["w"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("alter", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
+def test_an_altered_file_is_not_found(cache, alter):
+    path = cache.keep("key", TENSORS, METADATA)
+    path.write_bytes(alter(path.read_bytes()))
+    assert cache.find("key") is None
+
+
+def test_a_file_without_its_seal_is_not_found(cache):
+    path = cache.keep("key", TENSORS, METADATA)
+    (seal,) = set(cache.folder.iterdir()) - {path}
+    seal.unlink()
+    assert cache.find("key") is None
+
+
+def test_kinds_do_not_see_each_other(cache):
+    cache.keep("key", TENSORS, METADATA)
+    assert store.Cache("checkpoints").find("key") is None
+
+
+def test_a_link_or_copy_survives_its_source(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError("another file system")
+
+    for target in (tmp_path / "x" / "linked", tmp_path / "x" / "copied"):
+        (tmp_path / "source").write_text("new")
+        target.parent.mkdir(exist_ok=True)
+        target.write_text("old")
+        store.link_or_copy(tmp_path / "source", target)
+        (tmp_path / "source").unlink()
+        assert target.read_text() == "new"
+        monkeypatch.setattr(os, "link", no_links)
+    assert sorted(os.listdir(tmp_path / "x")) == ["copied", "linked"]

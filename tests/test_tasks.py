@@ -1,0 +1,124 @@
+"""Tasks: which images they have, and that a table brings them back."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ltdi.errors import InputError
+from ltdi.seeding import generator
+from ltdi.store import read_table, write_table
+from ltdi.tasks import Support, TaskSource, labelled
+
+C, I, F = 8, 7, 3
+SIZES = {"n_tasks": 40, "n_way": 5, "n_shot": 2, "n_query": 3}
+
+
+def coordinates():
+    """Features that say where they stand: (class, image, 100·class + image)."""
+    grid = torch.stack(torch.meshgrid(torch.arange(C), torch.arange(I), indexing="ij"), -1)
+    return torch.cat([grid, 100 * grid[..., :1] + grid[..., 1:]], -1).float()
+
+
+def sample(**sizes):
+    return TaskSource.sample(coordinates(), **(SIZES | sizes), generator=generator(0, "tasks"))
+
+
+def test_sizes():
+    source = sample()
+    task = source.batch(torch.arange(4))
+    assert len(source) == 40
+    assert task.support.features.shape == (4, 5, 2, F)
+    assert task.query.features.shape == (4, 5, 3, F)
+    assert source.all_images(torch.arange(4)).shape == (4, 5, I, F)
+
+
+def test_features_are_those_of_the_indexed_images():
+    source = sample()
+    tasks = torch.tensor([7, 3, 7])
+    task = source.batch(tasks)
+    for features, images in ((task.support.features, source.support), (task.query.features, source.query)):
+        assert features[..., 0].equal(source.classes[tasks][..., None].expand_as(features[..., 0]).float())
+        assert features[..., 1].equal(images[tasks].float())
+    assert source.all_images(tasks)[..., 0].equal(source.classes[tasks][..., None].expand(-1, -1, I).float())
+    assert source.all_images(tasks)[..., 1].equal(torch.arange(I).expand(3, 5, I).float())
+
+
+def test_a_row_of_support_and_of_query_is_one_class():
+    task = sample().batch(torch.arange(40))
+    assert task.support.features[..., 0].amax(-1).equal(task.query.features[..., 0].amin(-1))
+
+
+def test_support_and_query_share_no_image_and_repeat_none():
+    source = sample(n_shot=3, n_query=4)
+    images = torch.cat([source.support, source.query], -1)
+    assert images.sort(-1).values.equal(torch.arange(I).expand(40, 5, I))
+
+
+def test_the_classes_of_a_task_are_different_and_tasks_differ():
+    source = sample()
+    assert (source.classes.sort(-1).values.diff(dim=-1) > 0).all()
+    assert len(source.classes.unique(dim=0)) > 30
+
+
+def test_every_class_stands_at_every_label_equally_often():
+    classes = sample(n_tasks=4000).classes
+    counts = torch.stack([classes[:, n].bincount(minlength=C) for n in range(5)])
+    # each is binomial(4000, 1/8), with deviation 21
+    assert (counts - 500).abs().max() < 105
+
+
+def test_tasks_depend_on_the_generator_alone():
+    assert sample().support.equal(sample().support)
+    other = TaskSource.sample(coordinates(), **SIZES, generator=generator(1, "tasks"))
+    assert not other.classes.equal(sample().classes)
+
+
+def test_a_table_brings_the_tasks_back(tmp_path):
+    source = sample()
+    write_table(tmp_path / "tasks.parquet", source.to_table())
+    for table in (source.to_table(), read_table(tmp_path / "tasks.parquet")):
+        again = TaskSource.from_table(coordinates(), table)
+        assert again.classes.equal(source.classes) and again.support.equal(source.support) and again.query.equal(source.query)
+    assert len(source.to_table()) == len(source)
+
+
+def test_rows_of_a_table_are_tasks():
+    source = sample()
+    one = TaskSource.from_table(coordinates(), source.to_table().iloc[[11]])
+    assert one.batch(torch.tensor([0])).query.features.equal(source.batch(torch.tensor([11])).query.features)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"n_way": C + 1}, rf"n_way = {C + 1} .* {C} classes"),
+        ({"n_shot": 4, "n_query": 4}, rf"n_shot \+ tasks.n_query = 4 \+ 4 .* {I} images"),
+    ],
+)
+def test_too_large_tasks_are_refused(sizes, message):
+    with pytest.raises(InputError, match=message) as error:
+        sample(**sizes)
+    assert "\n" not in str(error.value)
+
+
+def test_a_task_may_use_all_there_is():
+    source = sample(n_way=C, n_shot=3, n_query=4)
+    assert source.classes.sort(-1).values.equal(torch.arange(C).expand(40, C))
+
+
+def test_labels_are_the_rows():
+    inputs, labels = labelled(torch.arange(24.0).reshape(2, 3, 2, 2))
+    assert labels.tolist() == [[0, 0, 1, 1, 2, 2]] * 2
+    assert inputs[1, 3].tolist() == [18, 19]
+
+
+def test_class_means():
+    support = Support(torch.tensor([[[[1.0, 0], [3, 4]], [[0, 0], [0, 2]]]]))
+    assert_close(support.class_means, torch.tensor([[[2.0, 2], [0, 1]]]))
+    assert len(support) == 1
+
+
+def test_a_part_of_a_support_is_its_tasks():
+    support = sample().support_of(torch.arange(5))
+    assert support[1:3].features.equal(support.features[1:3])
+    assert support[torch.tensor([4, 0])].features.equal(support.features[[4, 0]])

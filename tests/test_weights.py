@@ -1,0 +1,108 @@
+"""WeightSpace: the vector, the tensors and the tokens are the same numbers."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from ltdi.seeding import generator
+from ltdi.weights import WeightSpace
+
+SPACES = {
+    "head": {"hidden.weight": (4, 3), "hidden.bias": (4,), "output.weight": (2, 4), "output.bias": (2,)},
+    "convolution": {"body.conv.weight": (6, 2, 3, 3), "body.conv.bias": (6,), "body.norm.weight": (6,), "body.norm.bias": (6,)},
+    "no bias": {"output.weight": (5, 7)},
+    "layers out of order": {"a.weight": (2, 3), "b.weight": (3, 2), "a.bias": (2,), "b.bias": (3,)},
+    "low rank": {"output.a": (5, 2), "output.b": (5, 2)},
+}
+
+
+@pytest.fixture(params=SPACES.values(), ids=SPACES)
+def space(request):
+    return WeightSpace(request.param)
+
+
+def random(*shape):
+    return torch.randn(*shape, generator=generator(0, "weights", shape))
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_round_trips(space, batch):
+    w = random(*batch, space.dim)
+    assert space.flatten(space.unflatten(w)).equal(w)
+    assert space.from_tokens(space.tokens(w)).equal(w)
+    tensors = {name: random(*batch, *shape) for name, shape in space.shapes.items()}
+    assert_close(space.unflatten(space.flatten(tensors)), tensors, rtol=0, atol=0)
+
+
+def test_every_number_stands_once(space):
+    w = torch.arange(space.dim)
+    for parts in (space.unflatten(w), space.tokens(w)):
+        assert torch.cat([part.flatten() for part in parts.values()]).sort().values.equal(w)
+    assert space.dim == sum(torch.Size(shape).numel() for shape in space.shapes.values())
+
+
+def test_shapes(space):
+    w = random(2, 3, space.dim)
+    assert {name: tuple(value.shape) for name, value in space.unflatten(w).items()} == {name: (2, 3, *shape) for name, shape in space.shapes.items()}
+    assert {layer: tuple(value.shape) for layer, value in space.tokens(w).items()} == {layer: (2, 3, *shape) for layer, shape in space.token_shapes.items()}
+
+
+def test_a_token_is_a_neurons_weights_and_then_its_bias():
+    space = WeightSpace(SPACES["convolution"])
+    w = random(2, space.dim)
+    tensors, tokens = space.unflatten(w), space.tokens(w)
+    assert list(tokens) == ["body.conv", "body.norm"]
+    for neuron in range(6):
+        weight, bias = tensors["body.conv.weight"][:, neuron], tensors["body.conv.bias"][:, neuron]
+        assert tokens["body.conv"][:, neuron].equal(torch.cat([weight.flatten(1), bias[:, None]], dim=1))
+
+
+def test_a_networks_own_tensors_give_its_vector():
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Linear(4, 5))
+    space = WeightSpace({name: value.shape for name, value in network.state_dict().items()})
+    w = space.flatten(network.state_dict())
+    other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Linear(4, 5))
+    other.load_state_dict(space.unflatten(w))
+    assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
+
+
+def test_tokens_share_the_memory_of_the_vector(space):
+    w = random(2, space.dim)
+    for tokens in space.tokens(w).values():
+        assert tokens.untyped_storage().data_ptr() == w.untyped_storage().data_ptr()
+        tokens.zero_()
+    assert not w.any()
+
+
+def test_layer_scale_is_the_root_mean_square_of_a_layer():
+    space = WeightSpace(SPACES["head"])
+    signs = {name: random(50, *shape).sign() for name, shape in space.shapes.items()}
+    w = space.flatten({name: sign * (3 if name.startswith("hidden") else 0.1) for name, sign in signs.items()})
+    scale = space.unflatten(space.layer_scale(w))
+    assert_close(scale["hidden.weight"], torch.full((4, 3), 3.0))
+    assert_close(scale["hidden.bias"], torch.full((4,), 3.0))
+    assert_close(scale["output.bias"], torch.full((2,), 0.1))
+    # half of the tasks zero: the mean square halves
+    halved = space.unflatten(space.layer_scale(w * (torch.arange(50) % 2)[:, None]))
+    assert_close(halved["hidden.weight"], torch.full((4, 3), 3 / 2**0.5))
+
+
+def test_layer_scale_is_not_centred_and_a_zero_layer_keeps_its_scale():
+    space = WeightSpace(SPACES["head"])
+    w = space.flatten({name: torch.full((4, *shape), 2.0 * name.startswith("output")) for name, shape in space.shapes.items()})
+    scale = space.tokens(space.layer_scale(w))
+    assert_close(scale["output"], torch.full((2, 5), 2.0))
+    assert_close(scale["hidden"], torch.ones(4, 4))
+
+
+def test_dividing_by_the_scale_makes_every_layer_unit(space):
+    w = random(20, space.dim) * torch.logspace(-3, 2, space.dim)
+    scale = space.layer_scale(w)
+    assert scale.dtype == w.dtype and scale.shape == (space.dim,)
+    assert_close(space.layer_scale(w / scale), torch.ones(space.dim))
+
+
+def test_a_layer_of_unequal_neurons_is_refused():
+    with pytest.raises(ValueError, match=r"'hidden'.*\[3, 4\]"):
+        WeightSpace({"hidden.weight": (4, 3), "hidden.bias": (3,)})
