@@ -5,7 +5,7 @@ Shapes, in every docstring:
     F features            D generated weights     P recorded trajectory points
     H hidden units of the head
 
-Imports go down only: floor 0 is ``errors store seeding nn``, floor 1 ``datasets bodies weights``,
+Imports go down only: floor 0 is ``errors store seeding nn training``, floor 1 ``datasets bodies weights``,
 floor 2 ``heads tasks``, floor 3 ``closed_form adaptation diffusion metrics``, floor 4
 ``trajectories reptile``, floor 5 ``methods``; ``pipeline`` stands above all of them.
 """

@@ -36,31 +36,33 @@ def meta_step(
         mean_loss = value.item()
     else:
         start = {name: value.detach() for name, value in phi.items()}
-        ends, mean_loss = _inner_loops(start, loss, batches, inner_optimizer, inner_lr)
+        moved, mean_loss = _inner_loops(start, loss, batches, inner_optimizer, inner_lr)
         for name, value in phi.items():
-            value.grad = start[name] - ends[name].mean(0)
+            value.grad = moved[name].mean(0)
     training.descend()
     return mean_loss
 
 
 def _inner_loops(phi: Phi, loss: Callable, batches: list[Mapping[str, Tensor]], optimizer: str, lr: float) -> tuple[dict[str, Tensor], float]:
-    """φ_i of every task (B, …), and the mean loss at φ."""
+    """φ − φ_i of every task (B, …), and the mean loss at φ.
+
+    The steps are summed apart from φ: the difference of two numbers near 1 would lose small ones.
+    """
 
     def of_one_task(phi_i: Phi, row: Mapping[str, Tensor]) -> Tensor:
         return loss(phi_i, {name: value[None] for name, value in row.items()})
 
     gradients = vmap(grad_and_value(of_one_task))
     B = len(next(iter(batches[0].values())))
-    phi_i = {name: value.expand(B, *value.shape) for name, value in phi.items()}
-    m = {name: torch.zeros_like(value) for name, value in phi_i.items()}
-    v = {name: torch.zeros_like(value) for name, value in phi_i.items()}
+    moved = {name: value.new_zeros(B, *value.shape) for name, value in phi.items()}
+    m, v = dict(moved), dict(moved)
     first_loss = None
     for step, batch in enumerate(batches, start=1):
-        g, losses = gradients(phi_i, batch)
+        g, losses = gradients({name: phi[name] - moved[name] for name in phi}, batch)
         first_loss = losses.mean().item() if first_loss is None else first_loss
         if optimizer == "adam":
             m = {name: torch.lerp(g[name], m[name], 0.9) for name in g}
             v = {name: torch.lerp(g[name].square(), v[name], 0.999) for name in g}
             g = {name: m[name] / (1 - 0.9**step) / ((v[name] / (1 - 0.999**step)).sqrt() + 1e-8) for name in g}
-        phi_i = {name: value - lr * g[name] for name, value in phi_i.items()}
-    return phi_i, first_loss
+        moved = {name: value + lr * g[name] for name, value in moved.items()}
+    return moved, first_loss

@@ -22,11 +22,16 @@ from safetensors.torch import save_file
 from ltdi.errors import InputError
 
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
 def _atomically(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        temporary.chmod(0o666 & ~_UMASK)  # safetensors writes files that only their owner can read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -56,7 +61,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadat
     """``metadata`` values are stored as JSON, so that numbers and lists come back as they went in."""
     # safetensors refuses tensors that share memory, which state dicts and views may
     contiguous = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    header = {key: json.dumps(value) for key, value in (metadata or {}).items()}
+    # one key: safetensors writes several in an order of its own, and the same run must give the same bytes
+    header = {"json": json.dumps(metadata or {})}
     _atomically(Path(path), lambda p: save_file(contiguous, p, metadata=header))
 
 
@@ -70,7 +76,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}); delete it and run its stage again") from error
     return tensors, metadata

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ltdi.errors import InputError
+from ltdi.seeding import generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,21 +94,23 @@ class TaskSource:
         return cls(features, classes, support.unflatten(1, (N, -1)), query.unflatten(1, (N, -1)))
 
     @classmethod
-    def sample(cls, features: Tensor, *, n_tasks: int, n_way: int, n_shot: int, n_query: int, generator: torch.Generator) -> "TaskSource":
+    def sample(cls, features: Tensor, *, n_tasks: int, n_way: int, n_shot: int, n_query: int, seed: int, split: str) -> "TaskSource":
         """Tasks of ``n_way`` different classes and ``n_shot + n_query`` different images of each.
+
+        The first tasks stay the same when more are asked for.
 
         Raises:
             InputError: the split has too few classes, or its classes too few images.
         """
         n_classes, n_images = features.shape[:2]
         if n_way > n_classes:
-            raise InputError(f"tasks.n_way = {n_way} is more than the {n_classes} classes of the split; lower it")
+            raise InputError(f"tasks.n_way = {n_way} is more than the {n_classes} classes of {split}; lower it")
         if n_shot + n_query > n_images:
             raise InputError(
                 f"tasks.n_shot + tasks.n_query = {n_shot} + {n_query} is more than the {n_images} images of a class; lower one"
             )
-        classes = torch.rand(n_tasks, n_classes, generator=generator).argsort(1)[:, :n_way]
-        images = torch.rand(n_tasks, n_way, n_images, generator=generator).argsort(2)
+        classes = torch.rand(n_tasks, n_classes, generator=generator(seed, split, "classes")).argsort(1)[:, :n_way]
+        images = torch.rand(n_tasks, n_way, n_images, generator=generator(seed, split, "images")).argsort(2)
         return cls(features, classes, images[..., :n_shot], images[..., n_shot : n_shot + n_query])
 
     def _features(self, tasks: Tensor, images: Tensor) -> Tensor:

@@ -17,18 +17,17 @@ def build_method(knobs: dict, start: Start, *, length: int, seed: int) -> Method
     Raises:
         InputError: the name is unknown, or knobs of two sections do not fit together.
     """
-    name, T, denoiser = knobs["method"]["name"], knobs["diffusion"]["steps"], knobs["denoiser"]
+    name, denoiser = knobs["method"]["name"], knobs["denoiser"]
     if name not in METHODS:
         raise InputError(f"method.name = {name!r} is unknown; allowed: {', '.join(METHODS)}")
-    if T < length - 1:
-        raise InputError(
-            f"diffusion.steps = {T} is less than the {length - 1} segments of trajectories of length {length}; "
-            f"raise it to {length - 1} or lower trajectories.length"
-        )
     if denoiser["width"] % denoiser["heads"]:
         raise InputError(f"denoiser.width = {denoiser['width']} is not a multiple of denoiser.heads = {denoiser['heads']}; change one")
     if knobs["meta"]["weight_loss"] == knobs["meta"]["query_loss"] == 0:
         raise InputError("meta.weight_loss = 0 and meta.query_loss = 0 leave nothing to learn; raise one")
+    try:
+        METHODS[name].process_class.index_map(length, knobs["diffusion"]["steps"])
+    except ValueError as error:
+        raise InputError(f"diffusion.steps = {knobs['diffusion']['steps']}: {error}; raise it or lower trajectories.length") from error
     torch.manual_seed(generator(seed, "denoiser").initial_seed())
     return METHODS[name](start, length=length, diffusion=knobs["diffusion"], denoiser=denoiser, meta=knobs["meta"])
 
@@ -47,7 +46,7 @@ def load_method(folder: Path, device: torch.device) -> tuple[str, Method]:
 
 
 def load_control(folder: Path, name: str, start: Start, device: torch.device) -> Method:
-    tensors, values = read_tensors(folder / f"{name}.safetensors")
+    tensors, values = read_tensors(folder / "controls" / f"{name}.safetensors")
     return _restored(build_control(name, start, values["n_heads"]), tensors, device)
 
 

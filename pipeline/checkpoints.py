@@ -3,14 +3,22 @@
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 import torch
 
+from ltdi import store
 from ltdi.errors import InputError
-from ltdi.store import Cache, read_tensors
+from ltdi.store import Cache, digest, read_tensors
 from ltdi.training import Training
 from pipeline.progress import follow, say
+
+
+def source_digest() -> str:
+    """A name for the code of ltdi: a checkpoint of edited code is not gone on from."""
+    root = Path(store.__file__).parent
+    return digest(*(path.read_text(encoding="utf-8") for path in sorted(root.rglob("*.py"))))
 
 
 def resumable(training: Training, rows: Iterator[dict[str, float]], cache: Cache, key: str, *, every: int, name: str, rate: str) -> pd.DataFrame:

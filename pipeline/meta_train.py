@@ -17,7 +17,7 @@ from ltdi.training import Training
 from ltdi.trajectories import Trajectories
 from pipeline import params as parameters
 from pipeline.build import build_control, build_method
-from pipeline.checkpoints import resumable
+from pipeline.checkpoints import resumable, source_digest
 from pipeline.files import load_start, load_tasks, load_trajectories, rows_of
 from pipeline.progress import say
 from pipeline.stage import deterministic, device, run
@@ -47,7 +47,7 @@ def main(params_file: Path, data: Path) -> None:
         control.prepare(train, trajectories, val)
     training = Training(method, lr=meta.outer_lr, steps=meta.steps, ema=meta.ema, lr_schedule=meta.lr_schedule)
     rows = _validated(method, training, train, trajectories, val, val_trajectories, meta.val_every, seed)
-    key = digest("meta", knobs, seed, start.state()[1], trajectories.points, train.features, train.support)
+    key = digest("meta", source_digest(), knobs, seed, start.state()[1], trajectories.points, train.features, train.support)
     checkpoints = Cache("checkpoints")
     started = time.monotonic()
     curve = resumable(training, rows, checkpoints, key, every=meta.val_every, name="meta_train", rate="meta.outer_lr")
@@ -58,7 +58,7 @@ def main(params_file: Path, data: Path) -> None:
     write_tensors(data / "model" / "model.safetensors", method.state_dict() | tensors, values | knobs | {"length": length})
     scores = {}
     for name, control in controls.items():
-        write_tensors(data / "model" / f"{name}.safetensors", control.state_dict(), {"n_heads": len(train)})
+        write_tensors(data / "model" / "controls" / f"{name}.safetensors", control.state_dict(), {"n_heads": len(train)})
         scores[name] = _accuracies(control, val, seed)
     write_tsv(data / "model" / "curve.tsv", curve.reindex(columns=curve.columns.union(PLOTTED, sort=False)))
     write_json(data / "model" / "metrics.json", _summary(method, _accuracies(method, val, seed), scores, seconds))

@@ -46,7 +46,8 @@ def main(params_file: Path, data: Path) -> None:
             n_way=tasks.n_way,
             n_shot=tasks.n_shot,
             n_query=tasks.n_query,
-            generator=generator(seed, "tasks", split),
+            seed=seed,
+            split=split,
         )
         table = source.to_table()
         table.insert(0, "split", split)
@@ -59,7 +60,7 @@ def main(params_file: Path, data: Path) -> None:
 
 def _load_body(data: Path) -> torch.nn.Module:
     weights, shape = read_tensors(data / "body" / "body.safetensors")
-    body = BODIES[shape["name"]](shape["channels"], shape["size"], filters=shape["filters"])
+    body = BODIES[shape["name"]](shape["channels"], filters=shape["filters"])
     body.load_state_dict(weights)
     return body.eval().requires_grad_(False)
 

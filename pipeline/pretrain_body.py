@@ -13,7 +13,7 @@ from ltdi.store import Cache, digest, write_json, write_tensors, write_tsv
 from ltdi.tasks import TaskSource
 from ltdi.training import Training
 from pipeline import params as parameters
-from pipeline.checkpoints import resumable
+from pipeline.checkpoints import resumable, source_digest
 from pipeline.images import augmentation, image_sets
 from pipeline.progress import say
 from pipeline.stage import deterministic, device, run
@@ -25,10 +25,10 @@ def main(params_file: Path, data: Path) -> None:
     deterministic()
     splits = image_sets(params.data)
     images = expand_classes(splits["meta_train"], body.transforms).images
-    channels, size = images.shape[2], images.shape[-1]
+    channels = images.shape[2]
 
     torch.manual_seed(generator(seed, "body").initial_seed())
-    model = EpisodicLoss(BODIES[body.name](channels, size, filters=body.filters))
+    model = EpisodicLoss(BODIES[body.name](channels, filters=body.filters))
     model.to(device(), memory_format=torch.channels_last)
     training = Training(model, lr=body.lr, steps=body.steps, ema=body.ema, weight_decay=body.weight_decay)
 
@@ -41,14 +41,14 @@ def main(params_file: Path, data: Path) -> None:
         precision=getattr(torch, body.precision),
         seed=seed,
     )
-    key = digest("body", body.model_dump(), seed, images)
+    key = digest("body", source_digest(), body.model_dump(), seed, images)
     checkpoints = Cache("checkpoints")
     curve = resumable(training, rows, checkpoints, key, every=500, name="pretrain_body", rate="body.lr")
 
     model.load_state_dict(training.average)
     scores = _validate(model.body, splits["meta_val"].images, seed)
     say(", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-    shape = {"name": body.name, "channels": channels, "size": size, "filters": body.filters}
+    shape = {"name": body.name, "channels": channels, "filters": body.filters}
     write_tensors(data / "body" / "body.safetensors", model.body.state_dict(), shape)
     write_tsv(data / "body" / "curve.tsv", curve)
     write_json(data / "body" / "metrics.json", scores)
@@ -61,8 +61,7 @@ def _validate(body: torch.nn.Module, images: torch.Tensor, seed: int) -> dict[st
     scores = {}
     for n_way, n_shot in ((5, 1), (5, 5), (20, 1), (20, 5)):
         if n_way <= len(features):
-            stream = generator(seed, "validate", n_way, n_shot)
-            source = TaskSource.sample(features, n_tasks=600, n_way=n_way, n_shot=n_shot, n_query=10, generator=stream)
+            source = TaskSource.sample(features, n_tasks=600, n_way=n_way, n_shot=n_shot, n_query=10, seed=seed, split="meta_val")
             task = source.batch(torch.arange(len(source)))
             scores[f"val_{n_way}w{n_shot}s"], _ = mean_and_ci95(nearest_mean_accuracy(task.support.features, task.query.features))
     return scores

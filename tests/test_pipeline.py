@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -174,3 +175,30 @@ def test_every_plot_is_shown_once(project):
     page, _ = plots(project)
     names = re.findall(r'id ?= ?"([^"]+)"', page)
     assert len(names) == 4, names
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # attention under vmap falls back to a loop
+def test_the_papers_options_run_end_to_end(run_stage, write_params, tmp_path):
+    options = {
+        "tasks.views": 2,
+        "trajectories.start": "fresh",
+        "trajectories.fit_on": "support",
+        "trajectories.augment": True,
+        "trajectories.sam": 0.05,
+        "diffusion.steps": 20,
+        "diffusion.schedule": "linear",
+        "diffusion.prediction": "epsilon",
+        "diffusion.weighting": "theorem",
+        "diffusion.visited": 0.0,
+        "denoiser.name": "unet",
+        "meta.inner_steps": 2,
+        "meta.inner_optimizer": "adam",
+        "meta.weight_loss": 1.0,
+        "meta.query_loss": 0.0,
+    }
+    params = write_params(tmp_path, options)
+    for stage in STAGES:
+        run_stage(stage, params, tmp_path / "data")
+    metrics = json.loads((tmp_path / METRICS).read_text())
+    assert 0 < metrics["accuracy"] < 1
+    assert math.isfinite(metrics["weight_mse"])

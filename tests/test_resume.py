@@ -1,6 +1,5 @@
 """A killed stage goes on from what it had finished, and ends as if it had never been killed."""
 
-import os
 import shutil
 import subprocess
 import sys

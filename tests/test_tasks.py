@@ -20,7 +20,7 @@ def coordinates():
 
 
 def sample(**sizes):
-    return TaskSource.sample(coordinates(), **(SIZES | sizes), generator=generator(0, "tasks"))
+    return TaskSource.sample(coordinates(), **({"seed": 0, "split": "meta_train"} | SIZES | sizes))
 
 
 def test_sizes():
@@ -69,7 +69,7 @@ def test_every_class_stands_at_every_label_equally_often():
 
 def test_tasks_depend_on_the_generator_alone():
     assert sample().support.equal(sample().support)
-    other = TaskSource.sample(coordinates(), **SIZES, generator=generator(1, "tasks"))
+    other = TaskSource.sample(coordinates(), **SIZES, seed=1, split="meta_train")
     assert not other.classes.equal(sample().classes)
 
 

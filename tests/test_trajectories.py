@@ -29,7 +29,7 @@ def features(name="features"):
 
 @pytest.fixture
 def source():
-    return TaskSource.sample(features(), n_tasks=6, n_way=N, n_shot=K, n_query=Q, generator=generator(0, "tasks"))
+    return TaskSource.sample(features(), n_tasks=6, n_way=N, n_shot=K, n_query=Q, seed=0, split="meta_train")
 
 
 def start_of(kind):

@@ -4,20 +4,20 @@ from torch import Tensor, nn
 
 
 class Conv4(nn.Module):
-    """Images (M, channels, height, width) in [0, 1] -> non-negative features (M, F), F = filters x (size // 16)².
+    """Images (M, channels, height, width) in [0, 1] -> non-negative features (M, F), F = filters.
 
     The features are non-negative because the last block ends in ReLU and pooling; the head's
-    closed-form starts rely on it.
+    closed-form starts rely on it. Images of 28 x 28 are pooled to a single place; of larger ones the
+    places' mean is taken, so that the head stays as small.
     """
 
-    def __init__(self, channels: int, size: int, filters: int = 64) -> None:
+    def __init__(self, channels: int, filters: int = 64) -> None:
         super().__init__()
         widths = [channels] + [filters] * 4
         self.blocks = nn.Sequential(*(_block(a, b) for a, b in zip(widths, widths[1:])))
-        self.n_features = filters * (size // 16) ** 2
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.blocks(images).flatten(1)
+        return self.blocks(images).mean((2, 3))
 
 
 def _block(channels: int, filters: int) -> nn.Sequential:

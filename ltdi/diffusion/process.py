@@ -30,6 +30,11 @@ class VanillaProcess:
 
     corrected = True
 
+    @staticmethod
+    def index_map(length: int, T: int) -> Tensor:
+        """k(i) of the points that the process knows: here w_0 and the noise, whatever lies between them."""
+        return uniform_index_map(2, T)
+
     def __init__(self, schedule: Schedule, k: Tensor) -> None:
         self.schedule, self.k = schedule, k
 
@@ -94,6 +99,8 @@ class VanillaProcess:
 
 class TrajectoryProcess(VanillaProcess):
     """Lt-Di: every state is trained toward the nearest recorded point below it, k(i) < t <= k(i+1) (equation 2)."""
+
+    index_map = staticmethod(uniform_index_map)
 
     def target(self, t: Tensor) -> Tensor:
         return torch.searchsorted(self.k, t) - 1

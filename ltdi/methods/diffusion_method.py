@@ -8,7 +8,7 @@ from torch.func import functional_call, grad
 
 from ltdi.diffusion import sampler
 from ltdi.diffusion.denoiser import DENOISERS
-from ltdi.diffusion.process import VanillaProcess, uniform_index_map
+from ltdi.diffusion.process import VanillaProcess
 from ltdi.diffusion.schedule import SCHEDULES
 from ltdi.heads import task_losses
 from ltdi.methods.base import Method, draw_images, draw_tasks
@@ -27,7 +27,7 @@ class DiffusionMethod(Method):
     generation all tasks start from the same noise, so that a task does not depend on its neighbours.
 
     Args:
-        length: points of the trajectories.
+        length: points of the trajectories; a ValueError says if the steps T cannot hold them.
         diffusion: steps T, schedule, max_beta, prediction, weighting, visited, unroll, chain_noise, start_noise, gradient_input.
         denoiser: name, width, depth, heads, neurons_a_token, condition.
         meta: the loops and the loss; see ``meta_train``.
@@ -39,7 +39,7 @@ class DiffusionMethod(Method):
         super().__init__(start)
         self.diffusion, self.meta = diffusion, meta
         schedule = SCHEDULES[diffusion["schedule"]](diffusion["steps"], diffusion["max_beta"])
-        self.process = self.process_class(schedule, uniform_index_map(length, diffusion["steps"]))
+        self.process = self.process_class(schedule, self.process_class.index_map(length, diffusion["steps"]))
         sizes = {key: value for key, value in denoiser.items() if key != "name"}
         self.denoiser = DENOISERS[denoiser["name"]](
             start.head.space, "output", start.head.n_features, channels=1 + diffusion["gradient_input"], **sizes
@@ -113,7 +113,8 @@ class DiffusionMethod(Method):
         task = source.batch(tasks)
         centre = self.start.centre(task.support)
         t = torch.randint(1, T + 1, (B,), generator=stream)
-        i = self.process.draw_target(t, stream)
+        every_t = torch.arange(T + 1).clamp_min(1).expand(B, -1)
+        i = self.process.draw_target(every_t.flatten(), stream).unflatten(0, every_t.shape)
         x_T, chain_noise = self._draw_noise(B, stream)
         return {
             "support": task.support.features,
@@ -132,9 +133,10 @@ class DiffusionMethod(Method):
         visited = self.diffusion["visited"]
         total = torch.zeros_like(batch["centre"][:, 0])
         if visited < 1:
-            x_t = self.process.sample(_pick(batch["points"], batch["i"]), batch["t"], batch["i"], batch["noise"])
-            epsilon = self.epsilon(phi, x_t, batch["t"], batch["centre"], batch["support"])
-            total = total + (1 - visited) * self._loss_at(epsilon, x_t, batch["t"], batch["i"], batch)
+            t, i = batch["t"], _at(batch["i"], batch["t"])
+            x_t = self.process.sample(_pick(batch["points"], i), t, i, batch["noise"])
+            epsilon = self.epsilon(phi, x_t, t, batch["centre"], batch["support"])
+            total = total + (1 - visited) * self._loss_at(epsilon, x_t, t, i, batch)
         if visited > 0:
             losses = []
 
@@ -142,7 +144,7 @@ class DiffusionMethod(Method):
                 # without unroll the state is given, not learned through: every step is a regression of its own
                 x_t = x_t if self.diffusion["unroll"] else x_t.detach()
                 epsilon = self.epsilon(phi, x_t, t, batch["centre"], batch["support"])
-                losses.append(self._loss_at(epsilon, x_t, t, self.process.target(t), batch))
+                losses.append(self._loss_at(epsilon, x_t, t, _at(batch["i"], t), batch))
                 return epsilon
 
             for _ in sampler.chain(self.process, epsilon_of, batch["x_T"], batch["chain_noise"].transpose(0, 1)):
@@ -187,6 +189,11 @@ class DiffusionMethod(Method):
 def _pick(points: Tensor, i: Tensor) -> Tensor:
     """points (B, P, D), i (B,) -> (B, D)."""
     return points.take_along_dim(i[:, None, None], 1).squeeze(1)
+
+
+def _at(i: Tensor, t: Tensor) -> Tensor:
+    """The targets drawn for every time, i (B, T+1), at times t (B,): (B,)."""
+    return i.take_along_dim(t[:, None], 1).squeeze(1)
 
 
 def _denoiser_part(phi: Phi) -> dict[str, Tensor]:
