@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test paper show lock clean
+.PHONY: help setup repro test paper compare show lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,19 @@ $(READY): requirements.lock
 repro: $(READY) ## run the changed stages and show the table
 	dvc repro
 	@python -m pipeline.summary
+
+# what the paper says, where it says it; its noise schedule and inner steps it does not. β is bounded, because one
+# step of the sampler multiplies every error of ε by 1/√α
+PAPER := trajectories.start=fresh diffusion.steps=20 diffusion.schedule=linear diffusion.max_beta=0.9 \
+	diffusion.prediction=epsilon diffusion.weighting=theorem diffusion.visited=0.0 \
+	denoiser.name=unet meta.inner_steps=3 meta.inner_optimizer=adam meta.weight_loss=1.0 meta.query_loss=0.0
+
+paper: $(READY) ## the paper's literal configuration, as an experiment
+	dvc exp run --temp --force --name paper-literal $(addprefix -S ,$(PAPER))
+	@$(MAKE) --no-print-directory compare
+
+compare: $(READY) ## all experiments side by side: changed params and accuracy
+	@dvc exp show --no-pager --only-changed --drop '^(pipeline|ltdi)/|^data/(?!results)|controls|ms_per_task|ceiling|weight_mse'
 
 test: $(READY) ## the whole test suite
 	python -m pytest

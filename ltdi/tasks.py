@@ -61,10 +61,13 @@ class TaskSource:
     """The tasks of one split over the features of its images (C, I, F), by their rows in a table.
 
     ``classes`` (M, N), ``support`` (M, N, K) and ``query`` (M, N, Q) are indices into the first and second axis.
+    Of a class's images the first ``n_images`` are the data set's, the rest augmented copies, view
+    by view; None says that there are no copies.
     """
 
-    def __init__(self, features: Tensor, classes: Tensor, support: Tensor, query: Tensor) -> None:
+    def __init__(self, features: Tensor, classes: Tensor, support: Tensor, query: Tensor, n_images: int | None = None) -> None:
         self.features, self.classes, self.support, self.query = features, classes, support, query
+        self.n_images = features.shape[1] if n_images is None else n_images
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -75,12 +78,21 @@ class TaskSource:
     def support_of(self, tasks: Tensor) -> Support:
         return Support(self._features(tasks, self.support))
 
-    def all_images(self, tasks: Tensor) -> Tensor:
-        """Every image of the tasks' classes (B, N, I, F)."""
-        return self.features[self.classes[tasks]]
+    @property
+    def n_views(self) -> int:
+        """The images themselves and their augmented copies."""
+        return self.features.shape[1] // self.n_images
+
+    def all_images(self, tasks: Tensor, view: int = 0) -> Tensor:
+        """Every image of the tasks' classes (B, N, n_images, F), or the copy of each in a later view."""
+        return self.features[:, view * self.n_images : (view + 1) * self.n_images][self.classes[tasks]]
+
+    def rows(self, tasks: Tensor) -> "TaskSource":
+        """Only these tasks."""
+        return TaskSource(self.features, self.classes[tasks], self.support[tasks], self.query[tasks], self.n_images)
 
     def to(self, device: torch.device | str) -> "TaskSource":
-        return TaskSource(self.features.to(device), *(index.to(device) for index in (self.classes, self.support, self.query)))
+        return TaskSource(*(tensor.to(device) for tensor in (self.features, self.classes, self.support, self.query)), self.n_images)
 
     def to_table(self) -> pd.DataFrame:
         """One row a task; index lists flattened in the order of the labels."""
@@ -88,13 +100,15 @@ class TaskSource:
         return pd.DataFrame({name: list(index.flatten(1).numpy()) for name, index in columns.items()})
 
     @classmethod
-    def from_table(cls, features: Tensor, table: pd.DataFrame) -> "TaskSource":
+    def from_table(cls, features: Tensor, table: pd.DataFrame, n_images: int | None = None) -> "TaskSource":
         classes, support, query = (torch.from_numpy(np.stack(table[name])) for name in ("classes", "support", "query"))
         N = classes.shape[1]
-        return cls(features, classes, support.unflatten(1, (N, -1)), query.unflatten(1, (N, -1)))
+        return cls(features, classes, support.unflatten(1, (N, -1)), query.unflatten(1, (N, -1)), n_images)
 
     @classmethod
-    def sample(cls, features: Tensor, *, n_tasks: int, n_way: int, n_shot: int, n_query: int, seed: int, split: str) -> "TaskSource":
+    def sample(
+        cls, features: Tensor, *, n_tasks: int, n_way: int, n_shot: int, n_query: int, seed: int, split: str, n_images: int | None = None
+    ) -> "TaskSource":
         """Tasks of ``n_way`` different classes and ``n_shot + n_query`` different images of each.
 
         The first tasks stay the same when more are asked for.
@@ -102,16 +116,16 @@ class TaskSource:
         Raises:
             InputError: the split has too few classes, or its classes too few images.
         """
-        n_classes, n_images = features.shape[:2]
+        n_classes, n_choices = features.shape[:2]
         if n_way > n_classes:
             raise InputError(f"tasks.n_way = {n_way} is more than the {n_classes} classes of {split}; lower it")
-        if n_shot + n_query > n_images:
+        if n_shot + n_query > n_choices:
             raise InputError(
-                f"tasks.n_shot + tasks.n_query = {n_shot} + {n_query} is more than the {n_images} images of a class; lower one"
+                f"tasks.n_shot + tasks.n_query = {n_shot} + {n_query} is more than the {n_choices} images of a class; lower one"
             )
         classes = torch.rand(n_tasks, n_classes, generator=generator(seed, split, "classes")).argsort(1)[:, :n_way]
-        images = torch.rand(n_tasks, n_way, n_images, generator=generator(seed, split, "images")).argsort(2)
-        return cls(features, classes, images[..., :n_shot], images[..., n_shot : n_shot + n_query])
+        images = torch.rand(n_tasks, n_way, n_choices, generator=generator(seed, split, "images")).argsort(2)
+        return cls(features, classes, images[..., :n_shot], images[..., n_shot : n_shot + n_query], n_images)
 
     def _features(self, tasks: Tensor, images: Tensor) -> Tensor:
         return self.features[self.classes[tasks][..., None], images[tasks]]

@@ -4,8 +4,8 @@ The only file where an optimiser's step and a diffusion time meet: ``recorded_st
 training, the index i of a point w_i counts down to the trained head, as the diffusion time does.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle, repeat
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ def collect(
     tasks: Tensor,
     *,
     fit_on: str,
-    views: Tensor | None,
+    augment: bool,
     optimizer: str,
     lr: float,
     steps: int,
@@ -98,28 +98,18 @@ def collect(
 ) -> Trajectories:
     """Train the heads of ``tasks`` together and record them (Algorithm 1).
 
-    ``fit_on`` is "class" (all images of the task's classes) or "support". ``views`` (V, C, I, F) are
-    features of augmented images: with them, each step draws a view of every class in turn.
+    ``fit_on`` is "class" (all images of the task's classes) or "support". With ``augment`` the steps on
+    classes take the source's augmented views in turn.
     """
     support = source.support_of(tasks)
     w = start.draw(support, tasks, seed)
-    if fit_on == "class":
-        inputs, labels = labelled(source.all_images(tasks))
+    if fit_on == "support":
+        batches = repeat(labelled(support.features))
+    elif augment:
+        batches = (labelled(source.all_images(tasks, view)) for view in cycle(range(source.n_views)))
     else:
-        inputs, labels = labelled(support.features)
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        step = 0
-        while True:
-            if views is None:
-                yield inputs, labels
-            else:
-                augmented = TaskSource(views[step % len(views)], source.classes, source.support, source.query)
-                features = augmented.all_images(tasks) if fit_on == "class" else augmented.support_of(tasks).features
-                yield labelled(features)
-            step += 1
-
-    path = adapt(start.head, w, batches(), optimizer=optimizer, lr=lr, record=recorded_steps(steps, length), sam=sam)
+        batches = repeat(labelled(source.all_images(tasks)))
+    path = adapt(start.head, w, batches, optimizer=optimizer, lr=lr, record=recorded_steps(steps, length), sam=sam)
     all_inputs, all_labels = labelled(source.all_images(tasks))
     accuracies = torch.stack([accuracy(start.head(path.weights[:, j], all_inputs), all_labels) for j in range(length)], 1)
     return Trajectories(path.weights.flip(1), path.losses.flip(1), accuracies.flip(1))

@@ -15,7 +15,7 @@ from ltdi.store import Cache, checksum, digest, link_or_copy, read_tensors, writ
 from ltdi.tasks import TaskSource
 from ltdi.trajectories import Start, Trajectories, collect
 from pipeline import params as parameters
-from pipeline.files import index_rows, load_tasks, load_views
+from pipeline.files import index_rows, load_tasks
 from pipeline.progress import follow, say
 from pipeline.stage import deterministic, device, run
 
@@ -31,22 +31,20 @@ def main(params_file: Path, data: Path) -> None:
     if knobs.length > knobs.steps + 1:
         raise InputError(f"trajectories.length = {knobs.length} is more than the {knobs.steps + 1} points that trajectories.steps = {knobs.steps} has; change one")
     sources = {split: source.to(where) for split, source in load_tasks(data).items()}
-    views = load_views(data) if knobs.augment else None
-    if knobs.augment and views is None:
+    if knobs.augment and sources["meta_train"].n_views == 1:
         raise InputError("trajectories.augment = true needs augmented images; set tasks.views to 1 or more")
     start = _start(sources, knobs, seed)
-    settings = knobs.model_dump(exclude={"hidden", "start", "augment", "shard_size", "max_dropped"})
+    settings = knobs.model_dump(exclude={"hidden", "start", "shard_size", "max_dropped"})
 
     cache, index, found = Cache("trajectories"), [], {}
     shards = [(split, *part) for split in sources for part in enumerate(torch.arange(len(sources[split])).split(knobs.shard_size))]
     for row in follow(({"shard": j} for j in range(len(shards))), name="collect_trajectories", total=len(shards), show="shard"):
         split, number, tasks = shards[row["shard"]]
         source = sources[split]
-        seen = views.to(where) if views is not None and split == "meta_train" else None
-        key = digest(CODE, settings, seed, split, *start.state()[1].values(), start.shared, _description(source, tasks, seen))
+        key = digest(CODE, settings, seed, split, *start.state()[1].values(), start.shared, _description(source, tasks))
         path = cache.find(key)
         if path is None:
-            recorded = collect(start, source, tasks, views=seen, seed=seed, **settings)
+            recorded = collect(start, source, tasks, seed=seed, **settings)
             tensors = {"points": recorded.points, "losses": recorded.losses, "accuracies": recorded.accuracies}
             path = cache.keep(key, tensors, {"split": split})
         tensors, _ = read_tensors(path)
@@ -79,11 +77,10 @@ def _start(sources: dict[str, TaskSource], knobs: parameters.Trajectories, seed:
     return Start(head, knobs.start, shared, temperature, ridge)
 
 
-def _description(source: TaskSource, tasks: torch.Tensor, views: torch.Tensor | None) -> str:
+def _description(source: TaskSource, tasks: torch.Tensor) -> str:
     """A name for all that the trajectories of these tasks are computed from."""
     classes = source.classes[tasks]
-    parts = [tasks, source.features[classes.unique()], classes, source.support[tasks]]
-    return digest(*parts, *([] if views is None else [views]))
+    return digest(tasks, source.features[classes.unique()], source.n_images, classes, source.support[tasks])
 
 
 def _check_dropped(table: pd.DataFrame, max_dropped: float) -> None:

@@ -14,14 +14,9 @@ from ltdi.trajectories import Start, Trajectories
 
 def load_tasks(data: Path) -> dict[str, TaskSource]:
     """The tasks of every split, over the features of its images."""
-    features, _ = read_tensors(data / "tasks" / "features.safetensors")
+    features, facts = read_tensors(data / "tasks" / "features.safetensors")
     table = read_table(data / "tasks" / "tasks.parquet")
-    return {split: TaskSource.from_table(features[split], table[table.split == split]) for split in table.split.unique()}
-
-
-def load_views(data: Path) -> Tensor | None:
-    """Features of augmented copies of the meta-training images (V, C, I, F), if there are any."""
-    return read_tensors(data / "tasks" / "features.safetensors")[0].get("views")
+    return {split: TaskSource.from_table(features[split], table[table.split == split], facts["n_images"][split]) for split in table.split.unique()}
 
 
 def load_start(data: Path, device: torch.device) -> Start:
@@ -48,11 +43,6 @@ def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
         shards.append({name: value[torch.tensor(rows.row.tolist())] for name, value in tensors.items()})
     joined = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
     return Trajectories(joined["points"], joined["losses"], joined["accuracies"]), torch.tensor(index.sort_values(["shard", "row"]).task.tolist())
-
-
-def rows_of(source: TaskSource, tasks: Tensor) -> TaskSource:
-    """Only these tasks of the source."""
-    return TaskSource(source.features, source.classes[tasks], source.support[tasks], source.query[tasks])
 
 
 def index_rows(split: str, shard: str, sha: str, tasks: Tensor, trajectories: Trajectories) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from ltdi.trajectories import Trajectories
 from pipeline import params as parameters
 from pipeline.build import build_control, build_method
 from pipeline.checkpoints import resumable, source_digest
-from pipeline.files import load_start, load_tasks, load_trajectories, rows_of
+from pipeline.files import load_start, load_tasks, load_trajectories
 from pipeline.progress import say
 from pipeline.stage import deterministic, device, run
 
@@ -34,9 +34,9 @@ def main(params_file: Path, data: Path) -> None:
     sources = {split: source.to(where) for split, source in load_tasks(data).items()}
     start = load_start(data, where)
     trajectories, kept = load_trajectories(data, "meta_train")
-    train = rows_of(sources["meta_train"], kept.to(where))
+    train = sources["meta_train"].rows(kept.to(where))
     val_trajectories, kept_val = load_trajectories(data, "meta_val")
-    val = rows_of(sources["meta_val"], kept_val.to(where))
+    val = sources["meta_val"].rows(kept_val.to(where))
 
     knobs = {name: getattr(params, name).model_dump() for name in ("method", "diffusion", "denoiser", "meta")}
     length = trajectories.points.shape[1]

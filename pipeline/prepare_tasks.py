@@ -7,9 +7,9 @@ import torch
 
 from ltdi.bodies import BODIES
 from ltdi.bodies.pretraining import embed
-from ltdi.datasets import SPLITS, expand_classes, to_float
+from ltdi.datasets import SPLITS, ImageSet, expand_classes, to_float
 from ltdi.seeding import generator
-from ltdi.store import read_tensors, write_table, write_tensors
+from ltdi.store import Cache, digest, read_tensors, write_table, write_tensors
 from ltdi.tasks import TaskSource
 from pipeline import params as parameters
 from pipeline.images import augmentation, image_sets
@@ -23,20 +23,12 @@ def main(params_file: Path, data: Path) -> None:
     deterministic()
     body = _load_body(data).to(device(), memory_format=torch.channels_last)
     splits = image_sets(params.data)
-    facts = {"train_classes": len(splits["meta_train"].names)}
+    facts = {"train_classes": len(splits["meta_train"].names), "n_images": {split: splits[split].images.shape[1] for split in SPLITS}}
     splits["meta_train"] = expand_classes(splits["meta_train"], tasks.transforms)
 
-    features = {split: embed(body, splits[split].images) for split in SPLITS}
+    features = _embed_all(body, splits, tasks)
     # scaled, not centred: the closed-form heads rely on features >= 0
     scale = features["meta_train"].square().mean().sqrt()
-    if tasks.views:
-        augment, images = augmentation(tasks.augment), splits["meta_train"].images
-        rows = ({"view": view} for view in range(tasks.views))
-        views = [
-            embed(body, augment(to_float(images.flatten(0, 1)), generator(seed, "view", int(row["view"])))).unflatten(0, images.shape[:2])
-            for row in follow(rows, name="augmented views", total=tasks.views)
-        ]
-        features["views"] = torch.stack(views)
 
     tables = []
     for split in SPLITS:
@@ -46,6 +38,7 @@ def main(params_file: Path, data: Path) -> None:
             n_way=tasks.n_way,
             n_shot=tasks.n_shot,
             n_query=tasks.n_query,
+            n_images=facts["n_images"][split],
             seed=seed,
             split=split,
         )
@@ -56,6 +49,27 @@ def main(params_file: Path, data: Path) -> None:
     write_tensors(data / "tasks" / "features.safetensors", {name: value / scale for name, value in features.items()}, facts | {"scale": scale.item()})
     write_table(data / "tasks" / "tasks.parquet", pd.concat(tables, ignore_index=True))
     say(", ".join(f"{split}: {getattr(tasks, split)} tasks from {len(splits[split].names)} classes" for split in SPLITS))
+
+
+def _embed_all(body: torch.nn.Module, splits: dict[str, ImageSet], tasks: parameters.Tasks) -> dict[str, torch.Tensor]:
+    """Features of every image (C, I, F); of meta-training images also of ``views`` augmented copies (C, (1 + views)·I, F).
+
+    Kept in the cache: tasks of other sizes and seeds are drawn over the same features.
+    """
+    augment, views = augmentation(tasks.augment), tasks.views
+    cache = Cache("features")
+    images = splits["meta_train"].images
+    key = digest("features", *body.state_dict().values(), *(splits[split].images for split in SPLITS), views, tasks.augment.model_dump())
+    if path := cache.find(key):
+        return read_tensors(path)[0]
+    features = {split: embed(body, splits[split].images) for split in SPLITS}
+    copies = [features["meta_train"]]
+    for row in follow(({"view": view} for view in range(views)), name="augmented views", total=views, show="view"):
+        view = augment(to_float(images.flatten(0, 1)), generator(0, "augmented view", row["view"]))
+        copies.append(embed(body, view).unflatten(0, images.shape[:2]))
+    features["meta_train"] = torch.cat(copies, dim=1)
+    cache.keep(key, features, {})
+    return features
 
 
 def _load_body(data: Path) -> torch.nn.Module:

@@ -29,6 +29,7 @@ TINY = {
     "body.precision": "float32",
     "tasks.n_query": 5,
     "tasks.transforms": "none",
+    "tasks.views": 0,
     "tasks.meta_train": 60,
     "tasks.meta_val": 20,
     "tasks.meta_test": 30,

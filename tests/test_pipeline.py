@@ -177,7 +177,6 @@ def test_every_plot_is_shown_once(project):
     assert len(names) == 4, names
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # attention under vmap falls back to a loop
 def test_the_papers_options_run_end_to_end(run_stage, write_params, tmp_path):
     options = {
         "tasks.views": 2,

@@ -122,3 +122,15 @@ def test_a_part_of_a_support_is_its_tasks():
     support = sample().support_of(torch.arange(5))
     assert support[1:3].features.equal(support.features[1:3])
     assert support[torch.tensor([4, 0])].features.equal(support.features[[4, 0]])
+
+
+def test_views_are_copies_behind_the_images():
+    source = TaskSource.sample(coordinates(), **SIZES, seed=0, split="meta_train", n_images=3)
+    assert source.n_views == 2
+    assert source.all_images(torch.arange(2), view=1)[..., 1].equal(torch.arange(3, 6).expand(2, 5, 3).float())
+
+
+def test_the_first_tasks_stay_when_more_are_asked_for():
+    few, many = sample(n_tasks=10), sample(n_tasks=500)
+    for name in ("classes", "support", "query"):
+        assert getattr(few, name).equal(getattr(many, name)[:10])

@@ -18,7 +18,7 @@ C, I, F, N, K, Q = 10, 12, 8, 3, 2, 3
 HEAD = Head(F, F + 2, N)
 KINDS = ["fresh", "shared", "prototype", "ridge"]
 TASKS = torch.tensor([4, 0, 2])
-KNOBS = {"fit_on": "class", "views": None, "optimizer": "sgd", "lr": 0.2, "steps": 30, "length": 4, "sam": 0.0, "seed": 0}
+KNOBS = {"fit_on": "class", "augment": False, "optimizer": "sgd", "lr": 0.2, "steps": 30, "length": 4, "sam": 0.0, "seed": 0}
 
 
 def features(name="features"):
@@ -174,24 +174,34 @@ def test_fitting_on_the_class_fits_all_its_images_better(source):
     assert (of_support.losses[:, 0] < loss(of_support)).all()
 
 
-@pytest.mark.parametrize("fit_on", ["class", "support"])
-def test_views_of_the_unchanged_images_change_nothing(source, fit_on):
-    views = source.features.expand(2, -1, -1, -1)
-    assert run("ridge", source, views=views, fit_on=fit_on).points.equal(run("ridge", source, fit_on=fit_on).points)
+def with_views(source, *views):
+    """The same tasks over features that carry augmented copies."""
+    return TaskSource(torch.cat([source.features, *views], dim=1), source.classes, source.support, source.query, n_images=I)
 
 
-@pytest.mark.parametrize("fit_on", ["class", "support"])
-def test_each_step_sees_the_next_view(source, fit_on):
-    views = torch.stack([features("view 0"), features("view 1"), features("view 2")])
-    trajectories = run("prototype", source, views=views, fit_on=fit_on, steps=5, length=6)
-    rows = source.classes[TASKS]
+@pytest.mark.parametrize("augment", [False, True])
+def test_views_of_the_unchanged_images_change_nothing(source, augment):
+    copied = with_views(source, source.features)
+    assert run("ridge", copied, augment=augment).points.equal(run("ridge", source).points)
+
+
+def test_without_augmentation_the_views_are_not_seen(source):
+    assert run("ridge", with_views(source, features("view 1"))).points.equal(run("ridge", source).points)
+
+
+def test_the_support_has_no_views(source):
+    seen = run("ridge", with_views(source, features("view 1")), fit_on="support", augment=True)
+    assert seen.points.equal(run("ridge", source, fit_on="support").points)
+
+
+def test_each_step_sees_the_next_view(source):
+    views = [source.features, features("view 1"), features("view 2")]
+    trajectories = run("prototype", with_views(source, *views[1:]), augment=True, steps=5, length=6)
     w = prototype_head(HEAD, source.support_of(TASKS), 0.5)
     for step in range(6):
         assert_close(trajectories.points[:, 5 - step], w, rtol=1e-4, atol=1e-5)
-        view = views[step % 3]
-        seen = view[rows] if fit_on == "class" else view[rows[..., None], source.support[TASKS]]
         w = w.requires_grad_()
-        losses = task_losses(HEAD, w, *labelled(seen))
+        losses = task_losses(HEAD, w, *labelled(views[step % 3][source.classes[TASKS]]))
         assert_close(trajectories.losses[:, 5 - step], losses.detach(), rtol=1e-4, atol=1e-5)
         w = (w - 0.2 * torch.autograd.grad(losses.sum(), w)[0]).detach()
 
