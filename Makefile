@@ -6,10 +6,10 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test paper compare show lock clean
+.PHONY: help setup repro test paper compare bench-omniglot show lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with the pinned versions
 
@@ -37,6 +37,16 @@ paper: $(READY) ## the paper's literal configuration, as an experiment
 
 compare: $(READY) ## all experiments side by side: changed params and accuracy
 	@dvc exp show --no-pager --only-changed --drop '^(pipeline|ltdi)/|^data/(?!results)|controls|ms_per_task|ceiling|weight_mse'
+
+LTDI_DATA ?= data/raw
+SEEDS ?= 0 1 2
+BUDGET ?= cpu
+FOUR := 5w1s 5w5s 20w1s 20w5s
+
+bench-omniglot: $(READY) ## Lt-Di and the controls on Omniglot: LTDI_DATA=<folder> SEEDS="0 1 2" BUDGET=cpu|full
+	LTDI_DATA=$(LTDI_DATA) python -m bench.run $(FOUR:%=--setting omniglot-%) $(SEEDS:%=--seed %) --budget $(BUDGET) --variant ltdi --variant lvdi
+	LTDI_DATA=$(LTDI_DATA) python -m bench.run $(FOUR:%=--setting omniglot-%) $(SEEDS:%=--seed %) --budget $(BUDGET) --variant ltdi --train-on-val
+	python -m bench.tables
 
 test: $(READY) ## the whole test suite
 	python -m pytest

@@ -5,6 +5,7 @@ of tasks and trajectories every method. A killed cell goes on at the stage that 
 """
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -30,7 +31,7 @@ def override(params: dict, changes: dict[str, object]) -> dict:
     Raises:
         InputError: a key that ``params`` does not have.
     """
-    params = {name: dict(section) if isinstance(section, dict) else section for name, section in params.items()}
+    params = deepcopy(params)
     for key, value in changes.items():
         *sections, last = key.split(".")
         place = params
@@ -50,13 +51,18 @@ def run_cell(params: dict, runs: Path) -> Path:
         if stage == "pretrain_body":
             # one body for all seeds: rows of a setting are compared on the same features
             chosen["seed"] = 0
-        key = digest(stage, key, chosen)
+        key = digest(stage, key, {section: _identity(value) for section, value in chosen.items()})
         folder = runs / stage / key[:16]
         if not (folder / "done").exists():
             _run(module.main, params | chosen, folder, folders, output)
             (folder / "done").touch()
         folders[output] = folder / "data" / output
     return folder / "data"
+
+
+def _identity(section: object) -> object:
+    """A section without the keys that say where a data set lies, which is no part of what it is."""
+    return {key: value for key, value in section.items() if key not in ("root", "download")} if isinstance(section, dict) else section
 
 
 def _run(main, params: dict, folder: Path, inputs: dict[str, Path], output: str) -> None:

@@ -41,7 +41,8 @@ def main(
             for each_setting in setting:
                 for each_variant in variant:
                     changes = _pick(bench["settings"], each_setting, "setting") | _pick(bench["budgets"], budget, "budget")
-                    changes |= bench["overrides"].get(each_setting, {}) | _pick(bench["variants"], each_variant, "variant")
+                    changes |= _pick(bench["variants"], each_variant, "variant")
+                    changes |= bench["train_on_val"] if train_on_val else {}
                     changes |= {"seed": each_seed, "data.train_on_val": train_on_val, "data.root": str(root)}
                     _measure(override(defaults, changes), each_setting, each_variant, runs)
     except InputError as error:
