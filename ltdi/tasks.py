@@ -75,6 +75,14 @@ class TaskSource:
     def batch(self, tasks: Tensor) -> Task:
         return Task(self.support_of(tasks), Query(self._features(tasks, self.query)))
 
+    def redrawn(self, tasks: Tensor, stream: torch.Generator) -> Task:
+        """The same classes with other images in support and query: what the task is does not hang on the draw."""
+        K, Q = self.support.shape[-1], self.query.shape[-1]
+        B, N = len(tasks), self.classes.shape[1]
+        images = torch.rand(B, N, self.features.shape[1], generator=stream).argsort(2).to(self.classes.device)
+        classes = self.classes[tasks.to(self.classes.device)][..., None]
+        return Task(Support(self.features[classes, images[..., :K]]), Query(self.features[classes, images[..., K : K + Q]]))
+
     def support_of(self, tasks: Tensor) -> Support:
         return Support(self._features(tasks, self.support))
 

@@ -117,6 +117,7 @@ class Meta(Section):
     weight_loss: NonNegative
     query_loss: NonNegative
     query_images: Count
+    redraw: bool
     val_every: Count
 
 

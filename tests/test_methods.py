@@ -41,6 +41,7 @@ META = {
     "weight_loss": 1.0,
     "query_loss": 0.1,
     "query_images": 3,
+    "redraw": True,
 }
 # an operation that falls back to a loop under vmap would loop over tasks
 pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")

@@ -14,7 +14,7 @@ from ltdi.heads import task_losses
 from ltdi.methods.base import Method, draw_images, draw_tasks
 from ltdi.reptile import Phi, meta_step
 from ltdi.seeding import generator as named_generator
-from ltdi.tasks import Support, TaskSource, labelled
+from ltdi.tasks import Support, Task, TaskSource, labelled
 from ltdi.training import Training
 from ltdi.trajectories import Start, Trajectories
 
@@ -92,12 +92,16 @@ class DiffusionMethod(Method):
         """REPTILE over the trajectory loss and the query loss (Algorithm 2).
 
         ``meta``: tasks_a_batch; inner_steps, inner_optimizer, inner_lr; weight_loss and query_loss, the
-        two coefficients; query_images a class.
+        two coefficients; query_images a class; redraw, whether a
+        recorded task shows other images of its classes at every step.
         """
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
             tasks = draw_tasks(len(train), self.meta["tasks_a_batch"], stream)
-            batches = [self._draw(train, trajectories, tasks, stream) for _ in range(self.meta["inner_steps"])]
+            batches = []
+            for _ in range(self.meta["inner_steps"]):
+                task = train.redrawn(tasks, stream) if self.meta["redraw"] else train.batch(tasks)
+                batches.append(self._draw(task, trajectories.points[tasks], stream))
             loss = meta_step(
                 training,
                 lambda phi, batch: self._loss(_denoiser_part(phi), batch).mean(),
@@ -107,10 +111,9 @@ class DiffusionMethod(Method):
             )
             yield {"step": training.step, "loss": loss}
 
-    def _draw(self, source: TaskSource, trajectories: Trajectories, tasks: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
-        """Everything random of one inner step, so that the loss itself is a function."""
-        B, T = len(tasks), self.process.schedule.T
-        task = source.batch(tasks)
+    def _draw(self, task: Task, points: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
+        """Everything random of one inner step, so that the loss itself is a function; points (B, P, D)."""
+        B, T = len(points), self.process.schedule.T
         centre = self.start.centre(task.support)
         t = torch.randint(1, T + 1, (B,), generator=stream)
         every_t = torch.arange(T + 1).clamp_min(1).expand(B, -1)
@@ -120,7 +123,7 @@ class DiffusionMethod(Method):
             "support": task.support.features,
             "query": draw_images(task.query.features, self.meta["query_images"], stream),
             "centre": centre,
-            "points": (trajectories.points[tasks].to(centre) - centre[:, None]) / self.scale,
+            "points": (points.to(centre) - centre[:, None]) / self.scale,
             "t": t.to(centre.device),
             "i": i.to(centre.device),
             "noise": torch.randn(B, self.head.space.dim, generator=stream).to(centre),
@@ -168,7 +171,7 @@ class DiffusionMethod(Method):
         """The weight loss of every sub-chain, on states from the data (the paper's Figure 4, right)."""
         stream = named_generator(seed, "validate")
         phi = dict(self.denoiser.named_parameters())
-        batch = self._draw(val, trajectories, torch.arange(len(val)), stream)
+        batch = self._draw(val.batch(torch.arange(len(val))), trajectories.points, stream)
         losses = {}
         for t in range(1, self.process.schedule.T + 1):
             times = torch.full_like(batch["t"], t)
