@@ -48,7 +48,7 @@ class DiffusionMethod(Method):
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         centre = self.start.centre(train.support_of(torch.arange(len(train))))
-        self.scale.copy_(self.head.space.layer_scale(trajectories.points[:, 0] - centre))
+        self.scale.copy_(self.head.space.layer_scale(trajectories.points[:, 0].to(centre) - centre))
 
     # -- the chain ---------------------------------------------------------------------------------
 
@@ -115,8 +115,8 @@ class DiffusionMethod(Method):
         """Everything random of one inner step, so that the loss itself is a function; points (B, P, D)."""
         B, T = len(points), self.process.schedule.T
         centre = self.start.centre(task.support)
-        t = torch.randint(1, T + 1, (B,), generator=stream)
-        every_t = torch.arange(T + 1).clamp_min(1).expand(B, -1)
+        t = torch.randint(1, T + 1, (B,), generator=stream).to(centre.device)
+        every_t = torch.arange(T + 1, device=centre.device).clamp_min(1).expand(B, -1)
         i = self.process.draw_target(every_t.flatten(), stream).unflatten(0, every_t.shape)
         x_T, chain_noise = self._draw_noise(B, stream)
         return {
@@ -124,8 +124,8 @@ class DiffusionMethod(Method):
             "query": draw_images(task.query.features, self.meta["query_images"], stream),
             "centre": centre,
             "points": (points.to(centre) - centre[:, None]) / self.scale,
-            "t": t.to(centre.device),
-            "i": i.to(centre.device),
+            "t": t,
+            "i": i,
             "noise": torch.randn(B, self.head.space.dim, generator=stream).to(centre),
             "x_T": x_T.to(centre),
             "chain_noise": chain_noise.transpose(0, 1).to(centre),
