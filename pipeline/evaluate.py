@@ -13,8 +13,9 @@ from ltdi.tasks import labelled
 from pipeline import params as parameters
 from pipeline.figures import draw_landscape
 from pipeline.files import load_start, load_tasks, load_trajectories
+from pipeline.progress import say
 from pipeline.stage import deterministic, device, run
-from pipeline.summary import show
+from pipeline.summary import outcome
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -47,7 +48,7 @@ def main(params_file: Path, data: Path) -> None:
     write_tsv(data / "results" / "accuracy.tsv", _bars(name, metrics))
     _landscape(data, start.head, test, recorded.points, kept, chain, chain_task, params.evaluate.landscape_points)
     write_json(data / "results" / "metrics.json", metrics)
-    show(data)
+    say(outcome(metrics))
 
 
 def _summary(name: str, controls: list[str], tables: dict[str, pd.DataFrame], timing: pd.DataFrame) -> dict:

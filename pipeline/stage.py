@@ -28,7 +28,8 @@ def run(main: Callable[..., None]) -> None:
             console.print(f"[bold red]{name}[/]", end=": ")
             say(str(error))
             raise SystemExit(2) from error
-        say(f"{name}: done in {time.monotonic() - started:.1f} s")
+        if (seconds := time.monotonic() - started) > 1:
+            say(f"{name}: done in {seconds:.1f} s")
 
     typer.run(guarded)
 
