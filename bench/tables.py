@@ -52,7 +52,7 @@ def _cell(group: pd.DataFrame) -> str:
     if group.empty:
         return "missing"
     interval = _pooled(group.ci95)
-    spread = f", sd {100 * group.accuracy.std():.2f}" if len(group) > 1 else ""
+    spread = f", sd {100 * group.accuracy.std():.2f} over {len(group)} seeds" if len(group) > 1 else ""
     return f"{100 * group.accuracy.mean():.2f} ± {100 * interval:.2f}{spread}"
 
 
@@ -60,7 +60,7 @@ def _paired(group: pd.DataFrame) -> str:
     if group.empty:
         return "missing"
     names = "/".join(sorted(set(group.best_control)))
-    return f"{100 * group.paired_diff.mean():+.2f} ± {100 * _pooled(group.paired_ci95):.2f} ({names})"
+    return f"{100 * group.paired_diff.mean():+.3f} ± {100 * _pooled(group.paired_ci95):.3f} ({names})"
 
 
 def _pooled(ci95: pd.Series) -> float:
@@ -72,7 +72,7 @@ def _caption(runs: pd.DataFrame) -> str:
     seeds, tasks = sorted(set(runs.seed)), sorted(set(runs.tasks))
     return (
         f"Meta-test tasks a seed: {', '.join(map(str, tasks))}; seeds {', '.join(map(str, seeds))}; machine: {', '.join(sorted(set(runs.device)))}. "
-        "± is the 95 % interval over tasks, pooled over seeds; sd the deviation between seeds. Rows: `runs.csv`.\n\n"
+        "± is the 95 % interval over tasks, pooled over seeds; sd the deviation between seeds where there are several. Rows: `runs.csv`.\n\n"
     )
 
 

@@ -102,7 +102,7 @@ def test_tables_pool_seeds_and_say_what_is_missing():
     runs = pd.DataFrame([row(accuracy=0.98, paired_diff=0.001), row(seed=1, accuracy=0.99, paired_diff=0.003), row(method="prototype", variant="control", accuracy=0.9)])
     bar = tables._bar(runs, bench)
     # the interval of a mean of two seeds, each ± 0.1: √(0.1² + 0.1²)/2
-    assert "98.50 ± 0.07, sd 0.71" in bar and "+0.20 ± 0.07 (prototype)" in bar
+    assert "98.50 ± 0.07, sd 0.71 over 2 seeds" in bar and "+0.200 ± 0.071 (prototype)" in bar
     assert "missing" in bar and "97.12" in bar and "90.00 ± 0.10" in bar
     assert "| ltdi | ltdi | 98.50" in tables._ablation(runs, bench)
 
