@@ -36,7 +36,7 @@ paper: $(READY) ## the paper's literal configuration, as an experiment; ten minu
 	@$(MAKE) --no-print-directory compare
 
 compare: $(READY) ## all experiments side by side: changed params and accuracy
-	@dvc exp show --no-pager --only-changed --drop '^(pipeline|ltdi)/|^data/(?!results)|controls|ms_per_task|ceiling|weight_mse'
+	@dvc exp show --no-pager --only-changed --drop '^(pipeline|ltdi)/|^data/(?!results)|controls|ms_per_task|ceiling|weight_mse|Created|State|Executor|best_control'
 
 LTDI_DATA ?= data/raw
 SEEDS ?= 0 1 2
