@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test paper compare bench-omniglot show lock clean
+.PHONY: help setup repro test paper compare bench bench-omniglot show lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,9 +40,13 @@ compare: $(READY) ## all experiments side by side: changed params and accuracy
 
 LTDI_DATA ?= data/raw
 SEEDS ?= 0 1 2
-BUDGET ?= cpu
 FOUR := 5w1s 5w5s 20w1s 20w5s
 
+bench: $(READY) ## every method in every setting whose data are found: LTDI_DATA=<folder> BUDGET=quick|cpu|full
+	LTDI_DATA=$(LTDI_DATA) BUDGET=$(or $(BUDGET),quick) dvc repro --keep-going bench/dvc.yaml
+	python -m bench.tables
+
+bench-omniglot: BUDGET := $(or $(BUDGET),cpu)
 bench-omniglot: $(READY) ## Lt-Di and the controls on Omniglot: LTDI_DATA=<folder> SEEDS="0 1 2" BUDGET=cpu|full
 	LTDI_DATA=$(LTDI_DATA) python -m bench.run $(FOUR:%=--setting omniglot-%) $(SEEDS:%=--seed %) --budget $(BUDGET) --variant ltdi --variant lvdi
 	LTDI_DATA=$(LTDI_DATA) python -m bench.run $(FOUR:%=--setting omniglot-%) $(SEEDS:%=--seed %) --budget $(BUDGET) --variant ltdi --train-on-val

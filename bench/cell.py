@@ -1,80 +1,81 @@
-"""One cell: the six stages under one set of params, every stage's output kept under a name made of all it depends on.
+"""``python -m bench.cell <setting> <method>``: one cell of the few-shot table, all its seeds -> bench/work/cells/<setting>/<method>/.
 
-Cells that agree in the first stages share them: one body serves every setting of a data set, one set
-of tasks and trajectories every method. A killed cell goes on at the stage that was interrupted.
+The method "controls" stands for all controls: they learn nothing, and one run has them all.
 """
 
 import shutil
-from copy import deepcopy
 from pathlib import Path
+from typing import Annotated
 
-from ruamel.yaml import YAML
+import pandas as pd
+import typer
 
+from bench.find import BENCH, FOUND, data_root
+from bench.rows import commit, machine
+from bench.stages import ROOT, changes_of, load_yaml, override, run_stages
 from ltdi.errors import InputError
-from ltdi.store import digest
-from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body
+from ltdi.store import read_json, read_table, read_tensors, write_json, write_table
+from pipeline.progress import console, say
 
-# stage -> its module, the folder it writes, the sections it reads
-STAGES = {
-    "pretrain_body": (pretrain_body, "body", ("data", "body")),
-    "prepare_tasks": (prepare_tasks, "tasks", ("seed", "data", "tasks")),
-    "collect_trajectories": (collect_trajectories, "trajectories", ("seed", "trajectories")),
-    "meta_train": (meta_train, "model", ("seed", "method", "diffusion", "denoiser", "meta")),
-    "generate_weights": (generate_weights, "weights", ("seed", "generate")),
-    "evaluate": (evaluate, "results", ("evaluate",)),
-}
+CELLS = BENCH / "work" / "cells"
+RUNS = ROOT / "runs"
 
 
-def override(params: dict, changes: dict[str, object]) -> dict:
-    """A copy of ``params`` with dotted keys set, e.g. ``{"tasks.n_way": 20}``.
-
-    Raises:
-        InputError: a key that ``params`` does not have.
-    """
-    params = deepcopy(params)
-    for key, value in changes.items():
-        *sections, last = key.split(".")
-        place = params
-        for section in sections:
-            place = place.get(section) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
-            raise InputError(f"bench: {key} = {value!r} is not a key of params.yaml; correct the name")
-        place[last] = value
-    return params
+def main(
+    setting: Annotated[str, typer.Argument(help="A setting of bench/params.yaml.")],
+    method: Annotated[str, typer.Argument(help="A method of bench/params.yaml, or controls.")],
+) -> None:
+    try:
+        measure(setting, method)
+    except InputError as error:
+        console.print(f"[bold red]bench.cell {setting} {method}[/]", end=": ")
+        say(str(error))
+        raise SystemExit(2) from error
 
 
-def run_cell(params: dict, runs: Path) -> Path:
-    """Run what has not been run; the folder that holds all six outputs, as links."""
-    key, folders = "", {}
-    for stage, (module, output, sections) in STAGES.items():
-        chosen = {section: params[section] for section in sections}
-        if stage == "pretrain_body":
-            # one body for all seeds: rows of a setting are compared on the same features
-            chosen["seed"] = 0
-        key = digest(stage, key, {section: _identity(value) for section, value in chosen.items()})
-        folder = runs / stage / key[:16]
-        if not (folder / "done").exists():
-            _run(module.main, params | chosen, folder, folders, output)
-            (folder / "done").touch()
-        folders[output] = folder / "data" / output
-    return folder / "data"
+def measure(setting: str, method: str) -> None:
+    found = read_json(FOUND / f"{setting}.json")
+    folder = CELLS / setting / method
+    shutil.rmtree(folder, ignore_errors=True)
+    if found["missing"]:
+        write_json(folder / "cell.json", {"missing": found["missing"]})
+        return
+    bench, budget = load_yaml(BENCH / "params.yaml"), found["budget"]
+    say(f"bench: {setting} {method}, {budget['label']}")
+    scores, times, facts = [], [], {}
+    for seed in budget["seeds"]:
+        data = run_stages(cell_params(bench, setting, method, budget, seed), RUNS)
+        scores.append(read_table(data / "results" / "per_task.parquet")[["method", "task", "accuracy"]].assign(seed=seed))
+        times.append(read_table(data / "weights" / "timing.parquet").assign(seed=seed))
+        facts[str(seed)] = _facts(data)
+    write_table(folder / "per_task.parquet", pd.concat(scores, ignore_index=True))
+    write_table(folder / "timing.parquet", pd.concat(times, ignore_index=True))
+    write_json(folder / "cell.json", {"missing": "", "budget": budget["name"], "device": machine(), "commit": commit(), "seeds": facts})
 
 
-def _identity(section: object) -> object:
-    """A section without the keys that say where a data set lies, which is no part of what it is."""
-    return {key: value for key, value in section.items() if key not in ("root", "download")} if isinstance(section, dict) else section
+def cell_params(bench: dict, setting: str, method: str, budget: dict, seed: int) -> dict:
+    """The params of one run of a cell."""
+    changes = changes_of(bench, setting, budget) | {"data.root": str(data_root()), "seed": seed}
+    if method == "controls":
+        first, *others = bench["controls"]
+        changes |= {"method.name": first, "method.controls": others}
+    else:
+        changes |= {"method.name": method, "method.controls": []} | bench["methods"][method]
+    return override(load_yaml(ROOT / "params.yaml"), changes)
 
 
-def _run(main, params: dict, folder: Path, inputs: dict[str, Path], output: str) -> None:
-    data = folder / "data"
-    shutil.rmtree(data, ignore_errors=True)
-    data.mkdir(parents=True)
-    for name, source in inputs.items():
-        (data / name).symlink_to(source.absolute())
-    with open(folder / "params.yaml", "w", encoding="utf-8") as file:
-        YAML().dump({name: _plain(section) for name, section in params.items()}, file)
-    main(folder / "params.yaml", data)
+def _facts(data: Path) -> dict:
+    """What the table says of a run beside its scores."""
+    metrics, chosen = read_json(data / "results" / "metrics.json"), read_json(data / "model" / "metrics.json")
+    return {
+        "train_classes": read_tensors(data / "tasks" / "features.safetensors")[1]["train_classes"],
+        "ceiling": metrics["ceiling"],
+        "val_accuracy": chosen["val_accuracy"],
+        "parameters": chosen["parameters"],
+        "seconds": chosen["seconds"],
+        "body": read_json(data / "body" / "metrics.json"),
+    }
 
 
-def _plain(section: object) -> object:
-    return {key: _plain(value) for key, value in section.items()} if isinstance(section, dict) else section
+if __name__ == "__main__":
+    typer.run(main)

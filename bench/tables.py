@@ -1,23 +1,33 @@
-"""``python -m bench.tables``: the readable tables of bench/results/, from runs.csv alone."""
+"""``python -m bench.tables``: the readable tables of bench/results/, from the cells of `make bench` and from runs.csv."""
 
 from pathlib import Path
 
 import pandas as pd
 from ruamel.yaml import YAML
 
+from bench import few_shot
+from bench.rows import COLUMNS, RESULTS, add
 from ltdi.store import write_text
 from pipeline.progress import say
 
 BENCH = Path(__file__).parent
-RESULTS = BENCH / "results"
 
 
 def main() -> None:
-    runs = pd.read_csv(RESULTS / "runs.csv")
     bench = YAML(typ="safe").load(BENCH / "params.yaml")
-    for name, write in (("omniglot.md", _bar), ("ablation.md", _ablation)):
-        write_text(RESULTS / name, write(runs, bench))
-        say(f"wrote {RESULTS / name}")
+    cells, missing = few_shot.load(bench)
+    components = ""
+    if cells:
+        add("runs.csv", COLUMNS, few_shot.long_rows(cells, bench))
+        write_text(RESULTS / "few_shot.md", few_shot.markdown(cells, missing, bench))
+        few_shot.picture(cells, bench, RESULTS / "accuracy_latency.png")
+        components = few_shot.ablation(cells, bench)
+        say(f"wrote {RESULTS / 'few_shot.md'} and accuracy_latency.png")
+    runs = pd.read_csv(RESULTS / "runs.csv")
+    runs = runs[~runs.variant.str.startswith("few_shot")]
+    write_text(RESULTS / "omniglot.md", _bar(runs[runs.variant.isin(["ltdi", "lvdi", "control"])], bench))
+    write_text(RESULTS / "ablation.md", _ablation(runs, bench, components))
+    say(f"wrote {RESULTS / 'omniglot.md'} and ablation.md")
 
 
 def _bar(runs: pd.DataFrame, bench: dict) -> str:
@@ -31,20 +41,20 @@ def _bar(runs: pd.DataFrame, bench: dict) -> str:
             rows.append([f"{bench['names'][method]}", str(classes), *cells])
         best = [_paired(group[(group.setting == s) & (group.method == "ltdi") & (group.variant == "ltdi")]) for s in settings]
         rows.append(["Lt-Di − best control, paired", str(classes), *best])
-    for name, cells in bench["reported"].items():
-        rows.append([f"{name} (reported)", "", *(f"{value:g}" for value in cells)])
+    for name in ("ltdi", "lvdi", "prototype"):
+        rows.append([f"{bench['names'][name]} (reported)", "", *(f"{value:g}" for value in bench["reported"][name][:4])])
     head = "# Omniglot, accuracy in percent\n\n" + _caption(runs)
     return head + _markdown(["head", "training classes", *(each.removeprefix("omniglot-") for each in settings)], rows)
 
 
-def _ablation(runs: pd.DataFrame, bench: dict) -> str:
-    """Every measured variant against the best control of its own setting and seed."""
+def _ablation(runs: pd.DataFrame, bench: dict, components: str) -> str:
+    """Table 1's components, then every measured variant against the best control of its own setting and seed."""
     own = runs[runs.variant != "control"]
     rows = []
     for (setting, classes, method, variant), group in own.groupby(["setting", "train_classes", "method", "variant"]):
         rows.append([setting, str(classes), variant, method, _cell(group), _paired(group), f"{group.ms_batch_1.mean():.1f}", f"{group.seconds_meta_train.mean():.0f}"])
     rows.sort(key=lambda row: (row[0], row[1], -float(row[5].split()[0])))
-    head = "# Every measured variant, best first within a setting; accuracy in percent\n\n" + _caption(own)
+    head = f"# Ablations, accuracy in percent\n\n## The components\n\n{components}\n## Every measured variant, best first within a setting\n\n" + _caption(own)
     return head + _markdown(["setting", "training classes", "variant", "method", "accuracy", "− best control, paired", "ms, batch 1", "meta-training, s"], rows)
 
 

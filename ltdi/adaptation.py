@@ -55,14 +55,17 @@ def adapt(
     weights, losses = [], []
     for step in range(record[-1] + 1):
         inputs, labels = next(batches)
-        if sam > 0:
+        if step == record[-1]:
+            with torch.no_grad():
+                g, loss = None, task_losses(forward, w, inputs, labels)
+        elif sam > 0:
             g, loss = sharpness_aware_gradient(forward, w, inputs, labels, sam)
         else:
             g, loss = gradient(forward, w, inputs, labels)
         if step in record:
             weights.append(w)
             losses.append(loss)
-        if step == record[-1]:
+        if g is None:
             break
         if optimizer == "adam":
             m = torch.lerp(g, m, 0.9)

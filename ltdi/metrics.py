@@ -1,6 +1,7 @@
 """Accuracy with its interval over tasks, paired differences, distances. Fractions, never percent."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -17,6 +18,13 @@ def mean_and_ci95(values: Tensor) -> tuple[float, float]:
     if len(values) < 2:
         return values.mean().item(), 0.0
     return values.mean().item(), 1.96 * values.std().item() / math.sqrt(len(values))
+
+
+def best_and_paired(own: Tensor, others: Mapping[str, Tensor]) -> tuple[str, dict[str, float]]:
+    """The name of the best of ``others`` by its mean, and the mean of ``own`` − it over the same tasks, with its interval."""
+    best = max(others, key=lambda name: others[name].double().mean().item())
+    difference, ci95 = mean_and_ci95(own.double() - others[best].double())
+    return best, {"difference": difference, "ci95": ci95}
 
 
 def weight_mse(w: Tensor, trained: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries (B, L, width) to a context (B, S, context_width)."""
+    """Multi-head attention of queries (B, L, width) to a context (B, S, context_width), with a bias (heads, L, S) on its logits."""
 
     def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
         super().__init__()
@@ -33,13 +33,13 @@ class Attention(nn.Module):
         self.kv = nn.Linear(context_width or width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, bias: Tensor | float = 0.0) -> Tensor:
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
             for part in (self.q(x), *self.kv(context).chunk(2, dim=-1))
         )
         # written out: the fused kernel has no batching rule, and REPTILE's inner loops run under vmap
-        weights = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)
+        weights = (q @ k.mT / math.sqrt(q.shape[-1]) + bias).softmax(-1)
         return self.out((weights @ v).transpose(-3, -2).flatten(-2))
 
 
@@ -52,9 +52,9 @@ class TransformerBlock(nn.Module):
         self.attention = Attention(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | float = 0.0) -> Tensor:
         y = self.norm_attention(x)
-        x = x + self.attention(y, y)
+        x = x + self.attention(y, y, bias)
         return x + self.mlp(self.norm_mlp(x))
 
 

@@ -3,53 +3,68 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ltdi.errors import InputError
 from ltdi.methods import CONTROLS, METHODS, Method
+from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.seeding import generator
 from ltdi.store import read_tensors
 from ltdi.trajectories import Start
 
+KNOBS = ("method", "methods", "diffusion", "denoiser", "meta")
+"""The sections of params.yaml that a method is built from."""
 
-def build_method(knobs: dict, start: Start, *, length: int, seed: int) -> Method:
-    """The method that ``knobs["method"]["name"]`` names, its weights drawn from the seed.
+
+def method_class(name: str) -> type[Method]:
+    classes = METHODS | CONTROLS
+    if name not in classes:
+        raise InputError(f"method.name = {name!r} is unknown; allowed: {', '.join(classes)}")
+    return classes[name]
+
+
+def build_method(
+    name: str, knobs: dict, start: Start, body: nn.Module, *, length: int, n_tasks: int, n_classes: int, seed: int
+) -> Method:
+    """The method or control of that name, its weights drawn from the seed.
+
+    Args:
+        knobs: the sections ``KNOBS`` as plain values.
+        body: the frozen body; a method that adapts it takes a copy.
+        length: points of a trajectory.
+        n_tasks, n_classes: how many training tasks there are, and classes to draw them from.
 
     Raises:
         InputError: the name is unknown, or knobs of two sections do not fit together.
     """
-    name, denoiser = knobs["method"]["name"], knobs["denoiser"]
-    if name not in METHODS:
-        raise InputError(f"method.name = {name!r} is unknown; allowed: {', '.join(METHODS)}")
-    if denoiser["width"] % denoiser["heads"]:
-        raise InputError(f"denoiser.width = {denoiser['width']} is not a multiple of denoiser.heads = {denoiser['heads']}; change one")
-    if knobs["meta"]["weight_loss"] == knobs["meta"]["query_loss"] == 0:
-        raise InputError("meta.weight_loss = 0 and meta.query_loss = 0 leave nothing to learn; raise one")
-    try:
-        METHODS[name].process_class.index_map(length, knobs["diffusion"]["steps"])
-    except ValueError as error:
-        raise InputError(f"diffusion.steps = {knobs['diffusion']['steps']}: {error}; raise it or lower trajectories.length") from error
+    chosen = method_class(name)
+    _check(chosen, knobs, length)
+    given = {section: knobs[section] for section in ("diffusion", "denoiser", "meta")}
+    given |= {"length": length, "n_tasks": n_tasks, "n_classes": n_classes, "body": body}
     torch.manual_seed(generator(seed, "denoiser").initial_seed())
-    return METHODS[name](start, length=length, diffusion=knobs["diffusion"], denoiser=denoiser, meta=knobs["meta"])
+    return chosen(start, **{each: given[each] for each in chosen.takes}, **knobs["methods"][name])
 
 
-def build_control(name: str, start: Start, n_heads: int) -> Method:
-    extra = {"n_heads": n_heads} if name == "nearest_head" else {}
-    return CONTROLS[name](start, **extra)
-
-
-def load_method(folder: Path, device: torch.device) -> tuple[str, Method]:
-    """The meta-trained method of a model folder, by its name."""
-    tensors, values = read_tensors(folder / "model.safetensors")
+def load_method(folder: Path, name: str, body: nn.Module, device: torch.device) -> Method:
+    """A meta-trained method or a control of a model folder."""
+    tensors, values = read_tensors(folder / "methods" / f"{name}.safetensors")
     start = Start.from_state({"start/shared": tensors.pop("start/shared").to(device)}, values)
-    method = build_method(values, start, length=values["length"], seed=0)
-    return values["method"]["name"], _restored(method, tensors, device)
-
-
-def load_control(folder: Path, name: str, start: Start, device: torch.device) -> Method:
-    tensors, values = read_tensors(folder / "controls" / f"{name}.safetensors")
-    return _restored(build_control(name, start, values["n_heads"]), tensors, device)
-
-
-def _restored(method: Method, tensors: dict[str, torch.Tensor], device: torch.device) -> Method:
+    sizes = {size: values[size] for size in ("length", "n_tasks", "n_classes")}
+    method = build_method(name, values, start, body, **sizes, seed=0)
     method.load_state_dict(tensors)
     return method.to(device).eval()
+
+
+def _check(chosen: type[Method], knobs: dict, length: int) -> None:
+    denoiser, meta, steps = knobs["denoiser"], knobs["meta"], knobs["diffusion"]["steps"]
+    if denoiser["width"] % denoiser["heads"]:
+        raise InputError(f"denoiser.width = {denoiser['width']} is not a multiple of denoiser.heads = {denoiser['heads']}; change one")
+    if meta["weight_loss"] == meta["query_loss"] == 0:
+        raise InputError("meta.weight_loss = 0 and meta.query_loss = 0 leave nothing to learn; raise one")
+    if meta["fresh"] == 1 and meta["query_loss"] == 0:
+        raise InputError("meta.fresh = 1 and meta.query_loss = 0 leave nothing to learn: new tasks have no trajectory; change one")
+    if issubclass(chosen, DiffusionMethod):
+        try:
+            chosen.process_class.index_map(length, steps)
+        except ValueError as error:
+            raise InputError(f"diffusion.steps = {steps}: {error}; raise it or lower trajectories.length") from error

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ltdi.heads import Head, task_losses
-from ltdi.metrics import accuracy, mean_and_ci95, weight_mse
+from ltdi.metrics import accuracy, best_and_paired, mean_and_ci95, weight_mse
 from ltdi.store import read_table, read_tensors, write_json, write_table, write_tsv
 from ltdi.tasks import labelled
 from pipeline import params as parameters
@@ -29,14 +29,16 @@ def main(params_file: Path, data: Path) -> None:
     chain, chain_task = _load_chain(data)
     queries, labels = labelled(test.batch(torch.arange(len(test))).query.features)
 
-    name = read_tensors(data / "model" / "model.safetensors")[1]["method"]["name"]
-    controls = [each for each in timing.name.unique() if each != name]
+    name, *controls = timing.name.unique()
     tables = {}
     for each in (name, *controls):
-        w = read_tensors(data / "weights" / f"{each}.safetensors")[0]["w"].to(where)
-        scores = accuracy(start.head(w, queries), labels).cpu()
-        distance = torch.full_like(scores, float("nan"))
-        distance[kept] = weight_mse(w.cpu()[kept], recorded.points[:, 0])
+        made = {key: value.to(where) for key, value in read_tensors(data / "weights" / f"{each}.safetensors")[0].items()}
+        distance = torch.full((len(test),), float("nan"))
+        if "w" in made:
+            scores = accuracy(start.head(made["w"], queries), labels).cpu()
+            distance[kept] = weight_mse(made["w"].cpu()[kept], recorded.points[:, 0])
+        else:
+            scores = (made["predicted"] == labels).float().mean(-1).cpu()
         tables[each] = pd.DataFrame({"method": each, "task": range(len(test)), "accuracy": scores.numpy(), "weight_mse": distance.numpy()})
 
     metrics = _summary(name, controls, tables, timing)
@@ -54,22 +56,21 @@ def main(params_file: Path, data: Path) -> None:
 def _summary(name: str, controls: list[str], tables: dict[str, pd.DataFrame], timing: pd.DataFrame) -> dict:
     def row(each: str) -> dict:
         mean, ci95 = mean_and_ci95(torch.tensor(tables[each].accuracy.to_numpy()))
-        ms = timing[timing.name == each].set_index("batch").ms_per_task
-        return {
-            "accuracy": mean,
-            "ci95": ci95,
-            "weight_mse": float(tables[each].weight_mse.mean()),
-            "ms_per_task": {f"batch_{batch}": float(ms[batch]) for batch in ms.index},
-        }
+        ms = timing[timing.name == each].set_index("batch").drop(columns="name")
+        values = {"accuracy": mean, "ci95": ci95, "ms_per_task": {f"batch_{n}": float(ms.ms_embed[n] + ms.ms_generate[n]) for n in ms.index}}
+        distance = tables[each].weight_mse.mean()
+        return values if pd.isna(distance) else values | {"weight_mse": float(distance)}
 
-    metrics = {"method": name, **row(name), "controls": {each: row(each) for each in controls}}
-    best = max(controls, key=lambda each: metrics["controls"][each]["accuracy"])
-    difference, ci95 = mean_and_ci95(torch.tensor((tables[name].accuracy - tables[best].accuracy).to_numpy()))
-    return metrics | {"best_control": best, "paired": {"difference": difference, "ci95": ci95}}
+    metrics = {"method": name, **row(name)}
+    if not controls:
+        return metrics
+    scores = {each: torch.tensor(table.accuracy.to_numpy()) for each, table in tables.items()}
+    best, paired = best_and_paired(scores.pop(name), scores)
+    return metrics | {"controls": {each: row(each) for each in controls}, "best_control": best, "paired": paired}
 
 
 def _bars(name: str, metrics: dict) -> pd.DataFrame:
-    rows = {name: metrics} | metrics["controls"] | {"ceiling": metrics["ceiling"]}
+    rows = {name: metrics} | metrics.get("controls", {}) | {"ceiling": metrics["ceiling"]}
     return pd.DataFrame([{"head": each, "accuracy": values["accuracy"], "ci95": values["ci95"]} for each, values in rows.items()])
 
 

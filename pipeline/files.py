@@ -1,5 +1,6 @@
 """What the stages hand to each other, read back and checked."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -12,11 +13,15 @@ from ltdi.tasks import TaskSource
 from ltdi.trajectories import Start, Trajectories
 
 
-def load_tasks(data: Path) -> dict[str, TaskSource]:
-    """The tasks of every split, over the features of its images."""
+def load_tasks(data: Path, *, images_of: Collection[str] = ()) -> dict[str, TaskSource]:
+    """The tasks of every split, over the features of its images; of the splits ``images_of`` over the images as well."""
     features, facts = read_tensors(data / "tasks" / "features.safetensors")
     table = read_table(data / "tasks" / "tasks.parquet")
-    return {split: TaskSource.from_table(features[split], table[table.split == split], facts["n_images"][split]) for split in table.split.unique()}
+    sources = {split: TaskSource.from_table(features[split], table[table.split == split], facts["n_images"][split]) for split in table.split.unique()}
+    if images_of:
+        images, _ = read_tensors(data / "tasks" / "images.safetensors")
+        sources |= {split: sources[split].with_images(images[split]) for split in images_of}
+    return sources
 
 
 def load_start(data: Path, device: torch.device) -> Start:

@@ -1,4 +1,4 @@
-"""Stage 5: heads for the meta-test tasks from their support sets alone, and the time it takes -> data/weights/."""
+"""Stage 5: weights for the meta-test tasks from their support sets alone, and the time it takes -> data/weights/."""
 
 import statistics
 import time
@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import Tensor
 
+from ltdi.bodies.pretraining import embed
 from ltdi.errors import InputError
-from ltdi.methods import CONTROLS, Method
+from ltdi.methods import Method
 from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.seeding import generator
-from ltdi.store import write_table, write_tensors
-from ltdi.tasks import Support, TaskSource
+from ltdi.store import read_json, write_table, write_tensors
+from ltdi.tasks import Query, Support, TaskSource
 from pipeline import params as parameters
-from pipeline.build import load_control, load_method
-from pipeline.files import load_start, load_tasks
+from pipeline.body import load_body
+from pipeline.build import load_method
+from pipeline.files import load_tasks
 from pipeline.progress import follow, say
 from pipeline.stage import deterministic, device, run
 
@@ -28,39 +31,71 @@ def main(params_file: Path, data: Path) -> None:
     knobs, seed = params.generate, params.seed
     deterministic()
     where = device()
-    test = load_tasks(data)["meta_test"].to(where)
+    test = load_tasks(data, images_of=["meta_test"])["meta_test"].to(where)
     if knobs.chain_task >= len(test):
         raise InputError(f"generate.chain_task = {knobs.chain_task} is not one of the {len(test)} meta-test tasks; lower it")
-    start = load_start(data, where)
-    name, method = load_method(data / "model", where)
-    methods = {name: method} | {name: load_control(data / "model", name, start, where) for name in CONTROLS}
+    body = load_body(data).to(where, memory_format=torch.channels_last)
+    names = read_json(data / "model" / "methods" / "names.json")
+    methods = {name: load_method(data / "model", name, body, where) for name in (names["method"], *names["controls"])}
 
     timings = []
     for row in follow(({"method": j} for j in range(len(methods))), name="generate_weights", total=len(methods), show="method"):
-        each, chosen = list(methods.items())[row["method"]]
-        write_tensors(data / "weights" / f"{each}.safetensors", {"w": _generate_all(chosen, test, seed)}, {"method": each})
-        timings += [{"name": each, "batch": batch, "ms_per_task": _time(chosen, test, batch, knobs.timing_repeats, seed)} for batch in BATCHES]
+        name, method = list(methods.items())[row["method"]]
+        write_tensors(data / "weights" / f"{name}.safetensors", _generate_all(method, test, seed), {"method": name})
+        timings += [{"name": name, "batch": batch, "adapts": method.adapts} | _times(method, body, test, batch, knobs.timing_repeats, seed) for batch in BATCHES]
+        if isinstance(method, DiffusionMethod) and name == names["method"]:
+            support = test.support_of(torch.tensor([knobs.chain_task], device=where))
+            states = method.generate_chain(support, generator=generator(seed, "noise"))[:, 0]
+            write_tensors(data / "weights" / "chain.safetensors", {"chain": states}, {"task": knobs.chain_task})
     write_table(data / "weights" / "timing.parquet", pd.DataFrame(timings))
-    if isinstance(method, DiffusionMethod):
-        support = test.support_of(torch.tensor([knobs.chain_task], device=where))
-        states = method.generate_chain(support, generator=generator(seed, "noise"))[:, 0]
-        write_tensors(data / "weights" / "chain.safetensors", {"chain": states}, {"task": knobs.chain_task})
-    say(", ".join(f"{t['name']} {t['ms_per_task']:.2f} ms" for t in timings if t["batch"] == 1))
+    say(", ".join(f"{t['name']} {t['ms_generate']:.2f} ms" for t in timings if t["batch"] == 1))
 
 
-def _generate_all(method: Method, test: TaskSource, seed: int) -> torch.Tensor:
-    parts = torch.arange(len(test)).split(max(BATCHES))
-    return torch.cat([method.generate(test.support_of(part), generator=generator(seed, "noise")) for part in parts])
+def _generate_all(method: Method, test: TaskSource, seed: int) -> dict[str, Tensor]:
+    """The heads w (M, D); of a method that makes more than a head, which would fill the disk, what it says of the queries (M, N·Q)."""
+    made = []
+    for tasks in torch.arange(len(test)).split(max(BATCHES)):
+        w = method.generate(test.support_of(tasks), generator=generator(seed, "noise"))
+        made.append(w if _is_head(method) else method.logits(w, test.batch(tasks).query).argmax(-1))
+    return {"w" if _is_head(method) else "predicted": torch.cat(made)}
 
 
-def _time(method: Method, test: TaskSource, batch: int, repeats: int, seed: int) -> float:
-    """Milliseconds a task from support features to weights: the median of ``repeats`` calls after three to warm up."""
-    support = test.support_of(torch.arange(batch) % len(test))
-    seconds = [_seconds(lambda: method.generate(support, generator=generator(seed, "noise")), support) for _ in range(3 + repeats)]
-    return 1000 * statistics.median(seconds[3:]) / batch
+def _is_head(method: Method) -> bool:
+    return method.space is method.head.space
 
 
-def _seconds(call: Callable[[], torch.Tensor], support: Support) -> float:
+def _times(method: Method, body: torch.nn.Module, test: TaskSource, batch: int, repeats: int, seed: int) -> dict[str, float]:
+    """Milliseconds as a user meets them: a task's support images to features, those to weights, and a query image to its label.
+
+    A method that works on images has no features to wait for.
+    """
+    task = test.batch(torch.arange(batch) % len(test))
+    support, query = task.support, task.query
+    w = method.generate(support, generator=generator(seed, "noise"))
+    one = Query(query.features[:, :1, :1], query.images[:, :1, :1])
+
+    def answer() -> Tensor:
+        features = one.features if method.from_images else embed(body, one.images).to(w)
+        return method.logits(w, Query(features, one.images)).argmax(-1)
+
+    return {
+        "ms_embed": 0.0 if method.from_images else _median(lambda: embed(body, support.images), repeats, support) / batch,
+        "ms_generate": _median(lambda: method.generate(support, generator=generator(seed, "noise")), repeats, support) / batch,
+        "ms_query": _median(answer, repeats, support) / batch,
+    }
+
+
+def _median(call: Callable[[], Tensor], repeats: int, support: Support) -> float:
+    """Milliseconds: the median of ``repeats`` calls after two to warm up; of slow calls as many as fill a second, three at least."""
+    for _ in range(2):
+        _seconds(call, support)
+    seconds: list[float] = []
+    while len(seconds) < repeats and (len(seconds) < 3 or sum(seconds) < 1):
+        seconds.append(_seconds(call, support))
+    return 1000 * statistics.median(seconds)
+
+
+def _seconds(call: Callable[[], Tensor], support: Support) -> float:
     cuda = support.features.is_cuda
     if cuda:
         torch.cuda.synchronize()

@@ -7,16 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ltdi.methods import CONTROLS, Method
-from ltdi.methods.base import val_accuracies
-from ltdi.metrics import mean_and_ci95
+from ltdi.methods import Method
+from ltdi.methods.base import query_accuracies
+from ltdi.metrics import best_and_paired
 from ltdi.seeding import generator
 from ltdi.store import Cache, digest, write_json, write_tensors, write_tsv
 from ltdi.tasks import TaskSource
 from ltdi.training import Training
 from ltdi.trajectories import Trajectories
 from pipeline import params as parameters
-from pipeline.build import build_control, build_method
+from pipeline.body import load_body
+from pipeline.build import KNOBS, build_method, method_class
 from pipeline.checkpoints import resumable, source_digest
 from pipeline.files import load_start, load_tasks, load_trajectories
 from pipeline.progress import say
@@ -27,27 +28,31 @@ PLOTTED = ["loss", "val_loss_w0", "val_loss_w1", "val_loss_w2", "val_accuracy"]
 
 
 def main(params_file: Path, data: Path) -> None:
-    params = parameters.load(params_file, "seed", "method", "diffusion", "denoiser", "meta")
-    meta, seed = params.meta, params.seed
+    params = parameters.load(params_file, "seed", "method", "methods", "diffusion", "denoiser", "meta")
+    meta, seed, name = params.meta, params.seed, params.method.name
     deterministic()
     where = device()
-    sources = {split: source.to(where) for split, source in load_tasks(data).items()}
+    names = [name, *(each for each in params.method.controls if each != name)]
+    images_of = ["meta_train", "meta_val"] if any(method_class(each).from_images for each in names) else []
+    sources = {split: source.to(where) for split, source in load_tasks(data, images_of=images_of).items()}
     start = load_start(data, where)
     trajectories, kept = load_trajectories(data, "meta_train")
     train = sources["meta_train"].rows(kept.to(where))
     val_trajectories, kept_val = load_trajectories(data, "meta_val")
     val = sources["meta_val"].rows(kept_val.to(where))
 
-    knobs = {name: getattr(params, name).model_dump() for name in ("method", "diffusion", "denoiser", "meta")}
-    length = trajectories.points.shape[1]
-    method = build_method(knobs, start, length=length, seed=seed)
-    method.to(where).prepare(train, trajectories, val)
-    controls = {name: build_control(name, start, len(train)).to(where) for name in CONTROLS}
-    for control in controls.values():
-        control.prepare(train, trajectories, val)
-    training = Training(method, lr=meta.outer_lr, steps=meta.steps, ema=meta.ema, lr_schedule=meta.lr_schedule)
+    knobs = {section: getattr(params, section).model_dump() for section in KNOBS}
+    knobs["methods"] = {each: knobs["methods"][each] for each in names}
+    sizes = {"length": trajectories.points.shape[1], "n_tasks": len(train), "n_classes": len(train.features)}
+    body = load_body(data)
+    built = {each: build_method(each, knobs, start, body, **sizes, seed=seed).to(where) for each in names}
+    for each in built.values():
+        each.prepare(train, trajectories, val)
+    method = built.pop(name)
+    learns = any(True for _ in method.parameters())
+    training = Training(method, lr=meta.outer_lr, steps=meta.steps if learns else 0, ema=meta.ema, lr_schedule=meta.lr_schedule)
     rows = _validated(method, training, train, trajectories, val, val_trajectories, meta.val_every, seed)
-    key = digest("meta", source_digest(), knobs, seed, start.state()[1], trajectories.points, train.features, train.support)
+    key = digest("meta", source_digest(), knobs, sizes, seed, start.state()[1], *body.state_dict().values(), trajectories.points, train.features, train.support)
     checkpoints = Cache("checkpoints")
     started = time.monotonic()
     curve = resumable(training, rows, checkpoints, key, every=meta.val_every, name="meta_train", rate="meta.outer_lr")
@@ -55,11 +60,10 @@ def main(params_file: Path, data: Path) -> None:
     method.load_state_dict(training.average)
 
     tensors, values = start.state()
-    write_tensors(data / "model" / "model.safetensors", method.state_dict() | tensors, values | knobs | {"length": length})
-    scores = {}
-    for name, control in controls.items():
-        write_tensors(data / "model" / "controls" / f"{name}.safetensors", control.state_dict(), {"n_heads": len(train)})
-        scores[name] = _accuracies(control, val, seed)
+    for each, made in {name: method, **built}.items():
+        write_tensors(data / "model" / "methods" / f"{each}.safetensors", made.state_dict() | tensors, values | knobs | sizes)
+    write_json(data / "model" / "methods" / "names.json", {"method": name, "controls": list(built)})
+    scores = {each: _accuracies(control, val, seed) for each, control in built.items()}
     write_tsv(data / "model" / "curve.tsv", curve.reindex(columns=curve.columns.union(PLOTTED, sort=False)))
     write_json(data / "model" / "metrics.json", _summary(method, _accuracies(method, val, seed), scores, seconds))
     checkpoints.drop(key)
@@ -67,18 +71,14 @@ def main(params_file: Path, data: Path) -> None:
 
 def _summary(method: Method, own: Tensor, controls: dict[str, Tensor], seconds: float) -> dict:
     """What to choose by: the method and the controls on the same meta-val tasks."""
-    best = max(controls, key=lambda name: controls[name].mean().item())
-    difference, ci95 = mean_and_ci95(own - controls[best])
-    parameters = sum(p.numel() for p in method.parameters())
-    say(f"meta-val accuracy {own.mean():.4f}, {difference:+.4f} ± {ci95:.4f} over {best}; {parameters} parameters")
-    return {
-        "val_accuracy": own.mean().item(),
-        "controls": {name: values.mean().item() for name, values in controls.items()},
-        "best_control": best,
-        "paired": {"difference": difference, "ci95": ci95},
-        "parameters": parameters,
-        "seconds": seconds,
-    }
+    metrics = {"val_accuracy": own.mean().item(), "parameters": sum(p.numel() for p in method.parameters()), "seconds": seconds}
+    compared = ""
+    if controls:
+        best, paired = best_and_paired(own, controls)
+        metrics |= {"controls": {name: values.mean().item() for name, values in controls.items()}, "best_control": best, "paired": paired}
+        compared = f", {paired['difference']:+.4f} ± {paired['ci95']:.4f} over {best}"
+    say(f"meta-val accuracy {own.mean():.4f}{compared}; {metrics['parameters']} parameters")
+    return metrics
 
 
 def _validated(
@@ -102,7 +102,7 @@ def _validated(
 
 def _accuracies(method: Method, val: TaskSource, seed: int) -> Tensor:
     """The accuracy of each meta-val task (M,)."""
-    return val_accuracies(method.head, val, lambda support: method.generate(support, generator=generator(seed, "val noise")))
+    return query_accuracies(method, val, lambda support: method.generate(support, generator=generator(seed, "val noise")))
 
 
 if __name__ == "__main__":

@@ -8,21 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ltdi.errors import InputError
+from pipeline.knobs import Count, Methods, NonNegative, Positive, Section, Share
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Transforms = Literal["none", "rotations", "mirrored", "dihedral"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -49,7 +42,7 @@ class Body(Section):
     lr: Positive
     weight_decay: NonNegative
     ema: Annotated[float, Field(ge=0, lt=1)]
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]
     augment: Augment
 
 
@@ -81,6 +74,7 @@ class Trajectories(Section):
 
 class Method(Section):
     name: str
+    controls: list[str]
 
 
 class Diffusion(Section):
@@ -118,6 +112,7 @@ class Meta(Section):
     query_loss: NonNegative
     query_images: Count
     redraw: bool
+    fresh: Share
     val_every: Count
 
 
@@ -137,6 +132,7 @@ SECTIONS: dict[str, type] = {
     "tasks": Tasks,
     "trajectories": Trajectories,
     "method": Method,
+    "methods": Methods,
     "diffusion": Diffusion,
     "denoiser": Denoiser,
     "meta": Meta,

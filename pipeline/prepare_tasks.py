@@ -5,13 +5,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ltdi.bodies import BODIES
 from ltdi.bodies.pretraining import embed
 from ltdi.datasets import SPLITS, ImageSet, expand_classes, to_float
 from ltdi.seeding import generator
 from ltdi.store import Cache, digest, read_tensors, write_table, write_tensors
 from ltdi.tasks import TaskSource
 from pipeline import params as parameters
+from pipeline.body import load_body
 from pipeline.images import augmentation, image_sets
 from pipeline.progress import follow, say
 from pipeline.stage import deterministic, device, run
@@ -21,7 +21,7 @@ def main(params_file: Path, data: Path) -> None:
     params = parameters.load(params_file, "seed", "data", "tasks")
     tasks, seed = params.tasks, params.seed
     deterministic()
-    body = _load_body(data).to(device(), memory_format=torch.channels_last)
+    body = load_body(data).to(device(), memory_format=torch.channels_last)
     splits = image_sets(params.data)
     facts = {"train_classes": len(splits["meta_train"].names), "n_images": {split: splits[split].images.shape[1] for split in SPLITS}}
     splits["meta_train"] = expand_classes(splits["meta_train"], tasks.transforms)
@@ -47,6 +47,8 @@ def main(params_file: Path, data: Path) -> None:
         tables.append(table)
 
     write_tensors(data / "tasks" / "features.safetensors", {name: value / scale for name, value in features.items()}, facts | {"scale": scale.item()})
+    # for methods that change the body, and to time what a user meets: from images to weights
+    write_tensors(data / "tasks" / "images.safetensors", {name: images.images for name, images in splits.items()}, {})
     write_table(data / "tasks" / "tasks.parquet", pd.concat(tables, ignore_index=True))
     say(", ".join(f"{split}: {getattr(tasks, split)} tasks from {len(splits[split].names)} classes" for split in SPLITS))
 
@@ -70,13 +72,6 @@ def _embed_all(body: torch.nn.Module, splits: dict[str, ImageSet], tasks: parame
     features["meta_train"] = torch.cat(copies, dim=1)
     cache.keep(key, features, {})
     return features
-
-
-def _load_body(data: Path) -> torch.nn.Module:
-    weights, shape = read_tensors(data / "body" / "body.safetensors")
-    body = BODIES[shape["name"]](shape["channels"], filters=shape["filters"])
-    body.load_state_dict(weights)
-    return body.eval().requires_grad_(False)
 
 
 if __name__ == "__main__":

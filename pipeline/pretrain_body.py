@@ -16,7 +16,7 @@ from pipeline import params as parameters
 from pipeline.checkpoints import resumable, source_digest
 from pipeline.images import augmentation, image_sets
 from pipeline.progress import say
-from pipeline.stage import deterministic, device, run
+from pipeline.stage import deterministic, device, precision, run
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -38,7 +38,7 @@ def main(params_file: Path, data: Path) -> None:
         classes_a_batch=body.classes_a_batch,
         images_a_class=body.images_a_class,
         augment=augmentation(body.augment),
-        precision=getattr(torch, body.precision),
+        precision=precision(body.precision, device()),
         seed=seed,
     )
     key = digest("body", source_digest(), body.model_dump(), seed, images)

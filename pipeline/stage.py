@@ -47,6 +47,20 @@ def device() -> torch.device:
     return chosen
 
 
+def precision(name: str, device: torch.device) -> torch.dtype:
+    """The number format that a param names; "auto" is bfloat16 where the device computes in it.
+
+    A processor without such instructions emulates them, twenty times slower than float32.
+    """
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
 def deterministic() -> None:
     """The same machine gives the same bits."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

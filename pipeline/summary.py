@@ -14,22 +14,26 @@ def show(data: Path) -> None:
     table = Table(title="Heads for meta-test tasks")
     for column, justify in (("head", "left"), ("accuracy", "right"), ("± 95 %", "right"), ("ms/task", "right"), ("64 at once", "right"), ("distance²", "right")):
         table.add_column(column, justify=justify)
-    rows = metrics["controls"] | {metrics["method"]: metrics}
+    rows = metrics.get("controls", {}) | {metrics["method"]: metrics}
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["accuracy"]):
         own = name == metrics["method"]
         times = row["ms_per_task"]
-        cells = (name, f"{row['accuracy']:.4f}", f"{row['ci95']:.4f}", f"{times['batch_1']:.2f}", f"{times['batch_64']:.3f}", f"{row['weight_mse']:.2e}")
+        distance = f"{row['weight_mse']:.2e}" if "weight_mse" in row else ""
+        cells = (name, f"{row['accuracy']:.4f}", f"{row['ci95']:.4f}", f"{times['batch_1']:.2f}", f"{times['batch_64']:.3f}", distance)
         table.add_row(*cells, style="bold" if own else None)
     ceiling = metrics["ceiling"]
     table.add_section()
     table.add_row("ceiling", f"{ceiling['accuracy']:.4f}", f"{ceiling['ci95']:.4f}", "", "", "")
     console.print(table)
     say(outcome(metrics))
+    say("ms/task: from support images to weights, one task at a time and a task of 64 at once")
     say("distance²: mean squared difference from the head trained on all images of the classes; that head, which saw the queries too, is the ceiling")
     say("next: dvc exp run -S method.name=lvdi, then make compare; dvc plots show; make help")
 
 
 def outcome(metrics: dict) -> str:
+    if "paired" not in metrics:
+        return f"{metrics['method']}: {metrics['accuracy']:.4f} ± {metrics['ci95']:.4f}"
     paired = metrics["paired"]
     return f"{metrics['method']} − {metrics['best_control']}, the best control: {paired['difference']:+.4f} ± {paired['ci95']:.4f} (paired over tasks)"
 

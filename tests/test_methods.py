@@ -7,48 +7,26 @@ import torch
 from torch.testing import assert_close
 
 from ltdi.diffusion.denoiser import DENOISERS
-from ltdi.heads import Head
+from worlds import N_WAY, PAPER, World, draw, stirred
+
 from ltdi.methods import CONTROLS, METHODS
+from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.methods.head_sgd import RATES, STEPS
 from ltdi.metrics import accuracy, mean_and_ci95, nearest_mean_accuracy
 from ltdi.seeding import generator
 from ltdi.store import read_tensors, write_tensors
-from ltdi.tasks import Support, TaskSource, labelled
+from ltdi.tasks import Support, labelled
 from ltdi.training import Training
-from ltdi.trajectories import Start, collect
 
-F, HIDDEN, N_WAY, N_SHOT, N_QUERY = 8, 12, 3, 2, 5
+DIFFUSIONS = [name for name, cls in METHODS.items() if issubclass(cls, DiffusionMethod)]
 STARTS = ("fresh", "shared", "prototype", "ridge")
-DIFFUSION = {
-    "steps": 4,
-    "schedule": "cosine",
-    "max_beta": 0.999,
-    "prediction": "weights",
-    "weighting": "weights",
-    "visited": 1.0,
-    "unroll": False,
-    "chain_noise": 0.0,
-    "start_noise": 1.0,
-    "gradient_input": False,
-}
-PAPER = {"schedule": "linear", "prediction": "epsilon", "weighting": "theorem", "visited": 0.0}
-DENOISER = {"name": "transformer", "width": 16, "depth": 1, "heads": 2, "neurons_a_token": 4, "condition": "mean"}
-META = {
-    "tasks_a_batch": 16,
-    "inner_steps": 1,
-    "inner_optimizer": "sgd",
-    "inner_lr": 0.05,
-    "weight_loss": 1.0,
-    "query_loss": 0.1,
-    "query_images": 3,
-    "redraw": True,
-}
 # an operation that falls back to a loop under vmap would loop over tasks
 pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")
 # name, start, changes of DIFFUSION, changes of DENOISER
 VARIANTS = [
     *((name, "prototype", {}, {}) for name in METHODS),
-    *((name, "fresh", PAPER, {"name": "unet"}) for name in METHODS),
+    *((name, "shared", {}, {}) for name in METHODS if name not in DIFFUSIONS),
+    *((name, "fresh", PAPER, {"name": "unet"}) for name in DIFFUSIONS),
     ("ltdi", "shared", {"prediction": "v", "gradient_input": True}, {"condition": "attention"}),
     ("ltdi", "ridge", {"chain_noise": 1.0}, {"name": "unet", "condition": "attention"}),
     *((name, "prototype", {}, {}) for name in CONTROLS),
@@ -62,75 +40,23 @@ def label(variant) -> str:
     return "-".join([name, kind, *map(str, diffusion), *map(str, denoiser.values())])
 
 
-def clusters(n_classes: int, name: str) -> torch.Tensor:
-    """Features (C, 10, F) of classes that are blobs, cut off below zero as a body's are."""
-    stream = generator(0, name)
-    centres = 2 * torch.rand(n_classes, 1, F, generator=stream)
-    return (centres + 0.25 * torch.randn(n_classes, 10, F, generator=stream)).relu()
-
-
-class World:
-    """Tasks of two splits and the trajectories of one, from one kind of start."""
-
-    def __init__(self, kind: str) -> None:
-        head = Head(F, HIDDEN, N_WAY)
-        shared = head.initial(1, generator(0, "shared"))[0]
-        self.start = Start(head, kind, shared, temperature=2.0, ridge=1.0)
-        sizes = {"n_way": N_WAY, "n_shot": N_SHOT, "n_query": N_QUERY}
-        self.train, self.val = (
-            TaskSource.sample(clusters(12, name), n_tasks=n, seed=1, split=name, **sizes) for name, n in (("train", 40), ("val", 8))
-        )
-        knobs = {"fit_on": "class", "augment": False, "optimizer": "adam", "lr": 0.02, "steps": 6, "length": 4, "sam": 0.0, "seed": 0}
-        self.trajectories, self.val_trajectories = (
-            collect(self.start, source, torch.arange(len(source)), **knobs) for source in (self.train, self.val)
-        )
-        self.support = self.val.support_of(torch.arange(5))
-
-    def build(self, name: str, diffusion: dict = {}, denoiser: dict = {}, meta: dict = {}):
-        torch.manual_seed(0)
-        if name in CONTROLS:
-            return CONTROLS[name](self.start, **({"n_heads": len(self.train)} if name == "nearest_head" else {}))
-        return METHODS[name](self.start, length=4, diffusion=DIFFUSION | diffusion, denoiser=DENOISER | denoiser, meta=META | meta)
-
-    def prepared(self, name: str, **changes):
-        method = self.build(name, **changes)
-        method.prepare(self.train, self.trajectories, self.val)
-        return method
-
-    def rows(self, method, training: Training) -> list[dict[str, float]]:
-        return list(method.meta_train(training, self.train, self.trajectories, seed=0))
-
-
 @pytest.fixture(scope="module")
 def worlds():
-    return {kind: World(kind) for kind in STARTS}
+    return {(kind, images): World(kind, with_images=images) for kind in STARTS for images in (False, True)}
 
 
 @pytest.fixture(scope="module")
 def world(worlds):
-    return worlds["prototype"]
+    return worlds["prototype", False]
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=label)
 def case(request, worlds):
     """A method whose every parameter counts, a function that builds an empty one, and support sets."""
     name, kind, diffusion, denoiser = request.param
-    world = worlds[kind]
+    world = worlds[kind, (METHODS | CONTROLS)[name].from_images]
     method = stirred(world.prepared(name, diffusion=diffusion, denoiser=denoiser))
     return method, lambda: world.build(name, diffusion=diffusion, denoiser=denoiser), world.support
-
-
-def stirred(method):
-    """The method with all its parameters moved: the denoiser's last layer starts at zero, which hides all before it."""
-    stream = generator(0, "stir")
-    with torch.no_grad():
-        for parameter in method.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=stream)
-    return method.eval()
-
-
-def draw(method, support: Support, seed: int = 0) -> torch.Tensor:
-    return method.generate(support, generator=generator(seed, "noise"))
 
 
 # --- the contract
@@ -139,7 +65,7 @@ def draw(method, support: Support, seed: int = 0) -> torch.Tensor:
 def test_weights_are_one_finite_row_a_task(case):
     method, _, support = case
     w = draw(method, support)
-    assert w.shape == (len(support), method.head.space.dim)
+    assert w.shape == (len(support), method.space.dim)
     assert w.isfinite().all()
     assert not w.requires_grad
 
@@ -180,10 +106,10 @@ def test_controls_are_learned_without_gradients(world):
 # --- the diffusion methods
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", DIFFUSIONS)
 @pytest.mark.parametrize("kind, diffusion, denoiser", [("shared", {}, "transformer"), ("fresh", PAPER, "unet")], ids=["ours", "paper"])
 def test_the_loss_falls(name, kind, diffusion, denoiser, worlds):
-    world = worlds[kind]
+    world = worlds[kind, False]
     method = world.prepared(name, diffusion=diffusion, denoiser={"name": denoiser}, meta={"tasks_a_batch": 40})
     rows = world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))
     losses = [row["loss"] for row in rows]
@@ -215,9 +141,9 @@ def test_meta_training_resumes_bit_for_bit(inner, world, tmp_path):
 @pytest.mark.parametrize("denoiser", DENOISERS)
 def test_inner_loops_of_several_steps_learn(optimizer, denoiser, worlds):
     meta = {"inner_steps": 2, "inner_optimizer": optimizer, "inner_lr": 1e-2 if optimizer == "adam" else 1.0, "tasks_a_batch": 40}
-    method = worlds["shared"].prepared("ltdi", denoiser={"name": denoiser}, meta=meta)
+    method = worlds["shared", False].prepared("ltdi", denoiser={"name": denoiser}, meta=meta)
     before = {name: value.detach().clone() for name, value in method.named_parameters()}
-    losses = [row["loss"] for row in worlds["shared"].rows(method, Training(method, lr=1e-2, steps=12, ema=0.9))]
+    losses = [row["loss"] for row in worlds["shared", False].rows(method, Training(method, lr=1e-2, steps=12, ema=0.9))]
     assert losses[-1] < 0.95 * losses[0]
     assert [name for name, value in method.named_parameters() if torch.equal(value, before[name])] == []
 
@@ -241,7 +167,7 @@ def test_the_chain_ends_at_the_generated_weights(world):
 @pytest.mark.parametrize("kind, condition", [("prototype", "mean"), ("ridge", "attention")])
 def test_permuted_classes_permute_the_output_layer(kind, condition, worlds):
     """Exact for the transformer once the noise, which has an order of its own, is left out."""
-    world, permutation = worlds[kind], torch.tensor([2, 0, 1])
+    world, permutation = worlds[kind, False], torch.tensor([2, 0, 1])
     method = stirred(world.prepared("ltdi", diffusion={"start_noise": 0.0}, denoiser={"condition": condition}))
     space = method.head.space
     w = space.unflatten(draw(method, world.support))

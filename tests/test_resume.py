@@ -97,7 +97,7 @@ def test_meta_training_goes_on_after_a_kill(finished, write_params, run_stage, k
     assert not list(store.iterdir()), "the checkpoint is dropped once the model is written"
 
     straight = tmp_path / "straight"
-    for folder in ("tasks", "trajectories"):
+    for folder in ("body", "tasks", "trajectories"):
         shutil.copytree(finished.data / folder, straight / folder)
     monkeypatch.setenv("LTDI_STORE", str(tmp_path / "other store"))
     run_stage("meta_train", params, straight)

@@ -26,12 +26,22 @@ def load(root: Path, *, download: bool = False) -> dict[str, ImageSet]:
     root = Path(root)
     if download:
         raise InputError(f"mini-ImageNet cannot be downloaded: {HOW_TO_GET} in {root}")
+    home = locate(root)
+    found = find_images(home / "images")
+    return {split: _load_split(home / table, found) for split, table in TABLES.items()}
+
+
+def locate(root: Path) -> Path:
+    """The folder that holds the images.
+
+    Raises:
+        InputError: there is none in ``root``; how to get them.
+    """
     homes = (root, root / "mini-imagenet", root / "mini_imagenet")
     home = next((home for home in homes if (home / "images").is_dir() or (home / "images.zip").is_file()), None)
     if home is None:
         raise InputError(f"no images or images.zip in {', '.join(map(str, homes))}; {HOW_TO_GET}")
-    found = find_images(home / "images")
-    return {split: _load_split(home / table, found) for split, table in TABLES.items()}
+    return home
 
 
 def _load_split(table: Path, found: dict) -> ImageSet:

@@ -30,12 +30,9 @@ def load(root: Path, *, download: bool = False) -> dict[str, ImageSet]:
     their names, permuted once and for all, 800 / 400 / 423.
     """
     root = Path(root)
-    home = _find(root)
-    if home is None and download:
+    if download and _find(root) is None:
         _download(root)
-        home = _find(root)
-    if home is None:
-        raise InputError(_missing(root))
+    home = locate(root)
 
     paths = {}
     for half in N_CLASSES:
@@ -51,8 +48,19 @@ def load(root: Path, *, download: bool = False) -> dict[str, ImageSet]:
     }
 
 
+def locate(root: Path) -> Path:
+    """The folder that holds both halves.
+
+    Raises:
+        InputError: there is none in ``root``; how to get them.
+    """
+    home = _find(root)
+    if home is None:
+        raise InputError(_missing(root))
+    return home
+
+
 def _find(root: Path) -> Path | None:
-    """The folder that holds both halves."""
     for home in (root, root / "omniglot-py"):
         if all(_exists(home / half) for half in N_CLASSES):
             return home

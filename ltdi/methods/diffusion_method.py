@@ -11,7 +11,7 @@ from ltdi.diffusion.denoiser import DENOISERS
 from ltdi.diffusion.process import VanillaProcess
 from ltdi.diffusion.schedule import SCHEDULES
 from ltdi.heads import task_losses
-from ltdi.methods.base import Method, draw_images, draw_tasks
+from ltdi.methods.base import TaskBatch, TrainedMethod, pad
 from ltdi.reptile import Phi, meta_step
 from ltdi.seeding import generator as named_generator
 from ltdi.tasks import Support, Task, TaskSource, labelled
@@ -19,36 +19,31 @@ from ltdi.training import Training
 from ltdi.trajectories import Start, Trajectories
 
 
-class DiffusionMethod(Method):
+class DiffusionMethod(TrainedMethod):
     """Diffusion of weights, given the support set.
 
-    The chain runs in x = (w − centre) / scale: ``centre`` is what the support set says of the start
-    (``Start.centre``), ``scale`` (D,) the size of the trained heads' distance from it, by layer. At
-    generation all tasks start from the same noise, so that a task does not depend on its neighbours.
+    The chain runs in x = (w − centre) / scale. At generation all tasks start from the same noise, so that
+    a task does not depend on its neighbours.
 
     Args:
         length: points of the trajectories; a ValueError says if the steps T cannot hold them.
         diffusion: steps T, schedule, max_beta, prediction, weighting, visited, unroll, chain_noise, start_noise, gradient_input.
         denoiser: name, width, depth, heads, neurons_a_token, condition.
-        meta: the loops and the loss; see ``meta_train``.
+        meta: the loops and the loss; what ``TrainedMethod`` names, and inner_steps, inner_optimizer, inner_lr.
     """
 
+    takes = ("length", "diffusion", "denoiser", "meta")
     process_class = VanillaProcess
 
     def __init__(self, start: Start, *, length: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping) -> None:
-        super().__init__(start)
-        self.diffusion, self.meta = diffusion, meta
+        super().__init__(start, meta=meta)
+        self.diffusion = diffusion
         schedule = SCHEDULES[diffusion["schedule"]](diffusion["steps"], diffusion["max_beta"])
         self.process = self.process_class(schedule, self.process_class.index_map(length, diffusion["steps"]))
         sizes = {key: value for key, value in denoiser.items() if key != "name"}
         self.denoiser = DENOISERS[denoiser["name"]](
             start.head.space, "output", start.head.n_features, channels=1 + diffusion["gradient_input"], **sizes
         )
-        self.register_buffer("scale", torch.ones(start.head.space.dim))
-
-    def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        centre = self.start.centre(train.support_of(torch.arange(len(train))))
-        self.scale.copy_(self.head.space.layer_scale(trajectories.points[:, 0].to(centre) - centre))
 
     # -- the chain ---------------------------------------------------------------------------------
 
@@ -63,7 +58,7 @@ class DiffusionMethod(Method):
     def _support_gradient(self, x_t: Tensor, centre: Tensor, support: Tensor) -> Tensor:
         """The support loss's gradient by x at x_t, of unit size a task: what a learned optimiser would see."""
         inputs, labels = labelled(support)
-        g = grad(lambda x: task_losses(self.head, centre + self.scale * x, inputs, labels).sum())(x_t.detach())
+        g = grad(lambda x: task_losses(self.head, self.to_w(x, centre), inputs, labels).sum())(x_t.detach())
         return g / (g.square().mean(-1, keepdim=True).sqrt() + 1e-6)
 
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
@@ -78,7 +73,7 @@ class DiffusionMethod(Method):
         states = sampler.chain(
             self.process, lambda x_t, t: self.epsilon(phi, x_t, t, centre, support.features), x_T.expand_as(centre), noise
         )
-        return torch.stack([centre + self.scale * x_t for _, x_t, _ in states])
+        return torch.stack([self.to_w(x_t, centre) for _, x_t, _ in states])
 
     def _draw_noise(self, n: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """x_T (n, D) and the chain's noise (T, n, D)."""
@@ -89,19 +84,12 @@ class DiffusionMethod(Method):
     # -- meta-training -----------------------------------------------------------------------------
 
     def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
-        """REPTILE over the trajectory loss and the query loss (Algorithm 2).
-
-        ``meta``: tasks_a_batch; inner_steps, inner_optimizer, inner_lr; weight_loss and query_loss, the
-        two coefficients; query_images a class; redraw, whether a
-        recorded task shows other images of its classes at every step.
-        """
+        """REPTILE over the trajectory loss and the query loss (Algorithm 2)."""
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
-            tasks = draw_tasks(len(train), self.meta["tasks_a_batch"], stream)
-            batches = []
-            for _ in range(self.meta["inner_steps"]):
-                task = train.redrawn(tasks, stream) if self.meta["redraw"] else train.batch(tasks)
-                batches.append(self._draw(task, trajectories.points[tasks], stream))
+            batch = TaskBatch.draw(train, self.meta, stream)
+            points = batch.points(trajectories)
+            batches = [self._draw(batch.task(train, self.meta, stream), points, stream) for _ in range(self.meta["inner_steps"])]
             loss = meta_step(
                 training,
                 lambda phi, batch: self._loss(_denoiser_part(phi), batch).mean(),
@@ -112,18 +100,21 @@ class DiffusionMethod(Method):
             yield {"step": training.step, "loss": loss}
 
     def _draw(self, task: Task, points: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
-        """Everything random of one inner step, so that the loss itself is a function; points (B, P, D)."""
-        B, T = len(points), self.process.schedule.T
+        """Everything random of one inner step, so that the loss itself is a function; points (B', P, D), B' ≤ B."""
         centre = self.start.centre(task.support)
+        n_recorded = len(points)
+        B, T = len(centre), self.process.schedule.T
+        points = pad(points.to(centre), B)
         t = torch.randint(1, T + 1, (B,), generator=stream).to(centre.device)
         every_t = torch.arange(T + 1, device=centre.device).clamp_min(1).expand(B, -1)
         i = self.process.draw_target(every_t.flatten(), stream).unflatten(0, every_t.shape)
         x_T, chain_noise = self._draw_noise(B, stream)
         return {
             "support": task.support.features,
-            "query": draw_images(task.query.features, self.meta["query_images"], stream),
+            "query": task.query.features,
             "centre": centre,
-            "points": (points.to(centre) - centre[:, None]) / self.scale,
+            "recorded": (torch.arange(B, device=centre.device) < n_recorded).to(centre),
+            "points": self.to_x(points, centre[:, None]),
             "t": t,
             "i": i,
             "noise": torch.randn(B, self.head.space.dim, generator=stream).to(centre),
@@ -159,10 +150,10 @@ class DiffusionMethod(Method):
         loss = torch.zeros_like(x_t[:, 0])
         if self.meta["weight_loss"] > 0:
             weights = self.process.loss(epsilon, x_t, t, i, _pick(batch["points"], i), self.diffusion["weighting"])
-            loss = loss + self.meta["weight_loss"] * weights
+            loss = loss + self.meta["weight_loss"] * batch["recorded"] * weights
         if self.meta["query_loss"] > 0:
             # the head that the state points at must work on the query, whichever recorded point it stands for
-            w = batch["centre"] + self.scale * self.process.endpoint(epsilon, x_t, t, self.process.target(t))
+            w = self.to_w(self.process.endpoint(epsilon, x_t, t, self.process.target(t)), batch["centre"])
             loss = loss + self.meta["query_loss"] * task_losses(self.head, w, *labelled(batch["query"]))
         return loss
 

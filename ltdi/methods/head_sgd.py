@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ltdi.adaptation import adapt
 from ltdi.closed_form import prototype_head
-from ltdi.methods.base import Method, val_accuracies
+from ltdi.methods.base import Method, query_accuracies
 from ltdi.tasks import Support, TaskSource, labelled
 from ltdi.trajectories import Start, Trajectories
 
@@ -20,6 +20,8 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 
 class HeadSgd(Method):
+    adapts = True
+
     def __init__(self, start: Start) -> None:
         super().__init__(start)
         self.register_buffer("initial", start.shared.clone())
@@ -32,7 +34,7 @@ class HeadSgd(Method):
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         scores = {
-            (steps, lr): val_accuracies(self.head, val, lambda s: self._adapt(s, steps, lr)).mean().item()
+            (steps, lr): query_accuracies(self, val, lambda s: self._adapt(s, steps, lr)).mean().item()
             for steps, lr in product(STEPS, RATES)
         }
         steps, lr = max(scores, key=scores.get)

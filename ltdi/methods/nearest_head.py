@@ -9,13 +9,15 @@ from ltdi.trajectories import Start, Trajectories
 
 
 class NearestHead(Method):
-    """``n_heads`` training tasks are kept."""
+    """``n_tasks`` training tasks are kept."""
 
-    def __init__(self, start: Start, n_heads: int) -> None:
+    takes = ("n_tasks",)
+
+    def __init__(self, start: Start, *, n_tasks: int) -> None:
         super().__init__(start)
         head = start.head
-        self.register_buffer("conditions", torch.zeros(n_heads, head.n_way * head.n_features))
-        self.register_buffer("heads", torch.zeros(n_heads, head.space.dim))
+        self.register_buffer("conditions", torch.zeros(n_tasks, head.n_way * head.n_features))
+        self.register_buffer("heads", torch.zeros(n_tasks, head.space.dim))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         kept = torch.arange(len(self.heads))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ltdi.closed_form import ridge_head
-from ltdi.methods.base import Method, val_accuracies
+from ltdi.methods.base import Method, query_accuracies
 from ltdi.tasks import Support, TaskSource
 from ltdi.trajectories import Start, Trajectories
 
@@ -17,7 +17,7 @@ class Ridge(Method):
         self.register_buffer("penalty", torch.tensor(1.0))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        scores = [val_accuracies(self.head, val, lambda s: ridge_head(self.head, s, penalty, 1.0)).mean().item() for penalty in PENALTIES]
+        scores = [query_accuracies(self, val, lambda s: ridge_head(self.head, s, penalty, 1.0)).mean().item() for penalty in PENALTIES]
         self.penalty.fill_(PENALTIES[scores.index(max(scores))])
 
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:

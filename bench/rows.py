@@ -1,0 +1,46 @@
+"""The long tables of bench/results/: runs.csv, every measured row, and choices.csv, what was chosen by on meta-val."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from ltdi.store import write_text
+from pipeline.stage import device
+
+RESULTS = Path(__file__).parent / "results"
+KEY = ["setting", "method", "variant", "train_classes", "seed"]
+COLUMNS = (
+    "setting,method,variant,train_classes,seed,tasks,accuracy,ci95,best_control,paired_diff,paired_ci95,"
+    "ms_batch_1,ms_batch_64,seconds_meta_train,device,commit"
+).split(",")
+CHOICE_COLUMNS = (
+    "setting,method,variant,train_classes,seed,tasks,val_accuracy,val_best_control,val_paired_diff,val_paired_ci95,"
+    "seconds_meta_train,device,commit"
+).split(",")
+
+
+def add(name: str, columns: list[str], rows: list[dict]) -> None:
+    """Put rows into a long table, in the place of older rows of the same cells."""
+    file, new = RESULTS / name, pd.DataFrame(rows)
+    if file.exists():
+        new = pd.concat([pd.read_csv(file, dtype={"commit": str}), new]).drop_duplicates(KEY, keep="last")
+    write_text(file, new.reindex(columns=columns).sort_values(KEY).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def machine() -> str:
+    """What the times were taken on."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def commit() -> str:
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,111 @@
+"""The six stages of ``pipeline`` under one set of params, every stage's output kept under a name made of all it depends on.
+
+Runs that agree in the first stages share them: one body serves every setting of a data set, one set of
+tasks and trajectories every method. A killed run goes on at the stage, and in a training at the
+checkpoint, where it was.
+"""
+
+import shutil
+from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from ltdi.errors import InputError
+from ltdi.store import digest
+from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body
+
+ROOT = Path(__file__).resolve().parents[1]
+# stage -> its module, the folder it writes, the sections it reads
+STAGES = {
+    "pretrain_body": (pretrain_body, "body", ("data", "body")),
+    "prepare_tasks": (prepare_tasks, "tasks", ("seed", "data", "tasks")),
+    "collect_trajectories": (collect_trajectories, "trajectories", ("seed", "trajectories")),
+    "meta_train": (meta_train, "model", ("seed", "method", "methods", "diffusion", "denoiser", "meta")),
+    "generate_weights": (generate_weights, "weights", ("seed", "generate")),
+    "evaluate": (evaluate, "results", ("evaluate",)),
+}
+
+
+def load_yaml(path: Path) -> dict:
+    return YAML(typ="safe").load(path)
+
+
+def override(params: dict, changes: dict[str, object]) -> dict:
+    """A copy of ``params`` with dotted keys set, e.g. ``{"tasks.n_way": 20}``.
+
+    Raises:
+        InputError: a key that ``params`` does not have.
+    """
+    params = deepcopy(params)
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place = params
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            raise InputError(f"bench: {key} = {value!r} is not a key of params.yaml; correct the name")
+        place[last] = value
+    return params
+
+
+def changes_of(bench: dict, setting: str, budget: dict) -> dict[str, object]:
+    """What a setting and a budget of bench/params.yaml change in params.yaml, by dotted key."""
+    values = dict(bench["settings"][setting])
+    data = values.pop("data")
+    return bench["data"][data] | values | budget["overrides"] | budget["data"].get(data, {})
+
+
+def run_stages(params: dict, runs: Path, *, until: str = "evaluate") -> Path:
+    """Run what has not been run, up to a stage; the folder that holds all outputs, as links."""
+    key, folders = "", {}
+    for stage, (module, output, sections) in STAGES.items():
+        chosen = {section: _plain(params[section]) for section in sections}
+        if stage == "pretrain_body":
+            # one body for all seeds: rows of a setting are compared on the same features
+            chosen["seed"] = 0
+        if stage == "meta_train":
+            named = (chosen["method"]["name"], *chosen["method"]["controls"])
+            identity = chosen | {"methods": {name: chosen["methods"].get(name) for name in named}}
+        else:
+            identity = chosen
+        key = digest(stage, key, {section: _identity(value) for section, value in identity.items()}, code_of(stage, params["method"]["name"]))
+        folder = runs / stage / key[:16]
+        if not (folder / "done").exists():
+            _run(module.main, params | chosen, folder, folders, output)
+            (folder / "done").touch()
+        folders[output] = folder / "data" / output
+        if stage == until:
+            return folder / "data"
+    raise ValueError(f"no stage {until!r}")
+
+
+@cache
+def code_of(stage: str, method: str) -> str:
+    """A name for the code that a stage runs: the files that dvc.yaml declares as its deps."""
+    deps = load_yaml(ROOT / "dvc.yaml")["stages"][stage]["deps"]
+    paths = [ROOT / dep.replace("${method.name}", method) for dep in deps if dep.startswith(("ltdi/", "pipeline/"))]
+    files = {file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])}
+    return digest(*(f"{file.relative_to(ROOT)}\n{file.read_text(encoding='utf-8')}" for file in sorted(files) if file.exists()))
+
+
+def _identity(section: object) -> object:
+    """A section without the keys that say where a data set lies, which is no part of what it is."""
+    return {key: value for key, value in section.items() if key not in ("root", "download")} if isinstance(section, dict) else section
+
+
+def _run(main: Callable[[Path, Path], None], params: dict, folder: Path, inputs: dict[str, Path], output: str) -> None:
+    data = folder / "data"
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(parents=True)
+    for name, source in inputs.items():
+        (data / name).symlink_to(source.absolute())
+    with open(folder / "params.yaml", "w", encoding="utf-8") as file:
+        YAML().dump({name: _plain(section) for name, section in params.items()}, file)
+    main(folder / "params.yaml", data)
+
+
+def _plain(section: object) -> object:
+    return {key: _plain(value) for key, value in section.items()} if isinstance(section, dict) else section

@@ -1,0 +1,144 @@
+"""GHN-3 (Knyazev, Hwang & Lacoste-Julien 2023, "Can We Scale Transformers to Predict Parameters of Diverse ImageNet Models?").
+
+A transformer over the nodes of a network's computation graph, its attention biased by the lengths of
+the shortest paths both ways (Graphormer: Ying et al. 2021); a decoder turns the state of a node into
+its tensor. As published: a node is embedded by its operation, degrees, distance from the input and
+shape; a decoded block is repeated where a tensor is larger, and cut where it is smaller; training goes
+through the loss of the network whose weights are predicted.
+
+The original predicts from the architecture alone, one for all data. It lacks a task, which is added
+here: a node for each class, with its support mean, whose edge leads to the input. There is one
+architecture, so that all of the graph is the same for all tasks; the classes are not. The output layer
+is decoded row by row, from its own node and the class's, so that classes are interchangeable. The
+decoded numbers are a difference to the start (published: weights scaled by fan-in), and zero at first.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ltdi.methods.base import TrainedMethod
+from ltdi.nn import TransformerBlock, zero
+from ltdi.tasks import Support, Task
+from ltdi.trajectories import Start
+
+# the head's nodes in order, and the operation of each
+CHAIN = {
+    "input": "input",
+    "hidden.weight": "linear",
+    "hidden.bias": "bias",
+    "relu": "relu",
+    "output.weight": "linear",
+    "output.bias": "bias",
+    "output": "output",
+}
+OPERATIONS = (*dict.fromkeys(CHAIN.values()), "class")
+
+
+class Ghn3(TrainedMethod):
+    """
+    Args:
+        width, depth, heads: of the transformer.
+        block: the side of the decoded block.
+    """
+
+    takes = ("meta",)
+
+    def __init__(self, start: Start, *, meta: Mapping, width: int, depth: int, heads: int, block: int) -> None:
+        super().__init__(start, meta=meta)
+        head = start.head
+        operations = [*CHAIN.values(), *["class"] * head.n_way]
+        distances = shortest_paths(len(operations), head_edges(head.n_way))
+        sizes = [head.space.shapes.get(name, ()) for name in CHAIN] + [()] * head.n_way
+        constants = {
+            "operation": torch.tensor([OPERATIONS.index(operation) for operation in operations]),
+            "distances": distances,
+            "sizes": torch.tensor([(*size, 1, 1)[:2] for size in sizes]).log(),
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, value, persistent=False)
+        self.embed_operation = nn.Embedding(len(OPERATIONS), width)
+        self.embed_size = nn.Linear(2, width)
+        self.embed_in, self.embed_out = (nn.Embedding(len(operations), width) for _ in range(2))
+        self.embed_from_input, self.embed_distance = (nn.Embedding(len(operations) + 1, width) for _ in range(2))
+        self.distance_bias = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, heads))
+        self.condition = nn.Linear(head.n_features, width, bias=False)
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.matrix, self.vector = (
+            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), zero(nn.Linear(4 * width, size))) for size in (block * block, block)
+        )
+        self.block = block
+
+    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            return self.weights(support)
+
+    def loss(self, task: Task, points: Tensor, stream: torch.Generator) -> Tensor:
+        return self.head_loss(self.weights(task.support), task, points)
+
+    def weights(self, support: Support) -> Tensor:
+        """(B, D)"""
+        return self.to_w(self._decode(self.states(self.condition(support.class_means))), self.start.centre(support))
+
+    def nodes(self) -> Tensor:
+        """What the graph says of its nodes, before any task (V, width)."""
+        edges = (self.distances == 1).long()
+        return (
+            self.embed_operation(self.operation)
+            + self.embed_size(self.sizes)
+            + self.embed_in(edges.sum(0))
+            + self.embed_out(edges.sum(1))
+            + self.embed_from_input(self.distances[0])
+        )
+
+    def attention_bias(self) -> Tensor:
+        """What node a adds to its attention to node b, by the paths from a to b and from b to a: (heads, V, V)."""
+        both = torch.stack([self.distances, self.distances.T], -1)
+        return self.distance_bias(self.embed_distance(both).flatten(-2)).movedim(-1, 0)
+
+    def states(self, condition: Tensor) -> Tensor:
+        """Conditions of the classes (B, N, width) -> final states of the nodes (B, V, width)."""
+        h = self.nodes().expand(len(condition), -1, -1)
+        h = torch.cat([h[:, : len(CHAIN)], h[:, len(CHAIN) :] + condition], 1)
+        bias = self.attention_bias()
+        for block in self.blocks:
+            h = block(h, bias)
+        return self.norm(h)
+
+    def _decode(self, h: Tensor) -> Tensor:
+        """States (B, V, width) -> x (B, D)."""
+        node, classes = dict(zip(CHAIN, h.unbind(1))), h[:, len(CHAIN) :]
+        shapes = self.space.shapes
+        return self.space.flatten(
+            {
+                "hidden.weight": tiled(self.matrix(node["hidden.weight"]).unflatten(-1, (self.block, self.block)), shapes["hidden.weight"]),
+                "hidden.bias": tiled(self.vector(node["hidden.bias"]), shapes["hidden.bias"]),
+                "output.weight": tiled(self.vector(node["output.weight"][:, None] + classes), shapes["output.weight"][1:]),
+                "output.bias": self.vector(node["output.bias"][:, None] + classes)[..., 0],
+            }
+        )
+
+
+def head_edges(n_way: int) -> list[tuple[int, int]]:
+    """The chain's nodes, one after another, then a node for each class, which leads to the input."""
+    return [*pairwise(range(len(CHAIN))), *((len(CHAIN) + n, 0) for n in range(n_way))]
+
+
+def shortest_paths(n_nodes: int, edges: list[tuple[int, int]]) -> Tensor:
+    """The length of the shortest directed path from a to b (V, V); V where there is none (Floyd & Warshall)."""
+    distances = torch.full((n_nodes, n_nodes), n_nodes).fill_diagonal_(0)
+    for a, b in edges:
+        distances[a, b] = 1
+    for via in range(n_nodes):
+        distances = torch.minimum(distances, distances[:, via, None] + distances[via])
+    return distances
+
+
+def tiled(block: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The block in the last axes, repeated and cut to ``shape``."""
+    for axis, size in zip(range(-len(shape), 0), shape):
+        block = block.index_select(axis, torch.arange(size, device=block.device) % block.shape[axis])
+    return block

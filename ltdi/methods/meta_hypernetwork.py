@@ -1,0 +1,94 @@
+"""Meta-Hypernetwork (Zhao, Kobayashi, Sacramento, von Oswald 2020, "Meta-Learning via Hypernetworks"; Ha et al. 2017, "HyperNetworks").
+
+A hypernetwork writes a task's weights from an embedding e of the task; it is trained through the loss on the
+queries alone, and sees no trained head. As published, a layer's neurons share their rows softly: a neuron's
+weights are coefficients of its own times templates that all neurons of the layer have in common.
+
+Differences from the published form:
+- e is a row a class, computed from the support set in one pass. The published e is one learned vector, fitted to
+  each task by gradient steps on the support loss; here those steps are optional (``adapt_steps``) and go on from the computed e.
+- The coefficients are a small network of e and an embedding of the neuron. Class slots share their embedding and
+  have their class's row of e instead, so that permuted classes permute the output layer.
+- It writes the difference from the start, in units of the trained heads' distance from it, as every trained method here does.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+
+from ltdi.diffusion.denoiser import ClassCondition
+from ltdi.heads import task_losses
+from ltdi.methods.base import TrainedMethod
+from ltdi.nn import zero
+from ltdi.tasks import Support, Task, labelled
+from ltdi.trajectories import Start
+from ltdi.weights import WeightSpace
+
+
+class MetaHypernetwork(TrainedMethod):
+    """
+    Args:
+        denoiser: width, depth, heads and condition, as the denoisers have them.
+        meta: the loop; weight_loss and query_loss do not count, there is one loss.
+        adapt_steps, adapt_lr: gradient steps of e on the support loss, learned through; 0 for none.
+    """
+
+    takes = ("denoiser", "meta")
+
+    def __init__(self, start: Start, *, denoiser: Mapping, meta: Mapping, adapt_steps: int, adapt_lr: float) -> None:
+        super().__init__(start, meta=meta)
+        self.adapt_steps, self.adapt_lr, self.adapts = adapt_steps, adapt_lr, adapt_steps > 0
+        self.condition = ClassCondition(start.head.n_features, denoiser["width"], denoiser["heads"], denoiser["condition"])
+        self.hypernetwork = Hypernetwork(start.head.space, "output", width=denoiser["width"], depth=denoiser["depth"])
+
+    def loss(self, task: Task, points: Tensor, stream: torch.Generator) -> Tensor:
+        return task_losses(self.head, self.weights(task.support), *labelled(task.query.features))
+
+    @torch.no_grad()
+    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
+        return self.weights(support)
+
+    def weights(self, support: Support) -> Tensor:
+        """(B, D)"""
+        centre = self.start.centre(support)
+        inputs, labels = labelled(support.features)
+
+        def weights_of(e: Tensor) -> Tensor:
+            return self.to_w(self.hypernetwork(e), centre)
+
+        e = self.condition(support.features)
+        support_gradient = grad(lambda e: task_losses(self.head, weights_of(e), inputs, labels).sum())
+        for _ in range(self.adapt_steps):
+            e = e - self.adapt_lr * support_gradient(e)
+        return weights_of(e)
+
+
+class Hypernetwork(nn.Module):
+    """A task's embedding e (B, N, width), a row a class -> x (B, D), neuron by neuron."""
+
+    def __init__(self, space: WeightSpace, slot_layer: str, *, width: int, depth: int) -> None:
+        super().__init__()
+        self.space, self.slot_layer = space, slot_layer
+        # lists in the order of the layers: a layer's name may hold a dot, which module names must not
+        self.neurons, self.templates = nn.ParameterList(), nn.ModuleList()
+        for layer, (neurons, numbers) in space.token_shapes.items():
+            # class slots share their embedding, which makes them interchangeable
+            self.neurons.append(nn.Parameter(torch.randn(1 if layer == slot_layer else neurons, width)))
+            self.templates.append(zero(nn.Linear(width, numbers)))
+        self.task = nn.Linear(width, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, e: Tensor) -> Tensor:
+        task = self.task(e.mean(1, keepdim=True))
+        tokens = {}
+        for layer, neurons, templates in zip(self.space.layers, self.neurons, self.templates):
+            h = neurons + task + (e if layer == self.slot_layer else 0)
+            for block in self.blocks:
+                h = h + block(h)
+            tokens[layer] = templates(self.norm(h))
+        return self.space.from_tokens(tokens)

@@ -1,0 +1,100 @@
+"""REPTILE (Nichol, Achiam & Schulman 2018, "On First-Order Meta-Learning Algorithms") for the head alone.
+
+The body is frozen, as in the inner loop of ANIL (Raghu et al. 2020, "Rapid Learning or Feature Reuse?").
+Published: an initialisation φ of the network; on each task k steps of Adam lead from it to φ_i, and φ
+moves along mean φ_i − φ, by a rate that falls from 1 to 0. Here
+
+- Adam gets φ − mean φ_i as a gradient, which the paper names as a choice: its rate is then the common
+  ``meta.outer_lr``, and means the same for every size of the inner steps;
+- the inner Adam keeps its momentum (published: β1 = 0), and a mini-batch has as many images of every class;
+- where the start is a head of the support set, φ is the difference to it that all tasks share.
+
+The classes of a task stand in random order, so that φ's output rows can tell no class from another: it is
+the steps on the support set that do.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import repeat
+
+import torch
+from torch import Tensor, nn
+
+from ltdi.adaptation import adapt
+from ltdi.errors import InputError
+from ltdi.methods.base import Method, TaskBatch
+from ltdi.seeding import generator as named_generator
+from ltdi.tasks import Support, TaskSource, labelled
+from ltdi.training import Training
+from ltdi.trajectories import Start, Trajectories
+
+
+class ReptileHead(Method):
+    """
+    Args:
+        train_shots: images of each class in a training task's inner loop: those of its support, then of its query.
+        inner_steps, inner_images: steps on a training task, and how many of these images a class each sees.
+        adapt_steps: steps on a new task, each on all of its support set.
+        inner_optimizer, inner_lr: of both; "sgd" or "adam".
+    """
+
+    takes = ("meta",)
+    adapts = True
+
+    def __init__(
+        self,
+        start: Start,
+        *,
+        meta: Mapping,
+        train_shots: int,
+        inner_steps: int,
+        adapt_steps: int,
+        inner_optimizer: str,
+        inner_lr: float,
+        inner_images: int,
+    ) -> None:
+        super().__init__(start)
+        self.meta = meta
+        self.train_shots, self.inner_images = train_shots, inner_images
+        self.inner_steps, self.adapt_steps = inner_steps, adapt_steps
+        self.inner_optimizer, self.inner_lr = inner_optimizer, inner_lr
+        # the centre of a fresh start is zero, from where no hidden unit learns
+        self.phi = nn.Parameter(start.shared.clone() if start.kind == "fresh" else torch.zeros_like(start.shared))
+
+    def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        there = train.support.shape[-1] + train.query.shape[-1]
+        if self.train_shots > there:
+            raise InputError(
+                f"methods.reptile_head.train_shots = {self.train_shots} is more than tasks.n_shot + tasks.n_query = {there}; lower it"
+            )
+
+    @torch.no_grad()
+    def first(self, support: Support) -> Tensor:
+        """The weights (B, D) that adaptation starts from."""
+        return self.start.centre(support) + self.phi
+
+    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
+        return self._adapt(self.first(support), repeat(labelled(support.features)), self.adapt_steps)[0]
+
+    def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
+        """The loss of a row is that of the adapted heads, on the mini-batch that would be next."""
+        meta = {**self.meta, "query_images": self.train_shots}
+        while training.step < training.steps:
+            stream = named_generator(seed, "meta", training.step)
+            task = TaskBatch.draw(train, meta, stream).task(train, meta, stream)
+            images = torch.cat([task.support.features, task.query.features], 2)[:, :, : self.train_shots]
+            w = self.first(task.support)
+            adapted, loss = self._adapt(w, self._mini_batches(images, stream), self.inner_steps)
+            self.phi.grad = (w - adapted).mean(0)
+            training.descend()
+            yield {"step": training.step, "loss": loss.mean().item()}
+
+    def _adapt(self, w: Tensor, batches: Iterator[tuple[Tensor, Tensor]], steps: int) -> tuple[Tensor, Tensor]:
+        """Weights (B, D) after ``steps`` steps from w (B, D), and their losses (B,)."""
+        path = adapt(self.head, w, batches, optimizer=self.inner_optimizer, lr=self.inner_lr, record=[steps])
+        return path.weights[:, 0], path.losses[:, 0]
+
+    def _mini_batches(self, images: Tensor, stream: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some images of each class out of (B, N, train_shots, F), drawn for every step, one choice for all tasks."""
+        while True:
+            chosen = torch.randperm(images.shape[2], generator=stream)[: self.inner_images].to(images.device)
+            yield labelled(images[:, :, chosen])

@@ -1,0 +1,112 @@
+"""Flow matching (Lipman et al. 2023, "Flow Matching for Generative Modeling") along recorded trajectories.
+
+Time s runs from 0, the start w_n, to 1, the trained head w_0. The published path of a sample is the
+straight line from noise; here it is the recorded trajectory, its points at equal spacing and linear
+between them, and it begins at the start instead of at pure noise. The published target is the path's
+velocity at s; here it is the mean velocity from s to the end of the Euler step that s lies in. Both
+are one where that step lies in one segment of the path, and Euler of the mean lands on the path
+whatever the number of steps. Training also sees the states that the integration itself visits: on
+the path a state tells the network of the head that it leads to, as none does at generation. The
+query cross-entropy is ours, as for the diffusion methods.
+
+Inside, time is u = steps·s, counted in Euler steps: its whole part is exact.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ltdi.diffusion.denoiser import DENOISERS
+from ltdi.methods.base import TrainedMethod
+from ltdi.tasks import Support, Task
+from ltdi.trajectories import Start
+
+
+class WeightFlow(TrainedMethod):
+    """
+    Args:
+        steps: Euler steps of the generation.
+        noise: deviation of the Gaussian noise on the start, in x; at generation one draw for all tasks.
+        visited: share of the loss on states that the integration visits; the rest is on the recorded path.
+    """
+
+    takes = ("denoiser", "meta")
+
+    def __init__(self, start: Start, *, denoiser: Mapping, meta: Mapping, steps: int, noise: float, visited: float) -> None:
+        super().__init__(start, meta=meta)
+        self.steps, self.noise, self.visited = steps, noise, visited
+        sizes = {key: value for key, value in denoiser.items() if key != "name"}
+        self.network = DENOISERS[denoiser["name"]](start.head.space, "output", start.head.n_features, channels=1, **sizes)
+
+    def velocity(self, x: Tensor, u: Tensor, support: Support) -> Tensor:
+        """v_φ(x, u, c) = dx/du (B, D)."""
+        return self.network(x[:, None], u, support.features)
+
+    @torch.no_grad()
+    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
+        centre = self.start.centre(support)
+        x = self._begin(1, generator).expand_as(centre)
+        *_, x = euler(lambda x, u: self.velocity(x, u, support), x, self.steps)
+        return self.to_w(x, centre)
+
+    def _begin(self, n: int, stream: torch.Generator) -> Tensor:
+        """x(0) (n, D)."""
+        noise = self.noise * torch.randn(n, self.space.dim, generator=stream, device=stream.device).to(self.scale)
+        if self.start.kind == "fresh":  # the only start that the centre, zero, does not hold
+            return noise + self.head.initial(n, stream).to(self.scale) / self.scale
+        return noise
+
+    def _path(self, points: Tensor, centre: Tensor, stream: torch.Generator) -> Tensor:
+        """x(s) at s = 0, 1/(P−1), …, 1: (B, P, D). The tasks without a trajectory stay where they begin."""
+        begin = self._begin(len(centre), stream)
+        recorded = self.to_x(points.to(centre).flip(1), centre[: len(points), None])
+        if self.start.kind == "fresh":  # hidden units stand in the order of the task's own draw
+            begin = torch.cat([recorded[:, 0], begin[len(points) :]])
+        rest = torch.cat([recorded[:, 1:], begin[len(points) :, None].expand(-1, points.shape[1] - 1, -1)])
+        return torch.cat([begin[:, None], rest], 1)
+
+    def loss(self, task: Task, points: Tensor, stream: torch.Generator) -> Tensor:
+        centre = self.start.centre(task.support)
+        path = self._path(points, centre, stream)
+
+        def loss_at(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+            end = u.floor() + 1
+            landing = self.to_w(x + (end - u)[:, None] * v, centre)
+            target = self.to_w(point(path, end / self.steps), centre)
+            return self.head_loss(landing, task, target[: len(points), None])
+
+        total = torch.zeros_like(centre[:, 0])
+        if self.visited < 1:
+            u = self.steps * torch.rand(len(centre), generator=stream).to(centre)
+            x = point(path, u / self.steps)
+            total = total + (1 - self.visited) * loss_at(x, u, self.velocity(x, u, task.support))
+        if self.visited > 0:
+            losses = []
+
+            def velocity(x: Tensor, u: Tensor) -> Tensor:
+                # the state is given, not learned through: every step is a regression of its own
+                v = self.velocity(x.detach(), u, task.support)
+                losses.append(loss_at(x.detach(), u, v))
+                return v
+
+            for _ in euler(velocity, path[:, 0], self.steps):
+                pass
+            total = total + self.visited * torch.stack(losses).mean(0)
+        return total
+
+
+def euler(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, steps: int) -> Iterator[Tensor]:
+    """The states x(u) (B, D) at u = 0, 1, …, steps, of dx/du = velocity(x, u (B,))."""
+    yield x
+    for u in range(steps):
+        x = x + velocity(x, x.new_full((len(x),), u))
+        yield x
+
+
+def point(path: Tensor, s: Tensor) -> Tensor:
+    """x(s) (B, D) at times s (B,) in [0, 1], linear between the points of the path (B, P, D)."""
+    place = s * (path.shape[1] - 1)
+    before = place.floor().clamp(max=path.shape[1] - 2)
+    a, b = (path.take_along_dim(i.long()[:, None, None], 1).squeeze(1) for i in (before, before + 1))
+    return torch.lerp(a, b, (place - before)[:, None])

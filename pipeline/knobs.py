@@ -1,0 +1,105 @@
+"""The knobs that are a method's own, the section ``methods`` of params.yaml.
+
+It says what is allowed and decides no result, so that no stage depends on it: a new method leaves the others' results alone.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class NoKnobs(Section):
+    """A method whose knobs are those of the common sections, or that chooses its own on meta-val."""
+
+
+class Reptile(Section):
+    tasks_a_batch: Count
+    inner_steps: Count
+    adapt_steps: Annotated[int, Field(ge=0)]
+    inner_optimizer: Literal["sgd", "adam"]
+    inner_lr: Positive
+    inner_images: Count
+
+
+class ReptileHead(Section):
+    train_shots: Count
+    inner_steps: Count
+    adapt_steps: Annotated[int, Field(ge=0)]
+    inner_optimizer: Literal["sgd", "adam"]
+    inner_lr: Positive
+    inner_images: Count
+
+
+class MetaBaseline(Section):
+    classify: Share
+    images_a_batch: Annotated[int, Field(ge=2)]
+    tasks_a_batch: Count
+    temperature: Positive
+
+
+class MetaHypernetwork(Section):
+    adapt_steps: Annotated[int, Field(ge=0)]
+    adapt_lr: Positive
+
+
+class Ocd(Section):
+    scale_width: Count
+
+
+class Ghn3(Section):
+    width: Count
+    depth: Count
+    heads: Count
+    block: Count
+
+
+class MetaDiff(Section):
+    diffusion_steps: Count
+    sampling_steps: Count
+    classifier: Literal["distance", "cosine"]
+    width: Count
+
+
+class LloVae(Section):
+    latent: Count
+    beta: NonNegative
+    temperature: NonNegative
+
+
+class WeightFlow(Section):
+    steps: Count
+    noise: NonNegative
+    visited: Share
+
+
+class Methods(Section):
+    """The knobs that are a method's own."""
+
+    ltdi: NoKnobs
+    lvdi: NoKnobs
+    mcdi: NoKnobs
+    naive_local: NoKnobs
+    reptile: Reptile
+    reptile_head: ReptileHead
+    meta_baseline: MetaBaseline
+    meta_hypernetwork: MetaHypernetwork
+    ocd: Ocd
+    ghn3: Ghn3
+    metadiff: MetaDiff
+    llo_vae: LloVae
+    weight_flow: WeightFlow
+    prototype: NoKnobs
+    ridge: NoKnobs
+    head_sgd: NoKnobs
+    prototype_sgd: NoKnobs
+    mean_head: NoKnobs
+    nearest_head: NoKnobs

@@ -1,0 +1,245 @@
+"""The VAE of trained heads: its KL, its bound, its gradient through the draw, its start, its loops."""
+
+import math
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.testing import assert_close
+
+from worlds import HIDDEN, N_WAY, World, draw, stirred
+
+from ltdi.methods.llo_vae import Vae, kl_to_prior
+from ltdi.seeding import generator
+from ltdi.store import read_tensors, write_tensors
+from ltdi.tasks import Support
+from ltdi.training import Training
+
+NAME = "llo_vae"
+BOUND = {"weight_loss": 1.0, "query_loss": 0.0}
+REPTILE = {"inner_steps": 2, "inner_optimizer": "adam", "inner_lr": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World("prototype")
+
+
+def gaussian(*shape: int, name: str = "test") -> Tensor:
+    return torch.randn(*shape, generator=generator(0, name), dtype=torch.float64)
+
+
+def batch_of(method, world, n: int = 40, **names) -> dict[str, Tensor]:
+    tasks = torch.arange(n)
+    return method._draw(world.train.batch(tasks), world.trajectories.points[tasks], generator(0, "batch", *names.values()))
+
+
+# --- the bound
+
+
+def test_the_kl_is_that_of_the_two_gaussians():
+    mean, log_var = gaussian(5, 4, 3, name="mean"), gaussian(5, 4, 3, name="log_var")
+    exact = kl_divergence(Normal(mean, (log_var / 2).exp()), Normal(torch.zeros_like(mean), torch.ones_like(mean)))
+    assert_close(kl_to_prior(mean, log_var), exact.sum((1, 2)))
+    assert_close(kl_to_prior(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)), torch.zeros(2))
+
+
+class LinearVae(Vae):
+    """z ~ N(0, I), x | z ~ N(A z, β I), and a posterior that is given: all is Gaussian, so that log p(x) is known."""
+
+    def __init__(self, world: World, A: Tensor) -> None:
+        sizes = {"width": 4, "depth": 0, "heads": 1, "neurons_a_token": HIDDEN, "condition": "mean"}
+        super().__init__(world.head.space, "output", world.head.n_features, latent=2, **sizes)
+        self.A = A
+
+    def encode(self, x: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+        return (x @ self.to_mean.mT).unflatten(-1, self.latent_shape), self.log_var.expand(len(x), *self.latent_shape)
+
+    def decode(self, z: Tensor, support: Tensor) -> Tensor:
+        return z.flatten(-2) @ self.A.mT
+
+
+def test_the_loss_is_the_negative_bound(world):
+    """(log p(x) + loss · D/(2β) + constant) is the posterior's distance to the true one: 0 at that, positive elsewhere."""
+    beta, D, L = 0.3, world.head.space.dim, (1 + N_WAY) * 2
+    # orthogonal columns make the true posterior independent in each number of z, as the encoder's is
+    A = torch.linalg.qr(gaussian(D, L, name="A"))[0] * torch.linspace(0.5, 2.0, L, dtype=torch.float64)
+    method = world.prepared(NAME, meta=BOUND, own={"latent": 2, "beta": beta}).double()
+    method.vae = LinearVae(world, A)
+    assert method.vae.latent_shape == (1 + N_WAY, 2)
+    variance = beta / (beta + A.square().sum(0))
+
+    x = gaussian(3, D, name="x")
+    evidence = MultivariateNormal(torch.zeros(D, dtype=torch.float64), A @ A.mT + beta * torch.eye(D, dtype=torch.float64)).log_prob(x)
+    # pairs of opposite draws, in quadrature for each number of z: the mean over them is the expectation of a quadratic
+    scale = math.sqrt(L)
+    noise = torch.cat([scale * torch.eye(L, dtype=torch.float64), -scale * torch.eye(L, dtype=torch.float64)]).unflatten(-1, (1 + N_WAY, 2))
+
+    def bound(to_mean: Tensor, log_var: Tensor) -> Tensor:
+        method.vae.to_mean, method.vae.log_var = to_mean, log_var.unflatten(-1, method.vae.latent_shape)
+        batch = {name: value[:1].double() for name, value in batch_of(method, world, 1).items()}
+        losses = [
+            method._loss({}, {name: value.expand(3, *value.shape[1:]) for name, value in (batch | {"noise": each[None]}).items()} | {"x_0": x})
+            for each in noise
+        ]
+        return -torch.stack(losses).mean(0) * D / (2 * beta) - D / 2 * math.log(2 * math.pi * beta)
+
+    to_mean = variance[:, None] / beta * A.mT
+    assert_close(bound(to_mean, variance.log()), evidence)
+    for other in (bound(0.8 * to_mean, variance.log()), bound(to_mean, variance.log() + 0.5), bound(to_mean, variance.log() - 0.5)):
+        assert (other < evidence - 0.01).all()
+
+
+def test_the_gradient_goes_through_the_draw(world):
+    """The bound's gradient by the encoder alone, against a difference at the same noise."""
+    method = stirred(world.prepared(NAME, meta=BOUND)).double()
+    batch = {name: value.double() for name, value in batch_of(method, world, 4).items()}
+    phi = dict(method.named_parameters())
+    encoder = {name: value for name, value in phi.items() if "encoder" in name or "posterior" in name}
+    direction = {name: gaussian(*value.shape, name=name) for name, value in encoder.items()}
+    gradients = torch.autograd.grad(method._loss(phi, batch).sum(), list(encoder.values()))
+    slope = sum((g * d).sum() for g, d in zip(gradients, direction.values()))
+
+    def moved(step: float) -> Tensor:
+        return method._loss(phi | {name: value + step * direction[name] for name, value in encoder.items()}, batch).sum()
+
+    with torch.no_grad():
+        assert_close(slope, (moved(1e-6) - moved(-1e-6)) / 2e-6, rtol=1e-5, atol=1e-8)
+    assert slope.abs() > 1e-3
+    mean, log_var = method.vae.encode(batch["x_0"], batch["support"])
+    assert all(each.std(0).min() > 0 for each in (mean, log_var)), "the posterior does not see the head"
+
+
+# --- the heads
+
+
+@pytest.mark.parametrize("kind", ["prototype", "shared", "fresh"])
+def test_it_begins_at_the_start(kind):
+    world = World(kind)
+    assert_close(draw(world.prepared(NAME), world.support), world.start.centre(world.support).clone(), rtol=0, atol=0)
+
+
+def test_heads_are_decoded_from_draws_of_the_temperature(world):
+    cold, warm = (stirred(world.prepared(NAME, own={"temperature": temperature})) for temperature in (0.0, 2.0))
+    assert_close(draw(cold, world.support, 0), draw(cold, world.support, 1), rtol=0, atol=0)
+    assert not torch.allclose(draw(warm, world.support, 0), draw(warm, world.support, 1), atol=1e-3)
+    # at the mean all tokens of a layer have the same latent; their places tell them apart
+    x = cold.to_x(draw(cold, world.support), world.start.centre(world.support))
+    first, second, _ = cold.space.tokens(x)["hidden"].unflatten(1, (3, HIDDEN // 3)).unbind(1)
+    assert not torch.allclose(first, second, atol=1e-3)
+    z = 2.0 * torch.randn(1, *warm.vae.latent_shape, generator=generator(0, "noise")).expand(len(world.support), -1, -1)
+    x = warm.vae.decode(z, world.support.features).detach()
+    assert_close(draw(warm, world.support), world.start.centre(world.support) + warm.scale * x)
+    # meta-training shows the query loss the same draws
+    assert_close(torch.stack([batch_of(warm, world, seed=seed)["z"] for seed in range(30)]).std().item(), 2.0, rtol=0.05, atol=0)
+
+
+def test_permuted_classes_permute_the_output_layer(world):
+    """Exact at the prior's mean: a draw has an order of its own."""
+    permutation = torch.tensor([2, 0, 1])
+    method = stirred(world.prepared(NAME, own={"temperature": 0.0}))
+    w = method.space.unflatten(draw(method, world.support))
+    permuted = method.space.unflatten(draw(method, Support(world.support.features[:, permutation])))
+    for name in ("output.weight", "output.bias"):
+        assert_close(permuted[name], w[name][:, permutation], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(permuted[name], w[name], atol=1e-3)
+    for name in ("hidden.weight", "hidden.bias"):
+        assert_close(permuted[name], w[name], rtol=1e-4, atol=1e-5)
+
+
+# --- the loops
+
+
+def test_trained_heads_come_back_from_their_latents_with_the_help_of_the_condition():
+    """From a start that says nothing of the task; β small, so that the latents may carry the heads."""
+    world = World("shared")
+    method = world.prepared(NAME, meta=BOUND | {"tasks_a_batch": 40, "redraw": False}, own={"beta": 1e-3})
+    world.rows(method, Training(method, lr=1e-2, steps=120, ema=0.0))
+    batch = batch_of(method, world)
+
+    def error(support: Tensor) -> tuple[float, float]:
+        """Of heads decoded from their posterior, and from the prior."""
+        own, _, x = method.vae(batch["x_0"], batch["noise"], batch["z"], support)
+        return own.mean().item(), (x - batch["x_0"]).square().mean().item()
+
+    own, prior = error(batch["support"])
+    others, _ = error(batch["support"].roll(1, 0))
+    assert own < 0.8 * others
+    assert own < 0.5 * prior
+
+
+@pytest.mark.parametrize("inner", [{}, REPTILE], ids=["joint", "reptile"])
+def test_the_loss_falls(inner):
+    world = World("shared")
+    method = world.prepared(NAME, meta=inner | {"tasks_a_batch": 40})
+    before = {name: value.detach().clone() for name, value in method.named_parameters()}
+    losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=25, ema=0.9))]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert [name for name, value in method.named_parameters() if torch.equal(value, before[name])] == []
+
+
+def test_one_step_of_the_inner_loop_is_joint_training(world):
+    """Nothing in the loss ties a task to its neighbours: task by task gives the same gradient as the batch at once."""
+    method = stirred(world.prepared(NAME, meta={"fresh": 0.5}))
+    phi, batch = dict(method.named_parameters()), batch_of(method, world, 6)
+    together = method._loss(phi, batch)
+    alone = torch.cat([method._loss(phi, {name: value[j : j + 1] for name, value in batch.items()}) for j in range(6)])
+    assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_is_the_sum_of_its_parts_and_new_tasks_have_one(world):
+    """A new task's missing head leaves no trace in the bound, whatever stands in its place."""
+    task = world.train.batch(torch.arange(6))
+
+    def losses(weight_loss: float, query_loss: float) -> Tensor:
+        method = stirred(world.prepared(NAME, meta={"weight_loss": weight_loss, "query_loss": query_loss}))
+        return method._loss(dict(method.named_parameters()), method._draw(task, world.trajectories.points[:4], generator(0, "batch"))).detach()
+
+    bound, query = losses(1.0, 0.0), losses(0.0, 1.0)
+    assert (bound[:4] > 0).all() and (bound[4:] == 0).all() and (query > 0).all()
+    assert_close(losses(0.5, 2.0), 0.5 * bound + 2 * query)
+
+
+def test_every_step_and_every_inner_step_has_its_own_draws(world):
+    method = world.prepared(NAME, meta={"tasks_a_batch": 4})
+    first, second = world.rows(method, Training(method, lr=1e-9, steps=2, ema=0.9))
+    assert first["loss"] != pytest.approx(second["loss"], rel=1e-3)
+
+    drawn = []
+    method = world.prepared(NAME, meta=REPTILE)
+    draw_batch, method._draw = method._draw, lambda *given: drawn.append(draw_batch(*given)) or drawn[-1]
+    list(method.meta_train(Training(method, lr=1e-3, steps=1, ema=0.9), world.train, world.trajectories, seed=0))
+    assert len(drawn) == 2
+    assert_close(drawn[0]["recorded"], drawn[1]["recorded"])
+    assert not torch.equal(drawn[0]["noise"], drawn[1]["noise"])
+
+
+@pytest.mark.parametrize("inner", [{}, REPTILE], ids=["joint", "reptile"])
+def test_meta_training_resumes_bit_for_bit(inner, world, tmp_path):
+    def begin():
+        method = world.prepared(NAME, meta=inner)
+        return method, Training(method, lr=5e-3, steps=6, ema=0.9)
+
+    straight, training = begin()
+    rows = world.rows(straight, training)
+
+    stopped, half = begin()
+    first = list(islice(stopped.meta_train(half, world.train, world.trajectories, seed=0), 3))
+    write_tensors(tmp_path / "checkpoint.safetensors", half.state_dict())
+    method, resumed = begin()
+    resumed.load_state_dict(read_tensors(tmp_path / "checkpoint.safetensors")[0])
+
+    assert first + world.rows(method, resumed) == rows
+    assert_close(resumed.state_dict(), training.state_dict(), rtol=0, atol=0)
+
+
+def test_validation_says_how_heads_come_back(world):
+    method = world.prepared(NAME)
+    values = method.validate(world.val, world.val_trajectories, seed=0)
+    centre = world.start.centre(world.val.support_of(torch.arange(len(world.val))))
+    assert_close(values["val_loss_w0"], method.to_x(world.val_trajectories.points[:, 0], centre).square().mean().item())
+    further = replace(world.val_trajectories, points=2 * world.val_trajectories.points)
+    assert method.validate(world.val, further, seed=0)["val_kl"] != values["val_kl"] > 0

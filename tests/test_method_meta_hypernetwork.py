@@ -1,0 +1,138 @@
+"""The meta-hypernetwork: what reaches its condition, its symmetry, its start, and that it can fit."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from worlds import N_WAY, World, draw, stirred
+
+from ltdi.heads import task_losses
+from ltdi.tasks import Query, Support, Task, labelled
+from ltdi.training import Training
+
+NAME = "meta_hypernetwork"
+ADAPTED = [{"adapt_steps": 0}, {"adapt_steps": 2, "adapt_lr": 0.5}]
+both_forms = pytest.mark.parametrize("own", ADAPTED, ids=["feed-forward", "adapted"])
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World("prototype")
+
+
+def batch_of(world, n: int = 4) -> Task:
+    return world.train.batch(torch.arange(n))
+
+
+@both_forms
+@pytest.mark.parametrize("kind", ["prototype", "shared", "fresh"])
+def test_it_begins_at_the_start(own, kind):
+    world = World(kind)
+    method = world.prepared(NAME, own=own)
+    assert_close(draw(method, world.support), world.start.centre(world.support).clone(), rtol=0, atol=0)
+
+
+@both_forms
+@pytest.mark.parametrize("condition", ["mean", "attention"])
+def test_permuted_classes_permute_the_output_layer(own, condition, world):
+    permutation = torch.tensor([2, 0, 1])
+    method = stirred(world.prepared(NAME, denoiser={"condition": condition}, own=own))
+    w = method.space.unflatten(draw(method, world.support))
+    permuted = method.space.unflatten(draw(method, Support(world.support.features[:, permutation])))
+    for name in ("output.weight", "output.bias"):
+        assert_close(permuted[name], w[name][:, permutation], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(permuted[name], w[name], atol=1e-3)
+    for name in ("hidden.weight", "hidden.bias"):
+        assert_close(permuted[name], w[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_class_moves_its_own_row_most_and_the_hidden_neurons_apart(world):
+    """The rows of the output layer differ by their classes; the neurons of the hidden layer by themselves."""
+    method = stirred(world.prepared(NAME, own={"adapt_steps": 0}))
+    e = method.condition(world.support.features).detach()
+    other = e.clone()
+    other[:, 1] += torch.randn(e.shape[-1], generator=torch.Generator().manual_seed(0))
+    tokens, moved = (method.space.tokens(method.hypernetwork(each).detach()) for each in (e, other))
+    change = (moved["output"] - tokens["output"]).square().mean((0, 2))
+    assert change[1] > 3 * change[[0, 2]].max()
+    assert (change > 0).all()
+    assert (moved["hidden"] - tokens["hidden"]).abs().max() > 1e-3
+    assert torch.pdist(tokens["hidden"][0]).min() > 1e-3
+
+
+@both_forms
+def test_the_loss_reaches_the_condition_as_finite_differences_say(own):
+    """By the support features of one class, from a start that does not see them: all that is left is the way through e."""
+    world = World("shared")
+    method, task = stirred(world.prepared(NAME, own=own)).double(), batch_of(world)
+    features, query = task.support.features.double(), labelled(task.query.features.double())
+
+    def loss(features: torch.Tensor) -> torch.Tensor:
+        return task_losses(method.head, method.weights(Support(features)), *query).sum()
+
+    direction = torch.zeros_like(features)
+    direction[:, 1] = torch.randn(features[:, 1].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(loss(features.requires_grad_()), features)
+    slope = (gradient * direction).sum()
+    with torch.no_grad():
+        difference = (loss(features + 1e-5 * direction) - loss(features - 1e-5 * direction)) / 2e-5
+    assert_close(slope, difference, rtol=1e-5, atol=1e-9)
+    assert slope.abs() > 1e-3
+
+
+def test_the_loss_is_learned_through_the_adaptation(world):
+    """The parameters' gradient, second order included, against a difference along a random direction."""
+    method = stirred(world.prepared(NAME, own=ADAPTED[1])).double()
+    task = batch_of(world)
+    task = Task(Support(task.support.features.double()), Query(task.query.features.double()))
+    stream = torch.Generator().manual_seed(0)
+    direction = [torch.randn(p.shape, generator=stream, dtype=torch.float64) for p in method.parameters()]
+    method.loss(task, None, None).sum().backward()
+    slope = sum((p.grad * d).sum() for p, d in zip(method.parameters(), direction))
+
+    def moved(step: float) -> torch.Tensor:
+        with torch.no_grad():
+            for p, d in zip(method.parameters(), direction):
+                p += step * d
+            value = method.loss(task, None, None).sum()
+            for p, d in zip(method.parameters(), direction):
+                p -= step * d
+        return value
+
+    assert_close(slope, (moved(1e-6) - moved(-1e-6)) / 2e-6, rtol=1e-5, atol=1e-8)
+
+
+def test_adaptation_lowers_the_support_loss():
+    world = World("shared")
+
+    def support_loss(**own) -> torch.Tensor:
+        method = stirred(world.prepared(NAME, own=own))
+        return task_losses(method.head, draw(method, world.support), *labelled(world.support.features))
+
+    before, after = support_loss(adapt_steps=0), support_loss(adapt_steps=5, adapt_lr=0.1)
+    assert (after < before).all()
+
+
+@both_forms
+def test_one_task_is_fitted(own):
+    world = World("shared")
+    method = world.prepared(NAME, own=own, meta={"redraw": False, "query_images": 5, "tasks_a_batch": 1})
+    world.train = world.train.rows(torch.tensor([3]))
+    losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=100, ema=0.9))]
+    assert losses[-1] < 0.01 < 0.5 < losses[0]
+
+
+def test_the_loss_falls_on_tasks_that_differ():
+    world = World("shared")
+    method = world.prepared(NAME, meta={"tasks_a_batch": 40})
+    losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
+    assert abs(losses[0] - torch.tensor(N_WAY).log()) < 1
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_the_loss_is_that_of_the_queries_alone(world):
+    """Of recorded tasks and of new ones; the trained heads do not count."""
+    method, task = stirred(world.prepared(NAME)), batch_of(world)
+    w = draw(method, task.support)
+    for points in (world.trajectories.points[:4], world.trajectories.points[:0]):
+        assert_close(method.loss(task, points, None).detach(), task_losses(method.head, w, *labelled(task.query.features)))

@@ -1,0 +1,222 @@
+"""Weight flow: its path, its integration and what its loss is least at, in closed form; then that it learns."""
+
+import pytest
+import torch
+from torch.func import jacrev, vmap
+from torch.testing import assert_close
+from worlds import N_WAY, World, draw, stirred
+
+from ltdi.methods.base import TaskBatch
+from ltdi.methods.weight_flow import euler, point
+from ltdi.seeding import generator
+from ltdi.tasks import Support
+from ltdi.training import Training
+
+B, P, D = 3, 4, 6
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    return {kind: World(kind) for kind in ("prototype", "shared", "fresh")}
+
+
+@pytest.fixture
+def path():
+    return torch.randn(B, P, D, generator=generator(0, "path"))
+
+
+def times(*values):
+    return torch.tensor(values, dtype=torch.float32)
+
+
+# --- path and integration
+
+
+def test_a_point_of_the_path_by_hand():
+    path = torch.tensor([[[0.0], [6.0], [3.0]]])
+    values = [point(path, times(s)).item() for s in (0, 0.25, 0.5, 0.75, 1)]
+    assert_close(values, [0.0, 3.0, 6.0, 4.5, 3.0])
+
+
+def test_the_path_goes_through_its_points(path):
+    for j in range(P):
+        assert_close(point(path, torch.full((B,), j / (P - 1))), path[:, j], rtol=1e-5, atol=1e-5)
+
+
+def test_the_path_has_the_velocity_of_its_segment(path):
+    s = times(0.2, 0.5, 0.9)  # in segments 0, 1, 2
+    slopes = vmap(jacrev(lambda row, s: point(row[None], s[None])[0], 1))(path, s)
+    j = torch.arange(B)
+    assert_close(slopes, (P - 1) * (path[j, j + 1] - path[j, j]), rtol=1e-4, atol=1e-4)
+
+
+def perfect(path, steps):
+    """The mean velocity over the Euler step that starts at u."""
+    return lambda x, u: point(path, (u + 1) / steps) - point(path, u / steps)
+
+
+def test_one_step_is_exact_on_a_straight_path(path):
+    a, b = path[:, 0], path[:, 1]
+    straight = a[:, None] + torch.linspace(0, 1, P)[:, None] * (b - a)[:, None]
+    *_, end = euler(perfect(straight, 1), a, 1)
+    assert_close(end, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [P - 1, 2 * (P - 1)])
+def test_segments_as_steps_visit_every_recorded_point(path, steps):
+    """There the mean velocity of a step is the path's own derivative."""
+    derivative = lambda x, u: vmap(jacrev(lambda row, s: point(row[None], s[None])[0], 1))(path, (u + 1e-3) / steps) / steps  # noqa: E731
+    states = torch.stack(list(euler(derivative, path[:, 0], steps)), 1)
+    assert_close(states[:, :: steps // (P - 1)], path, rtol=1e-4, atol=1e-4)
+    assert_close(states, torch.stack(list(euler(perfect(path, steps), path[:, 0], steps)), 1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_other_numbers_of_steps_stay_on_the_path(path, steps):
+    for j, x in enumerate(euler(perfect(path, steps), path[:, 0], steps)):
+        assert_close(x, point(path, torch.full((B,), j / steps)), rtol=1e-4, atol=1e-4)
+
+
+def test_euler_shows_the_velocity_every_state_and_its_time():
+    seen = []
+    list(euler(lambda x, u: seen.append((x.item(), u.item())) or 2 * x, torch.ones(1, 1), 3))
+    assert seen == [(1, 0), (3, 1), (9, 2)]
+
+
+# --- the loss
+
+
+def batch_of(world, method, n=6):
+    tasks = torch.arange(n)
+    return world.train.batch(tasks), world.trajectories.points[tasks]
+
+
+@pytest.mark.parametrize("kind", ["prototype", "fresh"])
+@pytest.mark.parametrize("steps", [2, 3])
+@pytest.mark.parametrize("visited", [0.0, 0.5, 1.0])
+def test_the_loss_is_least_at_the_paths_velocity(kind, steps, visited, worlds):
+    """Zero there, as the network knows of each state which path it is on; anything else costs its distance at the step's end."""
+    world = worlds[kind]
+    method = world.prepared("weight_flow", own={"steps": steps, "visited": visited}, meta={"weight_loss": 1.0, "query_loss": 0.0})
+    task, points = batch_of(world, method)
+    path = method._path(points, method.start.centre(task.support), generator(0, "same"))
+
+    def exact(x, u, support, off=0.0):
+        end = u.floor() + 1
+        assert (point(path, u / steps) - x).abs().max() < 1e-4 or off  # every state that it sees is on the path
+        return (point(path, end / steps) - x) / (end - u)[:, None] + off
+
+    method.velocity = exact
+    assert method.loss(task, points, generator(0, "same")).abs().max() < 1e-8
+    method.velocity = lambda *seen: exact(*seen, off=0.1)
+    loss = method.loss(task, points, generator(0, "same"))
+    if visited == 1:
+        assert_close(loss, torch.full_like(loss, 0.01), rtol=1e-3, atol=1e-6)
+    assert (loss > 0).all()
+
+
+@pytest.mark.parametrize("visited", [0.0, 1.0])
+def test_the_query_loss_is_that_of_the_head_at_the_end_of_the_step(visited, worlds):
+    world = worlds["prototype"]
+    method = world.prepared("weight_flow", own={"steps": 1, "visited": visited}, meta={"weight_loss": 0.0, "query_loss": 2.0})
+    task, points = batch_of(world, method)
+    trained = method.to_x(points[:, 0], method.start.centre(task.support))
+    method.velocity = lambda x, u, support: (trained - x) / (1 - u)[:, None]
+    expected = method.head_loss(points[:, 0], task, points)
+    assert expected.min() > 0
+    assert_close(method.loss(task, points, generator(0, "loss")), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_visited_is_the_share_of_the_visited_states_in_the_loss(worlds):
+    def loss(visited):
+        method = stirred(worlds["prototype"].prepared("weight_flow", own={"visited": visited}))
+        return method.loss(*batch_of(worlds["prototype"], method), generator(0, "loss"))
+
+    assert_close(loss(0.3), 0.7 * loss(0.0) + 0.3 * loss(1.0))
+    assert not torch.allclose(loss(0.0), loss(1.0), rtol=0.01)
+
+
+def test_visited_states_are_those_of_the_generation(worlds):
+    world = worlds["prototype"]
+    method = stirred(world.prepared("weight_flow", own={"steps": 3, "visited": 1.0, "noise": 0.0}))
+    task, points = batch_of(world, method)
+    seen = []
+    velocity = method.velocity
+    method.velocity = lambda x, u, support: seen.append(x) or velocity(x, u, support)
+    draw(method, task.support)
+    method.loss(task, points, generator(0, "loss"))
+    assert len(seen) == 6
+    assert_close(seen[3:], seen[:3])
+    assert not any(x.requires_grad for x in seen)
+
+
+@pytest.mark.parametrize("kind", ["prototype", "fresh"])
+def test_the_path_begins_where_generation_does_and_ends_at_the_trained_head(kind, worlds):
+    world = worlds[kind]
+    method = world.prepared("weight_flow", own={"noise": 0.0})
+    task = world.train.redrawn(torch.arange(6), generator(0, "redrawn"))
+    centre, points = method.start.centre(task.support), world.trajectories.points[:4]
+    path = method._path(points, centre, generator(0, "path"))
+    assert_close(method.to_w(path[:4, 1:], centre[:4, None]), points.flip(1)[:, 1:], rtol=1e-4, atol=1e-5)
+    assert_close(path[4:], path[4:, :1].expand(-1, 4, -1))
+    begin = method.to_w(path[:, 0], centre)
+    if kind == "fresh":
+        assert_close(begin[:4], points[:, -1])
+        assert (begin[4:].std(-1) > 0.1).all()
+    else:
+        assert_close(begin, centre)
+
+
+def test_noise_has_its_deviation_and_is_one_draw_for_all_tasks(worlds):
+    method = worlds["prototype"].prepared("weight_flow", own={"noise": 0.5})
+    assert_close(method._begin(400, generator(0, "noise")).std(), torch.tensor(0.5), rtol=0.02, atol=0)
+    support = worlds["prototype"].support
+    x = method.to_x(draw(method, support), method.start.centre(support))
+    assert_close(x, x[:1].expand_as(x), rtol=1e-3, atol=1e-4)
+    assert x.std() > 0.4
+
+
+# --- the method
+
+
+@pytest.mark.parametrize("denoiser", ["transformer", "unet"])
+def test_a_new_network_keeps_the_start(denoiser, worlds):
+    for kind in ("prototype", "shared"):
+        method = worlds[kind].prepared("weight_flow", own={"noise": 0.0}, denoiser={"name": denoiser})
+        support = worlds[kind].support
+        assert_close(draw(method, support), method.start.centre(support), rtol=0, atol=0)
+
+
+def test_generation_depends_on_the_support_beyond_its_start(worlds):
+    method = stirred(worlds["shared"].prepared("weight_flow"))
+    w = draw(method, worlds["shared"].support)
+    assert (w[0] - w[1]).abs().max() > 1e-3
+
+
+def test_permuted_classes_permute_the_output_layer(worlds):
+    method = stirred(worlds["prototype"].prepared("weight_flow", own={"noise": 0.0}))
+    support, permutation = worlds["prototype"].support, torch.tensor([2, 0, 1])
+    assert len(permutation) == N_WAY
+    w, permuted = (method.space.unflatten(draw(method, s)) for s in (support, Support(support.features[:, permutation])))
+    for name in ("output.weight", "output.bias"):
+        assert_close(permuted[name], w[name][:, permutation], rtol=1e-4, atol=1e-5)
+    for name in ("hidden.weight", "hidden.bias"):
+        assert_close(permuted[name], w[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind, visited", [("shared", 0.0), ("shared", 1.0), ("fresh", 1.0)])
+def test_the_loss_falls(kind, visited, worlds):
+    world = worlds[kind]
+    method = world.prepared("weight_flow", own={"visited": visited, "noise": 0.0}, meta={"tasks_a_batch": 40, "fresh": 0.2})
+    losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_new_tasks_count_in_the_query_loss_alone(worlds):
+    world = worlds["prototype"]
+    meta = {"fresh": 0.5, "weight_loss": 1.0, "query_loss": 0.0}
+    method = stirred(world.prepared("weight_flow", meta=meta))
+    stream = generator(0, "batch")
+    batch = TaskBatch.draw(world.train, method.meta, stream)
+    loss = method.loss(batch.task(world.train, method.meta, stream), batch.points(world.trajectories), stream)
+    assert (loss[:8] > 0).all() and (loss[8:] == 0).all()

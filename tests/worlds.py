@@ -1,0 +1,125 @@
+"""A small world of tasks for the tests of methods: sources of two splits, trajectories, and every method by its name."""
+
+import torch
+
+from ltdi.bodies.conv4 import Conv4
+from ltdi.bodies.pretraining import embed
+from ltdi.heads import Head
+from ltdi.methods import CONTROLS, METHODS
+from ltdi.methods.base import Method
+from ltdi.seeding import generator
+from ltdi.tasks import Support, TaskSource
+from ltdi.training import Training
+from ltdi.trajectories import Start, collect
+
+F, HIDDEN, N_WAY, N_SHOT, N_QUERY, SIDE = 8, 12, 3, 2, 5, 16
+DIFFUSION = {
+    "steps": 4,
+    "schedule": "cosine",
+    "max_beta": 0.999,
+    "prediction": "weights",
+    "weighting": "weights",
+    "visited": 1.0,
+    "unroll": False,
+    "chain_noise": 0.0,
+    "start_noise": 1.0,
+    "gradient_input": False,
+}
+PAPER = {"schedule": "linear", "prediction": "epsilon", "weighting": "theorem", "visited": 0.0}
+DENOISER = {"name": "transformer", "width": 16, "depth": 1, "heads": 2, "neurons_a_token": 4, "condition": "mean"}
+META = {
+    "tasks_a_batch": 16,
+    "inner_steps": 1,
+    "inner_optimizer": "sgd",
+    "inner_lr": 0.05,
+    "weight_loss": 1.0,
+    "query_loss": 0.1,
+    "query_images": 3,
+    "redraw": True,
+    "fresh": 0.0,
+}
+# what params.yaml says in `methods`, made small
+OWN: dict[str, dict] = {
+    "reptile_head": {"train_shots": 4, "inner_steps": 3, "adapt_steps": 3, "inner_optimizer": "adam", "inner_lr": 1e-2, "inner_images": 2},
+    "ghn3": {"width": 16, "depth": 2, "heads": 2, "block": 5},
+    "weight_flow": {"steps": 3, "noise": 0.5, "visited": 0.5},
+    "reptile": {"tasks_a_batch": 4, "inner_steps": 2, "adapt_steps": 3, "inner_optimizer": "sgd", "inner_lr": 1e-3, "inner_images": 1},
+    "meta_baseline": {"classify": 0.5, "images_a_batch": 24, "tasks_a_batch": 4, "temperature": 10.0},
+    "meta_hypernetwork": {"adapt_steps": 1, "adapt_lr": 0.1},
+    "llo_vae": {"latent": 4, "beta": 0.01, "temperature": 1.0},
+    "ocd": {"scale_width": 16},
+    "metadiff": {"diffusion_steps": 1000, "sampling_steps": 5, "classifier": "distance", "width": 16},
+}
+
+
+def clusters(n_classes: int, name: str) -> torch.Tensor:
+    """Features (C, 10, F) of classes that are blobs, cut off below zero as a body's are."""
+    stream = generator(0, name)
+    centres = 2 * torch.rand(n_classes, 1, F, generator=stream)
+    return (centres + 0.25 * torch.randn(n_classes, 10, F, generator=stream)).relu()
+
+
+def patterns(n_classes: int, name: str) -> torch.Tensor:
+    """Images (C, 10, 1, SIDE, SIDE) uint8 of classes that are a random pattern each, with noise."""
+    stream = generator(0, name, "images")
+    pattern = torch.rand(n_classes, 1, 1, SIDE, SIDE, generator=stream)
+    noise = 0.2 * torch.randn(n_classes, 10, 1, SIDE, SIDE, generator=stream)
+    return ((pattern + noise).clamp(0, 1) * 255).to(torch.uint8)
+
+
+def frozen_body() -> Conv4:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Conv4(1, filters=F).eval().requires_grad_(False)
+
+
+class World:
+    """Tasks of two splits and the trajectories of each, from one kind of start; on blobs, or on images and their features."""
+
+    def __init__(self, kind: str, *, with_images: bool = False) -> None:
+        self.body = frozen_body()
+        self.head = Head(F, HIDDEN, N_WAY)
+        shared = self.head.initial(1, generator(0, "shared"))[0]
+        self.start = Start(self.head, kind, shared, temperature=2.0, ridge=1.0)
+        self.train, self.val = (self._source(name, n, with_images) for name, n in (("train", 40), ("val", 8)))
+        knobs = {"fit_on": "class", "augment": False, "optimizer": "adam", "lr": 0.02, "steps": 6, "length": 4, "sam": 0.0, "seed": 0}
+        self.trajectories, self.val_trajectories = (
+            collect(self.start, source, torch.arange(len(source)), **knobs) for source in (self.train, self.val)
+        )
+        self.support = self.val.support_of(torch.arange(5))
+
+    def _source(self, name: str, n_tasks: int, with_images: bool) -> TaskSource:
+        images = patterns(12, name) if with_images else None
+        features = embed(self.body, images) if with_images else clusters(12, name)
+        if with_images:
+            features = features / features.square().mean().sqrt()
+        source = TaskSource.sample(features, n_tasks=n_tasks, n_way=N_WAY, n_shot=N_SHOT, n_query=N_QUERY, seed=1, split=name)
+        return source.with_images(images) if with_images else source
+
+    def build(self, name: str, *, diffusion: dict = {}, denoiser: dict = {}, meta: dict = {}, own: dict = {}) -> Method:
+        torch.manual_seed(0)
+        chosen = (METHODS | CONTROLS)[name]
+        given = {"length": 4, "n_tasks": len(self.train), "n_classes": len(self.train.features), "body": self.body}
+        given |= {"diffusion": DIFFUSION | diffusion, "denoiser": DENOISER | denoiser, "meta": META | meta}
+        return chosen(self.start, **{each: given[each] for each in chosen.takes}, **(OWN.get(name, {}) | own))
+
+    def prepared(self, name: str, **changes) -> Method:
+        method = self.build(name, **changes)
+        method.prepare(self.train, self.trajectories, self.val)
+        return method
+
+    def rows(self, method: Method, training: Training) -> list[dict[str, float]]:
+        return list(method.meta_train(training, self.train, self.trajectories, seed=0))
+
+
+def stirred(method: Method) -> Method:
+    """The method with all its parameters moved: a last layer that starts at zero hides all before it."""
+    stream = generator(0, "stir")
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=stream)
+    return method.eval()
+
+
+def draw(method: Method, support: Support, seed: int = 0) -> torch.Tensor:
+    return method.generate(support, generator=generator(seed, "noise"))
