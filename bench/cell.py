@@ -40,7 +40,8 @@ def measure(setting: str, method: str) -> None:
     if found["missing"]:
         write_json(folder / "cell.json", {"missing": found["missing"]})
         return
-    bench, budget = load_yaml(BENCH / "params.yaml"), found["budget"]
+    bench = load_yaml(BENCH / "params.yaml")
+    budget = bench["budgets"][found["budget"]]
     say(f"bench: {setting} {method}, {budget['label']}")
     scores, times, facts = [], [], {}
     for seed in budget["seeds"]:
@@ -50,17 +51,17 @@ def measure(setting: str, method: str) -> None:
         facts[str(seed)] = _facts(data)
     write_table(folder / "per_task.parquet", pd.concat(scores, ignore_index=True))
     write_table(folder / "timing.parquet", pd.concat(times, ignore_index=True))
-    write_json(folder / "cell.json", {"missing": "", "budget": budget["name"], "device": machine(), "commit": commit(), "seeds": facts})
+    write_json(folder / "cell.json", {"missing": "", "budget": found["budget"], "device": machine(), "commit": commit(), "seeds": facts})
 
 
 def cell_params(bench: dict, setting: str, method: str, budget: dict, seed: int) -> dict:
-    """The params of one run of a cell."""
+    """The params of one run of a cell; ``budget`` is one of ``bench["budgets"]``."""
     changes = changes_of(bench, setting, budget) | {"data.root": str(data_root()), "seed": seed}
     if method == "controls":
         first, *others = bench["controls"]
         changes |= {"method.name": first, "method.controls": others}
     else:
-        changes |= {"method.name": method, "method.controls": []} | bench["methods"][method]
+        changes |= {"method.name": method, "method.controls": []} | bench["methods"][method] | budget["methods"].get(method, {})
     return override(load_yaml(ROOT / "params.yaml"), changes)
 
 

@@ -36,8 +36,7 @@ def main() -> None:
             why = _why_missing(data)
         if why:
             missing.setdefault(why, setting)
-        own = {"name": name, **budget, "data": {data: budget["data"].get(data, {})}}
-        write_json(FOUND / f"{setting}.json", {"missing": why, "budget": own})
+        write_json(FOUND / f"{setting}.json", {"missing": why, "budget": name})
     for why, setting in missing.items():
         say(f"bench: {setting} and its like are skipped: {why}")
 

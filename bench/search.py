@@ -29,10 +29,10 @@ def main(
     bench = load_yaml(BENCH / "params.yaml")
     try:
         for each in method or bench["methods"]:
-            for candidate in ({}, *bench["search"].get(each, [])):
+            for candidate in bench["search"][each]:
                 params = override(cell_params(bench, setting, each, bench["budgets"][budget], seed=0), candidate)
                 metrics = read_json(run_stages(params, RUNS, until="meta_train") / "model" / "metrics.json")
-                row = {"setting": setting, "method": each, "candidate": str(candidate or bench["methods"][each] or "defaults")}
+                row = {"setting": setting, "method": each, "candidate": str(candidate)}
                 row |= {"val_accuracy": metrics["val_accuracy"], "seconds": metrics["seconds"], "device": machine()}
                 say(f"{each} {row['candidate']}: {row['val_accuracy']:.4f}")
                 _add(row)

@@ -86,11 +86,10 @@ def _times(method: Method, body: torch.nn.Module, test: TaskSource, batch: int, 
 
 
 def _median(call: Callable[[], Tensor], repeats: int, support: Support) -> float:
-    """Milliseconds: the median of ``repeats`` calls after two to warm up; of slow calls as many as fill a second, three at least."""
-    for _ in range(2):
-        _seconds(call, support)
-    seconds: list[float] = []
-    while len(seconds) < repeats and (len(seconds) < 3 or sum(seconds) < 1):
+    """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow calls as many as fill a second."""
+    _seconds(call, support)
+    seconds = [_seconds(call, support)]
+    while len(seconds) < repeats and sum(seconds) < 1:
         seconds.append(_seconds(call, support))
     return 1000 * statistics.median(seconds)
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -49,15 +50,15 @@ def main(params_file: Path, data: Path) -> None:
     for each in built.values():
         each.prepare(train, trajectories, val)
     method = built.pop(name)
-    learns = any(True for _ in method.parameters())
-    training = Training(method, lr=meta.outer_lr, steps=meta.steps if learns else 0, ema=meta.ema, lr_schedule=meta.lr_schedule)
-    rows = _validated(method, training, train, trajectories, val, val_trajectories, meta.val_every, seed)
     key = digest("meta", source_digest(), knobs, sizes, seed, start.state()[1], *body.state_dict().values(), trajectories.points, train.features, train.support)
-    checkpoints = Cache("checkpoints")
+    checkpoints, curve = Cache("checkpoints"), pd.DataFrame()
     started = time.monotonic()
-    curve = resumable(training, rows, checkpoints, key, every=meta.val_every, name="meta_train", rate="meta.outer_lr")
+    if any(True for _ in method.parameters()):
+        training = Training(method, lr=meta.outer_lr, steps=meta.steps, ema=meta.ema, lr_schedule=meta.lr_schedule)
+        rows = _validated(method, training, train, trajectories, val, val_trajectories, meta.val_every, seed)
+        curve = resumable(training, rows, checkpoints, key, every=meta.val_every, name="meta_train", rate="meta.outer_lr")
+        method.load_state_dict(training.average)
     seconds = time.monotonic() - started
-    method.load_state_dict(training.average)
 
     tensors, values = start.state()
     for each, made in {name: method, **built}.items():

@@ -1,12 +1,17 @@
-"""The bench: cells share stages, rows replace their older selves, tables say what is missing."""
+"""The bench: cells share stages, only what changed is measured again, tables say what is missing."""
+
+import shutil
 
 import pandas as pd
 import pytest
+from project import Project
 from ruamel.yaml import YAML
 
-from bench import run, tables
-from bench.cell import STAGES, override, run_cell
+from bench import cell, few_shot, find, rows, stages, tables
+from bench.stages import ROOT, STAGES, changes_of, load_yaml, override, run_stages
 from ltdi.errors import InputError
+from ltdi.methods import METHODS
+from ltdi.store import read_json, write_json, write_table
 
 
 @pytest.fixture
@@ -40,15 +45,17 @@ def params():
         ({}, []),
         ({"evaluate.landscape_points": 9}, ["evaluate"]),
         ({"method.name": "lvdi"}, ["meta_train", "generate_weights", "evaluate"]),
+        ({"methods.reptile.inner_lr": 0.5}, []),
+        ({"data.root": "elsewhere"}, []),
         ({"seed": 1}, ["prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate"]),
         ({"data.train_on_val": True}, list(STAGES)),
     ],
 )
 def test_cells_share_what_they_agree_in(stages_run, params, tmp_path, changes, expected):
-    run_cell(params, tmp_path)
+    run_stages(params, tmp_path)
     assert stages_run == list(STAGES)
     stages_run.clear()
-    data = run_cell(override(params, changes), tmp_path)
+    data = run_stages(override(params, changes), tmp_path)
     assert stages_run == expected
     assert {path.name for path in data.iterdir()} == {output for _, output, _ in STAGES.values()}
 
@@ -63,11 +70,46 @@ def test_a_killed_cell_goes_on_where_it_was(stages_run, params, tmp_path, monkey
 
     monkeypatch.setattr(module, "main", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_cell(params, tmp_path)
+        run_stages(params, tmp_path)
     monkeypatch.setattr(module, "main", whole)
     stages_run.clear()
-    run_cell(params, tmp_path)
+    run_stages(params, tmp_path)
     assert stages_run == ["meta_train", "generate_weights", "evaluate"]
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """A copy of the code, to edit."""
+    for name in ("ltdi", "pipeline"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    stages.code_of.cache_clear()
+    yield tmp_path
+    stages.code_of.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("file", "stale"),
+    [
+        ("ltdi/methods/lvdi.py", {("meta_train", "lvdi"), ("generate_weights", "lvdi")}),
+        ("ltdi/methods/__init__.py", set()),
+        ("pipeline/knobs.py", set()),
+        ("pipeline/evaluate.py", {("evaluate", "lvdi"), ("evaluate", "ltdi")}),
+        ("ltdi/bodies/conv4.py", {(stage, method) for stage in STAGES for method in ("lvdi", "ltdi")} - {(stage, method) for stage in ("collect_trajectories", "evaluate") for method in ("lvdi", "ltdi")}),
+    ],
+)
+def test_edited_code_makes_its_stages_new(code, file, stale):
+    def names() -> dict:
+        stages.code_of.cache_clear()
+        return {(stage, method): stages.code_of(stage, method) for stage in STAGES for method in ("lvdi", "ltdi")}
+
+    before = names()
+    assert names() == before
+    with open(code / file, "a", encoding="utf-8") as edited:
+        edited.write("# edited\n")
+    after = names()
+    assert {key for key in before if before[key] != after[key]} == stale
 
 
 def test_an_override_of_an_unknown_key_is_named(params):
@@ -87,29 +129,184 @@ def row(**changes) -> dict:
     return values | {"best_control": "prototype", "paired_diff": 0.002, "paired_ci95": 0.001, "ms_batch_1": 5.0, "seconds_meta_train": 60, "device": "cpu"} | changes
 
 
-def test_a_row_replaces_its_older_self(tmp_path):
-    file = tmp_path / "runs.csv"
-    run._add(file, run.COLUMNS, [row(), row(seed=1)])
-    run._add(file, run.COLUMNS, [row(accuracy=0.98)])
-    table = pd.read_csv(file)
-    assert list(table.columns) == run.COLUMNS
+def test_a_row_replaces_its_older_self(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    rows.add("runs.csv", rows.COLUMNS, [row(), row(seed=1)])
+    rows.add("runs.csv", rows.COLUMNS, [row(accuracy=0.98)])
+    table = pd.read_csv(tmp_path / "runs.csv")
+    assert list(table.columns) == rows.COLUMNS
     assert table.accuracy.tolist() == [0.98, 0.99]
 
 
-def test_tables_pool_seeds_and_say_what_is_missing():
-    with open(tables.BENCH / "params.yaml", encoding="utf-8") as file:
-        bench = YAML(typ="safe").load(file)
+@pytest.fixture
+def bench():
+    return load_yaml(tables.BENCH / "params.yaml")
+
+
+def test_tables_pool_seeds_and_say_what_is_missing(bench):
     runs = pd.DataFrame([row(accuracy=0.98, paired_diff=0.001), row(seed=1, accuracy=0.99, paired_diff=0.003), row(method="prototype", variant="control", accuracy=0.9)])
     bar = tables._bar(runs, bench)
     # the interval of a mean of two seeds, each ± 0.1: √(0.1² + 0.1²)/2
     assert "98.50 ± 0.07, sd 0.71 over 2 seeds" in bar and "+0.200 ± 0.071 (prototype)" in bar
     assert "missing" in bar and "97.12" in bar and "90.00 ± 0.10" in bar
-    assert "| ltdi | ltdi | 98.50" in tables._ablation(runs, bench)
+    assert "| ltdi | ltdi | 98.50" in tables._ablation(runs, bench, "")
 
 
-def test_every_variant_and_setting_is_made_of_known_keys(params):
-    with open(tables.BENCH / "params.yaml", encoding="utf-8") as file:
-        bench = YAML(typ="safe").load(file)
-    for group in ("settings", "budgets", "variants"):
-        for changes in bench[group].values():
-            override(params, changes or {})
+def test_everything_in_the_params_is_made_of_known_keys(params, bench):
+    for setting in bench["settings"]:
+        for budget in bench["budgets"].values():
+            override(params, changes_of(bench, setting, budget))
+            for method in ("controls", *bench["methods"]):
+                cell.cell_params(bench, setting, method, budget, seed=0)
+    for changes in (*bench["variants"].values(), bench["train_on_val"], *(each for some in bench["search"].values() for each in some)):
+        override(params, changes)
+
+
+def test_every_method_has_a_column_a_name_and_the_same_number_of_candidates(bench):
+    assert set(bench["methods"]) == set(METHODS) - {"naive_local"}  # a control of the loss, in the ablation alone
+    assert set(bench["methods"]) | set(bench["controls"]) <= set(bench["names"])
+    assert {len(bench["search"][method]) for method in bench["methods"]} == {4}
+
+
+# --- what `make bench` writes
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch, bench):
+    """Two cells of one setting, another setting whose data are missing."""
+    monkeypatch.setattr(few_shot, "CELLS", tmp_path)
+
+    def write(method: str, scores: dict[str, list[list[float]]], ms: float) -> None:
+        folder = tmp_path / "glyphs-5w1s" / method
+        frames = [
+            pd.DataFrame({"method": name, "task": range(len(values)), "accuracy": values, "seed": seed})
+            for name, seeds in scores.items()
+            for seed, values in enumerate(seeds)
+        ]
+        write_table(folder / "per_task.parquet", pd.concat(frames))
+        times = [{"name": name, "batch": n, "adapts": False, "ms_embed": 1.0, "ms_generate": ms / n, "ms_query": 2.0, "seed": 0} for name in scores for n in (1, 64)]
+        write_table(folder / "timing.parquet", pd.DataFrame(times))
+        facts = {"train_classes": 300, "ceiling": {"accuracy": 0.99, "ci95": 0.0}, "val_accuracy": 0.9, "parameters": 5, "seconds": 7.0, "body": {}}
+        write_json(folder / "cell.json", {"missing": "", "budget": "quick", "device": "cpu", "commit": "abc", "seeds": {"0": facts, "1": facts}})
+
+    controls = {name: [[0.80, 0.70, 0.60], [0.50, 0.60, 0.70]] for name in bench["controls"]}
+    controls["ridge"] = [[0.81, 0.71, 0.61], [0.51, 0.61, 0.71]]
+    write("controls", controls, 0.5)
+    write("ltdi", {"ltdi": [[0.86, 0.76, 0.65], [0.56, 0.66, 0.76]]}, 4.0)
+    write("ocd", {"ocd": [[0.80, 0.72, 0.61], [0.50, 0.62, 0.71]]}, 8.0)
+    write("ghn3", {"ghn3": [[0.71, 0.61, 0.50], [0.41, 0.51, 0.61]]}, 8.0)
+    write_json(tmp_path / "omniglot-5w1s" / "ltdi" / "cell.json", {"missing": "no Omniglot; get it"})
+    return few_shot.load(bench)
+
+
+def test_the_few_shot_table(measured, bench):
+    text = few_shot.markdown(*measured, bench)
+    table = text.partition("## What to use")[0]
+    lines = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("|")}
+    # six tasks: deviation 0.1059, 1.96·0.1059/√6 = 0.0847; the seeds' means 0.7567 and 0.66 deviate by 0.0967/√2
+    assert "**70.83** ± 8.47 sd 6.84 ▲" in lines["Lt-Di"]
+    assert "▼" in lines["GHN3"] and "**" not in lines["GHN3"]
+    assert "▲" not in lines["OCD"] and "▼" not in lines["OCD"]
+    assert "97.12" in lines["Lt-Di"] and "missing" in lines["Lt-Di"] and "missing" in lines["REPTILE"]
+    assert "omniglot-5w1s is missing: no Omniglot; get it" in text
+    assert "reduced budget" in text
+    assert "above the best control (ridge), paired over tasks: Lt-Di (+4.83" in text
+
+
+def test_the_times_table(measured, bench):
+    times = few_shot._times(measured[0], bench)
+    (line,) = [line for line in times.splitlines() if line.startswith("| Lt-Di")]
+    assert [part.strip() for part in line.split("|")[2:9]] == ["1.0", "4.00", "", "5.0", "1.06", "2.0", "7"]
+
+
+def test_long_rows_have_a_row_a_seed(measured, bench):
+    table = few_shot.long_rows(measured[0], bench)
+    (first, second) = [each for each in table if each["method"] == "ltdi"]
+    assert (first["seed"], second["seed"]) == (0, 1)
+    assert first["accuracy"] == pytest.approx(0.7567, abs=1e-4) and second["accuracy"] == pytest.approx(0.66)
+    assert first["best_control"] == "ridge" and first["paired_diff"] == pytest.approx(0.14 / 3)
+    assert set(first) <= set(rows.COLUMNS) and first["ms_batch_1"] == 5.0
+    assert all("paired_diff" not in each for each in table if each["method"] in bench["controls"])
+
+
+def test_the_components_and_the_picture(measured, bench, tmp_path):
+    text = few_shot.ablation(measured[0], bench)
+    assert "| Lt-Di | C1 C2 C3 | 70.83 ± 8.47 (+4.83 ± " in text and "| LLO-VAE | C1 | missing |" in text
+    few_shot.picture(measured[0], bench, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_unknown_budget_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(find, "FOUND", tmp_path)
+    monkeypatch.setenv("BUDGET", "huge")
+    with pytest.raises(InputError, match="BUDGET = 'huge' is unknown; allowed: quick, cpu, full"):
+        find.main()
+
+
+# --- when DVC runs a cell
+
+
+@pytest.fixture(scope="module")
+def tiny_bench(tmp_path_factory, repository, write_params):
+    """A bench of two settings, one of them without its data, and two methods, measured."""
+    pytest.importorskip("dvc")
+    folder = tmp_path_factory.mktemp("bench") / "project"
+    project = Project.copy(repository, folder, without=("dvc.lock", "data/results/", "bench/results/", "bench/dvc.lock", "tests/"))
+    write_params(folder)
+    bench = load_yaml(folder / "bench" / "params.yaml")
+    bench |= {key: {} for key in ("variants", "search")}
+    bench["settings"] = {name: bench["settings"][name] for name in ("glyphs-5w1s", "omniglot-5w1s")}
+    bench["methods"] = {"ltdi": {}, "meta_hypernetwork": {}}
+    bench["budgets"] = {"quick": {"label": "tiny", "seeds": [0], "leaves_out": [], "overrides": {}, "data": {}, "methods": {}}}
+    save(project, bench)
+    project.commit("tiny")
+    ran = project.repro("repro", "bench/dvc.yaml")
+    assert sorted(ran) == sorted(["find", "controls@glyphs-5w1s", "controls@omniglot-5w1s", *cells_of("ltdi"), *cells_of("meta_hypernetwork")])
+    return project, bench
+
+
+def save(project: Project, bench: dict) -> None:
+    with open(project.folder / "bench" / "params.yaml", "w", encoding="utf-8") as file:
+        YAML().dump(bench, file)
+
+
+def cells_of(method: str) -> list[str]:
+    return [f"cell@glyphs-5w1s-{method}", f"cell@omniglot-5w1s-{method}"]
+
+
+def again(project: Project) -> list[str]:
+    first, *others = project.repro("repro", "bench/dvc.yaml")
+    assert first == "find"
+    return sorted(others)
+
+
+def test_only_what_changed_is_measured_again(tiny_bench):
+    project, bench = tiny_bench
+    assert again(project) == []
+    made = read_json(project.folder / "bench" / "work" / "cells" / "glyphs-5w1s" / "ltdi" / "cell.json")
+    assert list(made["seeds"]) == ["0"] and not made["missing"]
+    assert "no images_background" in read_json(project.folder / "bench/work/cells/omniglot-5w1s/ltdi/cell.json")["missing"]
+
+    file = project.folder / "ltdi" / "methods" / "meta_hypernetwork.py"
+    code = file.read_text()
+    file.write_text(code + "# edited\n")
+    assert again(project) == cells_of("meta_hypernetwork")
+
+    bench["methods"]["ltdi"] = {"meta.outer_lr": 1e-3}
+    save(project, bench)
+    assert again(project) == cells_of("ltdi")
+
+    # a method that is new comes with its line in METHODS and its knobs
+    for known in ("ltdi/methods/__init__.py", "pipeline/knobs.py"):
+        with open(project.folder / known, "a", encoding="utf-8") as edited:
+            edited.write("# one more\n")
+    bench["methods"]["llo_vae"] = {}
+    save(project, bench)
+    assert again(project) == cells_of("llo_vae")
+
+    # killed on the way: the cell that did not end is measured, the others are not
+    file.write_text(code + "raise KeyboardInterrupt\n")
+    with pytest.raises(AssertionError, match="KeyboardInterrupt"):
+        again(project)
+    file.write_text(code + "# whole again\n")
+    assert again(project) == cells_of("meta_hypernetwork")

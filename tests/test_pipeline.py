@@ -4,16 +4,14 @@ import csv
 import io
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from project import Project
 from ruamel.yaml import YAML
 
 pytest.importorskip("dvc")
@@ -23,53 +21,14 @@ METRICS = "data/results/metrics.json"
 LOSSES = "Meta-training loss, and validation loss by sub-chain"
 
 
-class Project:
-    """A clone of the repository with tiny params, everything that it writes elsewhere kept beside it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        beside = folder.parent
-        self.env = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "LTDI_STORE": str(beside / "store"),
-            "LTDI_DEVICE": os.environ.get("LTDI_DEVICE", "cpu"),
-            "DVC_SITE_CACHE_DIR": str(beside / "site"),
-            "DVC_GLOBAL_CONFIG_DIR": str(beside / "global"),
-            "DVC_SYSTEM_CONFIG_DIR": str(beside / "system"),
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_CONFIG_NOSYSTEM": "1",
-        }
-
-    def run(self, *command: str) -> str:
-        ended = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        return ended.stdout
-
-    def repro(self, *command: str) -> list[str]:
-        """The stages that ran."""
-        return re.findall(r"^Running stage '(\w+)'", self.run("dvc", *(command or ["repro"])), re.MULTILINE)
-
-    def metrics(self) -> dict:
-        (metrics,) = json.loads(self.run("dvc", "metrics", "show", "--json"))[""]["data"].values()
-        return metrics["data"]
-
-
 @pytest.fixture(scope="module")
 def finished_project(tmp_path_factory, repository, write_params) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("dvc") / "project"
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout.splitlines():
-        results_of_the_repository = name == "dvc.lock" or name.startswith(("data/results/", "bench/", "tests/"))
-        if not results_of_the_repository and (repository / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(repository / name, folder / name)
+    project = Project.copy(repository, folder, without=("dvc.lock", "data/results/", "bench/", "tests/"))
     write_params(folder)
-    project = Project(folder)
-    for arguments in (["init", "-q"], ["config", "user.name", "test"], ["config", "user.email", "test@localhost"], ["add", "-A"], ["commit", "-qm", "params"]):
-        project.run("git", *arguments)
+    project.commit("params")
     ran = project.repro()
-    project.run("git", "add", "-A")
-    project.run("git", "commit", "-qm", "results")
+    project.commit("results")
     return SimpleNamespace(folder=folder, ran=ran)
 
 
@@ -78,6 +37,11 @@ def project(finished_project, tmp_path) -> Project:
     """A project in which every stage has run, the test's own copy."""
     shutil.copytree(finished_project.folder, tmp_path / "project")
     return Project(tmp_path / "project")
+
+
+def metrics_of(project: Project) -> dict:
+    (metrics,) = json.loads(project.run("dvc", "metrics", "show", "--json"))[""]["data"].values()
+    return metrics["data"]
 
 
 def edit(project: Project, section: str, key: str, value: object) -> None:
@@ -112,7 +76,7 @@ def test_only_the_stages_that_read_a_param_run(project):
 
 
 def test_metrics(project):
-    metrics = project.metrics()
+    metrics = metrics_of(project)
     assert metrics["method"] == "ltdi"
     controls = metrics["controls"]
     assert {"prototype", "ridge", "head_sgd", "mean_head", "nearest_head"} <= set(controls)
@@ -129,10 +93,10 @@ def test_metrics(project):
 
 
 def test_an_experiment_with_another_method(project):
-    before = project.metrics()
+    before = metrics_of(project)
     ran = project.repro("exp", "run", "-S", "method.name=lvdi", "-S", "meta.outer_lr=1e-5")
     assert ran == ["meta_train", "generate_weights", "evaluate"]
-    metrics = project.metrics()
+    metrics = metrics_of(project)
     assert metrics["method"] == "lvdi"
     assert metrics["controls"]["ridge"]["accuracy"] == before["controls"]["ridge"]["accuracy"]
 
@@ -159,7 +123,7 @@ def test_plots(project):
     assert counts == {"loss": 8, "val_loss_w0": 2, "val_loss_w1": 2, "val_loss_w2": 2}
     assert len([row for row in drawn(page, "Accuracy on meta-val tasks") if row["val_accuracy"]]) == 2
 
-    metrics = project.metrics()
+    metrics = metrics_of(project)
     shown = {row["head"]: float(row["accuracy"]) for row in drawn(page, "Accuracy of the generated heads and of the controls")}
     expected = {name: row["accuracy"] for name, row in metrics["controls"].items()} | {
         "ltdi": metrics["accuracy"],
@@ -194,6 +158,7 @@ def test_the_papers_options_run_end_to_end(run_stage, write_params, tmp_path):
         "meta.inner_optimizer": "adam",
         "meta.weight_loss": 1.0,
         "meta.query_loss": 0.0,
+        "meta.fresh": 0.0,
     }
     params = write_params(tmp_path, options)
     for stage in STAGES:
