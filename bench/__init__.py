@@ -1,1 +1,9 @@
 """Measured rows: settings × variants × seeds over the stages of ``pipeline``, one long table."""
+
+from pathlib import Path
+
+BENCH = Path(__file__).parent
+ROOT = BENCH.parent
+RESULTS = BENCH / "results"
+FOUND, CELLS = BENCH / "work" / "found", BENCH / "work" / "cells"
+RUNS = ROOT / "runs"

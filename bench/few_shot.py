@@ -8,7 +8,7 @@ import matplotlib
 import pandas as pd
 import torch
 
-from bench.cell import CELLS
+from bench import CELLS
 from ltdi.metrics import best_and_paired, mean_and_ci95
 from ltdi.store import read_json, read_table
 

@@ -6,14 +6,13 @@
 import os
 from pathlib import Path
 
-from bench.stages import ROOT, load_yaml
+from bench import BENCH, FOUND, ROOT
+from bench.stages import load_yaml
 from ltdi.datasets import mini_imagenet, omniglot
 from ltdi.errors import InputError
 from ltdi.store import write_json
 from pipeline.progress import console, say
 
-BENCH = Path(__file__).parent
-FOUND = BENCH / "work" / "found"
 LOCATE = {"glyphs": lambda root: root, "omniglot": omniglot.locate, "mini_imagenet": mini_imagenet.locate}
 
 
@@ -36,7 +35,9 @@ def main() -> None:
             why = _why_missing(data)
         if why:
             missing.setdefault(why, setting)
-        write_json(FOUND / f"{setting}.json", {"missing": why, "budget": name})
+        # what other data sets are given is no part of this setting's cells
+        own = {"name": name, **budget, "data": {data: budget["data"].get(data, {})}}
+        write_json(FOUND / f"{setting}.json", {"missing": why, "budget": own})
     for why, setting in missing.items():
         say(f"bench: {setting} and its like are skipped: {why}")
 

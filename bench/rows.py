@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from bench import RESULTS
 from ltdi.store import write_text
 from pipeline.stage import device
 
-RESULTS = Path(__file__).parent / "results"
 KEY = ["setting", "method", "variant", "train_classes", "seed"]
 COLUMNS = (
     "setting,method,variant,train_classes,seed,tasks,accuracy,ci95,best_control,paired_diff,paired_ci95,"

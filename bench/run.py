@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
+from bench import BENCH, ROOT
 from bench.rows import CHOICE_COLUMNS, COLUMNS, add, commit, machine
-from bench.stages import ROOT, changes_of, load_yaml, override, run_stages
+from bench.stages import changes_of, load_yaml, override, run_stages
 from ltdi.errors import InputError
 from ltdi.store import read_json, read_tensors
 from pipeline.progress import say
-
-BENCH = Path(__file__).parent
 
 
 def main(

@@ -10,9 +10,9 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from bench.cell import RUNS, cell_params
-from bench.find import BENCH
-from bench.rows import RESULTS, machine
+from bench import BENCH, RESULTS, RUNS
+from bench.measure import cell_params
+from bench.rows import machine
 from bench.stages import load_yaml, override, run_stages
 from ltdi.errors import InputError
 from ltdi.store import read_json, write_text

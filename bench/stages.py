@@ -13,11 +13,11 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from bench import ROOT
 from ltdi.errors import InputError
 from ltdi.store import digest
 from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body
 
-ROOT = Path(__file__).resolve().parents[1]
 # stage -> its module, the folder it writes, the sections it reads
 STAGES = {
     "pretrain_body": (pretrain_body, "body", ("data", "body")),

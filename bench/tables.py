@@ -1,16 +1,12 @@
 """``python -m bench.tables``: the readable tables of bench/results/, from the cells of `make bench` and from runs.csv."""
 
-from pathlib import Path
-
 import pandas as pd
 from ruamel.yaml import YAML
 
-from bench import few_shot
-from bench.rows import COLUMNS, RESULTS, add
+from bench import BENCH, RESULTS, few_shot
+from bench.rows import COLUMNS, add
 from ltdi.store import write_text
 from pipeline.progress import say
-
-BENCH = Path(__file__).parent
 
 
 def main() -> None:

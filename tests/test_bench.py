@@ -7,8 +7,8 @@ import pytest
 from project import Project
 from ruamel.yaml import YAML
 
-from bench import cell, few_shot, find, rows, stages, tables
-from bench.stages import ROOT, STAGES, changes_of, load_yaml, override, run_stages
+from bench import ROOT, few_shot, find, measure, rows, stages, tables
+from bench.stages import STAGES, changes_of, load_yaml, override, run_stages
 from ltdi.errors import InputError
 from ltdi.methods import METHODS
 from ltdi.store import read_json, write_json, write_table
@@ -157,7 +157,7 @@ def test_everything_in_the_params_is_made_of_known_keys(params, bench):
         for budget in bench["budgets"].values():
             override(params, changes_of(bench, setting, budget))
             for method in ("controls", *bench["methods"]):
-                cell.cell_params(bench, setting, method, budget, seed=0)
+                measure.cell_params(bench, setting, method, budget, seed=0)
     for changes in (*bench["variants"].values(), bench["train_on_val"], *(each for some in bench["search"].values() for each in some)):
         override(params, changes)
 

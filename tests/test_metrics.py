@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.metrics import accuracy, mean_and_ci95, nearest_mean_accuracy, weight_mse
+from ltdi.metrics import accuracy, best_and_paired, mean_and_ci95, nearest_mean_accuracy, weight_mse
 from ltdi.seeding import generator
 
 
@@ -60,3 +60,12 @@ def test_nearest_mean_accuracy_is_the_loop_over_queries():
     scores = nearest_mean_accuracy(support, query)
     assert_close(scores, torch.tensor(expected))
     assert 1 / N < scores.mean() < 1
+
+
+def test_the_best_of_the_others_and_the_paired_difference():
+    own = torch.tensor([0.5, 0.7, 0.9])
+    best, paired = best_and_paired(own, {"low": torch.tensor([0.9, 0.1, 0.1]), "high": torch.tensor([0.4, 0.7, 0.8])})
+    assert best == "high"
+    # differences 0.1, 0, 0.1: deviation 0.0577
+    assert paired["difference"] == pytest.approx(0.2 / 3, abs=1e-6)
+    assert paired["ci95"] == pytest.approx(1.96 * 0.057735 / 3**0.5, abs=1e-5)

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from ltdi.errors import InputError
 from ltdi.seeding import generator
 from ltdi.store import read_table, write_table
-from ltdi.tasks import Support, TaskSource, labelled
+from ltdi.tasks import Support, TaskSource, joined, labelled
 
 C, I, F = 8, 7, 3
 SIZES = {"n_tasks": 40, "n_way": 5, "n_shot": 2, "n_query": 3}
@@ -134,3 +134,52 @@ def test_the_first_tasks_stay_when_more_are_asked_for():
     few, many = sample(n_tasks=10), sample(n_tasks=500)
     for name in ("classes", "support", "query"):
         assert getattr(few, name).equal(getattr(many, name)[:10])
+
+
+def pictures():
+    """Images (C, I, 1, 2, 2) of a single value: 16·class + image."""
+    value = 16 * torch.arange(C)[:, None] + torch.arange(I)
+    return value[..., None, None, None].expand(C, I, 1, 2, 2).to(torch.uint8)
+
+
+def test_images_stand_beside_their_features():
+    source = sample().with_images(pictures())
+    task = source.of_classes(source.draw_classes(6, generator(0, "new")), generator(0, "images"))
+    for part in (task.support, task.query, source.batch(torch.arange(4)).query, source.support_of(torch.arange(4))[1:]):
+        assert part.images.shape == (*part.features.shape[:3], 1, 2, 2)
+        assert part.images[..., 0, 0, 0].equal((16 * part.features[..., 0] + part.features[..., 1]).to(torch.uint8))
+    assert source.rows(torch.tensor([3])).images is source.images
+    assert sample().batch(torch.arange(4)).support.images is None
+
+
+def test_copies_have_no_images_to_stand_beside():
+    with pytest.raises(InputError, match="tasks.views = 1"):
+        TaskSource.sample(coordinates(), **(SIZES | {"n_shot": 1, "n_query": 2}), seed=0, split="meta_train", n_images=3 + 1).with_images(pictures())
+
+
+def test_new_tasks_are_of_different_classes_and_no_image_twice():
+    source = sample()
+    classes = source.draw_classes(200, generator(0, "new"))
+    assert classes.shape == (200, 5) and (classes.sort(1).values.diff(dim=1) > 0).all()
+    assert classes.unique().equal(torch.arange(C))
+    task = source.of_classes(classes, generator(0, "images"))
+    both = torch.cat([task.support.features, task.query.features], dim=2)
+    assert both[..., 0].equal(classes[..., None].expand(-1, -1, 5).float())
+    assert (both[..., 1].sort(2).values.diff(dim=2) > 0).all()
+
+
+def test_a_redrawn_task_keeps_its_classes():
+    source, tasks = sample(), torch.tensor([7, 3])
+    again = source.redrawn(tasks, generator(0, "redraw"))
+    assert again.support.features[..., 0].equal(source.batch(tasks).support.features[..., 0])
+    assert not again.support.features.equal(source.batch(tasks).support.features)
+
+
+def test_joined_batches_stand_one_after_another():
+    source = sample().with_images(pictures())
+    parts = [source.batch(torch.tensor([2, 5])), source.batch(torch.tensor([9]))]
+    whole = source.batch(torch.tensor([2, 5, 9]))
+    for name in ("support", "query"):
+        one, other = getattr(joined(parts), name), getattr(whole, name)
+        assert one.features.equal(other.features) and one.images.equal(other.images)
+    assert joined([sample().batch(torch.tensor([1]))]).query.images is None
