@@ -20,9 +20,12 @@ def main(
     found = json.loads((FOUND / f"{setting}.json").read_text(encoding="utf-8"))
     folder = CELLS / setting / method
     shutil.rmtree(folder, ignore_errors=True)
-    if found["missing"]:
+    why = found["missing"]
+    if f"{setting}/{method}" in found["budget"]["leaves_out"]:
+        why = f"{method} is not in the budget {found['budget']['name']}; make bench BUDGET=cpu"
+    if why:
         folder.mkdir(parents=True)
-        (folder / "cell.json").write_text(json.dumps({"missing": found["missing"]}), encoding="utf-8")
+        (folder / "cell.json").write_text(json.dumps({"missing": why}), encoding="utf-8")
         return
     from bench.measure import measure  # here, because it imports torch: dozens of missing cells should not wait for it
     from pipeline.progress import console, say

@@ -42,8 +42,8 @@ class Row:
         return float(sum(chosen[part] for part in parts).median())
 
 
-def load(bench: dict) -> tuple[dict[tuple[str, str], Row], dict[str, str]]:
-    """The measured rows by (setting, method), and why a setting has none."""
+def load(bench: dict) -> tuple[dict[tuple[str, str], Row], list[str]]:
+    """The measured rows by (setting, method), and why a setting, or a method in it, has none."""
     rows, missing = {}, {}
     for setting, cell in product(bench["settings"], [*bench["methods"], "controls"]):
         folder = CELLS / setting / cell
@@ -51,12 +51,12 @@ def load(bench: dict) -> tuple[dict[tuple[str, str], Row], dict[str, str]]:
             continue
         facts = read_json(folder / "cell.json")
         if facts["missing"]:
-            missing[setting] = facts["missing"]
+            missing.setdefault(f"{setting}: {facts['missing']}", None)
             continue
         scores, times = read_table(folder / "per_task.parquet"), read_table(folder / "timing.parquet")
         for method in scores.method.unique():
             rows[setting, method] = Row(setting, method, scores[scores.method == method], times[times.name == method], facts)
-    return rows, missing
+    return rows, list(missing)
 
 
 def paired(rows: dict[tuple[str, str], Row], setting: str, method: str, controls: list[str]) -> tuple[str, dict[str, float]]:
@@ -82,7 +82,7 @@ def long_rows(rows: dict[tuple[str, str], Row], bench: dict) -> list[dict]:
     return table
 
 
-def markdown(rows: dict[tuple[str, str], Row], missing: dict[str, str], bench: dict) -> str:
+def markdown(rows: dict[tuple[str, str], Row], missing: list[str], bench: dict) -> str:
     budgets = sorted({row.facts["budget"] for row in rows.values()})
     any_row = next(iter(rows.values()))
     labels = ", ".join(bench["budgets"][name]["label"] for name in budgets)
@@ -103,7 +103,7 @@ def markdown(rows: dict[tuple[str, str], Row], missing: dict[str, str], bench: d
     return text
 
 
-def _accuracies(rows: dict[tuple[str, str], Row], missing: dict[str, str], bench: dict) -> list[list[str]]:
+def _accuracies(rows: dict[tuple[str, str], Row], missing: list[str], bench: dict) -> list[list[str]]:
     settings = list(bench["settings"])
     best = {s: max((m for m in bench["methods"] if (s, m) in rows), key=lambda m: rows[s, m].values.mean().item(), default=None) for s in settings}
     table = [["", *settings]]
@@ -139,8 +139,8 @@ def _mark(paired: dict[str, float]) -> str:
     return "▲" if paired["difference"] > 0 else "▼"
 
 
-def _notes(rows: dict[tuple[str, str], Row], missing: dict[str, str], bench: dict) -> str:
-    lines = [f"- {setting} is missing: {why}" for setting, why in missing.items()]
+def _notes(rows: dict[tuple[str, str], Row], missing: list[str], bench: dict) -> str:
+    lines = [f"- missing: {each}" for each in missing]
     for setting in bench["settings"]:
         measured = [row for (s, _), row in rows.items() if s == setting]
         if measured:

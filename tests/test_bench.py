@@ -7,10 +7,10 @@ import pytest
 from project import Project
 from ruamel.yaml import YAML
 
-from bench import ROOT, few_shot, find, measure, rows, stages, tables
+from bench import ROOT, cell, few_shot, find, measure, rows, stages, tables
 from bench.stages import STAGES, changes_of, load_yaml, override, run_stages
 from ltdi.errors import InputError
-from ltdi.methods import METHODS
+from ltdi.methods import CONTROLS, METHODS
 from ltdi.store import read_json, write_json, write_table
 
 
@@ -208,7 +208,7 @@ def test_the_few_shot_table(measured, bench):
     assert "▼" in lines["GHN3"] and "**" not in lines["GHN3"]
     assert "▲" not in lines["OCD"] and "▼" not in lines["OCD"]
     assert "97.12" in lines["Lt-Di"] and "missing" in lines["Lt-Di"] and "missing" in lines["REPTILE"]
-    assert "omniglot-5w1s is missing: no Omniglot; get it" in text
+    assert text.count("- missing: omniglot-5w1s: no Omniglot; get it") == 1
     assert "reduced budget" in text
     assert "above the best control (ridge), paired over tasks: Lt-Di (+4.83" in text
 
@@ -236,6 +236,14 @@ def test_the_components_and_the_picture(measured, bench, tmp_path):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_a_budget_leaves_out_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(cell, "FOUND", tmp_path)
+    monkeypatch.setattr(cell, "CELLS", tmp_path / "cells")
+    write_json(tmp_path / "glyphs-5w1s.json", {"missing": "", "budget": {"name": "quick", "leaves_out": ["glyphs-5w1s/reptile"]}})
+    cell.main("glyphs-5w1s", "reptile")
+    assert read_json(tmp_path / "cells" / "glyphs-5w1s" / "reptile" / "cell.json") == {"missing": "reptile is not in the budget quick; make bench BUDGET=cpu"}
+
+
 def test_an_unknown_budget_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(find, "FOUND", tmp_path)
     monkeypatch.setenv("BUDGET", "huge")
@@ -244,6 +252,26 @@ def test_an_unknown_budget_is_named(monkeypatch, tmp_path):
 
 
 # --- when DVC runs a cell
+
+
+def files_of(stage: dict, method: str) -> set[str]:
+    """The source files that a stage of a dvc.yaml declares."""
+    deps = [dep.replace("${item.method}", method).replace("${method.name}", method) for dep in stage["deps"]]
+    paths = [ROOT / dep for dep in deps if dep.startswith(("ltdi/", "pipeline/"))]
+    return {str(file.relative_to(ROOT)) for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])}
+
+
+@pytest.mark.parametrize("method", ["controls", *(name for name in METHODS if name != "naive_local")])
+def test_a_cell_depends_on_what_its_stages_do(method):
+    cells = load_yaml(ROOT / "bench" / "dvc.yaml")["stages"]
+    whole = load_yaml(ROOT / "dvc.yaml")["stages"].values()
+    controls = {f"{cls.__module__.replace('.', '/')}.py" for cls in CONTROLS.values()}
+    if method == "controls":
+        needed = set.union(*(files_of(stage, "ltdi") for stage in whole)) - {"ltdi/methods/ltdi.py"}
+        assert files_of(cells["controls"]["do"], method) == needed
+    else:
+        needed = set.union(*(files_of(stage, method) for stage in whole)) - controls
+        assert files_of(cells["cell"], method) == needed
 
 
 @pytest.fixture(scope="module")

@@ -154,7 +154,7 @@ def test_images_stand_beside_their_features():
 
 def test_copies_have_no_images_to_stand_beside():
     with pytest.raises(InputError, match="tasks.views = 1"):
-        TaskSource.sample(coordinates(), **(SIZES | {"n_shot": 1, "n_query": 2}), seed=0, split="meta_train", n_images=3 + 1).with_images(pictures())
+        TaskSource.sample(coordinates(), **(SIZES | {"n_shot": 1, "n_query": 2}), seed=0, split="meta_train", n_images=3).with_images(pictures())
 
 
 def test_new_tasks_are_of_different_classes_and_no_image_twice():
