@@ -5,6 +5,7 @@ from itertools import product
 from pathlib import Path
 
 import matplotlib
+import matplotlib.ticker
 import pandas as pd
 import torch
 
@@ -163,7 +164,7 @@ def _advice(rows: dict[tuple[str, str], Row], bench: dict) -> str:
             named = ", ".join(f"{bench['names'][m]} ({100 * compared[m][1]['difference']:+.2f} ± {100 * compared[m][1]['ci95']:.2f})" for m in above)
             lines.append(f"- {setting}: above the best control ({bench['names'][control]}), paired over tasks: {named}.")
         else:
-            lines.append(f"- {setting}: nothing is above the best control by more than chance; use it ({bench['names'][control]}), it is also the fastest.")
+            lines.append(f"- {setting}: nothing is above the best control ({bench['names'][control]}) by more than chance: take a control.")
     return "\n".join(lines) + "\n"
 
 
@@ -225,22 +226,28 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def picture(rows: dict[tuple[str, str], Row], bench: dict, path: Path) -> None:
-    """Accuracy against the time from support images to weights, a panel a setting."""
+    """Accuracy, as the paired difference to the best control, against the time from support images to weights; a panel a setting."""
     settings = [s for s in bench["settings"] if any(key[0] == s for key in rows)]
-    columns = min(3, len(settings))
-    figure, axes = plt.subplots(-(-len(settings) // columns), columns, figsize=(4.6 * columns, 3.8 * -(-len(settings) // columns)), squeeze=False)
-    for axis in axes.flat[len(settings) :]:
-        axis.remove()
+    methods = [m for m in (*bench["methods"], *bench["controls"]) if m not in ("mean_head", "nearest_head")]
+    columns = min(3, len(settings) + 1)
+    lines = -(-(len(settings) + 1) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4.6 * columns, 3.8 * lines), squeeze=False)
+    shown = {}
     for axis, setting in zip(axes.flat, settings):
-        shown = [m for m in (*bench["methods"], *bench["controls"]) if (setting, m) in rows and m not in ("mean_head", "nearest_head")]
-        for method in shown:
-            row = rows[setting, method]
-            mean, ci95 = mean_and_ci95(row.values)
-            control = method in bench["controls"]
-            style = {"color": "0.5" if control else "C3" if method == "ltdi" else "C0", "marker": "s" if control else "o"}
-            axis.errorbar(row.ms(1, "ms_embed", "ms_generate"), 100 * mean, 100 * ci95, markersize=4, linewidth=0.8, **style)
-            axis.annotate(bench["names"][method], (row.ms(1, "ms_embed", "ms_generate"), 100 * mean), fontsize=6, xytext=(4, 3), textcoords="offset points")
-        axis.set(xscale="log", title=setting, xlabel="ms a task, images to weights", ylabel="accuracy, %")
+        for j, method in enumerate(methods):
+            if (setting, method) not in rows:
+                continue
+            _, difference = paired(rows, setting, method, bench["controls"])
+            style = {"color": plt.get_cmap("tab20")(j % 20), "marker": "s" if method in bench["controls"] else "o"}
+            place = rows[setting, method].ms(1, "ms_embed", "ms_generate"), 100 * difference["difference"]
+            shown[method] = axis.errorbar(*place, 100 * difference["ci95"], markersize=5, linewidth=0.9, **style)
+        axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        axis.set(xscale="log", title=setting, xlabel="ms a task, images to weights", ylabel="accuracy − best control, points")
+        axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    for axis in axes.flat[len(settings) :]:
+        axis.axis("off")
+    known = [method for method in methods if method in shown]
+    axes.flat[len(settings)].legend([shown[method] for method in known], [bench["names"][method] for method in known], loc="center", fontsize=8, ncol=2)
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)

@@ -37,8 +37,9 @@ def _bar(runs: pd.DataFrame, bench: dict) -> str:
             rows.append([f"{bench['names'][method]}", str(classes), *cells])
         best = [_paired(group[(group.setting == s) & (group.method == "ltdi") & (group.variant == "ltdi")]) for s in settings]
         rows.append(["Lt-Di − best control, paired", str(classes), *best])
-    for name in ("ltdi", "lvdi", "prototype"):
-        rows.append([f"{bench['names'][name]} (reported)", "", *(f"{value:g}" for value in bench["reported"][name][:4])])
+    sources = {"ltdi": "the paper", "lvdi": "the paper", "prototype": "ProtoNet with Conv4, 1,200 classes"}
+    for name, source in sources.items():
+        rows.append([f"{bench['names'][name]} (reported: {source})", "", *(f"{value:g}" for value in bench["reported"][name][:4])])
     head = "# Omniglot, accuracy in percent\n\n" + _caption(runs)
     return head + _markdown(["head", "training classes", *(each.removeprefix("omniglot-") for each in settings)], rows)
 
