@@ -26,6 +26,8 @@ from ltdi.training import Training
 from ltdi.trajectories import Start, Trajectories
 from ltdi.weights import WeightSpace
 
+LARGEST_LOG_VAR = 20.0
+
 
 class LloVae(TrainedMethod):
     """
@@ -125,7 +127,9 @@ class Vae(nn.Module):
     def encode(self, x: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z | x) (B, L, latent)."""
         h = self._through(self.encoder, self.tokens.read(x[:, None]), support)
-        return self.posterior(h).chunk(2, dim=-1)
+        mean, log_var = self.posterior(h).chunk(2, dim=-1)
+        # far from the recorded start, as a redrawn support set may lie, x is large, and the exponential of the rest overflows
+        return mean, log_var.clamp(max=LARGEST_LOG_VAR)
 
     def decode(self, z: Tensor, support: Tensor) -> Tensor:
         """(B, D)"""
