@@ -97,14 +97,14 @@ def markdown(rows: dict[tuple[str, str], Row], missing: list[str], bench: dict) 
         "All rows of a setting but REPTILE and Meta-Baseline, which train a body of their own on from it, use one frozen Conv4. "
         f"Machine: {any_row.facts['device']}. Command: `make bench{'' if budgets == ['quick'] else ' BUDGET=' + budgets[0]}`.\n\n"
     )
-    text += _table(_accuracies(rows, missing, bench))
+    text += _table(_accuracies(rows, bench))
     text += _notes(rows, missing, bench)
     text += "\n## What to use\n\n" + _advice(rows, bench)
     text += "\n## Time\n\n" + _times(rows, bench)
     return text
 
 
-def _accuracies(rows: dict[tuple[str, str], Row], missing: list[str], bench: dict) -> list[list[str]]:
+def _accuracies(rows: dict[tuple[str, str], Row], bench: dict) -> list[list[str]]:
     settings = list(bench["settings"])
     best = {s: max((m for m in bench["methods"] if (s, m) in rows), key=lambda m: rows[s, m].values.mean().item(), default=None) for s in settings}
     table = [["", *settings]]

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from itertools import islice
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from worlds import HIDDEN, N_WAY, World, draw, stirred
 
 from ltdi.methods.llo_vae import Vae, kl_to_prior
 from ltdi.seeding import generator
-from ltdi.store import read_tensors, write_tensors
 from ltdi.tasks import Support
 from ltdi.training import Training
 
@@ -215,25 +213,6 @@ def test_every_step_and_every_inner_step_has_its_own_draws(world):
     assert len(drawn) == 2
     assert_close(drawn[0]["recorded"], drawn[1]["recorded"])
     assert not torch.equal(drawn[0]["noise"], drawn[1]["noise"])
-
-
-@pytest.mark.parametrize("inner", [{}, REPTILE], ids=["joint", "reptile"])
-def test_meta_training_resumes_bit_for_bit(inner, world, tmp_path):
-    def begin():
-        method = world.prepared(NAME, meta=inner)
-        return method, Training(method, lr=5e-3, steps=6, ema=0.9)
-
-    straight, training = begin()
-    rows = world.rows(straight, training)
-
-    stopped, half = begin()
-    first = list(islice(stopped.meta_train(half, world.train, world.trajectories, seed=0), 3))
-    write_tensors(tmp_path / "checkpoint.safetensors", half.state_dict())
-    method, resumed = begin()
-    resumed.load_state_dict(read_tensors(tmp_path / "checkpoint.safetensors")[0])
-
-    assert first + world.rows(method, resumed) == rows
-    assert_close(resumed.state_dict(), training.state_dict(), rtol=0, atol=0)
 
 
 def test_validation_says_how_heads_come_back(world):

@@ -1,6 +1,5 @@
 """Meta-Diff: its sampler and gradient against closed forms, and what it is before it has learned anything."""
 
-from itertools import islice
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from ltdi.heads import task_losses
 from ltdi.methods.metadiff import support_gradient
 from ltdi.metrics import accuracy, nearest_mean_accuracy
 from ltdi.seeding import generator
-from ltdi.store import read_tensors, write_tensors
 from ltdi.tasks import Support, Task, labelled
 from ltdi.training import Training
 
@@ -238,22 +236,3 @@ def test_the_loss_falls(losses, classifier, world):
     method = stirred(world.prepared("metadiff", meta={"tasks_a_batch": 40, **losses}, own={"classifier": classifier, "sampling_steps": 10}))
     falls = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
     assert sum(falls[-5:]) < 0.8 * sum(falls[:5])
-
-
-def test_meta_training_resumes_bit_for_bit(world, tmp_path):
-    def begin():
-        method = world.prepared("metadiff", meta={"fresh": 0.25})
-        return method, Training(method, lr=5e-3, steps=6, ema=0.9)
-
-    straight, training = begin()
-    rows = world.rows(straight, training)
-
-    stopped, half = begin()
-    first = list(islice(stopped.meta_train(half, world.train, world.trajectories, seed=0), 3))
-    write_tensors(tmp_path / "checkpoint.safetensors", half.state_dict())
-    method, resumed = begin()
-    resumed.load_state_dict(read_tensors(tmp_path / "checkpoint.safetensors")[0])
-
-    assert [row["step"] for row in rows] == list(range(1, 7))
-    assert first + world.rows(method, resumed) == rows
-    assert_close(resumed.state_dict(), training.state_dict(), rtol=0, atol=0)

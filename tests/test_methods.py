@@ -19,6 +19,7 @@ from ltdi.tasks import Support, labelled
 from ltdi.training import Training
 
 DIFFUSIONS = [name for name, cls in METHODS.items() if issubclass(cls, DiffusionMethod)]
+REPTILE = {"inner_steps": 2, "inner_optimizer": "adam", "inner_lr": 1e-3}
 STARTS = ("fresh", "shared", "prototype", "ridge")
 # an operation that falls back to a loop under vmap would loop over tasks
 pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")
@@ -118,10 +119,16 @@ def test_the_loss_falls(name, kind, diffusion, denoiser, worlds):
     assert sum(losses[-5:]) < (0.95 if name == "mcdi" else 0.8) * sum(losses[:5])
 
 
-@pytest.mark.parametrize("inner", [{}, {"inner_steps": 2, "inner_optimizer": "adam", "inner_lr": 1e-3}], ids=["joint", "reptile"])
-def test_meta_training_resumes_bit_for_bit(inner, world, tmp_path):
+@pytest.mark.parametrize(
+    "name, meta",
+    [*((name, {"fresh": 0.25}) for name in METHODS), *((name, REPTILE) for name in ("ltdi", "llo_vae"))],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_meta_training_resumes_bit_for_bit(name, meta, worlds, tmp_path):
+    world = worlds["prototype", METHODS[name].from_images]
+
     def begin():
-        method = world.prepared("ltdi", meta=inner)
+        method = world.prepared(name, meta=meta)
         return method, Training(method, lr=5e-3, steps=6, ema=0.9)
 
     straight, training = begin()
