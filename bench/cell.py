@@ -1,6 +1,6 @@
 """``python -m bench.cell <setting> <method>``: one cell of the few-shot table, all its seeds.
 
-The method "controls" stands for all controls: they learn nothing, and one run has them all.
+The method "controls" stands for all controls, and for what is shown beside them: they learn nothing, and one run has them all.
 """
 
 import json

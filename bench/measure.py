@@ -31,7 +31,7 @@ def cell_params(bench: dict, setting: str, method: str, budget: dict, seed: int)
     """The params of one run of a cell; ``budget`` is one of bench/params.yaml."""
     changes = changes_of(bench, setting, budget) | {"data.root": str(data_root()), "seed": seed}
     if method == "controls":
-        first, *others = bench["controls"]
+        first, *others = [*bench["controls"], *bench["beside"]]
         changes |= {"method.name": first, "method.controls": others}
     else:
         changes |= {"method.name": method, "method.controls": []} | bench["methods"][method] | budget["methods"].get(method, {})

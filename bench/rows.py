@@ -1,4 +1,5 @@
-"""The long tables of bench/results/: runs.csv, every measured row, and choices.csv, what was chosen by on meta-val."""
+"""The long tables of bench/results/: runs.csv, every measured row, choices.csv, what was chosen by on meta-val,
+and beside.csv, a method − what learned without it, paired over tasks."""
 
 import platform
 import subprocess
@@ -16,6 +17,7 @@ COLUMNS = (
     "setting,method,variant,train_classes,seed,tasks,accuracy,ci95,best_control,paired_diff,paired_ci95,"
     "ms_batch_1,ms_batch_64,seconds_meta_train,device,commit"
 ).split(",")
+BESIDE_COLUMNS = "setting,method,variant,train_classes,seed,tasks,beside,paired_diff,paired_ci95,device,commit".split(",")
 CHOICE_COLUMNS = (
     "setting,method,variant,train_classes,seed,tasks,val_accuracy,val_best_control,val_paired_diff,val_paired_ci95,"
     "seconds_meta_train,device,commit"

@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from bench import BENCH, ROOT
-from bench.rows import CHOICE_COLUMNS, COLUMNS, add, commit, machine
+from bench.rows import BESIDE_COLUMNS, CHOICE_COLUMNS, COLUMNS, add, commit, machine
 from bench.stages import changes_of, load_yaml, override, run_stages
 from ltdi.errors import InputError
-from ltdi.store import read_json, read_tensors
+from ltdi.metrics import best_and_paired, mean_and_ci95
+from ltdi.store import read_json, read_table, read_tensors
 from pipeline.progress import say
 
 
@@ -29,10 +31,10 @@ def main(
                 for each_variant in variant:
                     _pick(bench["settings"], each_setting, "setting")
                     changes = changes_of(bench, each_setting, _pick(bench["budgets"], budget, "budget"))
-                    changes |= {"method.controls": bench["controls"]} | _pick(bench["variants"], each_variant, "variant")
+                    changes |= {"method.controls": [*bench["controls"], *bench["beside"]]} | _pick(bench["variants"], each_variant, "variant")
                     changes |= bench["train_on_val"] if train_on_val else {}
                     changes |= {"seed": each_seed, "data.train_on_val": train_on_val, "data.root": str(root)}
-                    _measure(override(defaults, changes), each_setting, each_variant, runs)
+                    _measure(override(defaults, changes), bench, each_setting, each_variant, runs)
     except InputError as error:
         say(f"bench: {error}")
         raise SystemExit(2) from error
@@ -44,7 +46,7 @@ def _pick(choices: dict, name: str, kind: str) -> dict:
     return dict(choices[name] or {})
 
 
-def _measure(params: dict, setting: str, variant: str, runs: Path) -> None:
+def _measure(params: dict, bench: dict, setting: str, variant: str, runs: Path) -> None:
     """Run one cell and write its rows: what it chose by, on meta-val, and what it reports, on meta-test."""
     say(f"bench: {setting} {variant} seed {params['seed']}{' (meta-val classes train too)' if params['data']['train_on_val'] else ''}")
     data = run_stages(params, runs)
@@ -57,13 +59,26 @@ def _measure(params: dict, setting: str, variant: str, runs: Path) -> None:
         "commit": commit(),
     }
     own = common | {"method": metrics["method"], "variant": variant, "seconds_meta_train": round(chosen["seconds"], 1)}
-    rows = [_row(metrics, params) | own | {"best_control": metrics["best_control"], "paired_diff": metrics["paired"]["difference"], "paired_ci95": metrics["paired"]["ci95"]}]
-    rows += [_row(control, params) | common | {"method": name, "variant": "control"} for name, control in metrics["controls"].items()]
+    scores = {name: torch.tensor(table.accuracy.to_numpy()) for name, table in read_table(data / "results" / "per_task.parquet").groupby("method")}
+    controls = {name: scores[name] for name in bench["controls"] if name in scores}
+    rows = [_row(metrics, params) | own | _compared(scores[metrics["method"]], controls)]
+    for name, values in metrics["controls"].items():
+        if name in controls:
+            rows.append(_row(values, params) | common | {"method": name, "variant": "control"})
+        else:
+            rows.append(_row(values, params) | common | {"method": name, "variant": name} | _compared(scores[name], controls))
+            difference, ci95 = mean_and_ci95(scores[metrics["method"]] - scores[name])
+            add("beside.csv", BESIDE_COLUMNS, [own | {"tasks": params["tasks"]["meta_test"], "beside": name, "paired_diff": difference, "paired_ci95": ci95}])
     rows.append(common | {"method": "ceiling", "variant": "control", "tasks": params["tasks"]["meta_test"], **metrics["ceiling"]})
     add("runs.csv", COLUMNS, rows)
     choice = own | {"tasks": params["tasks"]["meta_val"], "val_accuracy": chosen["val_accuracy"]}
     choice |= {"val_best_control": chosen["best_control"], "val_paired_diff": chosen["paired"]["difference"], "val_paired_ci95": chosen["paired"]["ci95"]}
     add("choices.csv", CHOICE_COLUMNS, [choice])
+
+
+def _compared(own: torch.Tensor, controls: dict[str, torch.Tensor]) -> dict:
+    best, paired = best_and_paired(own, controls)
+    return {"best_control": best, "paired_diff": paired["difference"], "paired_ci95": paired["ci95"]}
 
 
 def _row(metrics: dict, params: dict) -> dict:

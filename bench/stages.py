@@ -1,4 +1,4 @@
-"""The six stages of ``pipeline`` under one set of params, every stage's output kept under a name made of all it depends on.
+"""The seven stages of ``pipeline`` under one set of params, every stage's output kept under a name made of all it depends on.
 
 Runs that agree in the first stages share them: one body serves every setting of a data set, one set of
 tasks and trajectories every method. A killed run goes on at the stage, and in a training at the
@@ -16,12 +16,13 @@ from ruamel.yaml import YAML
 from bench import ROOT
 from ltdi.errors import InputError
 from ltdi.store import digest
-from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body
+from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body, pretrain_encoder
 
 # stage -> its module, the folder it writes, the sections it reads
 STAGES = {
     "pretrain_body": (pretrain_body, "body", ("data", "body")),
     "prepare_tasks": (prepare_tasks, "tasks", ("seed", "data", "tasks")),
+    "pretrain_encoder": (pretrain_encoder, "encoder", ("seed", "encoder")),
     "collect_trajectories": (collect_trajectories, "trajectories", ("seed", "trajectories")),
     "meta_train": (meta_train, "model", ("seed", "method", "methods", "diffusion", "denoiser", "meta")),
     "generate_weights": (generate_weights, "weights", ("seed", "generate")),

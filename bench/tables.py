@@ -21,7 +21,7 @@ def main() -> None:
         say(f"wrote {RESULTS / 'few_shot.md'} and accuracy_latency.png")
     runs = pd.read_csv(RESULTS / "runs.csv")
     runs = runs[~runs.variant.str.startswith("few_shot")]
-    write_text(RESULTS / "omniglot.md", _bar(runs[runs.variant.isin(["ltdi", "lvdi", "control"])], bench))
+    write_text(RESULTS / "omniglot.md", _bar(runs[runs.variant.isin(["ltdi", "lvdi", "start", "control"])], bench))
     write_text(RESULTS / "ablation.md", _ablation(runs, bench, components))
     say(f"wrote {RESULTS / 'omniglot.md'} and ablation.md")
 
@@ -32,7 +32,7 @@ def _bar(runs: pd.DataFrame, bench: dict) -> str:
     settings = [each for each in bench["settings"] if each.startswith("omniglot-")]
     rows = []
     for classes, group in sorted(runs.groupby("train_classes")):
-        for method, variant in (("ltdi", "ltdi"), ("lvdi", "lvdi"), *((each, "control") for each in bench["controls"]), ("ceiling", "control")):
+        for method, variant in (("ltdi", "ltdi"), ("lvdi", "lvdi"), ("start", "start"), *((each, "control") for each in bench["controls"]), ("ceiling", "control")):
             cells = [_cell(group[(group.setting == s) & (group.method == method) & (group.variant == variant)]) for s in settings]
             rows.append([f"{bench['names'][method]}", str(classes), *cells])
         best = [_paired(group[(group.setting == s) & (group.method == "ltdi") & (group.variant == "ltdi")]) for s in settings]

@@ -14,9 +14,9 @@ from ltdi.heads import Head, task_losses
 from ltdi.tasks import Query, Support, labelled
 
 
-def prototype_head(head: Head, support: Support, temperature: float) -> Tensor:
-    """The nearest-mean classifier as weights (B, D): logits -τ‖f - p_n‖², less the τ‖f‖² that all classes share."""
-    means = support.class_means
+def prototype_head(head: Head, means: Tensor, temperature: float) -> Tensor:
+    """The nearest-mean classifier of class means p (B, N, F) as weights (B, D): logits -τ‖f - p_n‖², less the τ‖f‖²
+    that all classes share."""
     return linear_head(head, 2 * temperature * means, -temperature * means.square().sum(-1))
 
 
@@ -56,8 +56,8 @@ def linear_head(head: Head, weight: Tensor, bias: Tensor) -> Tensor:
 TEMPERATURES = tuple(2.0 ** (e / 2) for e in range(-20, 9))
 
 
-def calibrated_temperature(head: Head, head_of: Callable[[float], Tensor], query: Query) -> float:
-    """The τ of ``TEMPERATURES`` whose heads ``head_of(τ)`` (B, D) give the least mean cross-entropy on ``query``."""
+def calibrated_temperature(head: Head, head_of: Callable[[float], Tensor], query: Query) -> tuple[float, float]:
+    """The τ of ``TEMPERATURES`` whose heads ``head_of(τ)`` (B, D) give the least mean cross-entropy on ``query``, and that."""
     features, labels = labelled(query.features)
     losses = [task_losses(head, head_of(temperature), features, labels).mean().item() for temperature in TEMPERATURES]
-    return TEMPERATURES[losses.index(min(losses))]
+    return TEMPERATURES[losses.index(min(losses))], min(losses)

@@ -17,22 +17,28 @@ from ltdi.seeding import generator
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """What a method may see of its tasks: features (B, N, K, F), and images (B, N, K, channels, height, width) uint8
-    where the source has them."""
+    """What a method may see of its tasks: features (B, N, K, F), and where the source has them images
+    (B, N, K, channels, height, width) uint8 and what the support encoder makes of these, encoded (B, N, K, F)."""
 
     features: Tensor
     images: Tensor | None = None
+    encoded: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, tasks: slice | Tensor) -> "Support":
-        return Support(self.features[tasks], None if self.images is None else self.images[tasks])
+        return Support(self.features[tasks], *(None if each is None else each[tasks] for each in (self.images, self.encoded)))
 
     @property
     def class_means(self) -> Tensor:
         """(B, N, F)"""
         return self.features.mean(2)
+
+    @property
+    def condition(self) -> Tensor:
+        """All that is known of each image, (B, N, K, F) or with the encoder (B, N, K, 2·F)."""
+        return self.features if self.encoded is None else torch.cat([self.features, self.encoded], -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +60,13 @@ class Task:
 def joined(tasks: Sequence[Task]) -> Task:
     """Batches of tasks one after another."""
 
-    def cat(sets: list) -> tuple[Tensor, Tensor | None]:
-        images = None if sets[0].images is None else torch.cat([each.images for each in sets])
-        return torch.cat([each.features for each in sets]), images
+    def cat(sets: list, name: str) -> Tensor | None:
+        parts = [getattr(each, name) for each in sets]
+        return None if parts[0] is None else torch.cat(parts)
 
-    return Task(Support(*cat([task.support for task in tasks])), Query(*cat([task.query for task in tasks])))
+    supports, queries = [task.support for task in tasks], [task.query for task in tasks]
+    support = Support(cat(supports, "features"), cat(supports, "images"), cat(supports, "encoded"))
+    return Task(support, Query(cat(queries, "features"), cat(queries, "images")))
 
 
 def labelled(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,20 +82,28 @@ class TaskSource:
     ``classes`` (M, N), ``support`` (M, N, K) and ``query`` (M, N, Q) are indices into the first and second axis.
     Of a class's images the first ``n_images`` are the data set's, the rest augmented copies, view
     by view; None says that there are no copies. ``images`` (C, n_images, channels, height, width) uint8
-    are there for methods that adapt more than a head; they need a source without copies.
+    are there for methods that adapt more than a head; they need a source without copies. ``encoded`` (C, I, F) is
+    what the support encoder makes of every image.
     """
 
     def __init__(
-        self, features: Tensor, classes: Tensor, support: Tensor, query: Tensor, n_images: int | None = None, images: Tensor | None = None
+        self,
+        features: Tensor,
+        classes: Tensor,
+        support: Tensor,
+        query: Tensor,
+        n_images: int | None = None,
+        images: Tensor | None = None,
+        encoded: Tensor | None = None,
     ) -> None:
-        self.features, self.classes, self.support, self.query, self.images = features, classes, support, query, images
+        self.features, self.classes, self.support, self.query, self.images, self.encoded = features, classes, support, query, images, encoded
         self.n_images = features.shape[1] if n_images is None else n_images
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def batch(self, tasks: Tensor) -> Task:
-        return Task(self.support_of(tasks), Query(*self._images_of(self.classes[tasks], self.query[tasks])))
+        return Task(self.support_of(tasks), self._query(self.classes[tasks], self.query[tasks]))
 
     def redrawn(self, tasks: Tensor, stream: torch.Generator) -> Task:
         """The same classes with other images in support and query: what the task is does not hang on the draw."""
@@ -97,7 +113,7 @@ class TaskSource:
         """Tasks of these classes (B, N), their images drawn."""
         K, Q = self.support.shape[-1], self.query.shape[-1]
         chosen = torch.rand(*classes.shape, self.features.shape[1], generator=stream).argsort(2).to(classes.device)
-        return Task(Support(*self._images_of(classes, chosen[..., :K])), Query(*self._images_of(classes, chosen[..., K : K + Q])))
+        return Task(self._support(classes, chosen[..., :K]), self._query(classes, chosen[..., K : K + Q]))
 
     def draw_classes(self, n_tasks: int, stream: torch.Generator) -> Tensor:
         """The classes (n_tasks, N) of tasks that are in no table."""
@@ -105,7 +121,7 @@ class TaskSource:
         return torch.rand(n_tasks, n_classes, generator=stream).argsort(1)[:, :N].to(self.classes.device)
 
     def support_of(self, tasks: Tensor) -> Support:
-        return Support(*self._images_of(self.classes[tasks], self.support[tasks]))
+        return self._support(self.classes[tasks], self.support[tasks])
 
     @property
     def n_views(self) -> int:
@@ -118,7 +134,7 @@ class TaskSource:
 
     def rows(self, tasks: Tensor) -> "TaskSource":
         """Only these tasks."""
-        return TaskSource(self.features, self.classes[tasks], self.support[tasks], self.query[tasks], self.n_images, self.images)
+        return TaskSource(self.features, self.classes[tasks], self.support[tasks], self.query[tasks], self.n_images, self.images, self.encoded)
 
     def with_images(self, images: Tensor) -> "TaskSource":
         """The same tasks, with the images that the features are of (C, n_images, channels, height, width).
@@ -128,11 +144,16 @@ class TaskSource:
         """
         if self.n_views > 1:
             raise InputError(f"tasks.views = {self.n_views - 1}: a method that works on images needs 0; change it, or method.name")
-        return TaskSource(self.features, self.classes, self.support, self.query, self.n_images, images)
+        return TaskSource(self.features, self.classes, self.support, self.query, self.n_images, images, self.encoded)
+
+    def with_encoded(self, encoded: Tensor) -> "TaskSource":
+        """The same tasks, with what the support encoder makes of the features (C, I, F)."""
+        return TaskSource(self.features, self.classes, self.support, self.query, self.n_images, self.images, encoded)
 
     def to(self, device: torch.device | str) -> "TaskSource":
         moved = (tensor.to(device) for tensor in (self.features, self.classes, self.support, self.query))
-        return TaskSource(*moved, self.n_images, None if self.images is None else self.images.to(device))
+        images, encoded = (None if each is None else each.to(device) for each in (self.images, self.encoded))
+        return TaskSource(*moved, self.n_images, images, encoded)
 
     def to_table(self) -> pd.DataFrame:
         """One row a task; index lists flattened in the order of the labels."""
@@ -147,7 +168,16 @@ class TaskSource:
 
     @classmethod
     def sample(
-        cls, features: Tensor, *, n_tasks: int, n_way: int, n_shot: int, n_query: int, seed: int, split: str, n_images: int | None = None
+        cls,
+        features: Tensor,
+        *,
+        n_tasks: int,
+        n_way: int,
+        n_shot: int,
+        n_query: int,
+        seed: int,
+        split: str,
+        n_images: int | None = None,
     ) -> "TaskSource":
         """Tasks of ``n_way`` different classes and ``n_shot + n_query`` different images of each.
 
@@ -167,7 +197,9 @@ class TaskSource:
         images = torch.rand(n_tasks, n_way, n_choices, generator=generator(seed, split, "images")).argsort(2)
         return cls(features, classes, images[..., :n_shot], images[..., n_shot : n_shot + n_query], n_images)
 
-    def _images_of(self, classes: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features, and the images themselves where there are any, of the ``chosen`` (B, N, M) ones of the classes (B, N)."""
-        index = classes[..., None], chosen
-        return self.features[index], None if self.images is None else self.images[index]
+    def _support(self, classes: Tensor, chosen: Tensor) -> Support:
+        """The ``chosen`` (B, N, K) images of the classes (B, N)."""
+        return Support(*(None if each is None else each[classes[..., None], chosen] for each in (self.features, self.images, self.encoded)))
+
+    def _query(self, classes: Tensor, chosen: Tensor) -> Query:
+        return Query(*(None if each is None else each[classes[..., None], chosen] for each in (self.features, self.images)))

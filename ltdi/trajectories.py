@@ -24,7 +24,8 @@ class Start:
 
     ``kind`` is "fresh" (Gaussian weights of each task's own: the paper's), "shared" (one Gaussian draw
     for all tasks, so that hidden units mean the same in all of them), "prototype" or "ridge" (the
-    closed-form head of the task's support set). ``shared`` is the one draw (D,).
+    closed-form head of the task's support set), or "encoded" (the prototype of support features that are moved by the
+    share ``blend`` toward what the support encoder says). ``shared`` is the one draw (D,).
     """
 
     head: Head
@@ -32,19 +33,26 @@ class Start:
     shared: Tensor
     temperature: float
     ridge: float
+    blend: float = 0.0
 
     def centre(self, support: Support) -> Tensor:
         """What is known of the start from the support set alone (B, D); the origin of the diffusion."""
         B = len(support)
         match self.kind:
-            case "prototype":
-                return prototype_head(self.head, support, self.temperature)
+            case "prototype" | "encoded":
+                return prototype_head(self.head, self.features(support).mean(2), self.temperature)
             case "ridge":
                 return ridge_head(self.head, support, self.ridge, self.temperature)
             case "shared":
                 return self.shared.expand(B, -1)
             case _:
                 return torch.zeros_like(self.shared).expand(B, -1)
+
+    def features(self, support: Support) -> Tensor:
+        """What the start takes for the support images' features (B, N, K, F). Without an encoder these are the body's."""
+        if self.kind != "encoded" or support.encoded is None:
+            return support.features
+        return torch.lerp(support.features, support.encoded, self.blend)
 
     def draw(self, support: Support, tasks: Tensor, seed: int) -> Tensor:
         """w_n (B, D). A fresh draw is named after its task, so that it does not depend on the task's neighbours."""
@@ -56,11 +64,11 @@ class Start:
     def state(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Tensors and plain values from which ``from_state`` makes it again."""
         shape = {"n_features": self.head.n_features, "hidden": self.head.hidden, "n_way": self.head.n_way}
-        return {"start/shared": self.shared}, {"head": shape, "start": self.kind, "temperature": self.temperature, "ridge": self.ridge}
+        return {"start/shared": self.shared}, {"head": shape, "start": self.kind, "temperature": self.temperature, "ridge": self.ridge, "blend": self.blend}
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], values: dict) -> "Start":
-        return cls(Head(**values["head"]), values["start"], tensors["start/shared"], values["temperature"], values["ridge"])
+        return cls(Head(**values["head"]), values["start"], tensors["start/shared"], values["temperature"], values["ridge"], values["blend"])
 
 
 @dataclass(frozen=True, eq=False)

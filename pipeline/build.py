@@ -24,7 +24,7 @@ def method_class(name: str) -> type[Method]:
 
 
 def build_method(
-    name: str, knobs: dict, start: Start, body: nn.Module, *, length: int, n_tasks: int, n_classes: int, seed: int
+    name: str, knobs: dict, start: Start, body: nn.Module, *, length: int, n_tasks: int, n_classes: int, n_condition: int, seed: int
 ) -> Method:
     """The method or control of that name, its weights drawn from the seed.
 
@@ -33,6 +33,7 @@ def build_method(
         body: the frozen body; a method that adapts it takes a copy.
         length: points of a trajectory.
         n_tasks, n_classes: how many training tasks there are, and classes to draw them from.
+        n_condition: numbers that a support image is described by.
 
     Raises:
         InputError: the name is unknown, or knobs of two sections do not fit together.
@@ -40,7 +41,7 @@ def build_method(
     chosen = method_class(name)
     _check(chosen, knobs, length)
     given = {section: knobs[section] for section in ("diffusion", "denoiser", "meta")}
-    given |= {"length": length, "n_tasks": n_tasks, "n_classes": n_classes, "body": body}
+    given |= {"length": length, "n_tasks": n_tasks, "n_classes": n_classes, "n_condition": n_condition, "body": body}
     torch.manual_seed(generator(seed, "denoiser").initial_seed())
     return chosen(start, **{each: given[each] for each in chosen.takes}, **knobs["methods"][name])
 
@@ -49,7 +50,7 @@ def load_method(folder: Path, name: str, body: nn.Module, device: torch.device) 
     """A meta-trained method or a control of a model folder."""
     tensors, values = read_tensors(folder / "methods" / f"{name}.safetensors")
     start = Start.from_state({"start/shared": tensors.pop("start/shared").to(device)}, values)
-    sizes = {size: values[size] for size in ("length", "n_tasks", "n_classes")}
+    sizes = {size: values[size] for size in ("length", "n_tasks", "n_classes", "n_condition")}
     method = build_method(name, values, start, body, **sizes, seed=0)
     method.load_state_dict(tensors)
     return method.to(device).eval()

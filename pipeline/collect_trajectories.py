@@ -1,13 +1,14 @@
-"""Stage 3: heads of all tasks trained together, recorded on the way -> data/trajectories/."""
+"""Stage 4: heads of all tasks trained together, recorded on the way -> data/trajectories/."""
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from ltdi import adaptation, closed_form, heads, trajectories, weights
-from ltdi.closed_form import calibrated_temperature, prototype_head, ridge_head
+from ltdi.closed_form import calibrated_temperature
 from ltdi.errors import InputError
 from ltdi.heads import Head
 from ltdi.seeding import generator
@@ -15,10 +16,12 @@ from ltdi.store import Cache, checksum, digest, link_or_copy, read_tensors, writ
 from ltdi.tasks import TaskSource
 from ltdi.trajectories import Start, Trajectories, collect
 from pipeline import params as parameters
+from pipeline.encoder import load_encoder
 from pipeline.files import index_rows, load_tasks
 from pipeline.progress import follow, say
 from pipeline.stage import deterministic, device, run
 
+BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # a shard in the cache is found again only by the code that would write the same
 CODE = digest(*map(inspect.getsource, (adaptation, closed_form, heads, trajectories, weights)))
 
@@ -30,7 +33,7 @@ def main(params_file: Path, data: Path) -> None:
     where = device()
     if knobs.length > knobs.steps + 1:
         raise InputError(f"trajectories.length = {knobs.length} is more than the {knobs.steps + 1} points that trajectories.steps = {knobs.steps} has; change one")
-    sources = {split: source.to(where) for split, source in load_tasks(data).items()}
+    sources = {split: source.to(where) for split, source in load_tasks(data, encoder=load_encoder(data)).items()}
     if knobs.augment and sources["meta_train"].n_views == 1:
         raise InputError("trajectories.augment = true needs augmented images; set tasks.views to 1 or more")
     start = _start(sources, knobs, seed)
@@ -68,19 +71,24 @@ def _start(sources: dict[str, TaskSource], knobs: parameters.Trajectories, seed:
     val = sources["meta_val"]
     task = val.batch(torch.arange(len(val)))
     head = Head(val.features.shape[-1], knobs.hidden, val.classes.shape[1])
-    temperature, ridge = 1.0, 1.0
-    if knobs.hidden >= head.n_features:
-        form = ridge_head if knobs.start == "ridge" else prototype_head
-        extra = (ridge,) if knobs.start == "ridge" else ()
-        temperature = calibrated_temperature(head, lambda tau: form(head, task.support, *extra, tau), task.query)
     shared = head.initial(1, generator(seed, "shared start"))[0].to(val.features.device)
-    return Start(head, knobs.start, shared, temperature, ridge)
+    start = Start(head, knobs.start, shared, temperature=1.0, ridge=1.0, blend=0.0)
+    if knobs.start not in ("prototype", "ridge", "encoded"):
+        return start
+    blends = BLENDS if knobs.start == "encoded" else (start.blend,)
+    candidates = []
+    for blend in blends:
+        temperature, loss = calibrated_temperature(head, lambda tau: replace(start, temperature=tau, blend=blend).centre(task.support), task.query)
+        candidates.append((loss, temperature, blend))
+    _, temperature, blend = min(candidates)
+    return replace(start, temperature=temperature, blend=blend)
 
 
 def _description(source: TaskSource, tasks: torch.Tensor) -> str:
     """A name for all that the trajectories of these tasks are computed from."""
     classes = source.classes[tasks]
-    return digest(tasks, source.features[classes.unique()], source.n_images, classes, source.support[tasks])
+    known = [source.features] if source.encoded is None else [source.features, source.encoded]
+    return digest(tasks, *(each[classes.unique()] for each in known), source.n_images, classes, source.support[tasks])
 
 
 def _check_dropped(table: pd.DataFrame, max_dropped: float) -> None:

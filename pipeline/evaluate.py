@@ -1,4 +1,4 @@
-"""Stage 6: the generated heads and the controls, scored on the queries of the meta-test tasks -> data/results/."""
+"""Stage 7: the generated heads and the controls, scored on the queries of the meta-test tasks -> data/results/."""
 
 from pathlib import Path
 

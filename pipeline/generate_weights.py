@@ -1,4 +1,4 @@
-"""Stage 5: weights for the meta-test tasks from their support sets alone, and the time it takes -> data/weights/."""
+"""Stage 6: weights for the meta-test tasks from their support sets alone, and the time it takes -> data/weights/."""
 
 import statistics
 import time
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ltdi.bodies.pretraining import embed
+from ltdi.encoder import Encoder
 from ltdi.errors import InputError
 from ltdi.methods import Method
 from ltdi.methods.diffusion_method import DiffusionMethod
@@ -19,6 +20,7 @@ from ltdi.tasks import Query, Support, TaskSource
 from pipeline import params as parameters
 from pipeline.body import load_body
 from pipeline.build import load_method
+from pipeline.encoder import load_encoder
 from pipeline.files import load_tasks
 from pipeline.progress import follow, say
 from pipeline.stage import deterministic, device, run
@@ -31,7 +33,9 @@ def main(params_file: Path, data: Path) -> None:
     knobs, seed = params.generate, params.seed
     deterministic()
     where = device()
-    test = load_tasks(data, images_of=["meta_test"])["meta_test"].to(where)
+    encoder = load_encoder(data)
+    test = load_tasks(data, encoder=encoder, images_of=["meta_test"])["meta_test"].to(where)
+    encoder = encoder if encoder is None else encoder.to(where)
     if knobs.chain_task >= len(test):
         raise InputError(f"generate.chain_task = {knobs.chain_task} is not one of the {len(test)} meta-test tasks; lower it")
     body = load_body(data).to(where, memory_format=torch.channels_last)
@@ -42,7 +46,7 @@ def main(params_file: Path, data: Path) -> None:
     for row in follow(({"method": j} for j in range(len(methods))), name="generate_weights", total=len(methods), show="method"):
         name, method = list(methods.items())[row["method"]]
         write_tensors(data / "weights" / f"{name}.safetensors", _generate_all(method, test, seed), {"method": name})
-        timings += [{"name": name, "batch": batch, "adapts": method.adapts} | _times(method, body, test, batch, knobs.timing_repeats, seed) for batch in BATCHES]
+        timings += [{"name": name, "batch": batch, "adapts": method.adapts} | _times(method, body, encoder, test, batch, knobs.timing_repeats, seed) for batch in BATCHES]
         if isinstance(method, DiffusionMethod) and name == names["method"]:
             support = test.support_of(torch.tensor([knobs.chain_task], device=where))
             states = method.generate_chain(support, generator=generator(seed, "noise"))[:, 0]
@@ -64,7 +68,7 @@ def _is_head(method: Method) -> bool:
     return method.space is method.head.space
 
 
-def _times(method: Method, body: torch.nn.Module, test: TaskSource, batch: int, repeats: int, seed: int) -> dict[str, float]:
+def _times(method: Method, body: torch.nn.Module, encoder: Encoder | None, test: TaskSource, batch: int, repeats: int, seed: int) -> dict[str, float]:
     """Milliseconds as a user meets them: a task's support images to features, those to weights, and a query image to its label.
 
     A method that works on images has no features to wait for.
@@ -78,8 +82,12 @@ def _times(method: Method, body: torch.nn.Module, test: TaskSource, batch: int, 
         features = one.features if method.from_images else embed(body, one.images).to(w)
         return method.logits(w, Query(features, one.images)).argmax(-1)
 
+    def look() -> Tensor:
+        features = embed(body, support.images).to(w)
+        return encoder(features) if encoder is not None and method.encodes else features
+
     return {
-        "ms_embed": 0.0 if method.from_images else _median(lambda: embed(body, support.images), repeats, support) / batch,
+        "ms_embed": 0.0 if method.from_images else _median(look, repeats, support) / batch,
         "ms_generate": _median(lambda: method.generate(support, generator=generator(seed, "noise")), repeats, support) / batch,
         "ms_query": _median(answer, repeats, support) / batch,
     }

@@ -103,3 +103,4 @@ class Methods(Section):
     prototype_sgd: NoKnobs
     mean_head: NoKnobs
     nearest_head: NoKnobs
+    start: NoKnobs

@@ -1,4 +1,4 @@
-"""Stage 4: the method learns from the trajectories; the controls choose their knobs on meta-val -> data/model/."""
+"""Stage 5: the method learns from the trajectories; the controls choose their knobs on meta-val -> data/model/."""
 
 import time
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from pipeline import params as parameters
 from pipeline.body import load_body
 from pipeline.build import KNOBS, build_method, method_class
 from pipeline.checkpoints import resumable, source_digest
+from pipeline.encoder import load_encoder
 from pipeline.files import load_start, load_tasks, load_trajectories
 from pipeline.progress import say
 from pipeline.stage import deterministic, device, run
@@ -35,7 +36,7 @@ def main(params_file: Path, data: Path) -> None:
     where = device()
     names = [name, *(each for each in params.method.controls if each != name)]
     images_of = ["meta_train", "meta_val"] if any(method_class(each).from_images for each in names) else []
-    sources = {split: source.to(where) for split, source in load_tasks(data, images_of=images_of).items()}
+    sources = {split: source.to(where) for split, source in load_tasks(data, encoder=load_encoder(data), images_of=images_of).items()}
     start = load_start(data, where)
     trajectories, kept = load_trajectories(data, "meta_train")
     train = sources["meta_train"].rows(kept.to(where))
@@ -44,7 +45,7 @@ def main(params_file: Path, data: Path) -> None:
 
     knobs = {section: getattr(params, section).model_dump() for section in KNOBS}
     knobs["methods"] = {each: knobs["methods"][each] for each in names}
-    sizes = {"length": trajectories.points.shape[1], "n_tasks": len(train), "n_classes": len(train.features)}
+    sizes = {"length": trajectories.points.shape[1], "n_tasks": len(train), "n_classes": len(train.features), "n_condition": train.support_of(torch.arange(1)).condition.shape[-1]}
     body = load_body(data)
     built = {each: build_method(each, knobs, start, body, **sizes, seed=seed).to(where) for each in names}
     for each in built.values():
@@ -58,6 +59,7 @@ def main(params_file: Path, data: Path) -> None:
         rows = _validated(method, training, train, trajectories, val, val_trajectories, meta.val_every, seed)
         curve = resumable(training, rows, checkpoints, key, every=meta.val_every, name="meta_train", rate="meta.outer_lr")
         method.load_state_dict(training.average)
+        method.finish(val, seed=seed)
     seconds = time.monotonic() - started
 
     tensors, values = start.state()

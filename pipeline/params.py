@@ -46,6 +46,19 @@ class Body(Section):
     augment: Augment
 
 
+class Encoder(Section):
+    name: Literal["none", "mlp"]
+    width: Count
+    depth: Count
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    steps: Count
+    classes_a_batch: Annotated[int, Field(ge=2)]
+    query_images: Count
+    lr: Positive
+    weight_decay: NonNegative
+    ema: Annotated[float, Field(ge=0, lt=1)]
+
+
 class Tasks(Section):
     n_way: Annotated[int, Field(ge=2)]
     n_shot: Count
@@ -60,7 +73,7 @@ class Tasks(Section):
 
 class Trajectories(Section):
     hidden: Count
-    start: Literal["fresh", "shared", "prototype", "ridge"]
+    start: Literal["fresh", "shared", "prototype", "ridge", "encoded"]
     fit_on: Literal["class", "support"]
     augment: bool
     optimizer: Literal["sgd", "adam"]
@@ -130,6 +143,7 @@ SECTIONS: dict[str, type] = {
     "data": Data,
     "body": Body,
     "tasks": Tasks,
+    "encoder": Encoder,
     "trajectories": Trajectories,
     "method": Method,
     "methods": Methods,

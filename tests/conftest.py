@@ -20,13 +20,15 @@ from ruamel.yaml import YAML
 from ltdi.datasets import DATASETS, glyphs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STAGES = ("pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate")
+STAGES = ("pretrain_body", "prepare_tasks", "pretrain_encoder", "collect_trajectories", "meta_train", "generate_weights", "evaluate")
 TINY = {
     "body.filters": 16,
     "body.transforms": "none",
     "body.steps": 20,
     "body.classes_a_batch": 16,
     "body.precision": "float32",
+    "encoder.width": 16,
+    "encoder.steps": 20,
     "tasks.n_query": 5,
     "tasks.transforms": "none",
     "tasks.views": 0,

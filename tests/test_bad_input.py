@@ -18,6 +18,7 @@ from pipeline import summary
 
 OUTPUT = {
     "pretrain_body": "body",
+    "pretrain_encoder": "encoder",
     "prepare_tasks": "tasks",
     "collect_trajectories": "trajectories",
     "meta_train": "model",

@@ -47,7 +47,7 @@ def params():
         ({"method.name": "lvdi"}, ["meta_train", "generate_weights", "evaluate"]),
         ({"methods.reptile.inner_lr": 0.5}, []),
         ({"data.root": "elsewhere"}, []),
-        ({"seed": 1}, ["prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate"]),
+        ({"seed": 1}, ["prepare_tasks", "pretrain_encoder", "collect_trajectories", "meta_train", "generate_weights", "evaluate"]),
         ({"data.train_on_val": True}, list(STAGES)),
     ],
 )
@@ -96,7 +96,7 @@ def code(tmp_path, monkeypatch):
         ("ltdi/methods/__init__.py", set()),
         ("pipeline/knobs.py", set()),
         ("pipeline/evaluate.py", {("evaluate", "lvdi"), ("evaluate", "ltdi")}),
-        ("ltdi/bodies/conv4.py", {(stage, method) for stage in STAGES for method in ("lvdi", "ltdi")} - {(stage, method) for stage in ("collect_trajectories", "evaluate") for method in ("lvdi", "ltdi")}),
+        ("ltdi/bodies/conv4.py", {(stage, method) for stage in STAGES for method in ("lvdi", "ltdi")} - {(stage, method) for stage in ("pretrain_encoder", "collect_trajectories", "evaluate") for method in ("lvdi", "ltdi")}),
     ],
 )
 def test_edited_code_makes_its_stages_new(code, file, stale):
@@ -164,7 +164,7 @@ def test_everything_in_the_params_is_made_of_known_keys(params, bench):
 
 def test_every_method_has_a_column_a_name_and_the_same_number_of_candidates(bench):
     assert set(bench["methods"]) == set(METHODS) - {"naive_local"}  # a control of the loss, in the ablation alone
-    assert set(bench["methods"]) | set(bench["controls"]) <= set(bench["names"])
+    assert set(bench["methods"]) | set(bench["beside"]) | set(bench["controls"]) <= set(bench["names"])
     assert {len(bench["search"][method]) for method in bench["methods"]} == {4}
 
 

@@ -36,7 +36,7 @@ def query():
 
 
 HEADS = {
-    "prototype": lambda head, support: prototype_head(head, support, 0.7),
+    "prototype": lambda head, support: prototype_head(head, support.class_means, 0.7),
     "ridge": lambda head, support: ridge_head(head, support, 0.3, 2.0),
 }
 
@@ -51,7 +51,7 @@ def closed_form(request):
 
 def test_prototype_logits_are_squared_distances_up_to_what_the_classes_share(head, support, query):
     inputs, _ = labelled(query.features)
-    logits = head(prototype_head(head, support, 0.7), inputs)
+    logits = head(prototype_head(head, support.class_means, 0.7), inputs)
     expected = -0.7 * (inputs[:, :, None] - support.class_means[:, None]).square().sum(-1)
     shared = 0.7 * inputs.square().sum(-1, keepdim=True)
     assert_close(logits, expected + shared, rtol=1e-4, atol=1e-4)
@@ -59,7 +59,7 @@ def test_prototype_logits_are_squared_distances_up_to_what_the_classes_share(hea
 
 def test_prototype_predicts_the_nearest_class_mean(head, support, query):
     inputs, labels = labelled(query.features)
-    logits = head(prototype_head(head, support, 0.7), inputs)
+    logits = head(prototype_head(head, support.class_means, 0.7), inputs)
     nearest = torch.cdist(inputs, support.class_means).argmin(-1)
     assert logits.argmax(-1).equal(nearest)
     scores = accuracy(logits, labels)
@@ -114,7 +114,7 @@ def test_permuting_the_classes_permutes_the_logits(head, support, query, closed_
 
 def test_the_temperature_multiplies_the_logits(head, support, query):
     inputs, _ = labelled(query.features)
-    assert_close(head(prototype_head(head, support, 3.0), inputs), 3 * head(prototype_head(head, support, 1.0), inputs))
+    assert_close(head(prototype_head(head, support.class_means, 3.0), inputs), 3 * head(prototype_head(head, support.class_means, 1.0), inputs))
     assert_close(head(ridge_head(head, support, 0.5, 3.0), inputs), 3 * head(ridge_head(head, support, 0.5, 1.0), inputs), rtol=1e-4, atol=1e-5)
 
 
@@ -132,9 +132,9 @@ def test_fewer_hidden_units_than_features_are_refused(support, closed_form):
 
 
 def test_the_calibrated_temperature_is_the_best_of_its_grid(head, support, query):
-    tau = calibrated_temperature(head, lambda tau: prototype_head(head, support, tau), query)
+    tau, least = calibrated_temperature(head, lambda tau: prototype_head(head, support.class_means, tau), query)
     inputs, labels = labelled(query.features)
-    losses = torch.stack([task_losses(head, prototype_head(head, support, t), inputs, labels).mean() for t in TEMPERATURES])
+    losses = torch.stack([task_losses(head, prototype_head(head, support.class_means, t), inputs, labels).mean() for t in TEMPERATURES])
     assert TEMPERATURES[0] < tau < TEMPERATURES[-1]
     assert tau == TEMPERATURES[losses.argmin()]
 
@@ -142,6 +142,6 @@ def test_the_calibrated_temperature_is_the_best_of_its_grid(head, support, query
 def test_the_calibrated_temperature_undoes_a_scale_of_the_features(head, support, query):
     def calibrated(scale):
         scaled = Support(scale * support.features)
-        return calibrated_temperature(head, lambda tau: prototype_head(head, scaled, tau), Query(scale * query.features))
+        return calibrated_temperature(head, lambda tau: prototype_head(head, scaled.class_means, tau), Query(scale * query.features))[0]
 
     assert calibrated(2.0) == calibrated(1.0) / 4

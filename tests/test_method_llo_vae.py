@@ -107,7 +107,7 @@ def test_the_gradient_goes_through_the_draw(world):
     with torch.no_grad():
         assert_close(slope, (moved(1e-6) - moved(-1e-6)) / 2e-6, rtol=1e-5, atol=1e-8)
     assert slope.abs() > 1e-3
-    mean, log_var = method.vae.encode(batch["x_0"], batch["support"])
+    mean, log_var = method.vae.encode(batch["x_0"], batch["condition"])
     assert all(each.std(0).min() > 0 for each in (mean, log_var)), "the posterior does not see the head"
 
 
@@ -163,8 +163,8 @@ def test_trained_heads_come_back_from_their_latents_with_the_help_of_the_conditi
         own, _, x = method.vae(batch["x_0"], batch["noise"], batch["z"], support)
         return own.mean().item(), (x - batch["x_0"]).square().mean().item()
 
-    own, prior = error(batch["support"])
-    others, _ = error(batch["support"].roll(1, 0))
+    own, prior = error(batch["condition"])
+    others, _ = error(batch["condition"].roll(1, 0))
     assert own < 0.8 * others
     assert own < 0.5 * prior
 

@@ -10,6 +10,7 @@ from ltdi.diffusion.denoiser import DENOISERS
 from worlds import N_WAY, PAPER, World, draw, stirred
 
 from ltdi.methods import CONTROLS, METHODS
+from ltdi.methods.base import TrainedMethod
 from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.methods.head_sgd import RATES, STEPS
 from ltdi.metrics import accuracy, mean_and_ci95, nearest_mean_accuracy
@@ -20,17 +21,17 @@ from ltdi.training import Training
 
 DIFFUSIONS = [name for name, cls in METHODS.items() if issubclass(cls, DiffusionMethod)]
 REPTILE = {"inner_steps": 2, "inner_optimizer": "adam", "inner_lr": 1e-3}
-STARTS = ("fresh", "shared", "prototype", "ridge")
+STARTS = ("fresh", "shared", "prototype", "ridge", "encoded")
 # an operation that falls back to a loop under vmap would loop over tasks
 pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")
 # name, start, changes of DIFFUSION, changes of DENOISER
 VARIANTS = [
-    *((name, "prototype", {}, {}) for name in METHODS),
+    *((name, kind, {}, {}) for name in METHODS for kind in ("prototype", "encoded")),
     *((name, "shared", {}, {}) for name in METHODS if name not in DIFFUSIONS),
     *((name, "fresh", PAPER, {"name": "unet"}) for name in DIFFUSIONS),
     ("ltdi", "shared", {"prediction": "v", "gradient_input": True}, {"condition": "attention"}),
     ("ltdi", "ridge", {"chain_noise": 1.0}, {"name": "unet", "condition": "attention"}),
-    *((name, "prototype", {}, {}) for name in CONTROLS),
+    *((name, kind, {}, {}) for name in CONTROLS for kind in ("prototype", "encoded")),
     ("head_sgd", "fresh", {}, {}),
     ("prototype_sgd", "ridge", {}, {}),
 ]
@@ -102,6 +103,47 @@ def test_controls_are_learned_without_gradients(world):
         assert not list(method.parameters())
         assert world.rows(method, training) == []
         assert method.validate(world.val, world.val_trajectories, seed=0) == {}
+
+
+@pytest.mark.parametrize("name", METHODS | CONTROLS)
+def test_only_methods_that_say_so_look_at_what_the_encoder_says(name, worlds):
+    world = worlds["encoded", (METHODS | CONTROLS)[name].from_images]
+    method, support = stirred(world.prepared(name)), world.support
+    other = Support(support.features, support.images, 2 * support.encoded)
+    assert torch.equal(draw(method, support), draw(method, other)) == (not method.encodes)
+
+
+TRAINED = [name for name, cls in METHODS.items() if issubclass(cls, TrainedMethod)]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_strength_scales_the_way_from_the_centre(name, worlds):
+    world = worlds["encoded", False]
+    method = stirred(world.prepared(name))
+    centre, whole = world.start.centre(world.support), draw(method, world.support)
+    method.strength.fill_(0.25)
+    assert_close(draw(method, world.support), torch.lerp(centre, whole, 0.25), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_does_harm_on_meta_val_is_left_out(name, worlds):
+    world = worlds["encoded", False]
+    method = stirred(world.prepared(name))
+    with torch.no_grad():
+        method.scale.mul_(100)
+    if name == "ocd":
+        method.mean_log_scale.add_(6)
+    method.finish(world.val, seed=0)
+    assert method.strength.item() < 1
+
+
+def test_what_helps_on_meta_val_is_kept(worlds):
+    """From the centre of a fresh start, zero, every class scores the same."""
+    world = worlds["shared", False]
+    method = world.prepared("ltdi", meta={"query_loss": 1.0, "tasks_a_batch": 40})
+    world.rows(method, Training(method, lr=1e-2, steps=60, ema=0.9))
+    method.finish(world.val, seed=0)
+    assert method.strength.item() > 0.5
 
 
 # --- the diffusion methods

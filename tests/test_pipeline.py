@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 pytest.importorskip("dvc")
 
-STAGES = ["pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate"]
+STAGES = ["pretrain_body", "prepare_tasks", "pretrain_encoder", "collect_trajectories", "meta_train", "generate_weights", "evaluate"]
 METRICS = "data/results/metrics.json"
 LOSSES = "Meta-training loss, and validation loss by sub-chain"
 

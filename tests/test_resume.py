@@ -74,7 +74,8 @@ def test_collecting_goes_on_after_a_kill(finished, write_params, run_stage, kill
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
     straight = tmp_path / "straight"
-    shutil.copytree(finished.data / "tasks", straight / "tasks")
+    for folder in ("tasks", "encoder"):
+        shutil.copytree(finished.data / folder, straight / folder)
     monkeypatch.setenv("LTDI_STORE", str(tmp_path / "other store"))
     run_stage("collect_trajectories", params, straight)
     resumed = finished.data / "trajectories"
@@ -97,7 +98,7 @@ def test_meta_training_goes_on_after_a_kill(finished, write_params, run_stage, k
     assert not list(store.iterdir()), "the checkpoint is dropped once the model is written"
 
     straight = tmp_path / "straight"
-    for folder in ("body", "tasks", "trajectories"):
+    for folder in ("body", "tasks", "encoder", "trajectories"):
         shutil.copytree(finished.data / folder, straight / folder)
     monkeypatch.setenv("LTDI_STORE", str(tmp_path / "other store"))
     run_stage("meta_train", params, straight)

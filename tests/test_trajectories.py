@@ -11,12 +11,12 @@ from ltdi.closed_form import prototype_head, ridge_head
 from ltdi.heads import Head, task_losses
 from ltdi.seeding import generator
 from ltdi.store import read_tensors, write_tensors
-from ltdi.tasks import TaskSource, labelled
+from ltdi.tasks import Support, TaskSource, labelled
 from ltdi.trajectories import Start, Trajectories, collect, recorded_steps
 
 C, I, F, N, K, Q = 10, 12, 8, 3, 2, 3
 HEAD = Head(F, F + 2, N)
-KINDS = ["fresh", "shared", "prototype", "ridge"]
+KINDS = ["fresh", "shared", "prototype", "ridge", "encoded"]
 TASKS = torch.tensor([4, 0, 2])
 KNOBS = {"fit_on": "class", "augment": False, "optimizer": "sgd", "lr": 0.2, "steps": 30, "length": 4, "sam": 0.0, "seed": 0}
 
@@ -33,7 +33,7 @@ def source():
 
 
 def start_of(kind):
-    return Start(HEAD, kind, HEAD.initial(1, generator(0, "shared"))[0], temperature=0.5, ridge=0.3)
+    return Start(HEAD, kind, HEAD.initial(1, generator(0, "shared"))[0], temperature=0.5, ridge=0.3, blend=0.25)
 
 
 def run(kind, source, tasks=TASKS, **knobs):
@@ -69,7 +69,7 @@ def test_each_kind_starts_where_it_says(source):
     support = source.support_of(TASKS)
     expected = {
         "shared": start_of("shared").shared.expand(3, -1),
-        "prototype": prototype_head(HEAD, support, 0.5),
+        "prototype": prototype_head(HEAD, support.class_means, 0.5),
         "ridge": ridge_head(HEAD, support, 0.3, 0.5),
     }
     for kind, w in expected.items():
@@ -77,6 +77,17 @@ def test_each_kind_starts_where_it_says(source):
         assert_close(start_of(kind).centre(support), w)
     assert not start_of("fresh").centre(support).any()
     assert start_of("fresh").centre(support).shape == (3, HEAD.space.dim)
+
+
+def test_the_encoded_start_lies_between_the_two_prototypes(source):
+    """Affine in the means but for the bias, which is a square: the blend of the features, not of the heads."""
+    start, known = start_of("encoded"), source.support_of(TASKS)
+    guessed = Support(known.features, None, features("guessed")[source.classes[TASKS]][:, :, :K])
+    means = 0.75 * known.class_means + 0.25 * guessed.encoded.mean(2)
+    assert_close(start.centre(guessed), prototype_head(HEAD, means, 0.5))
+    assert_close(replace(start, blend=1.0).centre(guessed), prototype_head(HEAD, guessed.encoded.mean(2), 0.5))
+    for plain in (start.centre(known), replace(start, blend=0.0).centre(guessed), start_of("prototype").centre(guessed)):
+        assert_close(plain, prototype_head(HEAD, known.class_means, 0.5))
 
 
 def test_fresh_starts_are_gaussian_and_each_tasks_own(source):
@@ -102,7 +113,7 @@ def test_a_start_comes_back_from_its_state(tmp_path, source, kind):
     write_tensors(tmp_path / "start.safetensors", tensors, values)
     again = Start.from_state(*read_tensors(tmp_path / "start.safetensors"))
     support = source.support_of(TASKS)
-    assert (again.kind, again.temperature, again.ridge) == (kind, 0.5, 0.3)
+    assert (again.kind, again.temperature, again.ridge, again.blend) == (kind, 0.5, 0.3, 0.25)
     assert again.draw(support, TASKS, seed=0).equal(start.draw(support, TASKS, seed=0))
     assert again.head.space.shapes == HEAD.space.shapes
 
@@ -197,7 +208,7 @@ def test_the_support_has_no_views(source):
 def test_each_step_sees_the_next_view(source):
     views = [source.features, features("view 1"), features("view 2")]
     trajectories = run("prototype", with_views(source, *views[1:]), augment=True, steps=5, length=6)
-    w = prototype_head(HEAD, source.support_of(TASKS), 0.5)
+    w = prototype_head(HEAD, source.support_of(TASKS).class_means, 0.5)
     for step in range(6):
         assert_close(trajectories.points[:, 5 - step], w, rtol=1e-4, atol=1e-5)
         w = w.requires_grad_()

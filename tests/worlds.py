@@ -74,32 +74,36 @@ def frozen_body() -> Conv4:
 
 
 class World:
-    """Tasks of two splits and the trajectories of each, from one kind of start; on blobs, or on images and their features."""
+    """Tasks of two splits and the trajectories of each, from one kind of start; on blobs, or on images and their
+    features. The support sets of the start "encoded" are, by an encoder that is nearly right."""
 
     def __init__(self, kind: str, *, with_images: bool = False) -> None:
         self.body = frozen_body()
         self.head = Head(F, HIDDEN, N_WAY)
         shared = self.head.initial(1, generator(0, "shared"))[0]
-        self.start = Start(self.head, kind, shared, temperature=2.0, ridge=1.0)
-        self.train, self.val = (self._source(name, n, with_images) for name, n in (("train", 40), ("val", 8)))
+        self.start = Start(self.head, kind, shared, temperature=2.0, ridge=1.0, blend=0.75)
+        self.train, self.val = (self._source(name, n, with_images, kind == "encoded") for name, n in (("train", 40), ("val", 8)))
         knobs = {"fit_on": "class", "augment": False, "optimizer": "adam", "lr": 0.02, "steps": 6, "length": 4, "sam": 0.0, "seed": 0}
         self.trajectories, self.val_trajectories = (
             collect(self.start, source, torch.arange(len(source)), **knobs) for source in (self.train, self.val)
         )
         self.support = self.val.support_of(torch.arange(5))
 
-    def _source(self, name: str, n_tasks: int, with_images: bool) -> TaskSource:
+    def _source(self, name: str, n_tasks: int, with_images: bool, encoded: bool) -> TaskSource:
         images = patterns(12, name) if with_images else None
         features = embed(self.body, images) if with_images else clusters(12, name)
         if with_images:
             features = features / features.square().mean().sqrt()
-        source = TaskSource.sample(features, n_tasks=n_tasks, n_way=N_WAY, n_shot=N_SHOT, n_query=N_QUERY, seed=1, split=name)
+        sizes = {"n_tasks": n_tasks, "n_way": N_WAY, "n_shot": N_SHOT, "n_query": N_QUERY}
+        guessed = torch.lerp(features, features.mean(1, keepdim=True), 0.8) if encoded else None
+        source = TaskSource.sample(features, **sizes, seed=1, split=name)
+        source = source if guessed is None else source.with_encoded(guessed)
         return source.with_images(images) if with_images else source
 
     def build(self, name: str, *, diffusion: dict = {}, denoiser: dict = {}, meta: dict = {}, own: dict = {}) -> Method:
         torch.manual_seed(0)
         chosen = (METHODS | CONTROLS)[name]
-        given = {"length": 4, "n_tasks": len(self.train), "n_classes": len(self.train.features), "body": self.body}
+        given = {"length": 4, "n_tasks": len(self.train), "n_classes": len(self.train.features), "body": self.body, "n_condition": self.support.condition.shape[-1]}
         given |= {"diffusion": DIFFUSION | diffusion, "denoiser": DENOISER | denoiser, "meta": META | meta}
         return chosen(self.start, **{each: given[each] for each in chosen.takes}, **(OWN.get(name, {}) | own))
 

@@ -17,21 +17,21 @@ from ltdi.weights import WeightSpace
 
 
 class ClassCondition(nn.Module):
-    """Support features (B, N, K, F) -> a row for each class slot (B, N, width)."""
+    """Conditions (B, N, K, C), a row of C numbers a support image -> a row for each class slot (B, N, width)."""
 
-    def __init__(self, n_features: int, width: int, heads: int, kind: str) -> None:
+    def __init__(self, n_condition: int, width: int, heads: int, kind: str) -> None:
         super().__init__()
-        self.mean = nn.Linear(n_features, width)
-        self.single = nn.Linear(n_features, width) if kind == "attention" else None
+        self.mean = nn.Linear(n_condition, width)
+        self.single = nn.Linear(n_condition, width) if kind == "attention" else None
         self.attention = Attention(width, heads) if kind == "attention" else None
 
-    def forward(self, support: Tensor) -> Tensor:
-        rows = self.mean(support.mean(2))
+    def forward(self, condition: Tensor) -> Tensor:
+        rows = self.mean(condition.mean(2))
         if self.attention is None:
             return rows
-        B, N, K, _ = support.shape
-        # every class mean looks at the support features of all classes
-        return rows + self.attention(rows, self.single(support).reshape(B, N * K, -1))
+        B, N, K, _ = condition.shape
+        # every class mean looks at the support images of all classes
+        return rows + self.attention(rows, self.single(condition).reshape(B, N * K, -1))
 
 
 class Tokens(nn.Module):
@@ -72,19 +72,19 @@ class TransformerDenoiser(nn.Module):
     """A transformer over neuron tokens and class slots."""
 
     def __init__(
-        self, space: WeightSpace, slot_layer: str, n_features: int, *, channels: int, width: int, depth: int, heads: int, neurons_a_token: int, condition: str
+        self, space: WeightSpace, slot_layer: str, n_condition: int, *, channels: int, width: int, depth: int, heads: int, neurons_a_token: int, condition: str
     ) -> None:
         super().__init__()
         self.tokens = Tokens(space, channels, width, neurons_a_token, slot_layer)
         self.slot_layer = slot_layer
-        self.condition = ClassCondition(n_features, width, heads, condition)
+        self.condition = ClassCondition(n_condition, width, heads, condition)
         self.time = TimeEmbedding(width)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
 
-    def forward(self, x: Tensor, t: Tensor, support: Tensor) -> Tensor:
-        """x (B, C, D), t (B,), support features (B, N, K, F) -> (B, D)."""
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """x (B, channels, D), t (B,), conditions (B, N, K, C) -> (B, D)."""
         tokens = self.tokens.read(x)
-        tokens[self.slot_layer] = tokens[self.slot_layer] + self.condition(support)
+        tokens[self.slot_layer] = tokens[self.slot_layer] + self.condition(condition)
         lengths = [part.shape[1] for part in tokens.values()]
         h = torch.cat(list(tokens.values()), dim=1) + self.time(t)[:, None]
         for block in self.blocks:
@@ -100,11 +100,11 @@ class UNetDenoiser(nn.Module):
     """
 
     def __init__(
-        self, space: WeightSpace, slot_layer: str, n_features: int, *, channels: int, width: int, depth: int, heads: int, neurons_a_token: int, condition: str
+        self, space: WeightSpace, slot_layer: str, n_condition: int, *, channels: int, width: int, depth: int, heads: int, neurons_a_token: int, condition: str
     ) -> None:
         super().__init__()
         self.tokens = Tokens(space, channels, width, neurons_a_token, slot_layer)
-        self.condition = ClassCondition(n_features, width, heads, condition)
+        self.condition = ClassCondition(n_condition, width, heads, condition)
         n_way = space.token_shapes[slot_layer][0]
         self.label = nn.Parameter(0.02 * torch.randn(n_way, width))
         self.time = TimeEmbedding(width)
@@ -112,11 +112,11 @@ class UNetDenoiser(nn.Module):
         self.down = nn.ModuleList(_Level(a, b, width, heads) for a, b in zip([width, *widths], widths))
         self.up = nn.ModuleList(_Level(a + b, b, width, heads) for a, b in zip(widths[:0:-1], widths[-2::-1]))
 
-    def forward(self, x: Tensor, t: Tensor, support: Tensor) -> Tensor:
-        """x (B, C, D), t (B,), support features (B, N, K, F) -> (B, D)."""
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """x (B, channels, D), t (B,), conditions (B, N, K, C) -> (B, D)."""
         tokens = self.tokens.read(x)
         lengths = [part.shape[1] for part in tokens.values()]
-        context = self.condition(support) + self.label
+        context = self.condition(condition) + self.label
         time = self.time(t)
         h = torch.cat(list(tokens.values()), dim=1).mT
         skips = []

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ltdi.heads import Head, task_losses
-from ltdi.metrics import accuracy
+from ltdi.metrics import accuracy, mean_and_ci95
 from ltdi.seeding import generator as named_generator
 from ltdi.tasks import Query, Support, Task, TaskSource, joined, labelled
 from ltdi.training import Training
@@ -23,10 +23,13 @@ class Method(nn.Module):
     """
 
     takes: ClassVar[tuple[str, ...]] = ()
-    """What the constructor needs besides the start and the method's own knobs: length, diffusion, denoiser, meta, body, n_tasks, n_classes."""
+    """What the constructor needs besides the start and the method's own knobs: length, n_condition, diffusion, denoiser, meta, body, n_tasks, n_classes."""
 
     from_images: ClassVar[bool] = False
     """Whether its tasks must have images: it makes more than a head on frozen features."""
+
+    encodes: ClassVar[bool] = True
+    """Whether it looks at what the support encoder says, where there is one."""
 
     adapts: bool = False
     """Whether generating weights means gradient steps on the support set."""
@@ -51,6 +54,9 @@ class Method(nn.Module):
         """Train from ``training.step`` to ``training.steps``, yielding a log row a step. Default: learns nothing."""
         yield from ()
 
+    def finish(self, val: TaskSource, *, seed: int) -> None:
+        """What is chosen on meta-val once meta-training has ended. Default: nothing."""
+
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
         """Losses on meta-val tasks by name, for the curves. Default: none."""
         return {}
@@ -64,11 +70,17 @@ class Method(nn.Module):
         return self.head(w, labelled(query.features)[0])
 
 
+STRENGTHS = (1.0, 0.75, 0.5, 0.25)
+STRENGTH_TASKS = 2000
+
+
 class TrainedMethod(Method):
     """A generator of heads, trained jointly over tasks by gradient steps: a subclass writes ``loss``.
 
     Heads are points x = (w − centre) / scale: ``centre`` (B, D) is what the support set says of the start
-    (``Start.centre``), ``scale`` (D,) the size of the trained heads' distance from it, by layer.
+    (``Start.centre``), ``scale`` (D,) the size of the trained heads' distance from it, by layer. How far generated heads
+    go from the centre, ``strength``, is chosen on meta-val at the end: where what was learned does not carry over to
+    other classes, it does no harm.
 
     ``meta``: tasks_a_batch; fresh, the share of a batch's tasks that are new ones, without a trajectory;
     redraw, whether a recorded task shows other images of its classes at every step; query_images a class;
@@ -81,16 +93,34 @@ class TrainedMethod(Method):
         super().__init__(start)
         self.meta = meta
         self.register_buffer("scale", torch.ones(start.head.space.dim))
+        self.register_buffer("strength", torch.ones(()))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         centre = self.start.centre(train.support_of(torch.arange(len(train))))
         self.scale.copy_(self.head.space.layer_scale(trajectories.points[:, 0].to(centre) - centre))
 
+    @torch.no_grad()
+    def finish(self, val: TaskSource, *, seed: int) -> None:
+        """The strength of ``STRENGTHS`` with the best accuracy on new tasks of the split, or 0 if it is not above the centre's
+        by more than the 95 % interval over these tasks: what is not shown to help is left out."""
+        stream = named_generator(seed, "strength")
+        scores = []
+        for classes in val.draw_classes(STRENGTH_TASKS, stream).split(64):
+            task = val.of_classes(classes, stream)
+            inputs, labels = labelled(task.query.features)
+            centre = self.start.centre(task.support)
+            w = self.generate(task.support, generator=named_generator(seed, "noise"))
+            scores.append(torch.stack([accuracy(self.head(torch.lerp(centre, w, each), inputs), labels) for each in (*STRENGTHS, 0.0)]))
+        *those, none = torch.cat(scores, 1)
+        best = max(range(len(STRENGTHS)), key=lambda j: those[j].double().mean().item())
+        gain, ci95 = mean_and_ci95(those[best].double() - none.double())
+        self.strength.fill_(STRENGTHS[best] if gain > ci95 else 0.0)
+
     def to_x(self, w: Tensor, centre: Tensor) -> Tensor:
         return (w - centre) / self.scale
 
     def to_w(self, x: Tensor, centre: Tensor) -> Tensor:
-        return centre + self.scale * x
+        return centre + self.strength * self.scale * x
 
     def loss(self, task: Task, points: Tensor, stream: torch.Generator) -> Tensor:
         """The loss of each task (B,). The trajectories ``points`` (B', P, D) belong to the first B' ≤ B tasks."""

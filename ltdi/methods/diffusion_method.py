@@ -27,32 +27,33 @@ class DiffusionMethod(TrainedMethod):
 
     Args:
         length: points of the trajectories; a ValueError says if the steps T cannot hold them.
+        n_condition: numbers of ``Support.condition`` an image.
         diffusion: steps T, schedule, max_beta, prediction, weighting, visited, unroll, chain_noise, start_noise, gradient_input.
         denoiser: name, width, depth, heads, neurons_a_token, condition.
         meta: the loops and the loss; what ``TrainedMethod`` names, and inner_steps, inner_optimizer, inner_lr.
     """
 
-    takes = ("length", "diffusion", "denoiser", "meta")
+    takes = ("length", "n_condition", "diffusion", "denoiser", "meta")
     process_class = VanillaProcess
 
-    def __init__(self, start: Start, *, length: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping) -> None:
+    def __init__(self, start: Start, *, length: int, n_condition: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping) -> None:
         super().__init__(start, meta=meta)
         self.diffusion = diffusion
         schedule = SCHEDULES[diffusion["schedule"]](diffusion["steps"], diffusion["max_beta"])
         self.process = self.process_class(schedule, self.process_class.index_map(length, diffusion["steps"]))
         sizes = {key: value for key, value in denoiser.items() if key != "name"}
         self.denoiser = DENOISERS[denoiser["name"]](
-            start.head.space, "output", start.head.n_features, channels=1 + diffusion["gradient_input"], **sizes
+            start.head.space, "output", n_condition, channels=1 + diffusion["gradient_input"], **sizes
         )
 
     # -- the chain ---------------------------------------------------------------------------------
 
-    def epsilon(self, phi: Phi, x_t: Tensor, t: Tensor, centre: Tensor, support: Tensor) -> Tensor:
-        """ε_φ(x_t, t, c) (B, D) with the denoiser's parameters φ."""
+    def epsilon(self, phi: Phi, x_t: Tensor, t: Tensor, task: Mapping[str, Tensor]) -> Tensor:
+        """ε_φ(x_t, t, c) (B, D) with the denoiser's parameters φ; ``task`` is what ``_known`` says."""
         channels = [x_t]
         if self.diffusion["gradient_input"]:
-            channels.append(self._support_gradient(x_t, centre, support))
-        output = functional_call(self.denoiser, dict(phi), (torch.stack(channels, 1), t, support))
+            channels.append(self._support_gradient(x_t, task["centre"], task["support"]))
+        output = functional_call(self.denoiser, dict(phi), (torch.stack(channels, 1), t, task["condition"]))
         return self.process.epsilon(output, x_t, t, self.diffusion["prediction"])
 
     def _support_gradient(self, x_t: Tensor, centre: Tensor, support: Tensor) -> Tensor:
@@ -68,12 +69,15 @@ class DiffusionMethod(TrainedMethod):
     def generate_chain(self, support: Support, *, generator: torch.Generator) -> Tensor:
         """The weights at every state of the chain, t = T … 0: (T+1, B, D)."""
         phi = dict(self.denoiser.named_parameters())
-        centre = self.start.centre(support)
+        task = self._known(support)
+        centre = task["centre"]
         x_T, noise = (draw.to(centre) for draw in self._draw_noise(1, generator))
-        states = sampler.chain(
-            self.process, lambda x_t, t: self.epsilon(phi, x_t, t, centre, support.features), x_T.expand_as(centre), noise
-        )
+        states = sampler.chain(self.process, lambda x_t, t: self.epsilon(phi, x_t, t, task), x_T.expand_as(centre), noise)
         return torch.stack([self.to_w(x_t, centre) for _, x_t, _ in states])
+
+    def _known(self, support: Support) -> dict[str, Tensor]:
+        """What the support set says of a task: its centre (B, D), support features (B, N, K, F) and condition (B, N, K, C)."""
+        return {"centre": self.start.centre(support), "support": support.features, "condition": support.condition}
 
     def _draw_noise(self, n: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """x_T (n, D) and the chain's noise (T, n, D)."""
@@ -101,18 +105,16 @@ class DiffusionMethod(TrainedMethod):
 
     def _draw(self, task: Task, points: Tensor, stream: torch.Generator) -> dict[str, Tensor]:
         """Everything random of one inner step, so that the loss itself is a function; points (B', P, D), B' ≤ B."""
-        centre = self.start.centre(task.support)
-        n_recorded = len(points)
+        known = self._known(task.support)
+        centre, n_recorded = known["centre"], len(points)
         B, T = len(centre), self.process.schedule.T
         points = pad(points.to(centre), B)
         t = torch.randint(1, T + 1, (B,), generator=stream).to(centre.device)
         every_t = torch.arange(T + 1, device=centre.device).clamp_min(1).expand(B, -1)
         i = self.process.draw_target(every_t.flatten(), stream).unflatten(0, every_t.shape)
         x_T, chain_noise = self._draw_noise(B, stream)
-        return {
-            "support": task.support.features,
+        return known | {
             "query": task.query.features,
-            "centre": centre,
             "recorded": (torch.arange(B, device=centre.device) < n_recorded).to(centre),
             "points": self.to_x(points, centre[:, None]),
             "t": t,
@@ -129,7 +131,7 @@ class DiffusionMethod(TrainedMethod):
         if visited < 1:
             t, i = batch["t"], _at(batch["i"], batch["t"])
             x_t = self.process.sample(_pick(batch["points"], i), t, i, batch["noise"])
-            epsilon = self.epsilon(phi, x_t, t, batch["centre"], batch["support"])
+            epsilon = self.epsilon(phi, x_t, t, batch)
             total = total + (1 - visited) * self._loss_at(epsilon, x_t, t, i, batch)
         if visited > 0:
             losses = []
@@ -137,7 +139,7 @@ class DiffusionMethod(TrainedMethod):
             def epsilon_of(x_t: Tensor, t: Tensor) -> Tensor:
                 # without unroll the state is given, not learned through: every step is a regression of its own
                 x_t = x_t if self.diffusion["unroll"] else x_t.detach()
-                epsilon = self.epsilon(phi, x_t, t, batch["centre"], batch["support"])
+                epsilon = self.epsilon(phi, x_t, t, batch)
                 losses.append(self._loss_at(epsilon, x_t, t, _at(batch["i"], t), batch))
                 return epsilon
 
@@ -168,7 +170,7 @@ class DiffusionMethod(TrainedMethod):
             times = torch.full_like(batch["t"], t)
             i = self.process.target(times)
             x_t = self.process.sample(_pick(batch["points"], i), times, i, batch["noise"])
-            epsilon = self.epsilon(phi, x_t, times, batch["centre"], batch["support"])
+            epsilon = self.epsilon(phi, x_t, times, batch)
             loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights").mean().item()
             losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
         return {name: sum(values) / len(values) for name, values in sorted(losses.items())}

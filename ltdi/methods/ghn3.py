@@ -44,9 +44,9 @@ class Ghn3(TrainedMethod):
         block: the side of the decoded block.
     """
 
-    takes = ("meta",)
+    takes = ("n_condition", "meta")
 
-    def __init__(self, start: Start, *, meta: Mapping, width: int, depth: int, heads: int, block: int) -> None:
+    def __init__(self, start: Start, *, n_condition: int, meta: Mapping, width: int, depth: int, heads: int, block: int) -> None:
         super().__init__(start, meta=meta)
         head = start.head
         operations = [*CHAIN.values(), *["class"] * head.n_way]
@@ -64,7 +64,7 @@ class Ghn3(TrainedMethod):
         self.embed_in, self.embed_out = (nn.Embedding(len(operations), width) for _ in range(2))
         self.embed_from_input, self.embed_distance = (nn.Embedding(len(operations) + 1, width) for _ in range(2))
         self.distance_bias = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, heads))
-        self.condition = nn.Linear(head.n_features, width, bias=False)
+        self.condition = nn.Linear(n_condition, width, bias=False)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.matrix, self.vector = (
@@ -81,7 +81,7 @@ class Ghn3(TrainedMethod):
 
     def weights(self, support: Support) -> Tensor:
         """(B, D)"""
-        return self.to_w(self._decode(self.states(self.condition(support.class_means))), self.start.centre(support))
+        return self.to_w(self._decode(self.states(self.condition(support.condition.mean(2)))), self.start.centre(support))
 
     def nodes(self) -> Tensor:
         """What the graph says of its nodes, before any task (V, width)."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ltdi.adaptation import adapt
-from ltdi.closed_form import prototype_head
+from ltdi.closed_form import calibrated_temperature, prototype_head
 from ltdi.methods.base import Method, query_accuracies
 from ltdi.tasks import Support, TaskSource, labelled
 from ltdi.trajectories import Start, Trajectories
@@ -20,7 +20,7 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 
 class HeadSgd(Method):
-    adapts = True
+    adapts, encodes = True, False
 
     def __init__(self, start: Start) -> None:
         super().__init__(start)
@@ -50,5 +50,15 @@ class HeadSgd(Method):
 
 
 class PrototypeSgd(HeadSgd):
+    def __init__(self, start: Start) -> None:
+        super().__init__(start)
+        self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
+
     def first(self, support: Support) -> Tensor:
-        return prototype_head(self.head, support, self.start.temperature)
+        return prototype_head(self.head, support.class_means, self.temperature.item())
+
+    def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        task = val.batch(torch.arange(len(val)))
+        means = task.support.class_means
+        self.temperature.fill_(calibrated_temperature(self.head, lambda tau: prototype_head(self.head, means, tau), task.query)[0])
+        super().prepare(train, trajectories, val)

@@ -39,20 +39,20 @@ class LloVae(TrainedMethod):
         temperature: the scale of the draws that heads are decoded from; 1 draws from the prior, 0 takes its mean.
     """
 
-    takes = ("denoiser", "meta")
+    takes = ("n_condition", "denoiser", "meta")
 
-    def __init__(self, start: Start, *, denoiser: Mapping, meta: Mapping, latent: int, beta: float, temperature: float) -> None:
+    def __init__(self, start: Start, *, n_condition: int, denoiser: Mapping, meta: Mapping, latent: int, beta: float, temperature: float) -> None:
         super().__init__(start, meta=meta)
         self.beta, self.temperature = beta, temperature
         sizes = {key: value for key, value in denoiser.items() if key != "name"}
-        self.vae = Vae(start.head.space, "output", start.head.n_features, latent=latent, **sizes)
+        self.vae = Vae(start.head.space, "output", n_condition, latent=latent, **sizes)
 
     @torch.no_grad()
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
         centre = self.start.centre(support)
         # all tasks decode the same draw, so that a task does not depend on its neighbours
         z = self.temperature * torch.randn(1, *self.vae.latent_shape, generator=generator, device=generator.device).to(centre)
-        return self.to_w(self.vae.decode(z.expand(len(centre), -1, -1), support.features), centre)
+        return self.to_w(self.vae.decode(z.expand(len(centre), -1, -1), support.condition), centre)
 
     def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
         while training.step < training.steps:
@@ -73,7 +73,7 @@ class LloVae(TrainedMethod):
         centre = self.start.centre(task.support)
         noise, z = torch.randn(2, len(centre), *self.vae.latent_shape, generator=stream).to(centre)
         return {
-            "support": task.support.features,
+            "condition": task.support.condition,
             "query": task.query.features,
             "centre": centre,
             "recorded": (torch.arange(len(centre), device=centre.device) < len(points)).to(centre),
@@ -85,7 +85,7 @@ class LloVae(TrainedMethod):
     def _loss(self, phi: Phi, batch: Mapping[str, Tensor]) -> Tensor:
         """weight_loss × the negative bound + query_loss × the query cross-entropy of a generated head: (B,)."""
         vae = {name.removeprefix("vae."): value for name, value in phi.items()}
-        error, kl, x = functional_call(self.vae, vae, tuple(batch[name] for name in ("x_0", "noise", "z", "support")))
+        error, kl, x = functional_call(self.vae, vae, tuple(batch[name] for name in ("x_0", "noise", "z", "condition")))
         bound = error + self.beta * 2 / self.head.space.dim * kl
         query = task_losses(self.head, self.to_w(x, batch["centre"]), *labelled(batch["query"]))
         return self.meta["weight_loss"] * batch["recorded"] * bound + self.meta["query_loss"] * query
@@ -94,18 +94,18 @@ class LloVae(TrainedMethod):
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
         """How far off the trained heads are decoded from draws of their posterior, and what these say of them."""
         batch = self._draw(val.batch(torch.arange(len(val))), trajectories.points, named_generator(seed, "validate"))
-        error, kl, _ = self.vae(*(batch[name] for name in ("x_0", "noise", "z", "support")))
+        error, kl, _ = self.vae(*(batch[name] for name in ("x_0", "noise", "z", "condition")))
         return {"val_loss_w0": error.mean().item(), "val_kl": kl.mean().item()}
 
 
 class Vae(nn.Module):
-    """Vectors x (B, D) given support features (B, N, K, F) <-> latents z (B, L, latent), a row a token."""
+    """Vectors x (B, D) given conditions (B, N, K, C) <-> latents z (B, L, latent), a row a token."""
 
     def __init__(
         self,
         space: WeightSpace,
         slot_layer: str,
-        n_features: int,
+        n_condition: int,
         *,
         latent: int,
         width: int,
@@ -119,32 +119,32 @@ class Vae(nn.Module):
         self.slot_layer = slot_layer
         self.lengths = [neurons // group for (neurons, _), group in zip(space.token_shapes.values(), self.tokens.groups)]
         self.latent_shape = (sum(self.lengths), latent)
-        self.condition = ClassCondition(n_features, width, heads, condition)
+        self.condition = ClassCondition(n_condition, width, heads, condition)
         self.encoder, self.decoder = (nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth)) for _ in range(2))
         self.posterior = nn.Linear(width, 2 * latent)
         self.latent = nn.Linear(latent, width)
 
-    def encode(self, x: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z | x) (B, L, latent)."""
-        h = self._through(self.encoder, self.tokens.read(x[:, None]), support)
+        h = self._through(self.encoder, self.tokens.read(x[:, None]), condition)
         mean, log_var = self.posterior(h).chunk(2, dim=-1)
         # far from the recorded start, as a redrawn support set may lie, x is large, and the exponential of the rest overflows
         return mean, log_var.clamp(max=LARGEST_LOG_VAR)
 
-    def decode(self, z: Tensor, support: Tensor) -> Tensor:
+    def decode(self, z: Tensor, condition: Tensor) -> Tensor:
         """(B, D)"""
         rows = zip(self.tokens.space.layers, self.latent(z).split(self.lengths, dim=1), self.tokens.place)
-        h = self._through(self.decoder, {layer: row + place for layer, row, place in rows}, support)
+        h = self._through(self.decoder, {layer: row + place for layer, row, place in rows}, condition)
         return self.tokens.write(dict(zip(self.tokens.space.layers, h.split(self.lengths, dim=1))))
 
-    def forward(self, x: Tensor, noise: Tensor, z: Tensor, support: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, noise: Tensor, z: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The mean squared error of x decoded from its posterior (B,), the posterior's KL (B,), and z decoded (B, D)."""
-        mean, log_var = self.encode(x, support)
-        error = (self.decode(mean + (log_var / 2).exp() * noise, support) - x).square().mean(-1)
-        return error, kl_to_prior(mean, log_var), self.decode(z, support)
+        mean, log_var = self.encode(x, condition)
+        error = (self.decode(mean + (log_var / 2).exp() * noise, condition) - x).square().mean(-1)
+        return error, kl_to_prior(mean, log_var), self.decode(z, condition)
 
-    def _through(self, blocks: nn.ModuleList, tokens: dict[str, Tensor], support: Tensor) -> Tensor:
-        tokens[self.slot_layer] = tokens[self.slot_layer] + self.condition(support)
+    def _through(self, blocks: nn.ModuleList, tokens: dict[str, Tensor], condition: Tensor) -> Tensor:
+        tokens[self.slot_layer] = tokens[self.slot_layer] + self.condition(condition)
         h = torch.cat(list(tokens.values()), dim=1)
         for block in blocks:
             h = block(h)

@@ -9,6 +9,8 @@ from ltdi.trajectories import Start, Trajectories
 
 
 class MeanHead(Method):
+    encodes = False
+
     def __init__(self, start: Start) -> None:
         super().__init__(start)
         self.register_buffer("mean", torch.zeros(start.head.space.dim))

@@ -41,7 +41,7 @@ class MetaBaseline(Method):
     """
 
     takes = ("meta", "body", "n_classes")
-    from_images = True
+    from_images, encodes = True, False
 
     def __init__(
         self,

@@ -35,12 +35,12 @@ class MetaHypernetwork(TrainedMethod):
         adapt_steps, adapt_lr: gradient steps of e on the support loss, learned through; 0 for none.
     """
 
-    takes = ("denoiser", "meta")
+    takes = ("n_condition", "denoiser", "meta")
 
-    def __init__(self, start: Start, *, denoiser: Mapping, meta: Mapping, adapt_steps: int, adapt_lr: float) -> None:
+    def __init__(self, start: Start, *, n_condition: int, denoiser: Mapping, meta: Mapping, adapt_steps: int, adapt_lr: float) -> None:
         super().__init__(start, meta=meta)
         self.adapt_steps, self.adapt_lr, self.adapts = adapt_steps, adapt_lr, adapt_steps > 0
-        self.condition = ClassCondition(start.head.n_features, denoiser["width"], denoiser["heads"], denoiser["condition"])
+        self.condition = ClassCondition(n_condition, denoiser["width"], denoiser["heads"], denoiser["condition"])
         self.hypernetwork = Hypernetwork(start.head.space, "output", width=denoiser["width"], depth=denoiser["depth"])
 
     def loss(self, task: Task, points: Tensor, stream: torch.Generator) -> Tensor:
@@ -58,7 +58,7 @@ class MetaHypernetwork(TrainedMethod):
         def weights_of(e: Tensor) -> Tensor:
             return self.to_w(self.hypernetwork(e), centre)
 
-        e = self.condition(support.features)
+        e = self.condition(support.condition)
         support_gradient = grad(lambda e: task_losses(self.head, weights_of(e), inputs, labels).sum())
         for _ in range(self.adapt_steps):
             e = e - self.adapt_lr * support_gradient(e)

@@ -9,7 +9,7 @@ schedule; targets are the class means of all images; support loss ‖x_n − f�
 network for each class, with layers gated by the time. What differs:
 - the support loss is averaged over a class's images, so that their number is no step size; it was summed;
 - the gradient's coefficient η(t) is learned, from 1; it was 1;
-- the network also sees the class mean, so that the correction may depend on the class; it saw the gradient alone.
+- the network also sees the class's mean condition, so that the correction may depend on the class; it saw the gradient alone.
   Its last layer starts at zero;
 - the sampler, DDPM's mean without noise, visits few of the times, to learn through it for meta.query_loss; it visited
   all of them, and there was the ε-loss alone;
@@ -51,9 +51,9 @@ class MetaDiff(Method):
         width: of the narrow part of the network; the outer layers have twice as much.
     """
 
-    takes = ("meta",)
+    takes = ("n_condition", "meta")
 
-    def __init__(self, start: Start, *, meta: Mapping, diffusion_steps: int, sampling_steps: int, classifier: str, width: int) -> None:
+    def __init__(self, start: Start, *, n_condition: int, meta: Mapping, diffusion_steps: int, sampling_steps: int, classifier: str, width: int) -> None:
         super().__init__(start)
         if sampling_steps > diffusion_steps:
             raise InputError(f"methods.metadiff.sampling_steps = {sampling_steps} is more than its diffusion_steps = {diffusion_steps}; lower it")
@@ -63,18 +63,18 @@ class MetaDiff(Method):
         alpha_bar = self.process.schedule.alpha_bar[times]
         self.sampling = _process(torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]]))
         self.register_buffer("times", times, persistent=False)
-        self.denoiser = LearnedGradient(start.head.n_features, width)
+        self.denoiser = LearnedGradient(start.head.n_features, n_condition, width)
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         task = val.batch(torch.arange(len(val)))
-        means = task.support.class_means
-        self.temperature.fill_(calibrated_temperature(self.head, lambda temperature: self.head_of(means, temperature), task.query))
+        means = self.start.features(task.support).mean(2)
+        self.temperature.fill_(calibrated_temperature(self.head, lambda temperature: self.head_of(means, temperature), task.query)[0])
 
     def head_of(self, rows: Tensor, temperature: float) -> Tensor:
         """Class weights (B, N, F) as a head (B, D)."""
         if self.classifier == "distance":
-            return prototype_head(self.head, Support(rows[:, :, None]), temperature)
+            return prototype_head(self.head, rows, temperature)
         return linear_head(self.head, temperature * F.normalize(rows, dim=-1), rows.new_zeros(rows.shape[:2]))
 
     # -- the chain ---------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ class MetaDiff(Method):
     def epsilon(self, x_t: Tensor, t: Tensor, support: Support) -> Tensor:
         """ε_φ(x_t, t, S) (B, N·F)"""
         rows = x_t.unflatten(-1, support.features.shape[1::2])
-        return self.denoiser(support_gradient(rows, support.features), support.class_means, t).flatten(1)
+        return self.denoiser(support_gradient(rows, self.start.features(support)), support.condition.mean(2), t).flatten(1)
 
     def chain(self, x_T: Tensor, support: Support) -> Tensor:
         """x_T (B, N·F) to x_0, over the visited times."""
@@ -137,21 +137,21 @@ def support_gradient(rows: Tensor, support: Tensor) -> Tensor:
 
 
 class LearnedGradient(nn.Module):
-    """ε_φ = η(t)·∇L + u(∇L, p, t), row by row: ∇L and the class means p (B, N, F), t (B,)."""
+    """ε_φ = η(t)·∇L + u(∇L, c, t), row by row: ∇L (B, N, F), the classes' mean conditions c (B, N, C), t (B,)."""
 
-    def __init__(self, n_features: int, width: int) -> None:
+    def __init__(self, n_features: int, n_condition: int, width: int) -> None:
         super().__init__()
         self.time = TimeEmbedding(width)
         self.coefficient = zero(nn.Linear(width, 1))
-        self.narrow = _Gated(2 * n_features, 2 * width, width)
+        self.narrow = _Gated(n_features + n_condition, 2 * width, width)
         self.narrower = _Gated(2 * width, width, width)
         self.middle = _Gated(width, width, width)
         self.wide = _Gated(width, 2 * width, width)
         self.out = zero(nn.Linear(2 * width, n_features))
 
-    def forward(self, g: Tensor, means: Tensor, t: Tensor) -> Tensor:
+    def forward(self, g: Tensor, condition: Tensor, t: Tensor) -> Tensor:
         time = self.time(t)[:, None]
-        first = self.narrow(torch.cat([g, means], dim=-1), time)
+        first = self.narrow(torch.cat([g, condition], dim=-1), time)
         second = self.narrower(first, time)
         h = self.middle(second, time) + second
         h = self.wide(h, time) + first

@@ -12,6 +12,7 @@ class NearestHead(Method):
     """``n_tasks`` training tasks are kept."""
 
     takes = ("n_tasks",)
+    encodes = False
 
     def __init__(self, start: Start, *, n_tasks: int) -> None:
         super().__init__(start)

@@ -39,16 +39,16 @@ class Ocd(TrainedMethod):
         scale_width: width of the network of the scale.
     """
 
-    takes = ("diffusion", "denoiser", "meta")
+    takes = ("n_condition", "diffusion", "denoiser", "meta")
 
-    def __init__(self, start: Start, *, diffusion: Mapping, denoiser: Mapping, meta: Mapping, scale_width: int) -> None:
+    def __init__(self, start: Start, *, n_condition: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping, scale_width: int) -> None:
         super().__init__(start, meta=meta)
         self.diffusion = diffusion
         T, space = diffusion["steps"], start.head.space
         self.process = VanillaProcess(SCHEDULES[diffusion["schedule"]](T, diffusion["max_beta"]), VanillaProcess.index_map(2, T))
         sizes = {key: value for key, value in denoiser.items() if key != "name"}
-        self.denoiser = DENOISERS[denoiser["name"]](space, "output", start.head.n_features, channels=1, **sizes)
-        self.scale_network = ScaleNetwork(start.head.n_features, scale_width, len(space.layers))
+        self.denoiser = DENOISERS[denoiser["name"]](space, "output", n_condition, channels=1, **sizes)
+        self.scale_network = ScaleNetwork(n_condition, scale_width, len(space.layers))
         self.register_buffer("mean_log_scale", torch.zeros(len(space.layers)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
@@ -70,20 +70,20 @@ class Ocd(TrainedMethod):
 
     def log_scale(self, support: Support) -> Tensor:
         """As predicted (B, layers)."""
-        return self.mean_log_scale + self.scale_network(support.features)
+        return self.mean_log_scale + self.scale_network(support.condition)
 
     # -- the chain ---------------------------------------------------------------------------------
 
     def epsilon(self, x_t: Tensor, t: Tensor, support: Support) -> Tensor:
         """ε_φ(x_t, t, c) (B, D)"""
-        return self.process.epsilon(self.denoiser(x_t[:, None], t, support.features), x_t, t, self.diffusion["prediction"])
+        return self.process.epsilon(self.denoiser(x_t[:, None], t, support.condition), x_t, t, self.diffusion["prediction"])
 
     @torch.no_grad()
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
         base = self.start.centre(support)
         x_T, noise = (draw.to(base) for draw in self._draw_noise(1, generator))
         *_, (_, x_0, _) = sampler.chain(self.process, lambda x_t, t: self.epsilon(x_t, t, support), x_T.expand_as(base), noise)
-        return base + self.spread(self.log_scale(support)) * x_0
+        return base + self.strength * self.spread(self.log_scale(support)) * x_0
 
     def _draw_noise(self, n: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """x_T (n, D) and the chain's noise (T, n, D)."""
@@ -138,12 +138,12 @@ class Ocd(TrainedMethod):
 
 
 class ScaleNetwork(nn.Module):
-    """Support features (B, N, K, F) -> (B, layers): every image through a network, their mean through another."""
+    """Conditions (B, N, K, C) -> (B, layers): every image through a network, their mean through another."""
 
-    def __init__(self, n_features: int, width: int, n_layers: int) -> None:
+    def __init__(self, n_condition: int, width: int, n_layers: int) -> None:
         super().__init__()
-        self.image = nn.Sequential(nn.Linear(n_features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.image = nn.Sequential(nn.Linear(n_condition, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.task = nn.Sequential(nn.Linear(width, width), nn.SiLU(), zero(nn.Linear(width, n_layers)))
 
-    def forward(self, support: Tensor) -> Tensor:
-        return self.task(self.image(support).mean((1, 2)))
+    def forward(self, condition: Tensor) -> Tensor:
+        return self.task(self.image(condition).mean((1, 2)))

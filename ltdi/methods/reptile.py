@@ -43,7 +43,7 @@ class Reptile(Method):
 
     takes = ("meta", "body")
     adapts = True
-    from_images = True
+    from_images, encodes = True, False
 
     def __init__(
         self,

@@ -12,6 +12,8 @@ PENALTIES = tuple(10.0**e for e in range(-3, 4))
 
 
 class Ridge(Method):
+    encodes = False
+
     def __init__(self, start: Start) -> None:
         super().__init__(start)
         self.register_buffer("penalty", torch.tensor(1.0))

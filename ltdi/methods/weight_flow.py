@@ -31,17 +31,17 @@ class WeightFlow(TrainedMethod):
         visited: share of the loss on states that the integration visits; the rest is on the recorded path.
     """
 
-    takes = ("denoiser", "meta")
+    takes = ("n_condition", "denoiser", "meta")
 
-    def __init__(self, start: Start, *, denoiser: Mapping, meta: Mapping, steps: int, noise: float, visited: float) -> None:
+    def __init__(self, start: Start, *, n_condition: int, denoiser: Mapping, meta: Mapping, steps: int, noise: float, visited: float) -> None:
         super().__init__(start, meta=meta)
         self.steps, self.noise, self.visited = steps, noise, visited
         sizes = {key: value for key, value in denoiser.items() if key != "name"}
-        self.network = DENOISERS[denoiser["name"]](start.head.space, "output", start.head.n_features, channels=1, **sizes)
+        self.network = DENOISERS[denoiser["name"]](start.head.space, "output", n_condition, channels=1, **sizes)
 
     def velocity(self, x: Tensor, u: Tensor, support: Support) -> Tensor:
         """v_φ(x, u, c) = dx/du (B, D)."""
-        return self.network(x[:, None], u, support.features)
+        return self.network(x[:, None], u, support.condition)
 
     @torch.no_grad()
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
