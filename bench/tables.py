@@ -1,5 +1,7 @@
 """``python -m bench.tables``: the readable tables of bench/results/, from the cells of `make bench` and from runs.csv."""
 
+from pathlib import Path
+
 import pandas as pd
 from ruamel.yaml import YAML
 
@@ -12,7 +14,7 @@ from pipeline.progress import say
 def main() -> None:
     bench = YAML(typ="safe").load(BENCH / "params.yaml")
     cells, missing = few_shot.load(bench)
-    components = ""
+    components = _components(RESULTS / "ablation.md")
     if cells:
         add("runs.csv", COLUMNS, few_shot.long_rows(cells, bench))
         write_text(RESULTS / "few_shot.md", few_shot.markdown(cells, missing, bench))
@@ -24,6 +26,12 @@ def main() -> None:
     write_text(RESULTS / "omniglot.md", _bar(runs[runs.variant.isin(["ltdi", "lvdi", "start", "control"])], bench))
     write_text(RESULTS / "ablation.md", _ablation(runs, bench, components))
     say(f"wrote {RESULTS / 'omniglot.md'} and ablation.md")
+
+
+def _components(file: Path) -> str:
+    """The components as last written: without the cells of `make bench` here they cannot be made anew."""
+    _, _, rest = file.read_text(encoding="utf-8").partition("## The components\n\n") if file.exists() else ("", "", "")
+    return rest.partition("\n## Every measured variant")[0]
 
 
 def _bar(runs: pd.DataFrame, bench: dict) -> str:
@@ -46,7 +54,7 @@ def _bar(runs: pd.DataFrame, bench: dict) -> str:
 
 def _ablation(runs: pd.DataFrame, bench: dict, components: str) -> str:
     """Table 1's components, then every measured variant against the best control of its own setting and seed."""
-    own = runs[runs.variant != "control"]
+    own = runs[~runs.variant.str.endswith("control")]
     rows = []
     for (setting, classes, method, variant), group in own.groupby(["setting", "train_classes", "method", "variant"]):
         rows.append([setting, str(classes), variant, method, _cell(group), _paired(group), f"{group.ms_batch_1.mean():.1f}", f"{group.seconds_meta_train.mean():.0f}"])

@@ -152,6 +152,12 @@ def test_tables_pool_seeds_and_say_what_is_missing(bench):
     assert "| ltdi | ltdi | 98.50" in tables._ablation(runs, bench, "")
 
 
+def test_the_components_are_kept_where_their_cells_are_not(tmp_path, bench):
+    assert tables._components(tmp_path / "ablation.md") == ""
+    (tmp_path / "ablation.md").write_text(tables._ablation(pd.DataFrame([row()]), bench, "C1: as measured\n"))
+    assert tables._components(tmp_path / "ablation.md") == "C1: as measured\n"
+
+
 def test_everything_in_the_params_is_made_of_known_keys(params, bench):
     for setting in bench["settings"]:
         for budget in bench["budgets"].values():
