@@ -12,6 +12,8 @@ from ltdi.encoder import Encoder, EncoderLoss, pretrain_encoder
 from ltdi.metrics import nearest_mean_accuracy
 from ltdi.tasks import TaskSource
 from ltdi.training import Training
+from pipeline.encoder import load_encoder
+from pipeline.files import load_start
 
 KNOBS = {"n_shot": 1, "classes_a_batch": 200, "query_images": 3, "seed": 0}
 
@@ -82,3 +84,11 @@ def test_training_resumes_bit_for_bit():
     torch.rand(7)
     assert first + list(pretrain_encoder(resumed, features, **KNOBS)) == rows
     assert_close(resumed.state_dict(), straight.state_dict(), rtol=0, atol=0)
+
+
+def test_the_stages_run_without_an_encoder(finished, write_params, run_stage, tmp_path):
+    params = write_params(tmp_path / "none", {"encoder.name": "none"})
+    for stage in ("pretrain_encoder", "collect_trajectories", "meta_train", "generate_weights", "evaluate"):
+        run_stage(stage, params, finished.data)
+    assert load_encoder(finished.data) is None
+    assert load_start(finished.data, torch.device("cpu")).blend == 0
