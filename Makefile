@@ -27,7 +27,7 @@ repro: $(READY) ## run the changed stages and show the table
 
 # what the paper says, where it says it; its noise schedule and inner steps it does not. β is bounded, because one
 # step of the sampler multiplies every error of ε by 1/√α
-PAPER := trajectories.start=fresh diffusion.steps=20 diffusion.schedule=linear diffusion.max_beta=0.9 \
+PAPER := encoder.name=none trajectories.start=fresh diffusion.steps=20 diffusion.schedule=linear diffusion.max_beta=0.9 \
 	diffusion.prediction=epsilon diffusion.weighting=theorem diffusion.visited=0.0 diffusion.start_noise=1.0 \
 	denoiser.name=unet meta.inner_steps=3 meta.inner_optimizer=adam meta.weight_loss=1.0 meta.query_loss=0.0 meta.fresh=0.0
 

@@ -51,7 +51,8 @@ def main(params_file: Path, data: Path) -> None:
     for each in built.values():
         each.prepare(train, trajectories, val)
     method = built.pop(name)
-    key = digest("meta", source_digest(), knobs, sizes, seed, start.state()[1], *body.state_dict().values(), trajectories.points, train.features, train.support)
+    known = [train.features] if train.encoded is None else [train.features, train.encoded]
+    key = digest("meta", source_digest(), knobs, sizes, seed, start.state()[1], *body.state_dict().values(), trajectories.points, *known, train.support)
     checkpoints, curve = Cache("checkpoints"), pd.DataFrame()
     started = time.monotonic()
     if any(True for _ in method.parameters()):
