@@ -188,7 +188,7 @@ class TaskSource:
         """
         n_classes, n_choices = features.shape[:2]
         if n_way > n_classes:
-            raise InputError(f"tasks.n_way = {n_way} is more than the {n_classes} classes of {split}; lower it")
+            raise InputError(f"tasks.n_way = {n_way} is more than the {n_classes} classes of {split}; lower it, or let tasks.transforms or tasks.val_transforms make further ones")
         if n_shot + n_query > n_choices:
             raise InputError(
                 f"tasks.n_shot + tasks.n_query = {n_shot} + {n_query} is more than the {n_choices} images of a class; lower one"

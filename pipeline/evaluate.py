@@ -22,7 +22,7 @@ def main(params_file: Path, data: Path) -> None:
     params = parameters.load(params_file, "evaluate")
     deterministic()
     where = device()
-    test = load_tasks(data)["meta_test"].to(where)
+    test = load_tasks(data, splits=["meta_test"])["meta_test"].to(where)
     start = load_start(data, where)
     recorded, kept = load_trajectories(data, "meta_test")
     timing = read_table(data / "weights" / "timing.parquet")

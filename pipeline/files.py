@@ -13,12 +13,18 @@ from ltdi.tasks import TaskSource
 from ltdi.trajectories import Start, Trajectories
 
 
-def load_tasks(data: Path, *, encoder: Callable[[Tensor], Tensor] | None = None, images_of: Collection[str] = ()) -> dict[str, TaskSource]:
-    """The tasks of every split, over the features of its images and what the encoder makes of them; of the splits
+def load_tasks(
+    data: Path,
+    *,
+    splits: Collection[str] | None = None,
+    encoder: Callable[[Tensor], Tensor] | None = None,
+    images_of: Collection[str] = (),
+) -> dict[str, TaskSource]:
+    """The tasks of the splits, or of all, over the features of their images and what the encoder makes of them; of the splits
     ``images_of`` over the images as well."""
     features, facts = read_tensors(data / "tasks" / "features.safetensors")
     table = read_table(data / "tasks" / "tasks.parquet")
-    sources = {split: TaskSource.from_table(features[split], table[table.split == split], facts["n_images"][split]) for split in table.split.unique()}
+    sources = {split: TaskSource.from_table(features[split], table[table.split == split], facts["n_images"][split]) for split in splits or table.split.unique()}
     if encoder is not None:
         sources = {split: source.with_encoded(encoder(source.features)) for split, source in sources.items()}
     if images_of:

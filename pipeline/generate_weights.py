@@ -34,7 +34,7 @@ def main(params_file: Path, data: Path) -> None:
     deterministic()
     where = device()
     encoder = load_encoder(data)
-    test = load_tasks(data, encoder=encoder, images_of=["meta_test"])["meta_test"].to(where)
+    test = load_tasks(data, splits=["meta_test"], encoder=encoder, images_of=["meta_test"])["meta_test"].to(where)
     encoder = encoder if encoder is None else encoder.to(where)
     if knobs.chain_task >= len(test):
         raise InputError(f"generate.chain_task = {knobs.chain_task} is not one of the {len(test)} meta-test tasks; lower it")

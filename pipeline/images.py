@@ -10,7 +10,8 @@ from pipeline.params import Augment, Data
 
 def image_sets(data: Data) -> dict[str, ImageSet]:
     """The splits of the data set, the meta-val classes among the meta-training ones if ``train_on_val``."""
-    splits = DATASETS[data.name](data.root, download=data.download)
+    size = {"size": data.mini_imagenet_size} if data.name == "mini_imagenet" else {}
+    splits = DATASETS[data.name](data.root, download=data.download, **size)
     if data.train_on_val:
         splits["meta_train"] = join(splits["meta_train"], splits["meta_val"])
     return splits

@@ -36,7 +36,7 @@ def main(params_file: Path, data: Path) -> None:
     where = device()
     names = [name, *(each for each in params.method.controls if each != name)]
     images_of = ["meta_train", "meta_val"] if any(method_class(each).from_images for each in names) else []
-    sources = {split: source.to(where) for split, source in load_tasks(data, encoder=load_encoder(data), images_of=images_of).items()}
+    sources = {split: source.to(where) for split, source in load_tasks(data, splits=["meta_train", "meta_val"], encoder=load_encoder(data), images_of=images_of).items()}
     start = load_start(data, where)
     trajectories, kept = load_trajectories(data, "meta_train")
     train = sources["meta_train"].rows(kept.to(where))

@@ -23,6 +23,7 @@ class Data(Section):
     root: Path
     download: bool
     train_on_val: bool
+    mini_imagenet_size: Annotated[int, Field(ge=16)]
 
 
 class Augment(Section):
@@ -64,6 +65,7 @@ class Tasks(Section):
     n_shot: Count
     n_query: Count
     transforms: Transforms
+    val_transforms: Transforms
     meta_train: Count
     meta_val: Count
     meta_test: Count

@@ -25,6 +25,7 @@ def main(params_file: Path, data: Path) -> None:
     splits = image_sets(params.data)
     facts = {"train_classes": len(splits["meta_train"].names), "n_images": {split: splits[split].images.shape[1] for split in SPLITS}}
     splits["meta_train"] = expand_classes(splits["meta_train"], tasks.transforms)
+    splits["meta_val"] = expand_classes(splits["meta_val"], tasks.val_transforms)
 
     features = _embed_all(body, splits, tasks)
     # scaled, not centred: the closed-form heads rely on features >= 0

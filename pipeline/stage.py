@@ -64,6 +64,7 @@ def precision(name: str, device: torch.device) -> torch.dtype:
 def deterministic() -> None:
     """The same machine gives the same bits."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # use_deterministic_algorithms does the same, and imports the compiler, which takes seconds
+    torch.set_deterministic_debug_mode("warn")
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True

@@ -408,6 +408,11 @@ def test_mini_imagenet_reads_what_the_tables_list(small_mini_imagenet):
         assert_close(colours, expected, atol=3, rtol=0)  # JPEG
 
 
+def test_mini_imagenet_at_another_size(small_mini_imagenet):
+    data = mini_imagenet.load(small_mini_imagenet, size=42)
+    assert all(data[split].images.shape == (2, 3, 3, 42, 42) for split in SPLITS)
+
+
 def test_mini_imagenet_as_a_zip(small_mini_imagenet):
     as_folder = mini_imagenet.load(small_mini_imagenet)
     zip_folder(small_mini_imagenet / "images")

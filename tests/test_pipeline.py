@@ -10,9 +10,13 @@ import subprocess
 from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from project import Project
 from ruamel.yaml import YAML
+
+from ltdi.store import read_table, read_tensors
 
 pytest.importorskip("dvc")
 
@@ -166,3 +170,16 @@ def test_the_papers_options_run_end_to_end(run_stage, write_params, tmp_path):
     metrics = json.loads((tmp_path / METRICS).read_text())
     assert 0 < metrics["accuracy"] < 1
     assert math.isfinite(metrics["weight_mse"])
+
+
+def test_turned_classes_where_meta_val_has_too_few(run_stage, write_params, finished, tmp_path):
+    """9 meta-val classes make no task of 10 ways; their quarter turns are 36."""
+    params = write_params(tmp_path / "wide", {"tasks.n_way": 10, "tasks.val_transforms": "rotations"})
+    before = read_tensors(finished.data / "tasks" / "features.safetensors")[0]
+    run_stage("prepare_tasks", params, finished.data)
+    features, images = (read_tensors(finished.data / "tasks" / f"{name}.safetensors")[0]["meta_val"] for name in ("features", "images"))
+    table = read_table(finished.data / "tasks" / "tasks.parquet")
+    drawn = np.stack(table[table.split == "meta_val"].classes)
+    assert drawn.shape == (20, 10) and drawn.max() >= 9
+    assert features.shape[0] == 36 and torch.equal(features[:9], before["meta_val"])
+    assert torch.equal(images[9:18], images[:9].rot90(1, (-2, -1)))

@@ -21,14 +21,14 @@ HOW_TO_GET = (
 )
 
 
-def load(root: Path, *, download: bool = False) -> dict[str, ImageSet]:
-    """Every split as (classes, images a class, 3, 84, 84), read from ``root`` or its folder ``mini-imagenet``."""
+def load(root: Path, *, download: bool = False, size: int = SIZE) -> dict[str, ImageSet]:
+    """Every split as (classes, images a class, 3, size, size), read from ``root`` or its folder ``mini-imagenet``."""
     root = Path(root)
     if download:
         raise InputError(f"mini-ImageNet cannot be downloaded: {HOW_TO_GET} in {root}")
     home = locate(root)
     found = find_images(home / "images")
-    return {split: _load_split(home / table, found) for split, table in TABLES.items()}
+    return {split: _load_split(home / table, found, size) for split, table in TABLES.items()}
 
 
 def locate(root: Path) -> Path:
@@ -44,7 +44,7 @@ def locate(root: Path) -> Path:
     return home
 
 
-def _load_split(table: Path, found: dict) -> ImageSet:
+def _load_split(table: Path, found: dict, size: int) -> ImageSet:
     classes = _read_table(table)
     files = [file for files in classes.values() for file in files]
     missing = [file for file in files if file not in found]
@@ -60,7 +60,7 @@ def _load_split(table: Path, found: dict) -> ImageSet:
                 f"{table} lists {len(classes[other])} images of class {other!r} but {len(classes[first])} of "
                 f"class {first!r}; all classes of a split must have equally many"
             )
-    images = read_images([found[file] for file in files], mode="RGB", size=SIZE)
+    images = read_images([found[file] for file in files], mode="RGB", size=size)
     return ImageSet(images.unflatten(0, (len(classes), -1)), tuple(classes))
 
 
