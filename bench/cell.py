@@ -5,6 +5,7 @@ The method "controls" stands for all controls, and for what is shown beside them
 
 import json
 import shutil
+from fnmatch import fnmatch
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ def main(
     folder = CELLS / setting / method
     shutil.rmtree(folder, ignore_errors=True)
     why = found["missing"]
-    if f"{setting}/{method}" in found["budget"]["leaves_out"]:
+    if any(fnmatch(f"{setting}/{method}", pattern) for pattern in found["budget"]["leaves_out"]):
         why = f"{method} is not in the budget {found['budget']['name']}; make bench BUDGET=cpu"
     if why:
         folder.mkdir(parents=True)

@@ -4,6 +4,7 @@
 """
 
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 from bench import BENCH, FOUND, ROOT
@@ -29,7 +30,7 @@ def main() -> None:
     missing: dict[str, str] = {}
     for setting, values in bench["settings"].items():
         data = values["data"]
-        if setting in budget["leaves_out"]:
+        if any(fnmatch(setting, pattern) for pattern in budget["leaves_out"]):
             why = f"not in the budget {name}; make bench BUDGET=cpu"
         else:
             why = _why_missing(data)

@@ -4,14 +4,16 @@ Both rest on features >= 0 (every body ends in ReLU): a first layer that is the 
 unchanged through the head's own ReLU, so that the second layer is a linear classifier.
 """
 
-from collections.abc import Callable
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ltdi.errors import InputError
-from ltdi.heads import Head, task_losses
-from ltdi.tasks import Query, Support, labelled
+from ltdi.heads import Head
+from ltdi.tasks import Query, labelled
+
+PENALTIES = tuple(10.0**e for e in range(-3, 4))
+TEMPERATURES = tuple(2.0 ** (e / 2) for e in range(-20, 17))
 
 
 def prototype_head(head: Head, means: Tensor, temperature: float) -> Tensor:
@@ -20,13 +22,13 @@ def prototype_head(head: Head, means: Tensor, temperature: float) -> Tensor:
     return linear_head(head, 2 * temperature * means, -temperature * means.square().sum(-1))
 
 
-def ridge_head(head: Head, support: Support, penalty: float, temperature: float) -> Tensor:
-    """Ridge regression of ±1 labels on centred features as weights (B, D) (Bertinetto et al. 2019), logits times τ.
+def ridge_head(head: Head, features: Tensor, penalty: float, temperature: float) -> Tensor:
+    """Ridge regression of ±1 labels on centred support features (B, N, K, F) as weights (B, D) (Bertinetto et al. 2019), logits times τ.
 
     Solved in the space of the N·K support images, which are fewer than features.
     """
-    B, N, K, _ = support.features.shape
-    x = support.features.flatten(1, 2)
+    B, N, K, _ = features.shape
+    x = features.flatten(1, 2)
     centre = x.mean(1, keepdim=True)
     y = 2 * torch.eye(N, dtype=x.dtype, device=x.device).repeat_interleave(K, 0).expand(B, -1, -1) - 1
     offset = y.mean(1, keepdim=True)
@@ -39,25 +41,24 @@ def ridge_head(head: Head, support: Support, penalty: float, temperature: float)
 
 def linear_head(head: Head, weight: Tensor, bias: Tensor) -> Tensor:
     """A linear classifier, weight (B, N, F) and bias (B, N), as weights (B, D); spare hidden units stay zero."""
-    B, N, F = weight.shape
-    if head.hidden < F:
-        raise InputError(f"trajectories.hidden = {head.hidden} is less than the body's {F} features; a closed form needs at least as many")
+    B, N, n_features = weight.shape
+    if head.hidden < n_features:
+        raise InputError(f"trajectories.hidden = {head.hidden} is less than the body's {n_features} features; a closed form needs at least as many")
     zeros = weight.new_zeros
     return head.space.flatten(
         {
-            "hidden.weight": torch.eye(head.hidden, F, dtype=weight.dtype, device=weight.device).expand(B, -1, -1),
+            "hidden.weight": torch.eye(head.hidden, n_features, dtype=weight.dtype, device=weight.device).expand(B, -1, -1),
             "hidden.bias": zeros(B, head.hidden),
-            "output.weight": torch.cat([weight, zeros(B, N, head.hidden - F)], dim=-1),
+            "output.weight": torch.cat([weight, zeros(B, N, head.hidden - n_features)], dim=-1),
             "output.bias": bias,
         }
     )
 
 
-TEMPERATURES = tuple(2.0 ** (e / 2) for e in range(-20, 9))
-
-
-def calibrated_temperature(head: Head, head_of: Callable[[float], Tensor], query: Query) -> tuple[float, float]:
-    """The τ of ``TEMPERATURES`` whose heads ``head_of(τ)`` (B, D) give the least mean cross-entropy on ``query``, and that."""
+def calibrated_temperature(head: Head, w: Tensor, query: Query) -> tuple[float, float]:
+    """The τ of ``TEMPERATURES`` at which heads give the least mean cross-entropy on ``query``, and that. Their logits are
+    linear in τ; w (B, D) are the heads at τ = 1."""
     features, labels = labelled(query.features)
-    losses = [task_losses(head, head_of(temperature), features, labels).mean().item() for temperature in TEMPERATURES]
+    logits, labels = head(w, features).flatten(0, 1), labels.flatten()
+    losses = [F.cross_entropy(temperature * logits, labels).item() for temperature in TEMPERATURES]
     return TEMPERATURES[losses.index(min(losses))], min(losses)

@@ -2,13 +2,14 @@
 
 import inspect
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from ltdi import adaptation, closed_form, heads, trajectories, weights
-from ltdi.closed_form import calibrated_temperature
+from ltdi.closed_form import PENALTIES, calibrated_temperature
 from ltdi.errors import InputError
 from ltdi.heads import Head
 from ltdi.seeding import generator
@@ -72,16 +73,21 @@ def _start(sources: dict[str, TaskSource], knobs: parameters.Trajectories, seed:
     task = val.batch(torch.arange(len(val)))
     head = Head(val.features.shape[-1], knobs.hidden, val.classes.shape[1])
     shared = head.initial(1, generator(seed, "shared start"))[0].to(val.features.device)
-    start = Start(head, knobs.start, shared, temperature=1.0, ridge=1.0, blend=0.0)
+    start = Start(head, knobs.start, shared, temperature=1.0, ridge=1.0)
     if knobs.start not in ("prototype", "ridge", "encoded"):
         return start
-    blends = BLENDS if knobs.start == "encoded" else (start.blend,)
+    blends = BLENDS if knobs.start == "encoded" and val.encoded is not None else (start.blend,)
+    forms = []
+    if knobs.start != "ridge":
+        forms.append(replace(start, form="prototype"))
+    if knobs.start != "prototype":
+        forms += [replace(start, form="ridge", ridge=penalty) for penalty in PENALTIES]
     candidates = []
-    for blend in blends:
-        temperature, loss = calibrated_temperature(head, lambda tau: replace(start, temperature=tau, blend=blend).centre(task.support), task.query)
-        candidates.append((loss, temperature, blend))
-    _, temperature, blend = min(candidates)
-    return replace(start, temperature=temperature, blend=blend)
+    for form, blend in product(forms, blends):
+        candidate = replace(form, blend=blend)
+        temperature, loss = calibrated_temperature(head, candidate.centre(task.support), task.query)
+        candidates.append((loss, replace(candidate, temperature=temperature)))
+    return min(candidates, key=lambda each: each[0])[1]
 
 
 def _description(source: TaskSource, tasks: torch.Tensor) -> str:

@@ -37,7 +37,7 @@ def query():
 
 HEADS = {
     "prototype": lambda head, support: prototype_head(head, support.class_means, 0.7),
-    "ridge": lambda head, support: ridge_head(head, support, 0.3, 2.0),
+    "ridge": lambda head, support: ridge_head(head, support.features, 0.3, 2.0),
 }
 
 
@@ -76,16 +76,16 @@ def test_ridge_solves_the_normal_equations(head, support, query, penalty):
     weight = torch.linalg.solve(gram, (x - x_mean).mT @ (y - y_mean))
     inputs, _ = labelled(query.features)
     expected = (inputs.double() - x_mean) @ weight + y_mean
-    logits = head(ridge_head(head, support, penalty, temperature=2.0), inputs)
+    logits = head(ridge_head(head, support.features, penalty, temperature=2.0), inputs)
     assert_close(logits.double(), 2 * expected, rtol=1e-3, atol=1e-3)
 
 
 def test_ridge_without_penalty_passes_through_its_labels_and_with_much_through_their_mean(head, support):
     few = Support(support.features[:, :, :2])
     inputs, labels = labelled(few.features)
-    exact = head(ridge_head(head, few, 1e-5, 1.0), inputs)
+    exact = head(ridge_head(head, few.features, 1e-5, 1.0), inputs)
     assert_close(exact, 2 * torch.nn.functional.one_hot(labels, N).float() - 1, rtol=0, atol=1e-2)
-    flat = head(ridge_head(head, few, 1e9, 1.0), inputs)
+    flat = head(ridge_head(head, few.features, 1e9, 1.0), inputs)
     assert_close(flat, torch.full_like(flat, 2 / N - 1), rtol=0, atol=1e-4)
 
 
@@ -115,7 +115,7 @@ def test_permuting_the_classes_permutes_the_logits(head, support, query, closed_
 def test_the_temperature_multiplies_the_logits(head, support, query):
     inputs, _ = labelled(query.features)
     assert_close(head(prototype_head(head, support.class_means, 3.0), inputs), 3 * head(prototype_head(head, support.class_means, 1.0), inputs))
-    assert_close(head(ridge_head(head, support, 0.5, 3.0), inputs), 3 * head(ridge_head(head, support, 0.5, 1.0), inputs), rtol=1e-4, atol=1e-5)
+    assert_close(head(ridge_head(head, support.features, 0.5, 3.0), inputs), 3 * head(ridge_head(head, support.features, 0.5, 1.0), inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_spare_hidden_units_are_zero(support, closed_form):
@@ -132,16 +132,17 @@ def test_fewer_hidden_units_than_features_are_refused(support, closed_form):
 
 
 def test_the_calibrated_temperature_is_the_best_of_its_grid(head, support, query):
-    tau, least = calibrated_temperature(head, lambda tau: prototype_head(head, support.class_means, tau), query)
+    tau, least = calibrated_temperature(head, prototype_head(head, support.class_means, 1.0), query)
     inputs, labels = labelled(query.features)
     losses = torch.stack([task_losses(head, prototype_head(head, support.class_means, t), inputs, labels).mean() for t in TEMPERATURES])
     assert TEMPERATURES[0] < tau < TEMPERATURES[-1]
     assert tau == TEMPERATURES[losses.argmin()]
+    assert least == pytest.approx(losses.min().item(), rel=1e-5)
 
 
 def test_the_calibrated_temperature_undoes_a_scale_of_the_features(head, support, query):
     def calibrated(scale):
         scaled = Support(scale * support.features)
-        return calibrated_temperature(head, lambda tau: prototype_head(head, scaled.class_means, tau), Query(scale * query.features))[0]
+        return calibrated_temperature(head, prototype_head(head, scaled.class_means, 1.0), Query(scale * query.features))[0]
 
     assert calibrated(2.0) == calibrated(1.0) / 4

@@ -70,7 +70,7 @@ def test_each_kind_starts_where_it_says(source):
     expected = {
         "shared": start_of("shared").shared.expand(3, -1),
         "prototype": prototype_head(HEAD, support.class_means, 0.5),
-        "ridge": ridge_head(HEAD, support, 0.3, 0.5),
+        "ridge": ridge_head(HEAD, support.features, 0.3, 0.5),
     }
     for kind, w in expected.items():
         assert_close(start_of(kind).draw(support, TASKS, seed=0), w)
@@ -88,6 +88,15 @@ def test_the_encoded_start_lies_between_the_two_prototypes(source):
     assert_close(replace(start, blend=1.0).centre(guessed), prototype_head(HEAD, guessed.encoded.mean(2), 0.5))
     for plain in (start.centre(known), replace(start, blend=0.0).centre(guessed), start_of("prototype").centre(guessed)):
         assert_close(plain, prototype_head(HEAD, known.class_means, 0.5))
+
+
+def test_the_encoded_start_takes_the_form_that_was_chosen(source):
+    known = source.support_of(TASKS)
+    guessed = Support(known.features, None, features("guessed")[source.classes[TASKS]][:, :, :K])
+    ridge = replace(start_of("encoded"), form="ridge")
+    assert_close(ridge.centre(guessed), ridge_head(HEAD, torch.lerp(known.features, guessed.encoded, 0.25), 0.3, 0.5))
+    assert_close(ridge.centre(known), start_of("ridge").centre(known))
+    assert Start.from_state(*ridge.state()).form == "ridge"
 
 
 def test_fresh_starts_are_gaussian_and_each_tasks_own(source):

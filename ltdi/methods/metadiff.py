@@ -69,7 +69,7 @@ class MetaDiff(Method):
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         task = val.batch(torch.arange(len(val)))
         means = self.start.features(task.support).mean(2)
-        self.temperature.fill_(calibrated_temperature(self.head, lambda temperature: self.head_of(means, temperature), task.query)[0])
+        self.temperature.fill_(calibrated_temperature(self.head, self.head_of(means, 1.0), task.query)[0])
 
     def head_of(self, rows: Tensor, temperature: float) -> Tensor:
         """Class weights (B, N, F) as a head (B, D)."""

@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor
 
-from ltdi.closed_form import ridge_head
+from ltdi.closed_form import PENALTIES, ridge_head
 from ltdi.methods.base import Method, query_accuracies
 from ltdi.tasks import Support, TaskSource
 from ltdi.trajectories import Start, Trajectories
-
-PENALTIES = tuple(10.0**e for e in range(-3, 4))
 
 
 class Ridge(Method):
@@ -19,8 +17,8 @@ class Ridge(Method):
         self.register_buffer("penalty", torch.tensor(1.0))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        scores = [query_accuracies(self, val, lambda s: ridge_head(self.head, s, penalty, 1.0)).mean().item() for penalty in PENALTIES]
+        scores = [query_accuracies(self, val, lambda s: ridge_head(self.head, s.features, penalty, 1.0)).mean().item() for penalty in PENALTIES]
         self.penalty.fill_(PENALTIES[scores.index(max(scores))])
 
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return ridge_head(self.head, support, self.penalty.item(), 1.0)
+        return ridge_head(self.head, support.features, self.penalty.item(), 1.0)
