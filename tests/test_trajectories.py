@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from ltdi import trajectories
 from ltdi.adaptation import adapt
 from ltdi.closed_form import prototype_head, ridge_head
 from ltdi.heads import Head, task_losses
@@ -236,3 +237,13 @@ def test_a_trajectory_with_any_number_that_is_not_finite_is_not():
     trajectories = Trajectories(points, torch.zeros(4, 3), torch.zeros(4, 3))
     assert trajectories.finite.tolist() == [True, False, False, True]
     assert replace(trajectories, points=points[:1]).finite.tolist() == [True]
+
+
+@pytest.mark.parametrize("fit_on", ["class", "support"])
+def test_in_how_many_parts_tasks_are_collected_makes_no_difference(fit_on, kind, source, monkeypatch):
+    tasks = torch.tensor([4, 0, 5, 2, 1])
+    whole = run(kind, source, tasks, fit_on=fit_on)
+    monkeypatch.setattr(trajectories, "TASKS_TOGETHER", 2)
+    parts = run(kind, source, tasks, fit_on=fit_on)
+    for name in ("points", "losses", "accuracies"):
+        assert_close(getattr(parts, name), getattr(whole, name))
