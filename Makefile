@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test paper compare bench bench-omniglot show lock clean
+.PHONY: help setup repro test paper compare bench bench-omniglot ablation show lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ bench-omniglot: BUDGET := $(or $(BUDGET),cpu)
 bench-omniglot: $(READY) ## Lt-Di and the controls on Omniglot: LTDI_DATA=<folder> SEEDS="0 1 2" BUDGET=cpu|full
 	LTDI_DATA=$(LTDI_DATA) python -m bench.run $(FOUR:%=--setting omniglot-%) $(SEEDS:%=--seed %) --budget $(BUDGET) --variant ltdi --variant lvdi
 	LTDI_DATA=$(LTDI_DATA) python -m bench.run $(FOUR:%=--setting omniglot-%) $(SEEDS:%=--seed %) --budget $(BUDGET) --variant ltdi --train-on-val
+	python -m bench.tables
+
+ablation: $(READY) ## what each part of the method does, on the embedded glyphs: SEEDS="0 1 2"
+	python -m bench.run --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation --base alone --variant all
 	python -m bench.tables
 
 test: $(READY) ## the whole test suite

@@ -5,5 +5,5 @@ from pathlib import Path
 BENCH = Path(__file__).parent
 ROOT = BENCH.parent
 RESULTS = BENCH / "results"
-FOUND, CELLS = BENCH / "work" / "found", BENCH / "work" / "cells"
+PLAN, CELLS = BENCH / "work" / "plan", BENCH / "work" / "cells"
 RUNS = ROOT / "runs"

@@ -4,38 +4,26 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench import BENCH, CELLS, ROOT, RUNS
-from bench.find import data_root
+from bench import ROOT, RUNS
+from bench.plan import data_root, load_yaml
 from bench.rows import commit, machine
-from bench.stages import changes_of, load_yaml, override, run_stages
+from bench.stages import run_stages
 from ltdi.store import read_json, read_table, read_tensors, write_json, write_table
-from pipeline.progress import say
 
 
-def measure(setting: str, method: str, budget: dict) -> None:
-    """Run a cell for all seeds of the budget and write what the tables need of it."""
-    bench, folder = load_yaml(BENCH / "params.yaml"), CELLS / setting / method
-    say(f"bench: {setting} {method}, {budget['label']}")
+def measure(plan: dict, folder: Path) -> None:
+    """Run a cell that bench/plan.py has written down and write what the tables need of it."""
     scores, times, facts = [], [], {}
-    for seed in budget["seeds"]:
-        data = run_stages(cell_params(bench, setting, method, budget, seed), RUNS)
+    place = {"root": str(data_root()), "download": False}
+    methods = load_yaml(ROOT / "params.yaml")["methods"] | plan["params"]["methods"]
+    for seed in plan["seeds"]:
+        data = run_stages(plan["params"] | {"seed": seed, "data": plan["params"]["data"] | place, "methods": methods}, RUNS)
         scores.append(read_table(data / "results" / "per_task.parquet")[["method", "task", "accuracy"]].assign(seed=seed))
         times.append(read_table(data / "weights" / "timing.parquet").assign(seed=seed))
         facts[str(seed)] = _facts(data)
     write_table(folder / "per_task.parquet", pd.concat(scores, ignore_index=True))
     write_table(folder / "timing.parquet", pd.concat(times, ignore_index=True))
-    write_json(folder / "cell.json", {"missing": "", "budget": budget["name"], "device": machine(), "commit": commit(), "seeds": facts})
-
-
-def cell_params(bench: dict, setting: str, method: str, budget: dict, seed: int) -> dict:
-    """The params of one run of a cell; ``budget`` is one of bench/params.yaml."""
-    changes = changes_of(bench, setting, budget) | {"data.root": str(data_root()), "seed": seed}
-    if method == "controls":
-        first, *others = [*bench["controls"], *bench["beside"]]
-        changes |= {"method.name": first, "method.controls": others}
-    else:
-        changes |= {"method.name": method, "method.controls": []} | bench["methods"][method] | budget["methods"].get(method, {})
-    return override(load_yaml(ROOT / "params.yaml"), changes)
+    write_json(folder / "cell.json", {"missing": "", "budget": plan["budget"], "device": machine(), "commit": commit(), "seeds": facts})
 
 
 def _facts(data: Path) -> dict:

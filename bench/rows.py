@@ -12,7 +12,7 @@ from bench import RESULTS
 from ltdi.store import write_text
 from pipeline.stage import device
 
-KEY = ["setting", "method", "variant", "train_classes", "seed"]
+KEY = ["setting", "method", "variant", "train_classes", "seed", "beside"]
 COLUMNS = (
     "setting,method,variant,train_classes,seed,tasks,accuracy,ci95,best_control,paired_diff,paired_ci95,"
     "ms_batch_1,ms_batch_64,seconds_meta_train,device,commit"
@@ -26,10 +26,11 @@ CHOICE_COLUMNS = (
 
 def add(name: str, columns: list[str], rows: list[dict]) -> None:
     """Put rows into a long table, in the place of older rows of the same cells."""
+    key = [name for name in KEY if name in columns]
     file, new = RESULTS / name, pd.DataFrame(rows)
     if file.exists():
-        new = pd.concat([pd.read_csv(file, dtype={"commit": str}), new]).drop_duplicates(KEY, keep="last")
-    write_text(file, new.reindex(columns=columns).sort_values(KEY).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        new = pd.concat([pd.read_csv(file, dtype={"commit": str}), new]).drop_duplicates(key, keep="last")
+    write_text(file, new.reindex(columns=columns).sort_values(key).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def machine() -> str:

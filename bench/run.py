@@ -1,5 +1,6 @@
 """``python -m bench.run``: measure rows of bench/params.yaml and add them to bench/results/runs.csv."""
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +8,9 @@ import torch
 import typer
 
 from bench import BENCH, ROOT
+from bench.plan import changes_of, load_yaml, override
 from bench.rows import BESIDE_COLUMNS, CHOICE_COLUMNS, COLUMNS, add, commit, machine
-from bench.stages import changes_of, load_yaml, override, run_stages
+from bench.stages import run_stages
 from ltdi.errors import InputError
 from ltdi.metrics import best_and_paired, mean_and_ci95
 from ltdi.store import read_json, read_table, read_tensors
@@ -17,7 +19,8 @@ from pipeline.progress import say
 
 def main(
     setting: Annotated[list[str], typer.Option(help="A setting of bench/params.yaml; may be repeated.")],
-    variant: Annotated[list[str], typer.Option(help="A variant of bench/params.yaml; may be repeated.")] = ["ltdi"],
+    variant: Annotated[list[str], typer.Option(help="A variant of bench/params.yaml, or all; may be repeated.")] = ["ltdi"],
+    base: Annotated[str, typer.Option(help="What the variants change: a base of bench/params.yaml.")] = "defaults",
     seed: Annotated[list[int], typer.Option(help="May be repeated.")] = [0],
     train_on_val: Annotated[bool, typer.Option(help="Train on the meta-val classes too (final rows).")] = False,
     budget: Annotated[str, typer.Option(help="A budget of bench/params.yaml.")] = "cpu",
@@ -25,16 +28,23 @@ def main(
     runs: Annotated[Path, typer.Option(help="Where the stages' outputs are kept.")] = Path("runs"),
 ) -> None:
     defaults, bench = load_yaml(ROOT / "params.yaml"), load_yaml(BENCH / "params.yaml")
+    prefix = "" if base == "defaults" else f"{base}_"
+
+    def params_of(setting: str, variant: str, seed: int) -> dict:
+        _pick(bench["settings"], setting, "setting")
+        changes = changes_of(bench, setting, _pick(bench["budgets"], budget, "budget"))
+        changes |= {"method.controls": [*bench["controls"], *bench["beside"]]} | _pick(bench["bases"], base, "base") | _pick(bench["variants"], variant, "variant")
+        changes |= bench["train_on_val"] if train_on_val else {}
+        return override(defaults, changes | {"seed": seed, "data.train_on_val": train_on_val, "data.root": str(root)})
+
     try:
-        for each_seed in seed:
-            for each_setting in setting:
-                for each_variant in variant:
-                    _pick(bench["settings"], each_setting, "setting")
-                    changes = changes_of(bench, each_setting, _pick(bench["budgets"], budget, "budget"))
-                    changes |= {"method.controls": [*bench["controls"], *bench["beside"]]} | _pick(bench["variants"], each_variant, "variant")
-                    changes |= bench["train_on_val"] if train_on_val else {}
-                    changes |= {"seed": each_seed, "data.train_on_val": train_on_val, "data.root": str(root)}
-                    _measure(override(defaults, changes), bench, each_setting, each_variant, runs)
+        for each_seed, each_setting, each_variant in product(seed, setting, bench["variants"] if variant == ["all"] else variant):
+            say(f"bench: {each_setting} {prefix}{each_variant} seed {each_seed}{' (meta-val classes train too)' if train_on_val else ''}")
+            params = params_of(each_setting, each_variant, each_seed)
+            data = run_stages(params, runs)
+            # what a variant changes is told from chance only beside Lt-Di on the same tasks
+            beside = {} if each_variant == "ltdi" else {"ltdi": run_stages(params_of(each_setting, "ltdi", each_seed), runs)}
+            _write(params, data, beside, bench, each_setting, prefix, each_variant)
     except InputError as error:
         say(f"bench: {error}")
         raise SystemExit(2) from error
@@ -46,10 +56,8 @@ def _pick(choices: dict, name: str, kind: str) -> dict:
     return dict(choices[name] or {})
 
 
-def _measure(params: dict, bench: dict, setting: str, variant: str, runs: Path) -> None:
-    """Run one cell and write its rows: what it chose by, on meta-val, and what it reports, on meta-test."""
-    say(f"bench: {setting} {variant} seed {params['seed']}{' (meta-val classes train too)' if params['data']['train_on_val'] else ''}")
-    data = run_stages(params, runs)
+def _write(params: dict, data: Path, beside: dict[str, Path], bench: dict, setting: str, prefix: str, variant: str) -> None:
+    """A run's rows: what it chose by, on meta-val, and what it reports, on meta-test, beside the controls and beside other runs."""
     metrics, chosen = read_json(data / "results" / "metrics.json"), read_json(data / "model" / "metrics.json")
     common = {
         "setting": setting,
@@ -58,22 +66,29 @@ def _measure(params: dict, bench: dict, setting: str, variant: str, runs: Path) 
         "device": machine(),
         "commit": commit(),
     }
-    own = common | {"method": metrics["method"], "variant": variant, "seconds_meta_train": round(chosen["seconds"], 1)}
-    scores = {name: torch.tensor(table.accuracy.to_numpy()) for name, table in read_table(data / "results" / "per_task.parquet").groupby("method")}
+    own = common | {"method": metrics["method"], "variant": prefix + variant, "seconds_meta_train": round(chosen["seconds"], 1)}
+    scores = _scores(data)
     controls = {name: scores[name] for name in bench["controls"] if name in scores}
     rows = [_row(metrics, params) | own | _compared(scores[metrics["method"]], controls)]
+    others = {name: _scores(folder)[name] for name, folder in beside.items()}
     for name, values in metrics["controls"].items():
         if name in controls:
             rows.append(_row(values, params) | common | {"method": name, "variant": "control"})
         else:
-            rows.append(_row(values, params) | common | {"method": name, "variant": name} | _compared(scores[name], controls))
-            difference, ci95 = mean_and_ci95(scores[metrics["method"]] - scores[name])
-            add("beside.csv", BESIDE_COLUMNS, [own | {"tasks": params["tasks"]["meta_test"], "beside": name, "paired_diff": difference, "paired_ci95": ci95}])
+            rows.append(_row(values, params) | common | {"method": name, "variant": prefix + name} | _compared(scores[name], controls))
+            others[name] = scores[name]
+    differences = {name: mean_and_ci95(scores[metrics["method"]] - other) for name, other in others.items()}
+    add("beside.csv", BESIDE_COLUMNS, [own | {"tasks": params["tasks"]["meta_test"], "beside": name, "paired_diff": mean, "paired_ci95": ci95} for name, (mean, ci95) in differences.items()])
     rows.append(common | {"method": "ceiling", "variant": "control", "tasks": params["tasks"]["meta_test"], **metrics["ceiling"]})
     add("runs.csv", COLUMNS, rows)
     choice = own | {"tasks": params["tasks"]["meta_val"], "val_accuracy": chosen["val_accuracy"]}
     choice |= {"val_best_control": chosen["best_control"], "val_paired_diff": chosen["paired"]["difference"], "val_paired_ci95": chosen["paired"]["ci95"]}
     add("choices.csv", CHOICE_COLUMNS, [choice])
+
+
+def _scores(data: Path) -> dict[str, torch.Tensor]:
+    """The accuracy of each meta-test task by method."""
+    return {name: torch.tensor(table.accuracy.to_numpy()) for name, table in read_table(data / "results" / "per_task.parquet").groupby("method")}
 
 
 def _compared(own: torch.Tensor, controls: dict[str, torch.Tensor]) -> dict:

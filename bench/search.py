@@ -11,9 +11,9 @@ import pandas as pd
 import typer
 
 from bench import BENCH, RESULTS, RUNS
-from bench.measure import cell_params
+from bench.plan import cell_params, data_root, load_yaml, override
 from bench.rows import machine
-from bench.stages import load_yaml, override, run_stages
+from bench.stages import run_stages
 from ltdi.errors import InputError
 from ltdi.store import read_json, write_text
 from pipeline.progress import say
@@ -30,7 +30,7 @@ def main(
     try:
         for each in method or bench["methods"]:
             for candidate in bench["search"][each]:
-                params = override(cell_params(bench, setting, each, bench["budgets"][budget], seed=0), candidate)
+                params = override(cell_params(bench, setting, each, bench["budgets"][budget]), {"seed": 0, "data.root": str(data_root())} | candidate)
                 metrics = read_json(run_stages(params, RUNS, until="meta_train") / "model" / "metrics.json")
                 row = {"setting": setting, "method": each, "candidate": str(candidate)}
                 row |= {"val_accuracy": metrics["val_accuracy"], "seconds": metrics["seconds"], "device": machine()}

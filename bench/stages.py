@@ -7,14 +7,11 @@ checkpoint, where it was.
 
 import shutil
 from collections.abc import Callable
-from copy import deepcopy
-from functools import cache
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from bench import ROOT
-from ltdi.errors import InputError
+from bench.plan import code_of
 from ltdi.store import digest
 from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body, pretrain_encoder
 
@@ -30,35 +27,6 @@ STAGES = {
 }
 
 
-def load_yaml(path: Path) -> dict:
-    return YAML(typ="safe").load(path)
-
-
-def override(params: dict, changes: dict[str, object]) -> dict:
-    """A copy of ``params`` with dotted keys set, e.g. ``{"tasks.n_way": 20}``.
-
-    Raises:
-        InputError: a key that ``params`` does not have.
-    """
-    params = deepcopy(params)
-    for key, value in changes.items():
-        *sections, last = key.split(".")
-        place = params
-        for section in sections:
-            place = place.get(section) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
-            raise InputError(f"bench: {key} = {value!r} is not a key of params.yaml; correct the name")
-        place[last] = value
-    return params
-
-
-def changes_of(bench: dict, setting: str, budget: dict) -> dict[str, object]:
-    """What a setting and a budget of bench/params.yaml change in params.yaml, by dotted key."""
-    values = dict(bench["settings"][setting])
-    data = values.pop("data")
-    return bench["data"][data] | values | budget["overrides"] | budget["data"].get(data, {})
-
-
 def run_stages(params: dict, runs: Path, *, until: str = "evaluate") -> Path:
     """Run what has not been run, up to a stage; the folder that holds all outputs, as links."""
     key, folders = "", {}
@@ -72,7 +40,8 @@ def run_stages(params: dict, runs: Path, *, until: str = "evaluate") -> Path:
             identity = chosen | {"methods": {name: chosen["methods"].get(name) for name in named}}
         else:
             identity = chosen
-        key = digest(stage, key, {section: _identity(value) for section, value in identity.items()}, code_of(stage, params["method"]["name"]))
+        code = code_of(stage, params["method"]["name"], controls=bool(params["method"]["controls"]))
+        key = digest(stage, key, {section: _identity(value) for section, value in identity.items()}, code)
         folder = runs / stage / key[:16]
         if not (folder / "done").exists():
             _run(module.main, params | chosen, folder, folders, output)
@@ -81,15 +50,6 @@ def run_stages(params: dict, runs: Path, *, until: str = "evaluate") -> Path:
         if stage == until:
             return folder / "data"
     raise ValueError(f"no stage {until!r}")
-
-
-@cache
-def code_of(stage: str, method: str) -> str:
-    """A name for the code that a stage runs: the files that dvc.yaml declares as its deps."""
-    deps = load_yaml(ROOT / "dvc.yaml")["stages"][stage]["deps"]
-    paths = [ROOT / dep.replace("${method.name}", method) for dep in deps if dep.startswith(("ltdi/", "pipeline/"))]
-    files = {file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])}
-    return digest(*(f"{file.relative_to(ROOT)}\n{file.read_text(encoding='utf-8')}" for file in sorted(files) if file.exists()))
 
 
 def _identity(section: object) -> object:

@@ -24,7 +24,7 @@ def main() -> None:
     runs = pd.read_csv(RESULTS / "runs.csv")
     runs = runs[~runs.variant.str.startswith("few_shot")]
     write_text(RESULTS / "omniglot.md", _bar(runs[runs.variant.isin(["ltdi", "lvdi", "start", "control"])], bench))
-    write_text(RESULTS / "ablation.md", _ablation(runs, bench, components))
+    write_text(RESULTS / "ablation.md", _ablation(runs, pd.read_csv(RESULTS / "beside.csv"), bench, components))
     say(f"wrote {RESULTS / 'omniglot.md'} and ablation.md")
 
 
@@ -52,15 +52,27 @@ def _bar(runs: pd.DataFrame, bench: dict) -> str:
     return head + _markdown(["head", "training classes", *(each.removeprefix("omniglot-") for each in settings)], rows)
 
 
-def _ablation(runs: pd.DataFrame, bench: dict, components: str) -> str:
-    """Table 1's components, then every measured variant against the best control of its own setting and seed."""
+def _ablation(runs: pd.DataFrame, beside: pd.DataFrame, bench: dict, components: str) -> str:
+    """Table 1's components, then every measured variant against the best control of its own setting and seed, and against Lt-Di."""
     own = runs[~runs.variant.str.endswith("control")]
+    alone = own.variant.str.startswith("alone_")
+    text = f"# Ablations, accuracy in percent\n\n## The components\n\n{components}\n## Every measured variant, best first within a setting\n\n"
+    text += _caption(own[~alone]) + _variants(own[~alone], beside)
+    if alone.any():
+        base = ", ".join(f"{key} = {value}" for key, value in bench["bases"]["alone"].items())
+        text += f"\n## The chain alone\n\nWhat is changed here is changed in a chain that has no closed form to begin at and no encoder: {base}.\n\n"
+        text += _caption(own[alone]) + _variants(own[alone], beside)
+    return text
+
+
+def _variants(runs: pd.DataFrame, beside: pd.DataFrame) -> str:
     rows = []
-    for (setting, classes, method, variant), group in own.groupby(["setting", "train_classes", "method", "variant"]):
-        rows.append([setting, str(classes), variant, method, _cell(group), _paired(group), f"{group.ms_batch_1.mean():.1f}", f"{group.seconds_meta_train.mean():.0f}"])
+    for (setting, classes, method, variant), group in runs.groupby(["setting", "train_classes", "method", "variant"]):
+        pairs = beside[(beside.setting == setting) & (beside.train_classes == classes) & (beside.variant == variant) & (beside.beside == "ltdi")]
+        differences = [_paired(group), "" if pairs.empty else _difference(pairs)]
+        rows.append([setting, str(classes), variant.removeprefix("alone_"), method, _cell(group), *differences, f"{group.ms_batch_1.mean():.1f}", f"{group.seconds_meta_train.mean():.0f}"])
     rows.sort(key=lambda row: (row[0], row[1], -float(row[5].split()[0])))
-    head = f"# Ablations, accuracy in percent\n\n## The components\n\n{components}\n## Every measured variant, best first within a setting\n\n" + _caption(own)
-    return head + _markdown(["setting", "training classes", "variant", "method", "accuracy", "− best control, paired", "ms, batch 1", "meta-training, s"], rows)
+    return _markdown(["setting", "training classes", "variant", "method", "accuracy", "− best control, paired", "− Lt-Di, paired", "ms, batch 1", "meta-training, s"], rows)
 
 
 def _cell(group: pd.DataFrame) -> str:
@@ -74,8 +86,11 @@ def _cell(group: pd.DataFrame) -> str:
 def _paired(group: pd.DataFrame) -> str:
     if group.empty:
         return "missing"
-    names = "/".join(sorted(set(group.best_control)))
-    return f"{100 * group.paired_diff.mean():+.3f} ± {100 * _pooled(group.paired_ci95):.3f} ({names})"
+    return f"{_difference(group)} ({'/'.join(sorted(set(group.best_control)))})"
+
+
+def _difference(group: pd.DataFrame) -> str:
+    return f"{100 * group.paired_diff.mean():+.3f} ± {100 * _pooled(group.paired_ci95):.3f}"
 
 
 def _pooled(ci95: pd.Series) -> float:

@@ -1,16 +1,19 @@
 """The bench: cells share stages, only what changed is measured again, tables say what is missing."""
 
+import json
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from project import Project
 from ruamel.yaml import YAML
 
-from bench import ROOT, cell, few_shot, find, measure, rows, stages, tables
-from bench.stages import STAGES, changes_of, load_yaml, override, run_stages
+from bench import ROOT, cell, few_shot, plan, rows, tables
+from bench.plan import cell_params, changes_of, load_yaml, override, what_runs
+from bench.stages import STAGES, run_stages
 from ltdi.errors import InputError
-from ltdi.methods import CONTROLS, METHODS
+from ltdi.methods import METHODS
 from ltdi.store import read_json, write_json, write_table
 
 
@@ -80,36 +83,55 @@ def test_a_killed_cell_goes_on_where_it_was(stages_run, params, tmp_path, monkey
 @pytest.fixture
 def code(tmp_path, monkeypatch):
     """A copy of the code, to edit."""
-    for name in ("ltdi", "pipeline"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    monkeypatch.setattr(stages, "ROOT", tmp_path)
-    stages.code_of.cache_clear()
+    for name in ("ltdi", "pipeline", "bench"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("work", "results"))
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    monkeypatch.setattr(plan, "BENCH", tmp_path / "bench")
+    plan.code_of.cache_clear()
     yield tmp_path
-    stages.code_of.cache_clear()
+    plan.code_of.cache_clear()
 
 
 @pytest.mark.parametrize(
     ("file", "stale"),
     [
         ("ltdi/methods/lvdi.py", {("meta_train", "lvdi"), ("generate_weights", "lvdi")}),
+        ("ltdi/methods/ridge.py", {("meta_train", "controls"), ("generate_weights", "controls")}),
         ("ltdi/methods/__init__.py", set()),
         ("pipeline/knobs.py", set()),
-        ("pipeline/evaluate.py", {("evaluate", "lvdi"), ("evaluate", "ltdi")}),
-        ("ltdi/bodies/conv4.py", {(stage, method) for stage in STAGES for method in ("lvdi", "ltdi")} - {(stage, method) for stage in ("pretrain_encoder", "collect_trajectories", "evaluate") for method in ("lvdi", "ltdi")}),
+        ("pipeline/evaluate.py", {("evaluate", method) for method in ("lvdi", "ltdi", "controls")}),
+        ("ltdi/bodies/conv4.py", {(stage, method) for stage in ("pretrain_body", "prepare_tasks", "meta_train", "generate_weights") for method in ("lvdi", "ltdi", "controls")}),
     ],
 )
-def test_edited_code_makes_its_stages_new(code, file, stale):
+def test_edited_code_makes_its_stages_and_cells_new(code, bench, file, stale):
     def names() -> dict:
-        stages.code_of.cache_clear()
-        return {(stage, method): stages.code_of(stage, method) for stage in STAGES for method in ("lvdi", "ltdi")}
+        plan.code_of.cache_clear()
+        stages = {(stage, method): plan.code_of(stage, method, controls=False) for stage in STAGES for method in ("lvdi", "ltdi")}
+        stages |= {(stage, "controls"): plan.code_of(stage, "prototype", controls=True) for stage in STAGES}
+        return stages, {method: what_runs(bench, "glyphs-5w1s", method, bench["budgets"]["quick"])["code"] for method in ("lvdi", "ltdi", "controls")}
 
-    before = names()
-    assert names() == before
+    before, cells_before = names()
+    assert names() == (before, cells_before)
     with open(code / file, "a", encoding="utf-8") as edited:
         edited.write("# edited\n")
-    after = names()
+    after, cells_after = names()
     assert {key for key in before if before[key] != after[key]} == stale
+    assert {method for method in cells_before if cells_before[method] != cells_after[method]} == {method for _, method in stale}
+
+
+def test_edited_code_of_the_bench_makes_every_cell_new(code, bench):
+    before = what_runs(bench, "glyphs-5w1s", "ltdi", bench["budgets"]["quick"])
+    with open(code / "bench" / "rows.py", "a", encoding="utf-8") as edited:
+        edited.write("# edited\n")
+    assert what_runs(bench, "glyphs-5w1s", "ltdi", bench["budgets"]["quick"])["code"] != before["code"]
+
+
+@pytest.mark.parametrize("cell_file", plan.OWN_CODE)
+def test_the_code_of_a_cell_is_all_of_the_bench_that_it_imports(cell_file, imports_of):
+    known = {f"bench.{Path(name).stem}" for name in plan.OWN_CODE} | {"bench"}
+    assert {name for name in imports_of(ROOT / "bench" / cell_file) if name.split(".")[0] == "bench"} <= known
 
 
 def test_an_override_of_an_unknown_key_is_named(params):
@@ -129,12 +151,29 @@ def row(**changes) -> dict:
     return values | {"best_control": "prototype", "paired_diff": 0.002, "paired_ci95": 0.001, "ms_batch_1": 5.0, "seconds_meta_train": 60, "device": "cpu"} | changes
 
 
+def beside(**changes) -> pd.DataFrame:
+    values = {"setting": "glyphs-5w1s", "method": "lvdi", "variant": "alone_lvdi", "train_classes": 300, "seed": 0, "beside": "ltdi"}
+    return pd.DataFrame([values | {"paired_diff": -0.02, "paired_ci95": 0.001} | changes])
+
+
+def test_variants_of_another_base_stand_beside_its_ltdi(bench):
+    alone = {"setting": "glyphs-5w1s", "train_classes": 300}
+    runs = pd.DataFrame([row(), row(**alone, variant="alone_ltdi"), row(**alone, method="lvdi", variant="alone_lvdi")])
+    first, _, second = tables._ablation(runs, beside(), bench, "").partition("## The chain alone")
+    assert "| omniglot-5w1s | 800 | ltdi |" in first and "glyphs" not in first
+    (line,) = [line for line in second.splitlines() if "| lvdi | lvdi |" in line]
+    assert "| -2.000 ± 0.100 |" in line and "trajectories.start = shared" in second
+
+
 def test_a_row_replaces_its_older_self(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
     rows.add("runs.csv", rows.COLUMNS, [row(), row(seed=1)])
     rows.add("runs.csv", rows.COLUMNS, [row(accuracy=0.98)])
     table = pd.read_csv(tmp_path / "runs.csv")
     assert list(table.columns) == rows.COLUMNS
+    for other in ("start", "ltdi", "ltdi"):
+        rows.add("beside.csv", rows.BESIDE_COLUMNS, [row(beside=other)])
+    assert pd.read_csv(tmp_path / "beside.csv").beside.tolist() == ["ltdi", "start"]
     assert table.accuracy.tolist() == [0.98, 0.99]
 
 
@@ -149,12 +188,12 @@ def test_tables_pool_seeds_and_say_what_is_missing(bench):
     # the interval of a mean of two seeds, each ± 0.1: √(0.1² + 0.1²)/2
     assert "98.50 ± 0.07, sd 0.71 over 2 seeds" in bar and "+0.200 ± 0.071 (prototype)" in bar
     assert "missing" in bar and "97.12" in bar and "90.00 ± 0.10" in bar
-    assert "| ltdi | ltdi | 98.50" in tables._ablation(runs, bench, "")
+    assert "| ltdi | ltdi | 98.50" in tables._ablation(runs, beside(), bench, "")
 
 
 def test_the_components_are_kept_where_their_cells_are_not(tmp_path, bench):
     assert tables._components(tmp_path / "ablation.md") == ""
-    (tmp_path / "ablation.md").write_text(tables._ablation(pd.DataFrame([row()]), bench, "C1: as measured\n"))
+    (tmp_path / "ablation.md").write_text(tables._ablation(pd.DataFrame([row()]), beside(), bench, "C1: as measured\n"))
     assert tables._components(tmp_path / "ablation.md") == "C1: as measured\n"
 
 
@@ -163,8 +202,8 @@ def test_everything_in_the_params_is_made_of_known_keys(params, bench):
         for budget in bench["budgets"].values():
             override(params, changes_of(bench, setting, budget))
             for method in ("controls", *bench["methods"]):
-                measure.cell_params(bench, setting, method, budget, seed=0)
-    for changes in (*bench["variants"].values(), bench["train_on_val"], *(each for some in bench["search"].values() for each in some)):
+                cell_params(bench, setting, method, budget)
+    for changes in (*bench["variants"].values(), *bench["bases"].values(), bench["train_on_val"], *(each for some in bench["search"].values() for each in some)):
         override(params, changes)
 
 
@@ -242,42 +281,40 @@ def test_the_components_and_the_picture(measured, bench, tmp_path):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_a_budget_leaves_out_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(cell, "FOUND", tmp_path)
+def test_what_a_budget_leaves_out_is_said(monkeypatch, tmp_path, bench):
+    monkeypatch.setattr(plan, "PLAN", tmp_path)
+    monkeypatch.setattr(cell, "PLAN", tmp_path)
     monkeypatch.setattr(cell, "CELLS", tmp_path / "cells")
-    write_json(tmp_path / "glyphs-5w1s.json", {"missing": "", "budget": {"name": "quick", "leaves_out": ["glyphs-*/rept*"]}})
+    monkeypatch.setenv("LTDI_DATA", str(tmp_path))
+    bench["budgets"]["quick"]["leaves_out"] = ["glyphs-*/rept*", "omniglot-20w*"]
+    monkeypatch.setattr(plan, "load_yaml", lambda path, read=load_yaml: bench if path.parent == plan.BENCH else read(path))
+    plan.main()
     cell.main("glyphs-5w1s", "reptile")
     assert read_json(tmp_path / "cells" / "glyphs-5w1s" / "reptile" / "cell.json") == {"missing": "reptile is not in the budget quick; make bench BUDGET=cpu"}
+    why = {name: read_json(tmp_path / name / "ltdi.json")["missing"] for name in bench["settings"]}
+    assert why["glyphs-5w1s"] == "" and "not in the budget" in why["omniglot-20w1s"] and "no images_background" in why["omniglot-5w1s"]
+
+
+def test_what_a_cell_runs_says_neither_where_the_data_lie_nor_what_others_do(bench):
+    def written(method: str) -> str:
+        return json.dumps(what_runs(bench, "glyphs-5w1s", method, bench["budgets"]["quick"]))
+
+    before, controls = written("ltdi"), written("controls")
+    bench["methods"]["ocd"] = bench["budgets"]["quick"]["methods"]["ocd"] = {"meta.outer_lr": 0.5}
+    bench["data"]["omniglot"]["body.lr"] = 0.5
+    assert (written("ltdi"), written("controls")) == (before, controls) and "root" not in before
+    bench["methods"]["ltdi"] = {"meta.outer_lr": 0.5}
+    assert written("ltdi") != before and written("controls") == controls
 
 
 def test_an_unknown_budget_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(find, "FOUND", tmp_path)
+    monkeypatch.setattr(plan, "PLAN", tmp_path)
     monkeypatch.setenv("BUDGET", "huge")
-    with pytest.raises(InputError, match="BUDGET = 'huge' is unknown; allowed: quick, cpu, full"):
-        find.main()
+    with pytest.raises(InputError, match="BUDGET = 'huge' is unknown; allowed: quick, cpu, ablation, full"):
+        plan.main()
 
 
 # --- when DVC runs a cell
-
-
-def files_of(stage: dict, method: str) -> set[str]:
-    """The source files that a stage of a dvc.yaml declares."""
-    deps = [dep.replace("${item.method}", method).replace("${method.name}", method) for dep in stage["deps"]]
-    paths = [ROOT / dep for dep in deps if dep.startswith(("ltdi/", "pipeline/"))]
-    return {str(file.relative_to(ROOT)) for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])}
-
-
-@pytest.mark.parametrize("method", ["controls", *(name for name in METHODS if name != "naive_local")])
-def test_a_cell_depends_on_what_its_stages_do(method):
-    cells = load_yaml(ROOT / "bench" / "dvc.yaml")["stages"]
-    whole = load_yaml(ROOT / "dvc.yaml")["stages"].values()
-    controls = {f"{cls.__module__.replace('.', '/')}.py" for cls in CONTROLS.values()}
-    if method == "controls":
-        needed = set.union(*(files_of(stage, "ltdi") for stage in whole)) - {"ltdi/methods/ltdi.py"}
-        assert files_of(cells["controls"]["do"], method) == needed
-    else:
-        needed = set.union(*(files_of(stage, method) for stage in whole)) - controls
-        assert files_of(cells["cell"], method) == needed
 
 
 @pytest.fixture(scope="module")
@@ -288,14 +325,14 @@ def tiny_bench(tmp_path_factory, repository, write_params):
     project = Project.copy(repository, folder, without=("dvc.lock", "data/results/", "bench/results/", "bench/dvc.lock", "tests/"))
     write_params(folder)
     bench = load_yaml(folder / "bench" / "params.yaml")
-    bench |= {key: {} for key in ("variants", "search")}
+    bench |= {key: {} for key in ("bases", "variants", "search")}
     bench["settings"] = {name: bench["settings"][name] for name in ("glyphs-5w1s", "omniglot-5w1s")}
     bench["methods"] = {"ltdi": {}, "meta_hypernetwork": {}}
     bench["budgets"] = {"quick": {"label": "tiny", "seeds": [0], "leaves_out": [], "overrides": {}, "data": {}, "methods": {}}}
     save(project, bench)
     project.commit("tiny")
     ran = project.repro("repro", "bench/dvc.yaml")
-    assert sorted(ran) == sorted(["find", "controls@glyphs-5w1s", "controls@omniglot-5w1s", *cells_of("ltdi"), *cells_of("meta_hypernetwork")])
+    assert sorted(ran) == sorted(["plan", "controls@glyphs-5w1s", "controls@omniglot-5w1s", *cells_of("ltdi"), *cells_of("meta_hypernetwork")])
     return project, bench
 
 
@@ -310,7 +347,7 @@ def cells_of(method: str) -> list[str]:
 
 def again(project: Project) -> list[str]:
     first, *others = project.repro("repro", "bench/dvc.yaml")
-    assert first == "find"
+    assert first == "plan"
     return sorted(others)
 
 
