@@ -32,8 +32,9 @@ def main(
 
     def params_of(setting: str, variant: str, seed: int) -> dict:
         _pick(bench["settings"], setting, "setting")
-        changes = changes_of(bench, setting, _pick(bench["budgets"], budget, "budget"))
-        changes |= {"method.controls": [*bench["controls"], *bench["beside"]]} | _pick(bench["bases"], base, "base") | _pick(bench["variants"], variant, "variant")
+        chosen = _pick(bench["budgets"], budget, "budget")
+        changes = changes_of(bench, setting, chosen) | {"method.controls": [*chosen.get("controls", bench["controls"]), *bench["beside"]]}
+        changes |= _pick(bench["bases"], base, "base") | _pick(bench["variants"], variant, "variant")
         changes |= bench["train_on_val"] if train_on_val else {}
         return override(defaults, changes | {"seed": seed, "data.train_on_val": train_on_val, "data.root": str(root)})
 

@@ -24,8 +24,7 @@ def source_digest() -> str:
 def resumable(training: Training, rows: Iterator[dict[str, float]], cache: Cache, key: str, *, every: int, name: str, rate: str) -> pd.DataFrame:
     """Run ``rows`` to the end, a row a step of ``training``, and give them as a table.
 
-    ``key`` names the training by all that decides its result. The checkpoint stays until the caller
-    has written its outputs and drops it.
+    ``key`` names the training by all that decides its result. The last checkpoint stays until the caller drops it.
 
     Raises:
         InputError: the loss is no number any more; ``rate`` is the param of the learning rate.

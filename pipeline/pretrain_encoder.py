@@ -34,9 +34,9 @@ def main(params_file: Path, data: Path) -> None:
     training = Training(model, lr=knobs.lr, steps=knobs.steps, ema=knobs.ema, weight_decay=knobs.weight_decay)
     sizes = {"n_shot": n_shot, "classes_a_batch": knobs.classes_a_batch, "query_images": knobs.query_images}
     key = digest("encoder", source_digest(), knobs.model_dump(), sizes, seed, features)
-    checkpoints = Cache("checkpoints")
     rows = pretrain_encoder(training, features, **sizes, seed=seed)
-    curve = resumable(training, rows, checkpoints, key, every=500, name="pretrain_encoder", rate="encoder.lr")
+    # the last checkpoint stays: tasks of other ways over the same features have the same encoder
+    curve = resumable(training, rows, Cache("encoders"), key, every=500, name="pretrain_encoder", rate="encoder.lr")
     model.load_state_dict(training.average)
     encoder = model.encoder.eval().requires_grad_(False)
 
@@ -48,7 +48,6 @@ def main(params_file: Path, data: Path) -> None:
     write_tensors(data / "encoder" / "encoder.safetensors", encoder.state_dict(), {"name": knobs.name, **shape})
     write_tsv(data / "encoder" / "curve.tsv", curve)
     write_json(data / "encoder" / "metrics.json", scores)
-    checkpoints.drop(key)
 
 
 if __name__ == "__main__":

@@ -92,3 +92,18 @@ def test_the_stages_run_without_an_encoder(finished, write_params, run_stage, tm
         run_stage(stage, params, finished.data)
     assert load_encoder(finished.data) is None
     assert load_start(finished.data, torch.device("cpu")).blend == 0
+
+
+def test_tasks_of_other_ways_find_the_encoder_that_is_there(finished, write_params, run_stage, tmp_path, capsys):
+    def encoder_of(**changes) -> bytes:
+        params = write_params(tmp_path / "other", {f"tasks.{name}": value for name, value in changes.items()})
+        for stage in ("prepare_tasks", "pretrain_encoder"):
+            run_stage(stage, params, finished.data)
+        return (finished.data / "encoder" / "encoder.safetensors").read_bytes()
+
+    first = encoder_of(n_way=5)
+    assert "going on" not in capsys.readouterr().out
+    assert encoder_of(n_way=3) == first
+    assert "going on from step 20 of 20" in capsys.readouterr().out
+    assert encoder_of(n_shot=2) != first
+    assert "going on" not in capsys.readouterr().out
