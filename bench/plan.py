@@ -2,7 +2,7 @@
 
 All that a cell's figures depend on stands in its file: the params that its stages get, a name for the code that
 they run, or why it has none. That file is the cell's only dependency: DVC runs the cell when it changes, and the lock
-file that DVC reads and writes around every cell stays short (with fifty files a cell it took a sixth of the bench's time).
+file that DVC reads and writes around every cell stays short (with fifty files a cell it grew to 36,000 lines).
 ``LTDI_DATA`` is the folder that holds the data sets, ``BUDGET`` a budget of bench/params.yaml.
 """
 

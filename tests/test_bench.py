@@ -106,7 +106,7 @@ def code(tmp_path, monkeypatch):
     ],
 )
 def test_edited_code_makes_its_stages_and_cells_new(code, bench, file, stale):
-    def names() -> dict:
+    def names() -> tuple[dict, dict]:
         plan.code_of.cache_clear()
         stages = {(stage, method): plan.code_of(stage, method, controls=False) for stage in STAGES for method in ("lvdi", "ltdi")}
         stages |= {(stage, "controls"): plan.code_of(stage, "prototype", controls=True) for stage in STAGES}
