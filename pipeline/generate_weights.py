@@ -14,6 +14,7 @@ from ltdi.encoder import Encoder
 from ltdi.errors import InputError
 from ltdi.methods import Method
 from ltdi.methods.diffusion_method import DiffusionMethod
+from ltdi.methods.refined import Refined
 from ltdi.seeding import generator
 from ltdi.store import read_json, write_table, write_tensors
 from ltdi.tasks import Query, Support, TaskSource
@@ -41,6 +42,8 @@ def main(params_file: Path, data: Path) -> None:
     body = load_body(data).to(where, memory_format=torch.channels_last)
     names = read_json(data / "model" / "methods" / "names.json")
     methods = {name: load_method(data / "model", name, body, where) for name in (names["method"], *names["controls"])}
+    trained = methods[names["method"]]
+    methods[names["method"]] = Refined(trained, heads=knobs.heads, adapt_steps=knobs.adapt_steps, adapt_lr=knobs.adapt_lr)
 
     # the same for all methods that take features, so it is timed once
     waits = {} if all(method.from_images for method in methods.values()) else {batch: _times_before(body, encoder, test, batch, knobs.timing_repeats) for batch in BATCHES}
@@ -52,9 +55,9 @@ def main(params_file: Path, data: Path) -> None:
             embed_ms = 0.0 if method.from_images else waits[batch]["body"] + (waits[batch]["encoder"] if method.encodes else 0.0)
             facts = {"name": name, "batch": batch, "adapts": method.adapts, "ms_embed": embed_ms}
             timings.append(facts | _times(method, body, test, batch, knobs.timing_repeats, seed))
-        if isinstance(method, DiffusionMethod) and name == names["method"]:
+        if name == names["method"] and isinstance(trained, DiffusionMethod):
             support = test.support_of(torch.tensor([knobs.chain_task], device=where))
-            states = method.generate_chain(support, generator=generator(seed, "noise"))[:, 0]
+            states = trained.generate_chain(support, generator=generator(seed, "noise"))[:, 0]
             write_tensors(data / "weights" / "chain.safetensors", {"chain": states}, {"task": knobs.chain_task})
     write_table(data / "weights" / "timing.parquet", pd.DataFrame(timings))
     say(", ".join(f"{t['name']} {t['ms_generate']:.2f} ms" for t in timings if t["batch"] == 1))

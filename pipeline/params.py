@@ -132,6 +132,9 @@ class Meta(Section):
 
 
 class Generate(Section):
+    heads: Count
+    adapt_steps: Annotated[int, Field(ge=0)]
+    adapt_lr: Positive
     timing_repeats: Count
     chain_task: Annotated[int, Field(ge=0)]
 

@@ -93,6 +93,7 @@ def case(stage: str, changes: dict, *parts: object):
         case("meta_train", {"meta.outer_lr": float("inf")}, "meta.outer_lr = inf", "finite"),
         case("meta_train", {"diffusion.chain_noise": float("nan")}, "diffusion.chain_noise = nan"),
         case("generate_weights", {"generate.timing_repeats": 0}, "generate.timing_repeats = 0", 1),
+        case("generate_weights", {"generate.heads": 0}, "generate.heads = 0", 1),
         case("evaluate", {"evaluate.landscape_points": 4}, "evaluate.landscape_points = 4", 5),
         # names
         case("pretrain_body", {"data.name": "cifar"}, "data.name", "'cifar'", "glyphs"),

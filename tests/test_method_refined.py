@@ -1,0 +1,74 @@
+"""More time a task: what one head and no step are, what a mean and steps do, and what is refused."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+from worlds import World, draw, stirred
+
+from ltdi.errors import InputError
+from ltdi.heads import task_losses
+from ltdi.methods.refined import Refined
+from ltdi.seeding import generator
+from ltdi.tasks import labelled
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World("prototype")
+
+
+@pytest.fixture(scope="module")
+def method(world):
+    return stirred(world.prepared("ltdi"))
+
+
+def refined(method, *, heads: int = 1, adapt_steps: int = 0, adapt_lr: float = 1e-2) -> Refined:
+    return Refined(method, heads=heads, adapt_steps=adapt_steps, adapt_lr=adapt_lr)
+
+
+def support_loss(world, w):
+    return task_losses(world.start.head, w, *labelled(world.support.features))
+
+
+@pytest.mark.parametrize("name", ["ltdi", "llo_vae", "meta_hypernetwork", "reptile", "meta_baseline"])
+def test_one_head_and_no_step_are_the_method(name):
+    world = World("prototype", with_images=True)
+    method = stirred(world.prepared(name))
+    same = refined(method)
+    assert_close(draw(same, world.support), draw(method, world.support), rtol=0, atol=0)
+    assert (same.space, same.from_images, same.encodes, same.adapts) == (method.space, method.from_images, method.encodes, method.adapts)
+
+
+def test_heads_are_averaged_over_noise_of_their_own(world, method):
+    stream = generator(0, "noise")
+    first, second = (method.generate(world.support, generator=stream) for _ in range(2))
+    assert not torch.allclose(first, second)
+    both = refined(method, heads=2).generate(world.support, generator=generator(0, "noise"))
+    assert_close(both, (first + second) / 2)
+
+
+def test_a_method_without_noise_has_one_head(world):
+    method = stirred(world.prepared("ltdi", diffusion={"start_noise": 0.0}))
+    assert_close(draw(refined(method, heads=3), world.support), draw(method, world.support))
+
+
+def test_steps_lower_the_support_loss_of_every_task(world, method):
+    adapted = refined(method, adapt_steps=20)
+    assert adapted.adapts
+    assert (support_loss(world, draw(adapted, world.support)) < support_loss(world, draw(method, world.support))).all()
+
+
+def test_the_first_step_is_adams(world, method):
+    """lr × the sign of the gradient, where that is not nearly zero."""
+    w = draw(method, world.support).requires_grad_()
+    (g,) = torch.autograd.grad(support_loss(world, w).sum(), w)
+    moved = draw(refined(method, adapt_steps=1, adapt_lr=0.25), world.support) - w.detach()
+    counts = g.abs() > 1e-4
+    assert counts.any()
+    assert_close(moved[counts], -0.25 * g.sign()[counts], rtol=1e-2, atol=1e-4)
+
+
+def test_steps_on_more_than_a_head_are_refused():
+    world = World("prototype", with_images=True)
+    with pytest.raises(InputError, match="generate.adapt_steps = 5.*Reptile"):
+        refined(world.prepared("reptile"), adapt_steps=5)
