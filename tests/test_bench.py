@@ -158,11 +158,13 @@ def beside(**changes) -> pd.DataFrame:
 
 def test_variants_of_another_base_stand_beside_its_ltdi(bench):
     alone = {"setting": "glyphs-5w1s", "train_classes": 300}
-    runs = pd.DataFrame([row(), row(**alone, variant="alone_ltdi"), row(**alone, method="lvdi", variant="alone_lvdi")])
-    first, _, second = tables._ablation(runs, beside(), bench, "").partition("## The chain alone")
+    runs = pd.DataFrame([row(), row(**alone, variant="alone_ltdi"), row(**alone, method="lvdi", variant="alone_lvdi"), row(**alone, variant="earlier_alone_v")])
+    pairs = pd.concat([beside(), beside(seed=1, paired_diff=-0.04)])
+    first, second, third = tables._ablation(runs, pairs, bench, "").split("## The chain alone")
     assert "| omniglot-5w1s | 800 | ltdi |" in first and "glyphs" not in first
     (line,) = [line for line in second.splitlines() if "| lvdi | lvdi |" in line]
-    assert "| -2.000 ± 0.100 |" in line and "trajectories.start = shared" in second
+    assert "| -3.000 ± 0.071, sd 1.41 |" in line and "trajectories.start = shared" in second
+    assert "| 300 | v | ltdi |" in third and "| v |" not in second
 
 
 def test_a_row_replaces_its_older_self(tmp_path, monkeypatch):
