@@ -54,6 +54,7 @@ bench-omniglot: $(READY) ## Lt-Di and the controls on Omniglot: LTDI_DATA=<folde
 
 ablation: $(READY) ## what each part of the method does, on the embedded glyphs: SEEDS="0 1 2"
 	python -m bench.run --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation --base alone --variant all
+	python -m bench.sharpness --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation --base alone
 	python -m bench.tables
 
 test: $(READY) ## the whole test suite

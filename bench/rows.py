@@ -1,5 +1,5 @@
-"""The long tables of bench/results/: runs.csv, every measured row, choices.csv, what was chosen by on meta-val,
-and beside.csv, a method − what learned without it, paired over tasks."""
+"""The long tables of bench/results/: runs.csv, every measured row; choices.csv, what was chosen by on meta-val;
+beside.csv, a method − what learned without it, paired over tasks; sharpness.csv, how sharp the trained heads' minima are."""
 
 import platform
 import subprocess
@@ -22,6 +22,7 @@ CHOICE_COLUMNS = (
     "setting,method,variant,train_classes,seed,tasks,val_accuracy,val_best_control,val_paired_diff,val_paired_ci95,"
     "seconds_meta_train,device,commit"
 ).split(",")
+SHARPNESS_COLUMNS = "setting,variant,seed,tasks,lambda_max,ci95,paired_diff,paired_ci95,device,commit".split(",")
 
 
 def add(name: str, columns: list[str], rows: list[dict]) -> None:

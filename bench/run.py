@@ -7,10 +7,11 @@ from typing import Annotated
 import torch
 import typer
 
-from bench import BENCH, ROOT
-from bench.plan import changes_of, load_yaml, override
+from bench import BENCH
+from bench.plan import load_yaml
 from bench.rows import BESIDE_COLUMNS, CHOICE_COLUMNS, COLUMNS, add, commit, machine
 from bench.stages import run_stages
+from bench.variants import prefix_of, variant_params
 from ltdi.errors import InputError
 from ltdi.metrics import best_and_paired, mean_and_ci95
 from ltdi.store import read_json, read_table, read_tensors
@@ -27,34 +28,19 @@ def main(
     root: Annotated[Path, typer.Option(envvar="LTDI_DATA", help="The folder that holds the data sets.")] = Path("data/raw"),
     runs: Annotated[Path, typer.Option(help="Where the stages' outputs are kept.")] = Path("runs"),
 ) -> None:
-    defaults, bench = load_yaml(ROOT / "params.yaml"), load_yaml(BENCH / "params.yaml")
-    prefix = "" if base == "defaults" else f"{base}_"
-
-    def params_of(setting: str, variant: str, seed: int) -> dict:
-        _pick(bench["settings"], setting, "setting")
-        chosen = _pick(bench["budgets"], budget, "budget")
-        changes = changes_of(bench, setting, chosen) | {"method.controls": [*chosen.get("controls", bench["controls"]), *bench["beside"]]}
-        changes |= _pick(bench["bases"], base, "base") | _pick(bench["variants"], variant, "variant")
-        changes |= bench["train_on_val"] if train_on_val else {}
-        return override(defaults, changes | {"seed": seed, "data.train_on_val": train_on_val, "data.root": str(root)})
-
+    bench, prefix = load_yaml(BENCH / "params.yaml"), prefix_of(base)
+    chosen = {"base": base, "budget": budget, "root": root, "train_on_val": train_on_val}
     try:
         for each_seed, each_setting, each_variant in product(seed, setting, bench["variants"] if variant == ["all"] else variant):
             say(f"bench: {each_setting} {prefix}{each_variant} seed {each_seed}{' (meta-val classes train too)' if train_on_val else ''}")
-            params = params_of(each_setting, each_variant, each_seed)
+            params = variant_params(each_setting, each_variant, seed=each_seed, **chosen)
             data = run_stages(params, runs)
             # what a variant changes is told from chance only beside Lt-Di on the same tasks
-            beside = {} if each_variant == "ltdi" else {"ltdi": run_stages(params_of(each_setting, "ltdi", each_seed), runs)}
+            beside = {} if each_variant == "ltdi" else {"ltdi": run_stages(variant_params(each_setting, "ltdi", seed=each_seed, **chosen), runs)}
             _write(params, data, beside, bench, each_setting, prefix, each_variant)
     except InputError as error:
         say(f"bench: {error}")
         raise SystemExit(2) from error
-
-
-def _pick(choices: dict, name: str, kind: str) -> dict:
-    if name not in choices:
-        raise InputError(f"{kind} {name!r} is not in bench/params.yaml; allowed: {', '.join(choices)}")
-    return dict(choices[name] or {})
 
 
 def _write(params: dict, data: Path, beside: dict[str, Path], bench: dict, setting: str, prefix: str, variant: str) -> None:

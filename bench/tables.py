@@ -24,7 +24,9 @@ def main() -> None:
     runs = pd.read_csv(RESULTS / "runs.csv")
     runs = runs[~runs.variant.str.startswith("few_shot")]
     write_text(RESULTS / "omniglot.md", _bar(runs[runs.variant.isin(["ltdi", "lvdi", "start", "control"])], bench))
-    write_text(RESULTS / "ablation.md", _ablation(runs, pd.read_csv(RESULTS / "beside.csv"), bench, components))
+    sharpness = RESULTS / "sharpness.csv"
+    flatness = _sharpness(pd.read_csv(sharpness)) if sharpness.exists() else ""
+    write_text(RESULTS / "ablation.md", _ablation(runs, pd.read_csv(RESULTS / "beside.csv"), bench, components) + flatness)
     say(f"wrote {RESULTS / 'omniglot.md'} and ablation.md")
 
 
@@ -77,6 +79,16 @@ def _variants(runs: pd.DataFrame, beside: pd.DataFrame) -> str:
         rows.append([setting, str(classes), variant.removeprefix("earlier_alone_").removeprefix("alone_"), method, _cell(group), *differences, f"{group.ms_batch_1.mean():.1f}", f"{group.seconds_meta_train.mean():.0f}"])
     rows.sort(key=lambda row: (row[0], row[1], -float(row[5].split()[0])))
     return _markdown(["setting", "training classes", "variant", "method", "accuracy", "− best control, paired", "− Lt-Di, paired", "ms, batch 1", "meta-training, s"], rows)
+
+
+def _sharpness(rows: pd.DataFrame) -> str:
+    """λ_max of the trained heads' loss, a line a variant."""
+    lines = []
+    for (setting, variant), group in rows.groupby(["setting", "variant"]):
+        compared = "" if variant.endswith("ltdi") else f"{group.paired_diff.mean():+.4f} ± {_pooled(group.paired_ci95):.4f}"
+        lines.append([setting, variant, f"{group.lambda_max.mean():.4f} ± {_pooled(group.ci95):.4f}", compared, str(len(group)), str(group.tasks.sum())])
+    text = "\n## How sharp the trained heads' minima are\n\nThe largest eigenvalue of the Hessian of the loss on all images of a meta-test task's classes, at the recorded head w_0; ± is the 95 % interval over tasks. Rows: `sharpness.csv`.\n\n"
+    return text + _markdown(["setting", "variant", "λ_max", "− Lt-Di's heads, paired", "seeds", "tasks"], lines)
 
 
 def _cell(group: pd.DataFrame) -> str:

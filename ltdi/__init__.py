@@ -6,6 +6,6 @@ Shapes, in every docstring:
     H hidden units of the head                    C numbers that describe a support image to a generator
 
 Imports go down only: floor 0 is ``errors store seeding nn training``, floor 1 ``datasets bodies encoder weights``,
-floor 2 ``heads tasks``, floor 3 ``closed_form adaptation diffusion metrics``, floor 4
-``trajectories reptile``, floor 5 ``methods``; ``pipeline`` stands above all of them.
+floor 2 ``heads tasks``, floor 3 ``closed_form adaptation diffusion metrics
+sharpness``, floor 4 ``trajectories reptile``, floor 5 ``methods``; ``pipeline`` stands above all of them.
 """

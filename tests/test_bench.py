@@ -193,6 +193,13 @@ def test_tables_pool_seeds_and_say_what_is_missing(bench):
     assert "| ltdi | ltdi | 98.50" in tables._ablation(runs, beside(), bench, "")
 
 
+def test_sharpness_is_told_beside_ltdis_heads():
+    rows = [{"setting": "glyphs-5w1s", "variant": f"alone_{name}", "seed": seed, "tasks": 500, "lambda_max": value, "ci95": 0.02, "paired_diff": value - 0.5, "paired_ci95": 0.01} for seed in (0, 1) for name, value in (("ltdi", 0.5), ("sam", 0.25))]
+    text = tables._sharpness(pd.DataFrame(rows))
+    assert "| alone_sam | 0.2500 ± 0.0141 | -0.2500 ± 0.0071 | 2 | 1000 |" in text
+    assert "| alone_ltdi | 0.5000 ± 0.0141 |  | 2 | 1000 |" in text
+
+
 def test_the_components_are_kept_where_their_cells_are_not(tmp_path, bench):
     assert tables._components(tmp_path / "ablation.md") == ""
     (tmp_path / "ablation.md").write_text(tables._ablation(pd.DataFrame([row()]), beside(), bench, "C1: as measured\n"))

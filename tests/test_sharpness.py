@@ -1,0 +1,46 @@
+"""λ_max against the whole Hessian's eigenvalues, task by task."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ltdi.heads import Head, task_losses
+from ltdi.seeding import generator
+from ltdi.sharpness import largest_eigenvalue
+
+HEAD = Head(3, 4, 2)
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    """Weights (3, D) and 7 labelled features each, in double precision."""
+    stream = generator(0, "tasks")
+    inputs, labels = torch.rand(3, 7, 3, generator=stream), torch.randint(2, (3, 7), generator=stream)
+    return HEAD.initial(3, stream).double(), inputs.double(), labels
+
+
+def test_it_is_the_hessians_eigenvalue_of_largest_size(tasks):
+    w, inputs, labels = tasks
+    hessian = torch.func.vmap(torch.func.hessian(lambda w, x, y: task_losses(HEAD, w[None], x[None], y[None])[0]))(w, inputs, labels)
+    values = torch.linalg.eigvalsh(hessian)
+    largest = values.take_along_dim(values.abs().argmax(-1, keepdim=True), -1).squeeze(-1)
+    assert_close(largest_eigenvalue(HEAD, *tasks, generator=generator(0, "λ"), iterations=500), largest, rtol=1e-6, atol=1e-8)
+
+
+def test_of_a_quadratic_it_is_the_largest_curvature():
+    """Two classes, logits ±w·x/2 at w = 0: the Hessian of the cross-entropy is the mean of x·xᵀ/4."""
+    x = torch.tensor([[3.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+
+    def forward(w, inputs):
+        score = inputs @ w[..., None] / 2
+        return torch.cat([-score, score], -1)
+
+    found = largest_eigenvalue(forward, torch.zeros(1, 2, dtype=torch.float64), x[None], torch.tensor([[0, 1]]), generator=generator(0, "λ"))
+    assert_close(found, torch.tensor([9 / 4 / 2], dtype=torch.float64))
+
+
+def test_a_task_does_not_depend_on_its_neighbours(tasks):
+    def of(rows: slice) -> torch.Tensor:
+        return largest_eigenvalue(HEAD, *(each[rows] for each in tasks), generator=generator(0, "λ"))
+
+    assert_close(torch.cat([of(slice(j, j + 1)) for j in range(3)]), of(slice(None)))
