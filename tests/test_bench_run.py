@@ -1,0 +1,81 @@
+"""``python -m bench.run`` and ``python -m bench.sharpness`` as their user runs them, in a tiny budget: which rows are where afterwards."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import typer
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from bench import rows, run, sharpness, variants
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, write_params, repository, few_glyphs):
+    """A function that runs one of the two programs, and the folder of the long tables."""
+    folder = tmp_path_factory.mktemp("bench")
+    write_params(folder)
+    bench = YAML(typ="safe").load(repository / "bench" / "params.yaml")
+    bench["budgets"]["tiny"] = {"controls": ["prototype"], "overrides": {}, "data": {}}
+    (folder / "bench").mkdir()
+    YAML().dump(bench, folder / "bench" / "params.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LTDI_STORE", str(folder / "store"))
+        patch.setenv("LTDI_DEVICE", "cpu")
+        patch.setattr(variants, "ROOT", folder)
+        for module in (variants, run):
+            patch.setattr(module, "BENCH", folder / "bench")
+        patch.setattr(rows, "RESULTS", folder)
+
+        def call(program, *arguments: str):
+            app = typer.Typer()
+            app.command()(program.main)
+            return CliRunner().invoke(app, ["--setting", "glyphs-5w1s", "--budget", "tiny", "--base", "alone", "--runs", str(folder / "runs"), *arguments])
+
+        yield SimpleNamespace(call=call, folder=folder, table=lambda name: pd.read_csv(folder / name))
+
+
+@pytest.fixture(scope="module")
+def measured(tiny):
+    assert tiny.call(run, "--variant", "lvdi", "--variant", "adapt_5").exit_code == 0
+    return tiny
+
+
+def test_a_variant_has_a_row_beside_the_controls_and_the_start(measured):
+    runs = measured.table("runs.csv").set_index(["method", "variant"])
+    assert set(runs.index) == {("lvdi", "alone_lvdi"), ("ltdi", "alone_adapt_5"), ("start", "alone_start"), ("prototype", "control"), ("ceiling", "control")}
+    own, best = runs.loc["lvdi", "alone_lvdi"], runs.loc["prototype", "control"]
+    assert own.best_control == "prototype" and own.paired_diff == pytest.approx(own.accuracy - best.accuracy, abs=2e-6)
+    assert own.tasks == 30 and own.train_classes == 36 and own.ms_batch_1 > own.ms_batch_64 > 0
+
+
+def test_a_variant_is_paired_with_ltdi_on_the_same_tasks(measured):
+    beside = measured.table("beside.csv")
+    assert set(zip(beside.variant, beside.beside)) == {(variant, other) for variant in ("alone_lvdi", "alone_adapt_5") for other in ("ltdi", "start")}
+    runs = measured.table("runs.csv").set_index("variant").accuracy
+    pair = beside.set_index(["variant", "beside"]).paired_diff
+    ltdi = {variant: runs[variant] - pair[variant, "ltdi"] for variant in ("alone_lvdi", "alone_adapt_5")}
+    assert ltdi["alone_lvdi"] == pytest.approx(ltdi["alone_adapt_5"], abs=2e-6)
+
+
+def test_what_was_chosen_by_is_on_meta_val(measured):
+    choices = measured.table("choices.csv").set_index("variant")
+    assert (choices.tasks == 20).all()
+    # test-time use trains nothing of its own
+    assert len({path.parent for path in (measured.folder / "runs" / "meta_train").glob("*/done")}) == 2
+
+
+def test_sharpness_is_paired_over_tasks(measured):
+    assert measured.call(sharpness).exit_code == 0
+    table = measured.table("sharpness.csv").set_index("variant")
+    assert list(table.index) == ["alone_ltdi", "alone_sam"] and (table.tasks == 30).all() and (table.lambda_max > 0).all()
+    assert table.paired_diff["alone_sam"] == pytest.approx(table.lambda_max["alone_sam"] - table.lambda_max["alone_ltdi"], abs=1e-4)
+    assert table.paired_diff["alone_ltdi"] == 0
+
+
+@pytest.mark.parametrize("program", [run, sharpness], ids=["run", "sharpness"])
+@pytest.mark.parametrize("option, kind", [("--variant", "variant"), ("--base", "base"), ("--budget", "budget"), ("--setting", "setting")])
+def test_an_unknown_name_is_one_line(tiny, program, option, kind):
+    ended = tiny.call(program, option, "nonsense")
+    assert ended.exit_code == 2 and f"{kind} 'nonsense' is not in bench/params.yaml; allowed: " in ended.output
