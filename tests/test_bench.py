@@ -216,6 +216,12 @@ def test_everything_in_the_params_is_made_of_known_keys(params, bench):
         override(params, changes)
 
 
+def test_the_papers_configuration_is_that_of_make_paper(bench, repository):
+    command = (repository / "Makefile").read_text().partition("PAPER := ")[2].partition("\n\n")[0].replace("\\\n", " ")
+    given = dict(override.split("=") for override in command.split())
+    assert given == {key: str(value) for key, value in bench["variants"]["paper"].items()}
+
+
 def test_every_method_has_a_column_a_name_and_the_same_number_of_candidates(bench):
     assert set(bench["methods"]) == set(METHODS) - {"naive_local"}  # a control of the loss, in the ablation alone
     assert set(bench["methods"]) | set(bench["beside"]) | set(bench["controls"]) <= set(bench["names"])
