@@ -22,8 +22,6 @@ from pipeline.files import index_rows, load_tasks
 from pipeline.progress import follow, say
 from pipeline.stage import deterministic, device, run
 
-# closed-form starts and the forms that they may take
-FORMS = {"prototype": ("prototype",), "ridge": ("ridge",), "encoded": ("prototype", "ridge")}
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # a shard in the cache is found again only by the code that would write the same
 CODE = digest(*map(inspect.getsource, (adaptation, closed_form, heads, trajectories, weights)))
@@ -76,16 +74,14 @@ def _start(sources: dict[str, TaskSource], knobs: parameters.Trajectories, seed:
     head = Head(val.features.shape[-1], knobs.hidden, val.classes.shape[1])
     shared = head.initial(1, generator(seed, "shared start"))[0].to(val.features.device)
     start = Start(head, knobs.start, shared, temperature=1.0, ridge=1.0)
-    forms = FORMS.get(knobs.start, ())
-    if not forms:
+    if knobs.start not in ("prototype", "ridge", "encoded"):
         return start
     blends = BLENDS if knobs.start == "encoded" and val.encoded is not None else (start.blend,)
     candidates = []
-    for form, blend in product(forms, blends):
-        for penalty in PENALTIES if form == "ridge" else (start.ridge,):
-            candidate = replace(start, form=form, blend=blend, ridge=penalty)
-            temperature, loss = calibrated_temperature(head, candidate.centre(task.support), task.query)
-            candidates.append((loss, replace(candidate, temperature=temperature)))
+    for blend, penalty in product(blends, PENALTIES if knobs.start == "ridge" else (start.ridge,)):
+        candidate = replace(start, blend=blend, ridge=penalty)
+        temperature, loss = calibrated_temperature(head, candidate.centre(task.support), task.query)
+        candidates.append((loss, replace(candidate, temperature=temperature)))
     return min(candidates, key=lambda each: each[0])[1]
 
 
