@@ -4,6 +4,7 @@ A reader never sees a half-written file: everything is written to a temporary na
 folder and renamed. No pickle is read or written.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -27,12 +28,21 @@ os.umask(_UMASK)
 
 
 def _atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """
+    Raises:
+        InputError: the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         temporary.chmod(0o666 & ~_UMASK)  # safetensors writes files that only their owner can read
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        # safetensors tells the number of a system error in its text alone
+        if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC})" in str(error):
+            raise InputError(f"{path}: no space left on the disk; free some and run the same again, what is finished stays") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

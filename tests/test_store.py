@@ -1,11 +1,13 @@
 """Files that are whole or not there, and names that follow the content."""
 
+import errno
 import os
 import pickle
 
 import pandas as pd
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch.testing import assert_close
 
 from ltdi import store
@@ -88,14 +90,29 @@ def test_a_write_leaves_its_file_alone_in_the_folder(tmp_path, name):
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, name):
     (tmp_path / name).write_bytes(b"old")
 
-    def full_disk(*_):
-        raise OSError("no space left on device")
+    def refused(*_):
+        raise PermissionError("not yours")
 
-    monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(PermissionError, match="not yours"):
         WRITERS[name](tmp_path / name)
     assert os.listdir(tmp_path) == [name]
     assert (tmp_path / name).read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")], ids=["OSError", "safetensors"])
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, error):
+    (tmp_path / "a.safetensors").write_bytes(b"old")
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(store, "save_file", full)
+    with pytest.raises(InputError, match="a.safetensors: no space left on the disk.*run the same again"):
+        WRITERS["a.safetensors"](tmp_path / "a.safetensors")
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+    assert (tmp_path / "a.safetensors").read_bytes() == b"old"
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path):
