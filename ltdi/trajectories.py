@@ -27,9 +27,9 @@ class Start:
 
     ``kind`` is "fresh" (Gaussian weights of each task's own: the paper's), "shared" (one Gaussian draw
     for all tasks, so that hidden units mean the same in all of them), "prototype" or "ridge" (the
-    closed-form head of the task's support set), or "encoded" (the prototype of support features that are moved by the
-    share ``blend`` toward what the support encoder, trained for the nearest mean, says). ``shared`` is the one draw
-    (D,), ``ridge`` the penalty.
+    closed-form head of the task's support set), or "encoded" (the ``form``, one of these two, of support features that
+    are moved by the share ``blend`` toward what the support encoder says). ``shared`` is the one draw (D,), ``ridge``
+    the penalty.
     """
 
     head: Head
@@ -38,12 +38,13 @@ class Start:
     temperature: float
     ridge: float
     blend: float = 0.0
+    form: str = "prototype"
 
     def centre(self, support: Support) -> Tensor:
         """What is known of the start from the support set alone (B, D); the origin of the diffusion."""
         B = len(support)
-        match self.kind:
-            case "prototype" | "encoded":
+        match self.form if self.kind == "encoded" else self.kind:
+            case "prototype":
                 return prototype_head(self.head, self.features(support).mean(2), self.temperature)
             case "ridge":
                 return ridge_head(self.head, self.features(support), self.ridge, self.temperature)
@@ -68,11 +69,11 @@ class Start:
     def state(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Tensors and plain values from which ``from_state`` makes it again."""
         shape = {"n_features": self.head.n_features, "hidden": self.head.hidden, "n_way": self.head.n_way}
-        return {"start/shared": self.shared}, {"head": shape, "start": self.kind, "temperature": self.temperature, "ridge": self.ridge, "blend": self.blend}
+        return {"start/shared": self.shared}, {"head": shape, "start": self.kind, "temperature": self.temperature, "ridge": self.ridge, "blend": self.blend, "form": self.form}
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], values: dict) -> "Start":
-        chosen = (values[name] for name in ("temperature", "ridge", "blend"))
+        chosen = (values[name] for name in ("temperature", "ridge", "blend", "form"))
         return cls(Head(**values["head"]), values["start"], tensors["start/shared"], *chosen)
 
 

@@ -91,6 +91,15 @@ def test_the_encoded_start_lies_between_the_two_prototypes(source):
         assert_close(plain, prototype_head(HEAD, known.class_means, 0.5))
 
 
+def test_the_encoded_start_takes_the_form_that_was_chosen(source):
+    known = source.support_of(TASKS)
+    guessed = Support(known.features, None, features("guessed")[source.classes[TASKS]][:, :, :K])
+    ridge = replace(start_of("encoded"), form="ridge")
+    assert_close(ridge.centre(guessed), ridge_head(HEAD, torch.lerp(known.features, guessed.encoded, 0.25), 0.3, 0.5))
+    assert_close(ridge.centre(known), start_of("ridge").centre(known))
+    assert Start.from_state(*ridge.state()).form == "ridge"
+
+
 def test_fresh_starts_are_gaussian_and_each_tasks_own(source):
     tasks = torch.arange(6)
     w = start_of("fresh").draw(source.support_of(tasks), tasks, seed=0)
