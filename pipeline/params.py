@@ -95,7 +95,7 @@ class Method(Section):
 class Diffusion(Section):
     steps: Count
     schedule: Literal["cosine", "linear"]
-    prediction: Literal["epsilon", "weights", "v"]
+    prediction: Literal["epsilon", "weights", "difference", "v"]
     max_beta: Annotated[float, Field(gt=0, lt=1)]
     weighting: Literal["theorem", "weights"]
     visited: Share

@@ -30,6 +30,7 @@ VARIANTS = [
     *((name, "shared", {}, {}) for name in METHODS if name not in DIFFUSIONS),
     *((name, "fresh", PAPER, {"name": "unet"}) for name in DIFFUSIONS),
     ("ltdi", "shared", {"prediction": "v", "gradient_input": True}, {"condition": "attention"}),
+    ("ltdi", "encoded", {"prediction": "difference"}, {}),
     ("ltdi", "ridge", {"chain_noise": 1.0}, {"name": "unet", "condition": "attention"}),
     *((name, kind, {}, {}) for name in CONTROLS for kind in ("prototype", "encoded")),
     ("head_sgd", "fresh", {}, {}),

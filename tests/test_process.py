@@ -196,16 +196,26 @@ def test_endpoint_inverts_epsilon(kind):
 
 
 @pytest.mark.parametrize("kind", PROCESSES)
-def test_the_three_predictions_say_the_same(kind):
+def test_the_four_predictions_say_the_same(kind):
     process = process_of(kind)
     t, i, x_t, w, noise = states(process)
     a = process.schedule.alpha_bar_given(t, process.k[i])[:, None]
     velocity = a.sqrt() * noise - (1 - a).sqrt() * w
     from_weights = process.epsilon(w, x_t, t, "weights")
     assert_close(process.epsilon(velocity, x_t, t, "v"), from_weights)
+    assert_close(process.epsilon(w - x_t, x_t, t, "difference"), from_weights)
     assert_close(process.epsilon(from_weights, x_t, t, "epsilon"), from_weights)
     if kind is VanillaProcess:
         assert_close(from_weights, noise)
+
+
+def test_a_step_of_the_whole_segment_adds_the_difference():
+    """With one step a segment the chain is Euler's along the trajectory: the weight flow's."""
+    process = process_of(TrajectoryProcess, k=range(T + 1))
+    x_t, output = normal(2, 5, D)
+    for t in range(1, T + 1):
+        epsilon = process.epsilon(output, x_t, torch.full((5,), t), "difference")
+        assert_close(step(process, x_t, epsilon, t), x_t + output)
 
 
 def test_constants_move_with_the_process():

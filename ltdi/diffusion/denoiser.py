@@ -1,4 +1,4 @@
-"""The denoisers: (x, t, condition) -> a vector of D numbers, read as ε, the weights or v by the process.
+"""The denoisers: (x, t, condition) -> a vector of D numbers, which the process reads as ε, the weights, their difference from x, or v.
 
 Both see a vector as tokens, one or a few neurons each, and the condition as one row a class slot. The
 slots of ``per_slot`` layers (the head's output layer) share their weights in the transformer, which is

@@ -62,13 +62,13 @@ class VanillaProcess:
     def epsilon(self, output: Tensor, x_t: Tensor, t: Tensor, prediction: str) -> Tensor:
         """The denoiser's output, read as ``prediction``, as the ε_φ of equation 1.
 
-        "epsilon" is the paper's. "weights" and "v" predict the end of the sub-chain of ``target(t)``
-        and the velocity along it; Theorem 1 read backwards turns them into ε_φ.
+        "epsilon" is the paper's. "weights", "difference" and "v" predict the end w of the sub-chain of
+        ``target(t)``, w − x_t, and the velocity along it; Theorem 1 read backwards turns them into ε_φ.
         """
         if prediction == "epsilon":
             return output
         a = self.schedule.alpha_bar_given(t, self.k[self.target(t)])[:, None]
-        w = output if prediction == "weights" else a.sqrt() * x_t - (1 - a).sqrt() * output
+        w = {"weights": output, "difference": x_t + output, "v": a.sqrt() * x_t - (1 - a).sqrt() * output}[prediction]
         # (x_t − √a·w)/√(1 − a) is the noise of the sub-chain, times √((1 − ᾱ_t)/(1 − a)) from Theorem 1
         return self._correction(t, a) * (x_t - a.sqrt() * w) / (1 - a).sqrt()
 
