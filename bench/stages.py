@@ -28,28 +28,51 @@ STAGES = {
 
 
 def run_stages(params: dict, runs: Path, *, until: str = "evaluate") -> Path:
-    """Run what has not been run, up to a stage; the folder that holds all outputs, as links."""
+    """Run what has not been run, up to a stage; the folder that holds all outputs, as links.
+
+    Generated heads are deleted once they are scored: they take up to half a gigabyte a run, and are made again in less
+    than a minute where the stage that scores them changes.
+    """
+    if until not in STAGES:
+        raise ValueError(f"no stage {until!r}")
+    folders = _folders(params, runs)
+    if not _is_done(folders[until]):
+        inputs = {}
+        for stage, (module, output, _) in STAGES.items():
+            if not _is_done(folders[stage]):
+                # one body for all seeds: rows of a setting are compared on the same features
+                _run(module.main, params | ({"seed": 0} if stage == "pretrain_body" else {}), folders[stage], inputs, output)
+                (folders[stage] / "done").touch()
+            inputs[output] = folders[stage] / "data" / output
+            if stage == until:
+                break
+    if until == "evaluate":
+        _forget_heads(folders["generate_weights"])
+    return folders[until] / "data"
+
+
+def _folders(params: dict, runs: Path) -> dict[str, Path]:
+    """stage -> where its output is kept, by all that it depends on."""
     key, folders = "", {}
-    for stage, (module, output, sections) in STAGES.items():
-        chosen = {section: _plain(params[section]) for section in sections}
-        if stage == "pretrain_body":
-            # one body for all seeds: rows of a setting are compared on the same features
-            chosen["seed"] = 0
+    for stage, (_, _, sections) in STAGES.items():
+        identity = {section: _identity(_plain(params[section])) for section in sections}
         if stage == "meta_train":
-            named = (chosen["method"]["name"], *chosen["method"]["controls"])
-            identity = chosen | {"methods": {name: chosen["methods"].get(name) for name in named}}
-        else:
-            identity = chosen
+            named = (params["method"]["name"], *params["method"]["controls"])
+            identity["methods"] = {name: identity["methods"].get(name) for name in named}
         code = code_of(stage, params["method"]["name"], controls=bool(params["method"]["controls"]))
-        key = digest(stage, key, {section: _identity(value) for section, value in identity.items()}, code)
-        folder = runs / stage / key[:16]
-        if not (folder / "done").exists():
-            _run(module.main, params | chosen, folder, folders, output)
-            (folder / "done").touch()
-        folders[output] = folder / "data" / output
-        if stage == until:
-            return folder / "data"
-    raise ValueError(f"no stage {until!r}")
+        key = digest(stage, key, identity, code)
+        folders[stage] = runs / stage / key[:16]
+    return folders
+
+
+def _is_done(folder: Path) -> bool:
+    return (folder / "done").exists()
+
+
+def _forget_heads(folder: Path) -> None:
+    (folder / "done").unlink(missing_ok=True)
+    for file in (folder / "data" / "weights").glob("*.safetensors"):
+        file.unlink()
 
 
 def _identity(section: object) -> object:

@@ -46,7 +46,7 @@ def params():
     ("changes", "expected"),
     [
         ({}, []),
-        ({"evaluate.landscape_points": 9}, ["evaluate"]),
+        ({"evaluate.landscape_points": 9}, ["generate_weights", "evaluate"]),
         ({"method.name": "lvdi"}, ["meta_train", "generate_weights", "evaluate"]),
         ({"methods.reptile.inner_lr": 0.5}, []),
         ({"data.root": "elsewhere"}, []),
@@ -61,6 +61,19 @@ def test_cells_share_what_they_agree_in(stages_run, params, tmp_path, changes, e
     data = run_stages(override(params, changes), tmp_path)
     assert stages_run == expected
     assert {path.name for path in data.iterdir()} == {output for _, output, _ in STAGES.values()}
+
+
+def test_heads_are_deleted_once_they_are_scored(stages_run, params, tmp_path, monkeypatch):
+    def generated(params_file, data):
+        (data / "weights").mkdir()
+        for name in ("ltdi.safetensors", "timing.parquet"):
+            (data / "weights" / name).touch()
+
+    monkeypatch.setattr(STAGES["generate_weights"][0], "main", generated)
+    data = run_stages(params, tmp_path)
+    assert [file.name for file in (data / "weights").iterdir()] == ["timing.parquet"]
+    stages_run.clear()
+    assert run_stages(params, tmp_path) == data and not stages_run
 
 
 def test_a_killed_cell_goes_on_where_it_was(stages_run, params, tmp_path, monkeypatch):
