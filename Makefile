@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test paper compare bench bench-omniglot ablation show lock clean
+.PHONY: help setup repro test example paper compare bench bench-omniglot ablation show lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ $(READY): requirements.lock
 repro: $(READY) ## run the changed stages and show the table
 	dvc repro
 	@python -m pipeline.summary
+
+example: $(READY) ## a head for a folder of images without training, on a task of the last run
+	python -m pipeline.example
+	python -m pipeline.classify data/example/support data/example/query
 
 # what the paper says, where it says it; its noise schedule and inner steps it does not. β is bounded, because one
 # step of the sampler multiplies every error of ε by 1/√α

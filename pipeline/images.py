@@ -1,10 +1,13 @@
-"""The images of the two stages that see any."""
+"""The images of the stages that see any, and files as such images."""
 
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
 from ltdi.datasets import DATASETS, ImageSet, augment, join
+from ltdi.datasets.images import read_images
 from pipeline.params import Augment, Data
 
 
@@ -15,6 +18,16 @@ def image_sets(data: Data) -> dict[str, ImageSet]:
     if data.train_on_val:
         splits["meta_train"] = join(splits["meta_train"], splits["meta_val"])
     return splits
+
+
+def read_like(data_set: str, paths: Sequence[Path | zipfile.Path], size: int) -> torch.Tensor:
+    """Image files as the data set's images are: uint8 (len(paths), channels, size, size)."""
+    return as_files(data_set, read_images(paths, mode="RGB" if data_set == "mini_imagenet" else "L", size=size))
+
+
+def as_files(data_set: str, images: torch.Tensor) -> torch.Tensor:
+    """The data set's images as files show them, and the other way round: characters are ink 255 on 0, but dark on paper."""
+    return images if data_set == "mini_imagenet" else 255 - images
 
 
 def augmentation(params: Augment) -> Callable[[torch.Tensor, torch.Generator], torch.Tensor]:

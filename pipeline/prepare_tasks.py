@@ -23,7 +23,7 @@ def main(params_file: Path, data: Path) -> None:
     deterministic()
     body = load_body(data).to(device(), memory_format=torch.channels_last)
     splits = image_sets(params.data)
-    facts = {"train_classes": len(splits["meta_train"].names), "n_images": {split: splits[split].images.shape[1] for split in SPLITS}}
+    facts = {"data_set": params.data.name, "size": splits["meta_train"].images.shape[-1], "train_classes": len(splits["meta_train"].names), "n_images": {split: splits[split].images.shape[1] for split in SPLITS}}
     splits["meta_train"] = expand_classes(splits["meta_train"], tasks.transforms)
     splits["meta_val"] = expand_classes(splits["meta_val"], tasks.val_transforms)
 

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -22,16 +23,23 @@ def run(main: Callable[..., None]) -> None:
     def guarded(params: Params = Path("params.yaml"), data: Folder = Path("data")) -> None:
         name = main.__module__ if main.__module__ != "__main__" else main.__globals__["__spec__"].name
         started = time.monotonic()
-        try:
+        with one_line_errors(name):
             main(params, data)
-        except InputError as error:
-            console.print(f"[bold red]{name}[/]", end=": ")
-            say(str(error))
-            raise SystemExit(2) from error
         if (seconds := time.monotonic() - started) > 1:
             say(f"{name}: done in {seconds:.1f} s")
 
     typer.run(guarded)
+
+
+@contextmanager
+def one_line_errors(name: str) -> Iterator[None]:
+    """The user's mistakes end the program ``name`` with one line and exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        console.print(f"[bold red]{name}[/]", end=": ")
+        say(str(error))
+        raise SystemExit(2) from error
 
 
 def device() -> torch.device:
