@@ -1,5 +1,6 @@
 """The long tables of bench/results/: runs.csv, every measured row; choices.csv, what was chosen by on meta-val;
-beside.csv, a method − what learned without it, paired over tasks; sharpness.csv, how sharp the trained heads' minima are."""
+beside.csv, a method − what learned without it, paired over tasks; sharpness.csv, how sharp the trained heads' minima are;
+ways.csv, heads for other numbers of classes and images than a run was trained on."""
 
 import platform
 import subprocess
@@ -12,7 +13,7 @@ from bench import RESULTS
 from ltdi.store import write_text
 from pipeline.stage import device
 
-KEY = ["setting", "method", "variant", "train_classes", "seed", "beside"]
+KEY = ["setting", "method", "variant", "train_classes", "seed", "beside", "n_way", "n_shot"]
 COLUMNS = (
     "setting,method,variant,train_classes,seed,tasks,accuracy,ci95,best_control,paired_diff,paired_ci95,"
     "ms_batch_1,ms_batch_64,seconds_meta_train,device,commit"
@@ -22,6 +23,7 @@ CHOICE_COLUMNS = (
     "setting,method,variant,train_classes,seed,tasks,val_accuracy,val_best_control,val_paired_diff,val_paired_ci95,"
     "seconds_meta_train,device,commit"
 ).split(",")
+WAYS_COLUMNS = "setting,seed,n_way,n_shot,method,tasks,accuracy,ci95,best_control,paired_diff,paired_ci95,device,commit".split(",")
 SHARPNESS_COLUMNS = "setting,variant,seed,tasks,lambda_max,ci95,paired_diff,paired_ci95,device,commit".split(",")
 
 

@@ -28,6 +28,10 @@ def main() -> None:
     flatness = _sharpness(pd.read_csv(sharpness)) if sharpness.exists() else ""
     write_text(RESULTS / "ablation.md", _ablation(runs, pd.read_csv(RESULTS / "beside.csv"), bench, components) + flatness)
     say(f"wrote {RESULTS / 'omniglot.md'} and ablation.md")
+    ways = RESULTS / "ways.csv"
+    if ways.exists():
+        write_text(RESULTS / "ways.md", _ways(pd.read_csv(ways), bench))
+        say(f"wrote {RESULTS / 'ways.md'}")
 
 
 def _components(file: Path) -> str:
@@ -89,6 +93,17 @@ def _sharpness(rows: pd.DataFrame) -> str:
         lines.append([setting, variant, f"{group.lambda_max.mean():.4f} ± {_pooled(group.ci95):.4f}", compared, str(len(group)), str(group.tasks.sum())])
     text = "\n## How sharp the trained heads' minima are\n\nThe largest eigenvalue of the Hessian of the loss on all images of a meta-test task's classes, at the recorded head w_0; ± is the 95 % interval over tasks. Rows: `sharpness.csv`.\n\n"
     return text + _markdown(["setting", "variant", "λ_max", "− Lt-Di's heads, paired", "seeds", "tasks"], lines)
+
+
+def _ways(rows: pd.DataFrame, bench: dict) -> str:
+    """Heads for other numbers of classes and images than a run was trained on, a line each."""
+    methods, lines = list(dict.fromkeys(["ltdi", "start", *rows.method])), []
+    for (setting, n_way, n_shot), group in rows.groupby(["setting", "n_way", "n_shot"]):
+        own = group[group.method == "ltdi"]
+        lines.append([setting, str(n_way), str(n_shot), *(_cell(group[group.method == each]) for each in methods), _paired(own)])
+    text = "# One run's heads for other tasks, accuracy in percent\n\nGenerated without further training by a run of the setting, whose classes and images a class differ. "
+    text += _caption(rows).replace("runs.csv", "ways.csv")
+    return text + _markdown(["trained on", "classes", "images of each", *(bench["names"][each] for each in methods), "Lt-Di − best control, paired"], lines)
 
 
 def _cell(group: pd.DataFrame) -> str:

@@ -4,7 +4,7 @@ The only file where an optimiser's step and a diffusion time meet: ``recorded_st
 training, the index i of a point w_i counts down to the trained head, as the diffusion time does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, repeat
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ltdi.adaptation import adapt
 from ltdi.closed_form import prototype_head, ridge_head
+from ltdi.errors import InputError
 from ltdi.heads import Head
 from ltdi.metrics import accuracy
 from ltdi.seeding import generator
@@ -65,6 +66,19 @@ class Start:
             return self.centre(support)
         draws = [self.head.initial(1, generator(seed, "start", task)) for task in tasks.tolist()]
         return torch.cat(draws).to(support.features)
+
+    def of_ways(self, n_way: int) -> "Start":
+        """The start of heads for another number of classes.
+
+        Raises:
+            InputError: it is one draw for all tasks, and so for their number of classes.
+        """
+        if n_way == self.head.n_way:
+            return self
+        if self.kind == "shared":
+            raise InputError(f"trajectories.start = shared is one head of {self.head.n_way} classes, there is none of {n_way}; choose another start")
+        head = Head(self.head.n_features, self.head.hidden, n_way)
+        return replace(self, head=head, shared=self.shared.new_zeros(head.space.dim))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Tensors and plain values from which ``from_state`` makes it again."""

@@ -73,10 +73,11 @@ class WeightSpace:
         return self.from_tokens(layers)
 
     def layer_scale(self, w: Tensor) -> Tensor:
-        """The root mean square of each layer over all of w (M, D), repeated to (D,); 1 where a layer is all zero."""
-        tokens = self.tokens(w.double())
-        scale = {layer: part.square().mean().sqrt() for layer, part in tokens.items()}
-        shapes = self.token_shapes
-        return self.from_tokens(
-            {layer: (value if value > 0 else torch.ones_like(value)).expand(shapes[layer]) for layer, value in scale.items()}
-        ).to(w.dtype)
+        """The root mean square of each layer over all of w (M, D): (layers,); 1 where a layer is all zero."""
+        scale = torch.stack([part.square().mean().sqrt() for part in self.tokens(w.double()).values()])
+        return torch.where(scale > 0, scale, 1.0).to(w.dtype)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """A number a layer (…, layers), repeated for all numbers of the layer: (…, D)."""
+        sizes = torch.tensor([neurons * numbers for neurons, numbers in self.token_shapes.values()], device=values.device)
+        return values.repeat_interleave(sizes, dim=-1, output_size=self.dim)

@@ -46,12 +46,20 @@ def build_method(
     return chosen(start, **{each: given[each] for each in chosen.takes}, **knobs["methods"][name])
 
 
-def load_method(folder: Path, name: str, body: nn.Module, device: torch.device) -> Method:
-    """A meta-trained method or a control of a model folder."""
+def load_method(folder: Path, name: str, body: nn.Module, device: torch.device, n_way: int | None = None) -> Method:
+    """A meta-trained method or a control of a model folder, for heads of ``n_way`` classes or as many as it was trained with.
+
+    Raises:
+        InputError: what the method has learned is for one number of classes.
+    """
     tensors, values = read_tensors(folder / "methods" / f"{name}.safetensors")
     start = Start.from_state({"start/shared": tensors.pop("start/shared").to(device)}, values)
+    trained = start.head.n_way
+    start = start.of_ways(n_way or trained)
     sizes = {size: values[size] for size in ("length", "n_tasks", "n_classes", "n_condition")}
     method = build_method(name, values, start, body, **sizes, seed=0)
+    if any(tensors[key].shape != value.shape for key, value in method.state_dict().items()):
+        raise InputError(f"{name} has learned heads of {trained} classes, and generates none of {n_way}; set tasks.n_way = {n_way} in params.yaml and run `dvc repro`, or choose another method")
     method.load_state_dict(tensors)
     return method.to(device).eval()
 

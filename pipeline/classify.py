@@ -97,11 +97,10 @@ def _generated(task: Path, data: Path, eye: Eye, name: str, keep: Path | None, s
     name, known = name or names["method"], [names["method"], *names["controls"]]
     if name not in known:
         raise InputError(f"--method {name} is not in {data / 'model'}; allowed: {', '.join(known)}")
-    made = load_method(data / "model", name, eye.body, eye.device)
-    is_head = made.space is made.head.space
-    if keep and not is_head:
+    by_class = _by_class(task)
+    made = load_method(data / "model", name, eye.body, eye.device, len(by_class))
+    if keep and made.space is not made.head.space:
         raise InputError(f"--head {keep}: {name} makes more than a head; leave --head out, or name another method")
-    by_class = _by_class(task, made.head.n_way)
     images = torch.stack([eye.read(files) for files in by_class.values()])[None]
     features, encoder = eye.features(images), load_encoder(data)
     support = Support(features, images, None if encoder is None else encoder.to(eye.device)(features))
@@ -129,17 +128,15 @@ def _kept(file: Path, eye: Eye) -> Answerer:
     return facts["classes"], lambda query: head(w, query.features.flatten(1, 2))
 
 
-def _by_class(task: Path, n_way: int) -> dict[str, list[Path]]:
+def _by_class(task: Path) -> dict[str, list]:
     """The files of each class, equally many."""
-    by_class: dict[str, list[Path]] = {}
+    by_class: dict[str, list] = {}
     for name, file in find_images(task).items():
         by_class.setdefault(name.rpartition("/")[0], []).append(file)
     if "" in by_class:
         raise InputError(f"{by_class[''][0]} lies in no class's folder; move it into one")
-    if len(by_class) != n_way:
-        raise InputError(
-            f"{task} holds PNG or JPEG images of {len(by_class)} classes, and the run's heads are for {n_way}; give {n_way}, or set tasks.n_way in params.yaml and run `dvc repro`"
-        )
+    if len(by_class) < 2:
+        raise InputError(f"{task} holds PNG or JPEG images of {len(by_class)} classes; give two or more, each in a folder of its own")
     first, *others = by_class
     for other in others:
         if len(by_class[other]) != len(by_class[first]):

@@ -8,7 +8,7 @@ import typer
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from bench import rows, run, sharpness, variants
+from bench import rows, run, sharpness, tables, variants, ways
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,8 @@ def tiny(tmp_path_factory, write_params, repository, few_glyphs):
         def call(program, *arguments: str):
             app = typer.Typer()
             app.command()(program.main)
-            return CliRunner().invoke(app, ["--setting", "glyphs-5w1s", "--budget", "tiny", "--base", "alone", "--runs", str(folder / "runs"), *arguments])
+            base = [] if program is ways else ["--base", "alone"]
+            return CliRunner().invoke(app, ["--setting", "glyphs-5w1s", "--budget", "tiny", *base, "--runs", str(folder / "runs"), *arguments])
 
         yield SimpleNamespace(call=call, folder=folder, table=lambda name: pd.read_csv(folder / name))
 
@@ -72,6 +73,23 @@ def test_sharpness_is_paired_over_tasks(measured):
     assert list(table.index) == ["alone_ltdi", "alone_sam"] and (table.tasks == 30).all() and (table.lambda_max > 0).all()
     assert table.paired_diff["alone_sam"] == pytest.approx(table.lambda_max["alone_sam"] - table.lambda_max["alone_ltdi"], abs=1e-4)
     assert table.paired_diff["alone_ltdi"] == 0
+
+
+def test_one_run_makes_heads_for_other_tasks(tiny, repository):
+    sizes = ("--ways", "2", "--ways", "7", "--shots", "1", "--shots", "3", "--tasks", "40")
+    ended = tiny.call(ways, *sizes)
+    assert ended.exit_code == 0, ended.output
+    table = tiny.table("ways.csv").set_index(["n_way", "n_shot", "method"]).sort_index()
+    assert set(table.index) == {(n, k, method) for n in (2, 7) for k in (1, 3) for method in ("ltdi", "start", "prototype")}
+    accuracy = table.accuracy
+    for n in (2, 7):
+        for k in (1, 3):
+            row = table.loc[n, k, "ltdi"]
+            assert row.paired_diff == pytest.approx(accuracy[n, k, "ltdi"] - accuracy[n, k, "prototype"], abs=1e-5)
+        assert accuracy[n, 3, "prototype"] > accuracy[n, 1, "prototype"] > 1 / n
+    assert accuracy[2, 1, "prototype"] > accuracy[7, 1, "prototype"]
+    text = tables._ways(tiny.table("ways.csv"), YAML(typ="safe").load(repository / "bench" / "params.yaml"))
+    assert text.count("| glyphs-5w1s |") == 4
 
 
 @pytest.mark.parametrize("program", [run, sharpness], ids=["run", "sharpness"])

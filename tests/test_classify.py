@@ -102,6 +102,21 @@ def test_more_images_of_each_class_than_the_run_was_trained_on(task):
     assert ended.exit_code == 0 and "from 2 images of each" in ended.output
 
 
+def test_fewer_classes_than_the_run_was_trained_on(task):
+    """What is left of the head of a method whose class slots do not touch each other: the same without a slot."""
+    task.call(task.support, task.query, "--csv", task.csv, "--method", "prototype")
+    of_five = pd.read_csv(task.csv)
+    gone = next(task.support.iterdir())
+    shutil.rmtree(gone)
+    task.call(task.support, task.query, "--csv", task.csv, "--method", "prototype")
+    of_four = pd.read_csv(task.csv)
+    assert gone.name not in set(of_four["class"])
+    others = of_five["class"] != gone.name
+    assert others.any() and of_four["class"][others].equals(of_five["class"][others])
+    ended = task.call(task.support, task.query)
+    assert ended.exit_code == 0 and "of 20 images" in ended.output
+
+
 def test_a_file_is_classified_like_the_folder_that_holds_it(task):
     file = sorted(task.query.rglob("*.png"))[7]
     task.call(task.support, task.query, "--csv", task.csv)
@@ -122,9 +137,10 @@ def refused(ended, *parts):
         assert str(part) in ended.output
 
 
-def test_another_number_of_classes(task):
-    shutil.rmtree(next(task.support.iterdir()))
-    refused(task.call(task.support), "4 classes", "for 5", "tasks.n_way")
+def test_fewer_than_two_classes(task):
+    for place in sorted(task.support.iterdir())[1:]:
+        shutil.rmtree(place)
+    refused(task.call(task.support), "1 classes", "two or more")
 
 
 def test_unequal_numbers_of_images(task):
@@ -158,6 +174,11 @@ def test_a_damaged_image_to_classify(task, tmp_path):
 
 def test_an_unknown_method(task):
     refused(task.call(task.support, "--method", "nonsense"), "nonsense", "ltdi, prototype")
+
+
+def test_a_method_that_has_learned_heads_of_one_number_of_classes(task):
+    shutil.rmtree(next(task.support.iterdir()))
+    refused(task.call(task.support, "--method", "mean_head"), "mean_head", "heads of 5 classes", "none of 4", "tasks.n_way")
 
 
 def test_a_head_is_generated_of_images_only(task, tmp_path):

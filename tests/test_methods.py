@@ -131,7 +131,7 @@ def test_what_does_harm_on_meta_val_is_left_out(name, worlds):
     world = worlds["encoded", False]
     method = stirred(world.prepared(name))
     with torch.no_grad():
-        method.scale.mul_(100)
+        method.layer_scale.mul_(100)
     if name == "ocd":
         method.mean_log_scale.add_(6)
     method.finish(world.val, seed=0)

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from ltdi import trajectories
 from ltdi.adaptation import adapt
 from ltdi.closed_form import prototype_head, ridge_head
+from ltdi.errors import InputError
 from ltdi.heads import Head, task_losses
 from ltdi.seeding import generator
 from ltdi.store import read_tensors, write_tensors
@@ -115,6 +116,24 @@ def test_a_fresh_start_does_not_depend_on_the_other_tasks(source):
     for some in ([4], [2, 5], [5, 4, 3, 2, 1, 0]):
         some = torch.tensor(some)
         assert start.draw(source.support_of(some), some, seed=0).equal(w[some])
+
+
+@pytest.mark.parametrize("kind", ["fresh", "prototype", "ridge", "encoded"])
+def test_a_start_of_fewer_classes_is_that_of_a_task_of_fewer(source, kind):
+    support = source.support_of(torch.arange(4))
+    fewer = Support(support.features[:, : N - 1])
+    start, other = start_of(kind), start_of(kind).of_ways(N - 1)
+    assert start.of_ways(N) is start
+    assert other.head.n_way == N - 1 and other.centre(fewer).shape == (4, other.head.space.dim)
+    if kind in ("prototype", "encoded"):  # a class's row does not look at the other classes
+        whole, part = (each.head.space.unflatten(each.centre(seen)) for each, seen in ((start, support), (other, fewer)))
+        assert_close(part["output.weight"], whole["output.weight"][:, : N - 1])
+        assert_close(part["output.bias"], whole["output.bias"][:, : N - 1])
+
+
+def test_one_draw_for_all_tasks_is_of_one_number_of_classes():
+    with pytest.raises(InputError, match="shared is one head of 3 classes, there is none of 9"):
+        start_of("shared").of_ways(9)
 
 
 def test_a_start_comes_back_from_its_state(tmp_path, source, kind):

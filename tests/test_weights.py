@@ -79,28 +79,32 @@ def test_layer_scale_is_the_root_mean_square_of_a_layer():
     space = WeightSpace(SPACES["head"])
     signs = {name: random(50, *shape).sign() for name, shape in space.shapes.items()}
     w = space.flatten({name: sign * (3 if name.startswith("hidden") else 0.1) for name, sign in signs.items()})
-    scale = space.unflatten(space.layer_scale(w))
+    scale = space.unflatten(space.spread(space.layer_scale(w)))
     assert_close(scale["hidden.weight"], torch.full((4, 3), 3.0))
     assert_close(scale["hidden.bias"], torch.full((4,), 3.0))
     assert_close(scale["output.bias"], torch.full((2,), 0.1))
     # half of the tasks zero: the mean square halves
-    halved = space.unflatten(space.layer_scale(w * (torch.arange(50) % 2)[:, None]))
+    halved = space.unflatten(space.spread(space.layer_scale(w * (torch.arange(50) % 2)[:, None])))
     assert_close(halved["hidden.weight"], torch.full((4, 3), 3 / 2**0.5))
 
 
 def test_layer_scale_is_not_centred_and_a_zero_layer_keeps_its_scale():
     space = WeightSpace(SPACES["head"])
     w = space.flatten({name: torch.full((4, *shape), 2.0 * name.startswith("output")) for name, shape in space.shapes.items()})
-    scale = space.tokens(space.layer_scale(w))
-    assert_close(scale["output"], torch.full((2, 5), 2.0))
-    assert_close(scale["hidden"], torch.ones(4, 4))
+    assert_close(space.layer_scale(w), torch.tensor([1.0, 2.0]))
 
 
 def test_dividing_by_the_scale_makes_every_layer_unit(space):
     w = random(20, space.dim) * torch.logspace(-3, 2, space.dim)
     scale = space.layer_scale(w)
-    assert scale.dtype == w.dtype and scale.shape == (space.dim,)
-    assert_close(space.layer_scale(w / scale), torch.ones(space.dim))
+    assert scale.dtype == w.dtype and scale.shape == (len(space.layers),)
+    assert_close(space.layer_scale(w / space.spread(scale)), torch.ones(len(space.layers)))
+
+
+def test_a_number_a_layer_is_spread_over_its_layer(space):
+    values = random(2, 3, len(space.layers))
+    for j, tokens in enumerate(space.tokens(space.spread(values)).values()):
+        assert_close(tokens, values[..., j, None, None].expand_as(tokens), rtol=0, atol=0)
 
 
 def test_a_layer_of_unequal_neurons_is_refused():

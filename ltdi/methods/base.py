@@ -92,12 +92,12 @@ class TrainedMethod(Method):
     def __init__(self, start: Start, *, meta: Mapping) -> None:
         super().__init__(start)
         self.meta = meta
-        self.register_buffer("scale", torch.ones(start.head.space.dim))
+        self.register_buffer("layer_scale", torch.ones(len(start.head.space.layers)))
         self.register_buffer("strength", torch.ones(()))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         centre = self.start.centre(train.support_of(torch.arange(len(train))))
-        self.scale.copy_(self.head.space.layer_scale(trajectories.points[:, 0].to(centre) - centre))
+        self.layer_scale.copy_(self.head.space.layer_scale(trajectories.points[:, 0].to(centre) - centre))
 
     @torch.no_grad()
     def finish(self, val: TaskSource, *, seed: int) -> None:
@@ -115,6 +115,11 @@ class TrainedMethod(Method):
         best = max(range(len(STRENGTHS)), key=lambda j: those[j].double().mean().item())
         gain, ci95 = mean_and_ci95(those[best].double() - none.double())
         self.strength.fill_(STRENGTHS[best] if gain > ci95 else 0.0)
+
+    @property
+    def scale(self) -> Tensor:
+        """(D,), kept by layer, so that a head of more or fewer classes has one too."""
+        return self.head.space.spread(self.layer_scale)
 
     def to_x(self, w: Tensor, centre: Tensor) -> Tensor:
         return (w - centre) / self.scale

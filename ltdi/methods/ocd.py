@@ -65,8 +65,7 @@ class Ocd(TrainedMethod):
 
     def spread(self, log_scale: Tensor) -> Tensor:
         """The log-scales (B, layers) as factors (B, D)."""
-        shapes = self.space.token_shapes
-        return self.space.from_tokens({layer: log_scale[:, j, None, None].exp().expand(-1, *shapes[layer]) for j, layer in enumerate(shapes)})
+        return self.space.spread(log_scale.exp())
 
     def log_scale(self, support: Support) -> Tensor:
         """As predicted (B, layers)."""
