@@ -28,7 +28,7 @@ def show(data: Path) -> None:
     say(outcome(metrics))
     say("ms/task: from support images to weights, one task at a time and a task of 64 at once")
     say("distance²: mean squared difference from the head trained on all images of the classes; that head, which saw the queries too, is the ceiling")
-    say("next: dvc exp run -S method.name=lvdi, then make compare; dvc plots show; make help")
+    say("next: make example; dvc exp run -S method.name=lvdi, then make compare; dvc plots show; make help")
 
 
 def outcome(metrics: dict) -> str:
