@@ -108,9 +108,8 @@ def _generated(task: Path, data: Path, eye: Eye, name: str, keep: Path | None, s
         w = made.generate(support, generator=generator(seed, "noise"))
     say(f"a head for {', '.join(by_class)} from {images.shape[2]} image{'s' if images.shape[2] > 1 else ''} of each, by {name}")
     if keep:
-        shape = {"n_features": made.head.n_features, "hidden": made.head.hidden, "n_way": made.head.n_way}
         tensors = {key: value[0] for key, value in made.head.space.unflatten(w).items()}
-        write_tensors(keep, tensors, {"classes": list(by_class), "method": name, "head": shape, "eye": eye.name})
+        write_tensors(keep, tensors, {"classes": list(by_class), "method": name, "head": made.start.state()[1]["head"], "eye": eye.name})
     return list(by_class), partial(made.logits, w)
 
 
