@@ -31,9 +31,10 @@ example: $(READY) ## a head for a folder of images without training, on a task o
 
 # what the paper says, where it says it; its noise schedule and inner steps it does not. β is bounded, because one
 # step of the sampler multiplies every error of ε by 1/√α
-PAPER := encoder.name=none trajectories.start=fresh diffusion.steps=20 diffusion.schedule=linear diffusion.max_beta=0.9 \
+PAPER := trajectories.start=fresh diffusion.steps=20 diffusion.schedule=linear diffusion.max_beta=0.9 \
 	diffusion.prediction=epsilon diffusion.weighting=theorem diffusion.visited=0.0 diffusion.start_noise=1.0 \
-	denoiser.name=unet meta.inner_steps=3 meta.inner_optimizer=adam meta.weight_loss=1.0 meta.query_loss=0.0 meta.fresh=0.0
+	denoiser.name=unet denoiser.dropout=0.0 meta.inner_steps=3 meta.inner_optimizer=adam meta.outer_lr=0.001 \
+	meta.weight_loss=1.0 meta.query_loss=0.0 meta.new_tasks=0
 
 paper: $(READY) ## the paper's literal configuration, as an experiment; ten minutes and more on two cores
 	dvc exp run --temp --force --name paper-literal $(addprefix -S ,$(PAPER))
@@ -53,12 +54,11 @@ bench: $(READY) ## every method in every setting whose data are found: LTDI_DATA
 bench-omniglot: BUDGET := $(or $(BUDGET),cpu)
 bench-omniglot: $(READY) ## Lt-Di and the controls on Omniglot: LTDI_DATA=<folder> SEEDS="0 1 2" BUDGET=cpu|full
 	LTDI_DATA=$(LTDI_DATA) python -m bench.run $(FOUR:%=--setting omniglot-%) $(SEEDS:%=--seed %) --budget $(BUDGET) --variant ltdi --variant lvdi
-	LTDI_DATA=$(LTDI_DATA) python -m bench.run $(FOUR:%=--setting omniglot-%) $(SEEDS:%=--seed %) --budget $(BUDGET) --variant ltdi --train-on-val
 	python -m bench.tables
 
 ablation: $(READY) ## what each part of the method does, on the embedded glyphs: SEEDS="0 1 2"
-	python -m bench.run --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation --base alone --variant all
-	python -m bench.sharpness --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation --base alone
+	python -m bench.run --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation --variant all
+	python -m bench.sharpness --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation
 	python -m bench.tables
 
 test: $(READY) ## the whole test suite

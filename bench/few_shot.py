@@ -109,7 +109,7 @@ def _accuracies(rows: dict[tuple[str, str], Row], bench: dict) -> list[list[str]
     settings = list(bench["settings"])
     best = {s: max((m for m in bench["methods"] if (s, m) in rows), key=lambda m: rows[s, m].values.mean().item(), default=None) for s in settings}
     table = [["", *settings]]
-    for method in (*bench["methods"], *bench["beside"], None, *bench["controls"]):
+    for method in (*bench["methods"], None, *bench["controls"]):
         if method is None:
             table.append(["*controls*", *[""] * len(settings)])
             continue
@@ -177,7 +177,7 @@ def _times(rows: dict[tuple[str, str], Row], bench: dict) -> str:
     )
     for setting in bench["settings"]:
         table = [[setting, "embed", "generate", "of it gradient steps", "in all", "in all, 64 at once", "a query image", "meta-training, s"]]
-        for method in (*bench["methods"], *bench["beside"], *bench["controls"]):
+        for method in (*bench["methods"], *bench["controls"]):
             if (setting, method) not in rows:
                 continue
             row = rows[setting, method]
@@ -202,7 +202,7 @@ def _times(rows: dict[tuple[str, str], Row], bench: dict) -> str:
 
 def ablation(rows: dict[tuple[str, str], Row], bench: dict) -> str:
     """The paper's Table 1: what each component adds, from the same cells."""
-    components = {"reptile_head": "", "start": "", "llo_vae": "C1", "lvdi": "C1 C2", "ltdi": "C1 C2 C3", "mcdi": "C1 C2, the successor's targets"}
+    components = {"reptile_head": "", "llo_vae": "C1", "lvdi": "C1 C2", "ltdi": "C1 C2 C3", "mcdi": "C1 C2, the successor's targets"}
     settings = [s for s in bench["settings"] if any(key[0] == s for key in rows)]
     table = [["", "components", *settings]]
     for method, parts in components.items():
@@ -229,7 +229,7 @@ def _table(rows: list[list[str]]) -> str:
 def picture(rows: dict[tuple[str, str], Row], bench: dict, path: Path) -> None:
     """Accuracy, as the paired difference to the best control, against the time from support images to weights; a panel a setting."""
     settings = [s for s in bench["settings"] if any(key[0] == s for key in rows)]
-    methods = [m for m in (*bench["methods"], *bench["beside"], *bench["controls"]) if m not in ("mean_head", "nearest_head")]
+    methods = [m for m in (*bench["methods"], *bench["controls"]) if m not in ("mean_head", "nearest_head")]
     columns = min(3, len(settings) + 1)
     lines = -(-(len(settings) + 1) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(4.6 * columns, 3.8 * lines), squeeze=False)

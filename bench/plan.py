@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from bench import BENCH, PLAN, ROOT
 from ltdi.datasets import mini_imagenet, omniglot
 from ltdi.errors import InputError
-from ltdi.store import digest, write_json
+from ltdi.store import checksum, digest, write_json
 from pipeline.progress import console, say
 
 LOCATE = {"glyphs": lambda root: root, "omniglot": omniglot.locate, "mini_imagenet": mini_imagenet.locate}
@@ -69,7 +69,8 @@ def what_runs(bench: dict, setting: str, method: str, budget: dict) -> dict:
     names = [params["method"]["name"], *params["method"]["controls"]]
     params["methods"] = {name: params["methods"][name] for name in names if name in params["methods"]}
     stages = load_yaml(ROOT / "dvc.yaml")["stages"]
-    code = digest(*(code_of(stage, names[0], controls=len(names) > 1) for stage in stages), *(_read(BENCH / file) for file in OWN_CODE))
+    body = params["body"]["weights"] and checksum(ROOT / params["body"]["weights"])
+    code = digest(body, *(code_of(stage, names[0], controls=len(names) > 1) for stage in stages), *(_read(BENCH / file) for file in OWN_CODE))
     return {"seeds": budget["seeds"], "params": params, "code": code}
 
 
@@ -77,7 +78,7 @@ def cell_params(bench: dict, setting: str, method: str, budget: dict) -> dict:
     """The params of a cell; ``budget`` is one of bench/params.yaml, the method "controls" stands for all controls."""
     changes = changes_of(bench, setting, budget)
     if method == "controls":
-        first, *others = [*bench["controls"], *bench["beside"]]
+        first, *others = bench["controls"]
         changes |= {"method.name": first, "method.controls": others}
     else:
         changes |= {"method.name": method, "method.controls": []} | bench["methods"][method] | budget["methods"].get(method, {})
@@ -88,7 +89,7 @@ def changes_of(bench: dict, setting: str, budget: dict) -> dict[str, object]:
     """What a setting and a budget of bench/params.yaml change in params.yaml, by dotted key."""
     values = dict(bench["settings"][setting])
     data = values.pop("data")
-    return bench["data"][data] | values | budget["overrides"] | budget["data"].get(data, {})
+    return bench["data"][data] | values | budget["overrides"]
 
 
 def load_yaml(path: Path) -> dict:
@@ -118,7 +119,7 @@ def code_of(stage: str, method: str, *, controls: bool) -> str:
     """A name for the code that a stage of ../dvc.yaml runs: the files that it declares, those of controls only where there are any."""
     deps = load_yaml(ROOT / "dvc.yaml")["stages"][stage]["deps"]
     bench = load_yaml(BENCH / "params.yaml")
-    of_controls = {ROOT / "ltdi" / "methods" / f"{name}.py" for name in (*bench["controls"], *bench["beside"])}
+    of_controls = {ROOT / "ltdi" / "methods" / f"{name}.py" for name in bench["controls"]}
     own = ROOT / "ltdi" / "methods" / f"{method}.py"
     paths = [ROOT / dep.replace("${method.name}", method) for dep in deps if dep.startswith(("ltdi/", "pipeline/"))]
     files = {file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])}

@@ -37,13 +37,13 @@ def main(
             data = run_stages(params, runs)
             # what a variant changes is told from chance only beside Lt-Di on the same tasks
             beside = {} if each_variant == "ltdi" else {"ltdi": run_stages(variant_params(each_setting, "ltdi", seed=each_seed, **chosen), runs)}
-            _write(params, data, beside, bench, each_setting, prefix, each_variant)
+            _write(params, data, beside, each_setting, prefix, each_variant)
     except InputError as error:
         say(f"bench: {error}")
         raise SystemExit(2) from error
 
 
-def _write(params: dict, data: Path, beside: dict[str, Path], bench: dict, setting: str, prefix: str, variant: str) -> None:
+def _write(params: dict, data: Path, beside: dict[str, Path], setting: str, prefix: str, variant: str) -> None:
     """A run's rows: what it chose by, on meta-val, and what it reports, on meta-test, beside the controls and beside other runs."""
     metrics, chosen = read_json(data / "results" / "metrics.json"), read_json(data / "model" / "metrics.json")
     common = {
@@ -55,16 +55,9 @@ def _write(params: dict, data: Path, beside: dict[str, Path], bench: dict, setti
     }
     own = common | {"method": metrics["method"], "variant": prefix + variant, "seconds_meta_train": round(chosen["seconds"], 1)}
     scores = _scores(data)
-    controls = {name: scores[name] for name in bench["controls"] if name in scores}
-    rows = [_row(metrics, params) | own | _compared(scores[metrics["method"]], controls)]
-    others = {name: _scores(folder)[name] for name, folder in beside.items()}
-    for name, values in metrics["controls"].items():
-        if name in controls:
-            rows.append(_row(values, params) | common | {"method": name, "variant": "control"})
-        else:
-            rows.append(_row(values, params) | common | {"method": name, "variant": prefix + name} | _compared(scores[name], controls))
-            others[name] = scores[name]
-    differences = {name: mean_and_ci95(scores[metrics["method"]] - other) for name, other in others.items()}
+    rows = [_row(metrics, params) | own | _compared(scores[metrics["method"]], {name: scores[name] for name in metrics["controls"]})]
+    rows += [_row(values, params) | common | {"method": name, "variant": "control"} for name, values in metrics["controls"].items()]
+    differences = {name: mean_and_ci95(scores[metrics["method"]] - _scores(folder)[name]) for name, folder in beside.items()}
     add("beside.csv", BESIDE_COLUMNS, [own | {"tasks": params["tasks"]["meta_test"], "beside": name, "paired_diff": mean, "paired_ci95": ci95} for name, (mean, ci95) in differences.items()])
     rows.append(common | {"method": "ceiling", "variant": "control", "tasks": params["tasks"]["meta_test"], **metrics["ceiling"]})
     add("runs.csv", COLUMNS, rows)

@@ -1,4 +1,4 @@
-"""The seven stages of ``pipeline`` under one set of params, every stage's output kept under a name made of all it depends on.
+"""The six stages of ``pipeline`` under one set of params, every stage's output kept under a name made of all it depends on.
 
 Runs that agree in the first stages share them: one body serves every setting of a data set, one set of
 tasks and trajectories every method. A killed run goes on at the stage, and in a training at the
@@ -12,14 +12,13 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from bench.plan import code_of
-from ltdi.store import digest
-from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body, pretrain_encoder
+from ltdi.store import checksum, digest
+from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body
 
 # stage -> its module, the folder it writes, the sections it reads
 STAGES = {
     "pretrain_body": (pretrain_body, "body", ("data", "body")),
     "prepare_tasks": (prepare_tasks, "tasks", ("seed", "data", "tasks")),
-    "pretrain_encoder": (pretrain_encoder, "encoder", ("seed", "encoder")),
     "collect_trajectories": (collect_trajectories, "trajectories", ("seed", "trajectories")),
     "meta_train": (meta_train, "model", ("seed", "method", "methods", "diffusion", "denoiser", "meta")),
     "generate_weights": (generate_weights, "weights", ("seed", "generate")),
@@ -76,8 +75,11 @@ def _forget_heads(folder: Path) -> None:
 
 
 def _identity(section: object) -> object:
-    """A section without the keys that say where a data set lies, which is no part of what it is."""
-    return {key: value for key, value in section.items() if key not in ("root", "download")} if isinstance(section, dict) else section
+    """A section without the keys that say where a data set lies, which is no part of what it is; of a body what its file holds."""
+    if not isinstance(section, dict):
+        return section
+    known = {key: value for key, value in section.items() if key not in ("root", "download")}
+    return known | {"weights": checksum(known["weights"])} if known.get("weights") else known
 
 
 def _run(main: Callable[[Path, Path], None], params: dict, folder: Path, inputs: dict[str, Path], output: str) -> None:

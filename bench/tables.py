@@ -23,7 +23,7 @@ def main() -> None:
         say(f"wrote {RESULTS / 'few_shot.md'} and accuracy_latency.png")
     runs = pd.read_csv(RESULTS / "runs.csv")
     runs = runs[~runs.variant.str.startswith("few_shot")]
-    write_text(RESULTS / "omniglot.md", _bar(runs[runs.variant.isin(["ltdi", "lvdi", "start", "control"])], bench))
+    write_text(RESULTS / "omniglot.md", _bar(runs[runs.variant.isin(["ltdi", "lvdi", "control"])], bench))
     sharpness = RESULTS / "sharpness.csv"
     flatness = _sharpness(pd.read_csv(sharpness)) if sharpness.exists() else ""
     write_text(RESULTS / "ablation.md", _ablation(runs, pd.read_csv(RESULTS / "beside.csv"), bench, components) + flatness)
@@ -46,7 +46,7 @@ def _bar(runs: pd.DataFrame, bench: dict) -> str:
     settings = [each for each in bench["settings"] if each.startswith("omniglot-")]
     rows = []
     for classes, group in sorted(runs.groupby("train_classes")):
-        for method, variant in (("ltdi", "ltdi"), ("lvdi", "lvdi"), ("start", "start"), *((each, "control") for each in bench["controls"]), ("ceiling", "control")):
+        for method, variant in (("ltdi", "ltdi"), ("lvdi", "lvdi"), *((each, "control") for each in bench["controls"]), ("ceiling", "control")):
             cells = [_cell(group[(group.setting == s) & (group.method == method) & (group.variant == variant)]) for s in settings]
             rows.append([f"{bench['names'][method]}", str(classes), *cells])
         best = [_paired(group[(group.setting == s) & (group.method == "ltdi") & (group.variant == "ltdi")]) for s in settings]
@@ -61,17 +61,13 @@ def _bar(runs: pd.DataFrame, bench: dict) -> str:
 def _ablation(runs: pd.DataFrame, beside: pd.DataFrame, bench: dict, components: str) -> str:
     """Table 1's components, then every measured variant against the best control of its own setting and seed, and against Lt-Di."""
     own = runs[~runs.variant.str.endswith("control")]
-    alone, shorter = own.variant.str.startswith("alone_"), own.variant.str.startswith("earlier_alone_")
-    rest = own[~(alone | shorter)]
+    of_noise = own.variant.str.startswith("noise_")
     text = f"# Ablations, accuracy in percent\n\n## The components\n\n{components}\n## Every measured variant, best first within a setting\n\n"
-    text += _caption(rest) + _variants(rest, beside)
-    if alone.any():
-        base = ", ".join(f"{key} = {value}" for key, value in bench["bases"]["alone"].items())
-        text += f"\n## The chain alone\n\nWhat is changed here is changed in a chain that has no closed form to begin at and no encoder: {base}.\n\n"
-        text += _caption(own[alone]) + _variants(own[alone], beside)
-    if shorter.any():
-        text += "\n## The chain alone, 300 meta-steps\n\nSo few that a variant may not have begun to tell tasks apart; without those of test-time use.\n\n"
-        text += _caption(own[shorter]) + _variants(own[shorter], beside)
+    text += _caption(own[~of_noise]) + _variants(own[~of_noise], beside)
+    if of_noise.any():
+        base = ", ".join(f"{key} = {value}" for key, value in bench["bases"]["noise"].items())
+        text += f"\n## From noise\n\nWhat is changed here is changed in a chain that has no closed form to begin at: {base}.\n\n"
+        text += _caption(own[of_noise]) + _variants(own[of_noise], beside)
     return text
 
 
@@ -80,7 +76,7 @@ def _variants(runs: pd.DataFrame, beside: pd.DataFrame) -> str:
     for (setting, classes, method, variant), group in runs.groupby(["setting", "train_classes", "method", "variant"]):
         pairs = beside[(beside.setting == setting) & (beside.train_classes == classes) & (beside.variant == variant) & (beside.beside == "ltdi")]
         differences = [_paired(group), "" if pairs.empty else _difference(pairs) + _spread(pairs.paired_diff)]
-        rows.append([setting, str(classes), variant.removeprefix("earlier_alone_").removeprefix("alone_"), method, _cell(group), *differences, f"{group.ms_batch_1.mean():.1f}", f"{group.seconds_meta_train.mean():.0f}"])
+        rows.append([setting, str(classes), variant.removeprefix("noise_"), method, _cell(group), *differences, f"{group.ms_batch_1.mean():.1f}", f"{group.seconds_meta_train.mean():.0f}"])
     rows.sort(key=lambda row: (row[0], row[1], -float(row[5].split()[0])))
     return _markdown(["setting", "training classes", "variant", "method", "accuracy", "− best control, paired", "− Lt-Di, paired", "ms, batch 1", "meta-training, s"], rows)
 
@@ -97,7 +93,7 @@ def _sharpness(rows: pd.DataFrame) -> str:
 
 def _ways(rows: pd.DataFrame, bench: dict) -> str:
     """Heads for other numbers of classes and images than a run was trained on, a line each."""
-    methods, lines = list(dict.fromkeys(["ltdi", "start", *rows.method])), []
+    methods, lines = list(dict.fromkeys(["ltdi", *rows.method])), []
     for (setting, n_way, n_shot), group in rows.groupby(["setting", "n_way", "n_shot"]):
         own = group[group.method == "ltdi"]
         lines.append([setting, str(n_way), str(n_shot), *(_cell(group[group.method == each]) for each in methods), _paired(own)])

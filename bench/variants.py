@@ -16,9 +16,10 @@ def variant_params(setting: str, variant: str, *, base: str, budget: str, seed: 
     defaults, bench = load_yaml(ROOT / "params.yaml"), load_yaml(BENCH / "params.yaml")
     _pick(bench["settings"], setting, "setting")
     chosen = _pick(bench["budgets"], budget, "budget")
-    changes = changes_of(bench, setting, chosen) | {"method.controls": [*chosen.get("controls", bench["controls"]), *bench["beside"]]}
+    changes = changes_of(bench, setting, chosen) | {"method.controls": chosen.get("controls", bench["controls"])}
     changes |= _pick(bench["bases"], base, "base") | _pick(bench["variants"], variant, "variant")
-    changes |= bench["train_on_val"] if train_on_val else {}
+    # the bodies that are kept have not seen the meta-val classes
+    changes |= {"body.weights": None} if train_on_val else {}
     return override(defaults, changes | {"seed": seed, "data.train_on_val": train_on_val, "data.root": str(root)})
 
 

@@ -22,18 +22,17 @@ from ltdi.store import read_json, read_tensors
 from ltdi.tasks import TaskSource
 from pipeline.body import load_body
 from pipeline.build import load_method
-from pipeline.encoder import load_encoder
 from pipeline.progress import say
 from pipeline.stage import device
 
-CONTROLS = ("prototype", "ridge")  # of those that can tell any number of classes
+METHODS = ("ltdi", "prototype", "ridge", "prototype_sgd")  # the generator, and the controls that can tell any number of classes
 
 
 def main(
     setting: Annotated[list[str], typer.Option(help="A setting of bench/params.yaml, that the run is trained on; may be repeated.")],
     seed: Annotated[list[int], typer.Option(help="May be repeated.")] = [0],
     ways: Annotated[list[int], typer.Option(help="Classes of a task; may be repeated.")] = [2, 5, 10, 20],
-    shots: Annotated[list[int], typer.Option(help="Support images of a class; may be repeated.")] = [1, 5],
+    shots: Annotated[list[int], typer.Option(help="Support images of a class; may be repeated.")] = [1, 2, 5],
     tasks: Annotated[int, typer.Option(help="Tasks a seed, of each number of classes and images.")] = 1000,
     budget: Annotated[str, typer.Option(help="A budget of bench/params.yaml.")] = "cpu",
     root: Annotated[Path, typer.Option(envvar="LTDI_DATA", help="The folder that holds the data sets.")] = Path("data/raw"),
@@ -46,7 +45,7 @@ def main(
             common = {"setting": each_setting, "seed": each_seed, "tasks": tasks, "device": machine(), "commit": commit()}
             for n_way, n_shot in product(ways, shots):
                 scores = _scores(data, n_way, n_shot, tasks, each_seed)
-                best, paired = best_and_paired(scores["ltdi"], {name: scores[name] for name in CONTROLS if name in scores})
+                best, paired = best_and_paired(scores["ltdi"], {name: values for name, values in scores.items() if name != "ltdi"})
                 say(f"{each_setting} seed {each_seed}, {n_way} classes of {n_shot}: {scores['ltdi'].mean():.4f}, {paired['difference']:+.4f} ± {paired['ci95']:.4f} over {best}")
                 rows = []
                 for name, values in scores.items():
@@ -61,17 +60,17 @@ def main(
 
 def _scores(data: Path, n_way: int, n_shot: int, n_tasks: int, seed: int) -> dict[str, Tensor]:
     """The accuracy of each of the new tasks (n_tasks,) by method."""
-    where, encoder = device(), load_encoder(data)
+    where = device()
     features, facts = read_tensors(data / "tasks" / "features.safetensors")
     n_images = facts["n_images"]["meta_test"]
     source = TaskSource.sample(
         features["meta_test"], n_tasks=n_tasks, n_way=n_way, n_shot=n_shot, n_query=min(15, n_images - n_shot), seed=seed, split="meta_test ways", n_images=n_images
     )
-    source = (source if encoder is None else source.with_encoded(encoder(source.features))).to(where)
+    source = source.to(where)
     body, scores = load_body(data).to(where), {}
-    measured = read_json(data / "model" / "methods" / "names.json")["controls"]
-    for name in ("ltdi", "start", *(each for each in CONTROLS if each in measured)):
-        method = load_method(data / "model", name, body, where, n_way)
+    known = read_json(data / "model" / "methods" / "names.json")["controls"]
+    for name in (each for each in METHODS if each in ("ltdi", *known)):
+        method = load_method(data / "model", name, body, where)
         scores[name] = query_accuracies(method, source, lambda support: method.generate(support, generator=generator(seed, "noise"))).cpu()
     return scores
 

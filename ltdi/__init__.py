@@ -3,9 +3,9 @@
 Shapes, in every docstring:
     B tasks in a batch    N n_way     K n_shot    Q n_query a class
     F features            D generated weights     P recorded trajectory points
-    H hidden units of the head                    C numbers that describe a support image to a generator
+    H hidden units of the head
 
-Imports go down only: floor 0 is ``errors store seeding nn training``, floor 1 ``datasets bodies encoder weights``,
+Imports go down only: floor 0 is ``errors store seeding nn training``, floor 1 ``datasets bodies weights``,
 floor 2 ``heads tasks``, floor 3 ``closed_form adaptation diffusion metrics
 sharpness``, floor 4 ``trajectories reptile``, floor 5 ``methods``; ``pipeline`` stands above all of them.
 """

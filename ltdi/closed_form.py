@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ltdi.errors import InputError
 from ltdi.heads import Head
-from ltdi.tasks import Query, labelled
+from ltdi.nn import masked_mean
+from ltdi.tasks import Query, Support, labelled
 
 PENALTIES = tuple(10.0**e for e in range(-3, 4))
 TEMPERATURES = tuple(2.0 ** (e / 2) for e in range(-20, 17))
@@ -22,19 +23,20 @@ def prototype_head(head: Head, means: Tensor, temperature: float) -> Tensor:
     return linear_head(head, 2 * temperature * means, -temperature * means.square().sum(-1))
 
 
-def ridge_head(head: Head, features: Tensor, penalty: float, temperature: float) -> Tensor:
-    """Ridge regression of ±1 labels on centred support features (B, N, K, F) as weights (B, D) (Bertinetto et al. 2019), logits times τ.
+def ridge_head(head: Head, support: Support, penalty: float, temperature: float) -> Tensor:
+    """Ridge regression of ±1 labels on the centred support features as weights (B, D) (Bertinetto et al. 2019), logits times τ.
 
     Solved in the space of the N·K support images, which are fewer than features.
     """
-    B, N, K, _ = features.shape
-    x = features.flatten(1, 2)
-    centre = x.mean(1, keepdim=True)
-    y = 2 * torch.eye(N, dtype=x.dtype, device=x.device).repeat_interleave(K, 0).expand(B, -1, -1) - 1
-    offset = y.mean(1, keepdim=True)
-    gram = (x - centre) @ (x - centre).mT
-    alpha = torch.linalg.solve(gram + penalty * torch.eye(N * K, dtype=x.dtype, device=x.device), y - offset)
-    weight = alpha.mT @ (x - centre)
+    N, K = support.features.shape[1:3]
+    x, there = support.features.flatten(1, 2), support.present.flatten(1)
+    centre = masked_mean(x, there)[:, None]
+    y = 2 * torch.eye(N, dtype=x.dtype, device=x.device).repeat_interleave(K, 0).expand(len(x), -1, -1) - 1
+    offset = masked_mean(y, there)[:, None]
+    # an image that is not there is a row of zeros, which moves nothing
+    x, y = (x - centre) * there[..., None], (y - offset) * there[..., None]
+    alpha = torch.linalg.solve(x @ x.mT + penalty * torch.eye(N * K, dtype=x.dtype, device=x.device), y)
+    weight = alpha.mT @ x
     bias = offset.squeeze(1) - (weight @ centre.mT).squeeze(-1)
     return linear_head(head, temperature * weight, temperature * bias)
 

@@ -13,16 +13,17 @@ Forward = Callable[[Tensor, Tensor], Tensor]  # w (B, D), inputs (B, M, …) -> 
 
 
 class Head:
-    """F features -> H hidden units, ReLU -> N logits. It holds shapes only; its weights are vectors w (B, D)."""
+    """F features -> H hidden units, ReLU -> N logits. It holds shapes only; its weights are vectors w (B, D), whose
+    width says the number of classes."""
 
-    def __init__(self, n_features: int, hidden: int, n_way: int) -> None:
-        self.n_features, self.hidden, self.n_way = n_features, hidden, n_way
+    def __init__(self, n_features: int, hidden: int) -> None:
+        self.n_features, self.hidden = n_features, hidden
         self.space = WeightSpace(
             {
                 "hidden.weight": (hidden, n_features),
                 "hidden.bias": (hidden,),
-                "output.weight": (n_way, hidden),
-                "output.bias": (n_way,),
+                "output.weight": (None, hidden),
+                "output.bias": (None,),
             }
         )
 
@@ -32,25 +33,25 @@ class Head:
         h = torch.baddbmm(t["hidden.bias"][:, None], features, t["hidden.weight"].mT).relu()
         return torch.baddbmm(t["output.bias"][:, None], h, t["output.weight"].mT)
 
-    def initial(self, n_tasks: int, generator: torch.Generator) -> Tensor:
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
         """Gaussian weights (B, D) of variance 1 / fan-in, biases zero (Algorithm 1: w_n ~ N)."""
         device = generator.device
 
-        def gaussian(name: str) -> Tensor:
-            shape = self.space.shapes[name]
+        def gaussian(*shape: int) -> Tensor:
             return torch.randn(n_tasks, *shape, generator=generator, device=device) / math.sqrt(shape[1])
 
         return self.space.flatten(
             {
-                "hidden.weight": gaussian("hidden.weight"),
+                "hidden.weight": gaussian(self.hidden, self.n_features),
                 "hidden.bias": torch.zeros(n_tasks, self.hidden, device=device),
-                "output.weight": gaussian("output.weight"),
-                "output.bias": torch.zeros(n_tasks, self.n_way, device=device),
+                "output.weight": gaussian(n_way, self.hidden),
+                "output.bias": torch.zeros(n_tasks, n_way, device=device),
             }
         )
 
 
 def task_losses(forward: Forward, w: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of each task (B,); labels (B, M)."""
+    """Mean cross-entropy of each task (B,) over the inputs that are there; labels (B, M), ``tasks.ABSENT`` for none."""
     logits = forward(w, inputs)
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").unflatten(0, labels.shape).mean(1)
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").unflatten(0, labels.shape)
+    return losses.sum(1) / (labels >= 0).sum(1)

@@ -46,11 +46,11 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention and a two-layer network, both residual: (B, L, width) -> (B, L, width)."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, bias: Tensor | float = 0.0) -> Tensor:
         y = self.norm_attention(x)
@@ -75,6 +75,11 @@ class ResidualBlock1d(nn.Module):
 
 def _groups(width: int) -> int:
     return math.gcd(width, 8)
+
+
+def masked_mean(x: Tensor, present: Tensor) -> Tensor:
+    """The mean over the rows x (…, K, C) that are there: present (…, K) is 1 or 0. (…, C)"""
+    return (x * present[..., None]).sum(-2) / present.sum(-1, keepdim=True)
 
 
 def zero(module: nn.Linear) -> nn.Linear:

@@ -14,31 +14,32 @@ Phi = Mapping[str, Tensor]
 def meta_step(
     training: Training,
     loss: Callable[[Phi, Mapping[str, Tensor]], Tensor],
-    batches: list[Mapping[str, Tensor]],
+    parts: list[list[Mapping[str, Tensor]]],
     *,
     inner_optimizer: str,
     inner_lr: float,
 ) -> float:
     """One outer step on φ, the parameters of ``training.model``; the mean loss of the first inner step.
 
-    ``loss(φ, batch)`` is the mean over the tasks of a batch. ``batches`` holds one dict of tensors
-    (B, …) for each inner step, the same B tasks in each. From the same φ, the inner steps on a task's own loss give
-    φ_i; Adam then gets the pseudo-gradient φ − mean φ_i, where a plain average at the paper's rate
-    would move 0.1 % of the way.
+    ``loss(φ, batch)`` is the mean over the tasks of a batch. A part of ``parts`` is tasks of one size: one dict of
+    tensors (B, …) for each inner step, the same B tasks in each; the parts' mean losses add up. From the same φ, the
+    inner steps on a task's own loss give φ_i; Adam then gets the pseudo-gradient φ − mean φ_i, summed over the
+    parts, where a plain average at the paper's rate would move 0.1 % of the way.
 
     One inner step of SGD is joint training, and computed as such: φ − mean φ_i is the rate times the
     gradient of the mean loss.
     """
     phi = dict(training.model.named_parameters())
-    if len(batches) == 1 and inner_optimizer == "sgd":
-        value = loss(phi, batches[0])
+    if len(parts[0]) == 1 and inner_optimizer == "sgd":
+        value = sum(loss(phi, batches[0]) for batches in parts)
         (inner_lr * value).backward()
         mean_loss = value.item()
     else:
         start = {name: value.detach() for name, value in phi.items()}
-        moved, mean_loss = _inner_loops(start, loss, batches, inner_optimizer, inner_lr)
+        loops = [_inner_loops(start, loss, batches, inner_optimizer, inner_lr) for batches in parts]
         for name, value in phi.items():
-            value.grad = moved[name].mean(0)
+            value.grad = sum(moved[name].mean(0) for moved, _ in loops)
+        mean_loss = sum(first for _, first in loops)
     training.descend()
     return mean_loss
 
@@ -52,7 +53,7 @@ def _inner_loops(phi: Phi, loss: Callable, batches: list[Mapping[str, Tensor]], 
     def of_one_task(phi_i: Phi, row: Mapping[str, Tensor]) -> Tensor:
         return loss(phi_i, {name: value[None] for name, value in row.items()})
 
-    gradients = vmap(grad_and_value(of_one_task))
+    gradients = vmap(grad_and_value(of_one_task), randomness="different")
     B = len(next(iter(batches[0].values())))
     moved = {name: value.new_zeros(B, *value.shape) for name, value in phi.items()}
     m, v = dict(moved), dict(moved)

@@ -3,7 +3,6 @@
 The classes of a task stand in label order everywhere: row ``n`` of a support or query belongs to label ``n``.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,33 +11,48 @@ import torch
 from torch import Tensor
 
 from ltdi.errors import InputError
+from ltdi.nn import masked_mean
 from ltdi.seeding import generator
+
+
+ABSENT = -100
+"""The label of an image that is not there, where classes have unequal numbers; cross-entropy leaves it out."""
 
 
 @dataclass(frozen=True, eq=False)
 class Support:
     """What a method may see of its tasks: features (B, N, K, F), and where the source has them images
-    (B, N, K, channels, height, width) uint8 and what the support encoder makes of these, encoded (B, N, K, F)."""
+    (B, N, K, channels, height, width) uint8. Where classes have unequal numbers of images, ``mask`` (B, N, K) says
+    which are there, the first ones of each class; what the others hold has no meaning."""
 
     features: Tensor
     images: Tensor | None = None
-    encoded: Tensor | None = None
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, tasks: slice | Tensor) -> "Support":
-        return Support(self.features[tasks], *(None if each is None else each[tasks] for each in (self.images, self.encoded)))
+        return Support(*(None if each is None else each[tasks] for each in (self.features, self.images, self.mask)))
+
+    @property
+    def n_way(self) -> int:
+        return self.features.shape[1]
+
+    @property
+    def present(self) -> Tensor:
+        """1 where there is an image, 0 where there is none (B, N, K)."""
+        return torch.ones_like(self.features[..., 0]) if self.mask is None else self.mask.to(self.features)
 
     @property
     def class_means(self) -> Tensor:
         """(B, N, F)"""
-        return self.features.mean(2)
+        return masked_mean(self.features, self.present)
 
     @property
-    def condition(self) -> Tensor:
-        """All that is known of each image, (B, N, K, F) or with the encoder (B, N, K, 2·F)."""
-        return self.features if self.encoded is None else torch.cat([self.features, self.encoded], -1)
+    def labelled(self) -> tuple[Tensor, Tensor]:
+        """Features (B, N·K, F) and their labels (B, N·K), ``ABSENT`` where there is no image."""
+        return labelled(self.features, self.mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,22 +71,12 @@ class Task:
     query: Query
 
 
-def joined(tasks: Sequence[Task]) -> Task:
-    """Batches of tasks one after another."""
-
-    def cat(sets: list, name: str) -> Tensor | None:
-        parts = [getattr(each, name) for each in sets]
-        return None if parts[0] is None else torch.cat(parts)
-
-    supports, queries = [task.support for task in tasks], [task.query for task in tasks]
-    support = Support(cat(supports, "features"), cat(supports, "images"), cat(supports, "encoded"))
-    return Task(support, Query(cat(queries, "features"), cat(queries, "images")))
-
-
-def labelled(features: Tensor) -> tuple[Tensor, Tensor]:
-    """features (B, N, M, F), a class a row -> (B, N·M, F) and their labels (B, N·M)."""
+def labelled(features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """features (B, N, M, F), a class a row -> (B, N·M, F) and their labels (B, N·M), ``ABSENT`` outside the mask (B, N, M)."""
     B, N, M, _ = features.shape
     labels = torch.arange(N, device=features.device).repeat_interleave(M).expand(B, -1)
+    if mask is not None:
+        labels = torch.where(mask.flatten(1), labels, ABSENT)
     return features.flatten(1, 2), labels
 
 
@@ -82,8 +86,7 @@ class TaskSource:
     ``classes`` (M, N), ``support`` (M, N, K) and ``query`` (M, N, Q) are indices into the first and second axis.
     Of a class's images the first ``n_images`` are the data set's, the rest augmented copies, view
     by view; None says that there are no copies. ``images`` (C, n_images, channels, height, width) uint8
-    are there for methods that adapt more than a head; they need a source without copies. ``encoded`` (C, I, F) is
-    what the support encoder makes of every image.
+    are there for methods that adapt more than a head; they need a source without copies.
     """
 
     def __init__(
@@ -94,9 +97,8 @@ class TaskSource:
         query: Tensor,
         n_images: int | None = None,
         images: Tensor | None = None,
-        encoded: Tensor | None = None,
     ) -> None:
-        self.features, self.classes, self.support, self.query, self.images, self.encoded = features, classes, support, query, images, encoded
+        self.features, self.classes, self.support, self.query, self.images = features, classes, support, query, images
         self.n_images = features.shape[1] if n_images is None else n_images
 
     def __len__(self) -> int:
@@ -105,20 +107,16 @@ class TaskSource:
     def batch(self, tasks: Tensor) -> Task:
         return Task(self.support_of(tasks), self._query(self.classes[tasks], self.query[tasks]))
 
-    def redrawn(self, tasks: Tensor, stream: torch.Generator) -> Task:
-        """The same classes with other images in support and query: what the task is does not hang on the draw."""
-        return self.of_classes(self.classes[tasks.to(self.classes.device)], stream)
-
-    def of_classes(self, classes: Tensor, stream: torch.Generator) -> Task:
-        """Tasks of these classes (B, N), their images drawn."""
-        K, Q = self.support.shape[-1], self.query.shape[-1]
+    def of_classes(self, classes: Tensor, stream: torch.Generator, *, n_shot: int | None = None, n_query: int | None = None) -> Task:
+        """Tasks of these classes (B, N), their images drawn; as many as the table's tasks have where no number is given."""
+        K, Q = n_shot or self.support.shape[-1], n_query or self.query.shape[-1]
         chosen = torch.rand(*classes.shape, self.features.shape[1], generator=stream).argsort(2).to(classes.device)
         return Task(self._support(classes, chosen[..., :K]), self._query(classes, chosen[..., K : K + Q]))
 
-    def draw_classes(self, n_tasks: int, stream: torch.Generator) -> Tensor:
-        """The classes (n_tasks, N) of tasks that are in no table."""
-        n_classes, N = len(self.features), self.classes.shape[1]
-        return torch.rand(n_tasks, n_classes, generator=stream).argsort(1)[:, :N].to(self.classes.device)
+    def draw_classes(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
+        """The classes (n_tasks, N) of tasks that are in no table: ``n_way`` or all there are, or as many as the table's tasks have."""
+        order = torch.rand(n_tasks, len(self.features), generator=stream).argsort(1)
+        return order[:, : n_way or self.classes.shape[1]].to(self.classes.device)
 
     def support_of(self, tasks: Tensor) -> Support:
         return self._support(self.classes[tasks], self.support[tasks])
@@ -134,7 +132,7 @@ class TaskSource:
 
     def rows(self, tasks: Tensor) -> "TaskSource":
         """Only these tasks."""
-        return TaskSource(self.features, self.classes[tasks], self.support[tasks], self.query[tasks], self.n_images, self.images, self.encoded)
+        return TaskSource(self.features, self.classes[tasks], self.support[tasks], self.query[tasks], self.n_images, self.images)
 
     def with_images(self, images: Tensor) -> "TaskSource":
         """The same tasks, with the images that the features are of (C, n_images, channels, height, width).
@@ -144,16 +142,11 @@ class TaskSource:
         """
         if self.n_views > 1:
             raise InputError(f"tasks.views = {self.n_views - 1}: a method that works on images needs 0; change it, or method.name")
-        return TaskSource(self.features, self.classes, self.support, self.query, self.n_images, images, self.encoded)
-
-    def with_encoded(self, encoded: Tensor) -> "TaskSource":
-        """The same tasks, with what the support encoder makes of the features (C, I, F)."""
-        return TaskSource(self.features, self.classes, self.support, self.query, self.n_images, self.images, encoded)
+        return TaskSource(self.features, self.classes, self.support, self.query, self.n_images, images)
 
     def to(self, device: torch.device | str) -> "TaskSource":
         moved = (tensor.to(device) for tensor in (self.features, self.classes, self.support, self.query))
-        images, encoded = (None if each is None else each.to(device) for each in (self.images, self.encoded))
-        return TaskSource(*moved, self.n_images, images, encoded)
+        return TaskSource(*moved, self.n_images, None if self.images is None else self.images.to(device))
 
     def to_table(self) -> pd.DataFrame:
         """One row a task; index lists flattened in the order of the labels."""
@@ -199,7 +192,7 @@ class TaskSource:
 
     def _support(self, classes: Tensor, chosen: Tensor) -> Support:
         """The ``chosen`` (B, N, K) images of the classes (B, N)."""
-        return Support(*(None if each is None else each[classes[..., None], chosen] for each in (self.features, self.images, self.encoded)))
+        return Support(*(None if each is None else each[classes[..., None], chosen] for each in (self.features, self.images)))
 
     def _query(self, classes: Tensor, chosen: Tensor) -> Query:
         return Query(*(None if each is None else each[classes[..., None], chosen] for each in (self.features, self.images)))

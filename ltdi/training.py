@@ -50,13 +50,13 @@ class Training:
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """The model with its averaged weights, for as long as the context lasts."""
+        """The model with its averaged weights and without dropout, for as long as the context lasts."""
         own = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
         try:
-            yield self.model
+            yield self.model.eval()
         finally:
-            self.model.load_state_dict(own)
+            self.model.train().load_state_dict(own)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, as one flat dict of tensors (safetensors can hold it)."""

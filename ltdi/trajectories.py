@@ -4,7 +4,7 @@ The only file where an optimiser's step and a diffusion time meet: ``recorded_st
 training, the index i of a point w_i counts down to the trained head, as the diffusion time does.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle, repeat
 
 import torch
@@ -28,67 +28,44 @@ class Start:
 
     ``kind`` is "fresh" (Gaussian weights of each task's own: the paper's), "shared" (one Gaussian draw
     for all tasks, so that hidden units mean the same in all of them), "prototype" or "ridge" (the
-    closed-form head of the task's support set), or "encoded" (the ``form``, one of these two, of support features that
-    are moved by the share ``blend`` toward what the support encoder says). ``shared`` is the one draw (D,), ``ridge``
-    the penalty.
+    closed-form head of the task's support set). ``shared`` is the one draw (D,), ``ridge`` the penalty.
     """
 
     head: Head
     kind: str
     shared: Tensor
-    temperature: float
-    ridge: float
-    blend: float = 0.0
-    form: str = "prototype"
+    temperature: float = 1.0
+    ridge: float = 1.0
 
     def centre(self, support: Support) -> Tensor:
         """What is known of the start from the support set alone (B, D); the origin of the diffusion."""
-        B = len(support)
-        match self.form if self.kind == "encoded" else self.kind:
+        match self.kind:
             case "prototype":
-                return prototype_head(self.head, self.features(support).mean(2), self.temperature)
+                return prototype_head(self.head, support.class_means, self.temperature)
             case "ridge":
-                return ridge_head(self.head, self.features(support), self.ridge, self.temperature)
+                return ridge_head(self.head, support, self.ridge, self.temperature)
             case "shared":
-                return self.shared.expand(B, -1)
+                if self.head.space.dim(support.n_way) != len(self.shared):
+                    raise InputError(f"trajectories.start = shared is one head for all tasks, and for no other number of classes; there is none of {support.n_way}; choose another start")
+                return self.shared.expand(len(support), -1)
             case _:
-                return torch.zeros_like(self.shared).expand(B, -1)
-
-    def features(self, support: Support) -> Tensor:
-        """What the start takes for the support images' features (B, N, K, F). Without an encoder these are the body's."""
-        if self.kind != "encoded" or support.encoded is None:
-            return support.features
-        return torch.lerp(support.features, support.encoded, self.blend)
+                return self.shared.new_zeros(self.head.space.dim(support.n_way)).expand(len(support), -1)
 
     def draw(self, support: Support, tasks: Tensor, seed: int) -> Tensor:
         """w_n (B, D). A fresh draw is named after its task, so that it does not depend on the task's neighbours."""
         if self.kind != "fresh":
             return self.centre(support)
-        draws = [self.head.initial(1, generator(seed, "start", task)) for task in tasks.tolist()]
+        draws = [self.head.initial(1, support.n_way, generator(seed, "start", task)) for task in tasks.tolist()]
         return torch.cat(draws).to(support.features)
-
-    def of_ways(self, n_way: int) -> "Start":
-        """The start of heads for another number of classes.
-
-        Raises:
-            InputError: it is one draw for all tasks, and so for their number of classes.
-        """
-        if n_way == self.head.n_way:
-            return self
-        if self.kind == "shared":
-            raise InputError(f"trajectories.start = shared is one head of {self.head.n_way} classes, there is none of {n_way}; choose another start")
-        head = Head(self.head.n_features, self.head.hidden, n_way)
-        return replace(self, head=head, shared=self.shared.new_zeros(head.space.dim))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Tensors and plain values from which ``from_state`` makes it again."""
-        shape = {"n_features": self.head.n_features, "hidden": self.head.hidden, "n_way": self.head.n_way}
-        return {"start/shared": self.shared}, {"head": shape, "start": self.kind, "temperature": self.temperature, "ridge": self.ridge, "blend": self.blend, "form": self.form}
+        shape = {"n_features": self.head.n_features, "hidden": self.head.hidden}
+        return {"start/shared": self.shared}, {"head": shape, "start": self.kind, "temperature": self.temperature, "ridge": self.ridge}
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], values: dict) -> "Start":
-        chosen = (values[name] for name in ("temperature", "ridge", "blend", "form"))
-        return cls(Head(**values["head"]), values["start"], tensors["start/shared"], *chosen)
+        return cls(Head(**values["head"]), values["start"], tensors["start/shared"], values["temperature"], values["ridge"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +119,7 @@ def _collect(
     """Tasks few enough to be trained at once, from the heads w (B, D), recorded at the steps ``record``."""
     all_inputs, all_labels = labelled(source.all_images(tasks))
     if fit_on == "support":
-        batches = repeat(labelled(source.support_of(tasks).features))
+        batches = repeat(source.support_of(tasks).labelled)
     elif augment:
         batches = (labelled(source.all_images(tasks, view)) for view in cycle(range(source.n_views)))
     else:

@@ -15,37 +15,44 @@ from torch import Tensor
 class WeightSpace:
     """An ordered choice of a network's tensors, e.g. ``{"hidden.weight": (H, F), "hidden.bias": (H,), …}``.
 
-    Tensors whose names share all but the last part are a layer and must agree in their first axis, the neurons.
+    Tensors whose names share all but the last part are a layer and must agree in their first axis, the neurons. None
+    there stands for a neuron a class: such a layer, one at most, holds the class slots, and their number is read
+    from the width of a vector, so that one space serves tasks of any number of classes.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int | None, ...]]) -> None:
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.layers: dict[str, list[str]] = {}
         for name in self.shapes:
             self.layers.setdefault(name.rpartition(".")[0], []).append(name)
+        self.neurons: dict[str, int | None] = {}
         for layer, names in self.layers.items():
             neurons = {self.shapes[name][0] for name in names}
             if len(neurons) > 1:
-                raise ValueError(f"layer {layer!r} has tensors of {sorted(neurons)} neurons; they must agree")
+                raise ValueError(f"layer {layer!r} has tensors of {sorted(neurons, key=str)} neurons; they must agree")
+            self.neurons[layer] = neurons.pop()
+        self.numbers = {layer: sum(prod(self.shapes[name][1:]) for name in names) for layer, names in self.layers.items()}
+        slots = [layer for layer, neurons in self.neurons.items() if neurons is None]
+        if len(slots) > 1:
+            raise ValueError(f"layers {slots} all have a neuron a class; one may")
+        self.slot_layer = slots[0] if slots else None
 
-    @property
-    def token_shapes(self) -> dict[str, tuple[int, int]]:
-        """Layer -> (number of neurons, numbers a neuron)."""
-        return {
-            layer: (self.shapes[names[0]][0], sum(prod(self.shapes[name][1:]) for name in names))
-            for layer, names in self.layers.items()
-        }
+    def dim(self, n_way: int = 0) -> int:
+        """D for tasks of ``n_way`` classes."""
+        return sum((n_way if neurons is None else neurons) * self.numbers[layer] for layer, neurons in self.neurons.items())
 
-    @property
-    def dim(self) -> int:
-        """D"""
-        return sum(neurons * numbers for neurons, numbers in self.token_shapes.values())
+    def sizes(self, dim: int) -> list[tuple[int, int]]:
+        """(neurons, numbers a neuron) of each layer in a vector of ``dim`` numbers."""
+        n_way = (dim - self.dim()) // self.numbers[self.slot_layer] if self.slot_layer else 0
+        if self.dim(n_way) != dim:
+            raise ValueError(f"no number of classes makes a vector of {dim} numbers here")
+        return [(n_way if neurons is None else neurons, self.numbers[layer]) for layer, neurons in self.neurons.items()]
 
     def tokens(self, w: Tensor) -> dict[str, Tensor]:
         """w (…, D) -> layer -> (…, neurons, numbers a neuron), views of ``w``."""
-        shapes = self.token_shapes
-        parts = w.split([prod(shape) for shape in shapes.values()], dim=-1)
-        return {layer: part.unflatten(-1, shape) for (layer, shape), part in zip(shapes.items(), parts)}
+        sizes = self.sizes(w.shape[-1])
+        parts = w.split([prod(size) for size in sizes], dim=-1)
+        return {layer: part.unflatten(-1, size) for layer, size, part in zip(self.layers, sizes, parts)}
 
     def from_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """The inverse of ``tokens``: (…, D)."""
@@ -58,17 +65,15 @@ class WeightSpace:
             names = self.layers[layer]
             columns = tokens.split([prod(self.shapes[name][1:]) for name in names], dim=-1)
             for name, column in zip(names, columns):
-                tensors[name] = column.reshape(*w.shape[:-1], *self.shapes[name])
+                tensors[name] = column.reshape(*column.shape[:-1], *self.shapes[name][1:])
         return tensors
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The inverse of ``unflatten``: (…, D)."""
         layers = {}
         for layer, names in self.layers.items():
-            columns = []
-            for name in names:
-                batch = tensors[name].shape[: tensors[name].dim() - len(self.shapes[name])]
-                columns.append(tensors[name].reshape(*batch, self.shapes[name][0], prod(self.shapes[name][1:])))
+            # the first axis of a tensor that is not the batch's holds its neurons
+            columns = [tensors[name].flatten(tensors[name].dim() - len(self.shapes[name]) + 1) if len(self.shapes[name]) > 1 else tensors[name][..., None] for name in names]
             layers[layer] = torch.cat(columns, dim=-1)
         return self.from_tokens(layers)
 
@@ -77,7 +82,7 @@ class WeightSpace:
         scale = torch.stack([part.square().mean().sqrt() for part in self.tokens(w.double()).values()])
         return torch.where(scale > 0, scale, 1.0).to(w.dtype)
 
-    def spread(self, values: Tensor) -> Tensor:
-        """A number a layer (…, layers), repeated for all numbers of the layer: (…, D)."""
-        sizes = torch.tensor([neurons * numbers for neurons, numbers in self.token_shapes.values()], device=values.device)
-        return values.repeat_interleave(sizes, dim=-1, output_size=self.dim)
+    def spread(self, values: Tensor, dim: int) -> Tensor:
+        """A number a layer (…, layers), repeated for all numbers of the layer: (…, ``dim``)."""
+        sizes = torch.tensor([prod(size) for size in self.sizes(dim)], device=values.device)
+        return values.repeat_interleave(sizes, dim=-1, output_size=dim)

@@ -25,7 +25,6 @@ from ltdi.store import digest, read_json, read_tensors, write_tensors, write_tex
 from ltdi.tasks import Query, Support
 from pipeline.body import load_body
 from pipeline.build import load_method
-from pipeline.encoder import load_encoder
 from pipeline.images import read_like
 from pipeline.progress import console, say
 from pipeline.stage import Folder, deterministic, device, one_line_errors
@@ -97,20 +96,30 @@ def _generated(task: Path, data: Path, eye: Eye, name: str, keep: Path | None, s
     name, known = name or names["method"], [names["method"], *names["controls"]]
     if name not in known:
         raise InputError(f"--method {name} is not in {data / 'model'}; allowed: {', '.join(known)}")
-    by_class = _by_class(task)
-    made = load_method(data / "model", name, eye.body, eye.device, len(by_class))
+    by_class, facts = _by_class(task), read_tensors(data / "model" / "methods" / f"{name}.safetensors")[1]
+    made = load_method(data / "model", name, eye.body, eye.device)
+    if made.one_size and len(by_class) != facts["n_way"]:
+        raise InputError(
+            f"{name} has learned heads of {facts['n_way']} classes, and generates none of {len(by_class)}; set tasks.n_way = {len(by_class)} in params.yaml and run `dvc repro`, or choose another method"
+        )
     if keep and made.space is not made.head.space:
         raise InputError(f"--head {keep}: {name} makes more than a head; leave --head out, or name another method")
-    images = torch.stack([eye.read(files) for files in by_class.values()])[None]
-    features, encoder = eye.features(images), load_encoder(data)
-    support = Support(features, images, None if encoder is None else encoder.to(eye.device)(features))
+    support = _support(by_class, eye)
     with torch.no_grad():
         w = made.generate(support, generator=generator(seed, "noise"))
-    say(f"a head for {', '.join(by_class)} from {images.shape[2]} image{'s' if images.shape[2] > 1 else ''} of each, by {name}")
+    shots = support.present[0].sum(-1).int().tolist()
+    say(f"a head from {', '.join(f'{n} of {each}' for n, each in zip(shots, by_class))}, by {name}")
     if keep:
         tensors = {key: value[0] for key, value in made.head.space.unflatten(w).items()}
         write_tensors(keep, tensors, {"classes": list(by_class), "method": name, "head": made.start.state()[1]["head"], "eye": eye.name})
     return list(by_class), partial(made.logits, w)
+
+
+def _support(by_class: dict[str, list], eye: Eye) -> Support:
+    """One task's support set; classes of fewer images than the largest are filled up with blanks that the mask leaves out."""
+    images = nn.utils.rnn.pad_sequence([eye.read(files) for files in by_class.values()], batch_first=True)[None]
+    shots = torch.tensor([len(files) for files in by_class.values()], device=images.device)
+    return Support(eye.features(images), images, torch.arange(images.shape[2], device=images.device) < shots[None, :, None])
 
 
 def _kept(file: Path, eye: Eye) -> Answerer:
@@ -128,7 +137,7 @@ def _kept(file: Path, eye: Eye) -> Answerer:
 
 
 def _by_class(task: Path) -> dict[str, list]:
-    """The files of each class, equally many."""
+    """The files of each class."""
     by_class: dict[str, list] = {}
     for name, file in find_images(task).items():
         by_class.setdefault(name.rpartition("/")[0], []).append(file)
@@ -136,10 +145,6 @@ def _by_class(task: Path) -> dict[str, list]:
         raise InputError(f"{by_class[''][0]} lies in no class's folder; move it into one")
     if len(by_class) < 2:
         raise InputError(f"{task} holds PNG or JPEG images of {len(by_class)} classes; give two or more, each in a folder of its own")
-    first, *others = by_class
-    for other in others:
-        if len(by_class[other]) != len(by_class[first]):
-            raise InputError(f"{task} holds {len(by_class[first])} images of {first} and {len(by_class[other])} of {other}; give equally many of each class")
     return by_class
 
 

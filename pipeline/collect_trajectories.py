@@ -1,4 +1,4 @@
-"""Stage 4: heads of all tasks trained together, recorded on the way -> data/trajectories/."""
+"""Stage 3: heads of all tasks trained together, recorded on the way -> data/trajectories/."""
 
 import inspect
 from dataclasses import replace
@@ -18,15 +18,13 @@ from ltdi.store import Cache, checksum, digest, link_or_copy, read_tensors, writ
 from ltdi.tasks import TaskSource, labelled
 from ltdi.trajectories import Start, Trajectories, collect
 from pipeline import params as parameters
-from pipeline.encoder import load_encoder
 from pipeline.files import index_rows, load_tasks
 from pipeline.progress import follow, say
 from pipeline.stage import deterministic, device, run
 
-# closed-form starts and the forms that they may take; one but the first only where it is shown to be better
-FORMS = {"prototype": ("prototype",), "ridge": ("ridge",), "encoded": ("prototype", "ridge")}
-FORM_TASKS = 2000
-BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+# kinds of a start by name; one but the first only where it is shown to be better
+KINDS = {"closed_form": ("prototype", "ridge")}
+KIND_TASKS = 2000
 # a shard in the cache is found again only by the code that would write the same
 CODE = digest(*map(inspect.getsource, (adaptation, closed_form, heads, trajectories, weights)))
 
@@ -38,7 +36,7 @@ def main(params_file: Path, data: Path) -> None:
     where = device()
     if knobs.length > knobs.steps + 1:
         raise InputError(f"trajectories.length = {knobs.length} is more than the {knobs.steps + 1} points that trajectories.steps = {knobs.steps} has; change one")
-    sources = {split: source.to(where) for split, source in load_tasks(data, encoder=load_encoder(data)).items()}
+    sources = {split: source.to(where) for split, source in load_tasks(data).items()}
     if knobs.augment and sources["meta_train"].n_views == 1:
         raise InputError("trajectories.augment = true needs augmented images; set tasks.views to 1 or more")
     start = _start(sources, knobs, seed)
@@ -74,20 +72,19 @@ def main(params_file: Path, data: Path) -> None:
 def _start(sources: dict[str, TaskSource], knobs: parameters.Trajectories, seed: int) -> Start:
     """The start, with what its closed form leaves open chosen on meta-val."""
     val = sources["meta_val"]
-    head = Head(val.features.shape[-1], knobs.hidden, val.classes.shape[1])
-    shared = head.initial(1, generator(seed, "shared start"))[0].to(val.features.device)
-    start = Start(head, knobs.start, shared, temperature=1.0, ridge=1.0)
-    first, *others = [_calibrated(replace(start, form=form), val) for form in FORMS.get(knobs.start, ())] or [start]
+    head = Head(val.features.shape[-1], knobs.hidden)
+    shared = head.initial(1, val.classes.shape[1], generator(seed, "shared start"))[0].to(val.features.device)
+    first, *others = [_calibrated(Start(head, kind, shared), val) for kind in KINDS.get(knobs.start, (knobs.start,))]
     return next((other for other in others if _gains(first, other, val, seed)), first)
 
 
 def _calibrated(start: Start, val: TaskSource) -> Start:
-    """Blend, penalty and temperature by the cross-entropy of the queries."""
-    task = val.batch(torch.arange(len(val)))
-    blends = BLENDS if start.kind == "encoded" and val.encoded is not None else (start.blend,)
-    candidates = []
-    for blend, penalty in product(blends, PENALTIES if start.form == "ridge" else (start.ridge,)):
-        candidate = replace(start, blend=blend, ridge=penalty)
+    """Penalty and temperature of a closed form, by the cross-entropy of the queries."""
+    if start.kind not in ("prototype", "ridge"):
+        return start
+    task, candidates = val.batch(torch.arange(len(val))), []
+    for penalty in PENALTIES if start.kind == "ridge" else (start.ridge,):
+        candidate = replace(start, ridge=penalty)
         temperature, loss = calibrated_temperature(start.head, candidate.centre(task.support), task.query)
         candidates.append((loss, replace(candidate, temperature=temperature)))
     return min(candidates, key=lambda each: each[0])[1]
@@ -96,8 +93,8 @@ def _calibrated(start: Start, val: TaskSource) -> Start:
 def _gains(first: Start, other: Start, val: TaskSource, seed: int) -> bool:
     """Whether the other's accuracy on new tasks of the split is above the first's by more than the 95 % interval over these tasks.
     Its cross-entropy would not do: where nearly every query is right, the lower one can go with the more mistakes."""
-    stream, differences = generator(seed, "form"), []
-    for classes in val.draw_classes(FORM_TASKS, stream).split(64):
+    stream, differences = generator(seed, "start"), []
+    for classes in val.draw_classes(KIND_TASKS, stream).split(64):
         task = val.of_classes(classes, stream)
         queries, labels = labelled(task.query.features)
         of_first, of_other = (accuracy(each.head(each.centre(task.support), queries), labels) for each in (first, other))
@@ -109,8 +106,7 @@ def _gains(first: Start, other: Start, val: TaskSource, seed: int) -> bool:
 def _description(source: TaskSource, tasks: torch.Tensor) -> str:
     """A name for all that the trajectories of these tasks are computed from."""
     classes = source.classes[tasks]
-    known = [source.features] if source.encoded is None else [source.features, source.encoded]
-    return digest(tasks, *(each[classes.unique()] for each in known), source.n_images, classes, source.support[tasks])
+    return digest(tasks, source.features[classes.unique()], source.n_images, classes, source.support[tasks])
 
 
 def _check_dropped(table: pd.DataFrame, max_dropped: float) -> None:

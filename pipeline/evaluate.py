@@ -1,4 +1,4 @@
-"""Stage 7: the generated heads and the controls, scored on the queries of the meta-test tasks -> data/results/."""
+"""Stage 6: the generated heads and the controls, scored on the queries of the meta-test tasks -> data/results/."""
 
 from pathlib import Path
 
@@ -6,10 +6,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ltdi.errors import InputError
 from ltdi.heads import Head, task_losses
 from ltdi.metrics import accuracy, best_and_paired, mean_and_ci95, weight_mse
 from ltdi.store import read_table, read_tensors, write_json, write_table, write_tsv
-from ltdi.tasks import labelled
+from ltdi.tasks import TaskSource, labelled
 from pipeline import params as parameters
 from pipeline.figures import draw_landscape
 from pipeline.files import load_start, load_tasks, load_trajectories
@@ -26,7 +27,11 @@ def main(params_file: Path, data: Path) -> None:
     start = load_start(data, where)
     recorded, kept = load_trajectories(data, "meta_test")
     timing = read_table(data / "weights" / "timing.parquet")
-    chain, chain_task = _load_chain(data)
+    if params.evaluate.task >= len(test):
+        raise InputError(f"evaluate.task = {params.evaluate.task} is not one of the {len(test)} meta-test tasks; lower it")
+    file = data / "weights" / "chain.safetensors"
+    # (T+1, tasks, D) of a method that has one, a state a row, x_T first
+    chain = read_tensors(file)[0]["states"] if file.exists() else None
     queries, labels = labelled(test.batch(torch.arange(len(test))).query.features)
 
     name, *controls = timing.name.unique()
@@ -46,9 +51,10 @@ def main(params_file: Path, data: Path) -> None:
     ceiling, ci95 = mean_and_ci95(accuracy(start.head(trained, queries[kept]), labels[kept]))
     # heads that saw the queries: no method can be expected to pass them
     metrics["ceiling"] = {"accuracy": ceiling, "ci95": ci95}
+    metrics["way"] = _way(recorded.points, kept, chain)
     write_table(data / "results" / "per_task.parquet", pd.concat(tables.values(), ignore_index=True))
     write_tsv(data / "results" / "accuracy.tsv", _bars(name, metrics))
-    _landscape(data, start.head, test, recorded.points, kept, chain, chain_task, params.evaluate.landscape_points)
+    _landscape(data, start.head, test, recorded.points, kept, chain, params.evaluate)
     write_json(data / "results" / "metrics.json", metrics)
     say(outcome(metrics))
 
@@ -74,27 +80,28 @@ def _bars(name: str, metrics: dict) -> pd.DataFrame:
     return pd.DataFrame([{"head": each, "accuracy": values["accuracy"], "ci95": values["ci95"]} for each, values in rows.items()])
 
 
-def _load_chain(data: Path) -> tuple[Tensor | None, int]:
-    """The inference chain (T+1, D) of one task, for a method that has one, and the task."""
-    file = data / "weights" / "chain.safetensors"
-    if not file.exists():
-        return None, 0
-    tensors, values = read_tensors(file)
-    return tensors["chain"], values["task"]
+def _way(points: Tensor, kept: Tensor, chain: Tensor | None) -> dict[str, dict[str, float]]:
+    """How far the recorded points w_n … w_0, and the states x_T … x_0 of the chain, are from the trained head w_0:
+    mean squared difference, over the tasks of which both are there."""
+    tasks = len(points) if chain is None else int((kept < chain.shape[1]).sum())
+    trained = points[:tasks, 0]
+    way = {"recorded": {f"w{i}": weight_mse(points[:tasks, i], trained).mean().item() for i in reversed(range(points.shape[1]))}}
+    if chain is None:
+        return way
+    states = zip(reversed(range(len(chain))), chain[:, kept[:tasks]])
+    return way | {"chain": {f"x{t}": weight_mse(x_t, trained).mean().item() for t, x_t in states}}
 
 
-def _landscape(data: Path, head: Head, test, points: Tensor, kept: Tensor, chain: Tensor | None, task: int, resolution: int) -> None:
+def _landscape(data: Path, head: Head, test: TaskSource, points: Tensor, kept: Tensor, chain: Tensor | None, knobs: parameters.Evaluate) -> None:
     """The paper's Figure 1."""
-    if task not in kept.tolist():
-        task = int(kept[0])
-        chain = None
+    task = knobs.task if knobs.task in kept else int(kept[0])
     inputs, labels = labelled(test.all_images(torch.tensor([task], device=test.features.device)).cpu())
-    path = points[kept == task][0]
 
     def losses(w: Tensor) -> Tensor:
         return task_losses(head, w, inputs.expand(len(w), -1, -1), labels.expand(len(w), -1))
 
-    draw_landscape(data / "results" / "trajectory.png", path, chain, losses, resolution)
+    states = None if chain is None or task >= chain.shape[1] else chain[:, task]
+    draw_landscape(data / "results" / "trajectory.png", points[kept == task][0], states, losses, knobs.landscape_points)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the stages hand to each other, read back and checked."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -17,16 +17,12 @@ def load_tasks(
     data: Path,
     *,
     splits: Collection[str] | None = None,
-    encoder: Callable[[Tensor], Tensor] | None = None,
     images_of: Collection[str] = (),
 ) -> dict[str, TaskSource]:
-    """The tasks of the splits, or of all, over the features of their images and what the encoder makes of them; of the splits
-    ``images_of`` over the images as well."""
+    """The tasks of the splits, or of all, over the features of their images; of the splits ``images_of`` over the images as well."""
     features, facts = read_tensors(data / "tasks" / "features.safetensors")
     table = read_table(data / "tasks" / "tasks.parquet")
     sources = {split: TaskSource.from_table(features[split], table[table.split == split], facts["n_images"][split]) for split in splits or table.split.unique()}
-    if encoder is not None:
-        sources = {split: source.with_encoded(encoder(source.features)) for split, source in sources.items()}
     if images_of:
         images, _ = read_tensors(data / "tasks" / "images.safetensors")
         sources |= {split: sources[split].with_images(images[split]) for split in images_of}

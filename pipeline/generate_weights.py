@@ -1,4 +1,4 @@
-"""Stage 6: weights for the meta-test tasks from their support sets alone, and the time it takes -> data/weights/."""
+"""Stage 5: weights for the meta-test tasks from their support sets alone, and the time it takes -> data/weights/."""
 
 import statistics
 import time
@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from ltdi.bodies.pretraining import embed
-from ltdi.encoder import Encoder
-from ltdi.errors import InputError
 from ltdi.methods import Method
 from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.methods.refined import Refined
@@ -21,7 +19,6 @@ from ltdi.tasks import Query, Support, TaskSource
 from pipeline import params as parameters
 from pipeline.body import load_body
 from pipeline.build import load_method
-from pipeline.encoder import load_encoder
 from pipeline.files import load_tasks
 from pipeline.progress import follow, say
 from pipeline.stage import deterministic, device, run
@@ -34,11 +31,7 @@ def main(params_file: Path, data: Path) -> None:
     knobs, seed = params.generate, params.seed
     deterministic()
     where = device()
-    encoder = load_encoder(data)
-    test = load_tasks(data, splits=["meta_test"], encoder=encoder, images_of=["meta_test"])["meta_test"].to(where)
-    encoder = encoder if encoder is None else encoder.to(where)
-    if knobs.chain_task >= len(test):
-        raise InputError(f"generate.chain_task = {knobs.chain_task} is not one of the {len(test)} meta-test tasks; lower it")
+    test = load_tasks(data, splits=["meta_test"], images_of=["meta_test"])["meta_test"].to(where)
     body = load_body(data).to(where, memory_format=torch.channels_last)
     names = read_json(data / "model" / "methods" / "names.json")
     methods = {name: load_method(data / "model", name, body, where) for name in (names["method"], *names["controls"])}
@@ -46,19 +39,17 @@ def main(params_file: Path, data: Path) -> None:
     methods[names["method"]] = Refined(trained, heads=knobs.heads, adapt_steps=knobs.adapt_steps, adapt_lr=knobs.adapt_lr)
 
     # the same for all methods that take features, so it is timed once
-    waits = {} if all(method.from_images for method in methods.values()) else {batch: _times_before(body, encoder, test, batch, knobs.timing_repeats) for batch in BATCHES}
+    waits = {} if all(method.from_images for method in methods.values()) else {batch: _time_before(body, test, batch, knobs.timing_repeats) for batch in BATCHES}
     timings = []
     for row in follow(({"method": j} for j in range(len(methods))), name="generate_weights", total=len(methods), show="method"):
         name, method = list(methods.items())[row["method"]]
         write_tensors(data / "weights" / f"{name}.safetensors", _generate_all(method, test, seed), {"method": name})
         for batch in BATCHES:
-            embed_ms = 0.0 if method.from_images else waits[batch]["body"] + (waits[batch]["encoder"] if method.encodes else 0.0)
-            facts = {"name": name, "batch": batch, "adapts": method.adapts, "ms_embed": embed_ms}
+            facts = {"name": name, "batch": batch, "adapts": method.adapts, "ms_embed": 0.0 if method.from_images else waits[batch]}
             timings.append(facts | _times(method, body, test, batch, knobs.timing_repeats, seed))
         if name == names["method"] and isinstance(trained, DiffusionMethod):
-            support = test.support_of(torch.tensor([knobs.chain_task], device=where))
-            states = trained.generate_chain(support, generator=generator(seed, "noise"))[:, 0]
-            write_tensors(data / "weights" / "chain.safetensors", {"chain": states}, {"task": knobs.chain_task})
+            support = test.support_of(torch.arange(min(knobs.chains, len(test)), device=where))
+            write_tensors(data / "weights" / "chain.safetensors", {"states": trained.generate_chain(support, generator=generator(seed, "noise"))})
     write_table(data / "weights" / "timing.parquet", pd.DataFrame(timings))
     say(", ".join(f"{t['name']} {t['ms_generate']:.2f} ms" for t in timings if t["batch"] == 1))
 
@@ -76,12 +67,10 @@ def _is_head(method: Method) -> bool:
     return method.space is method.head.space
 
 
-def _times_before(body: torch.nn.Module, encoder: Encoder | None, test: TaskSource, batch: int, repeats: int) -> dict[str, float]:
-    """Milliseconds a task until a method can begin: its support images to the body's features, and those to the encoder's."""
+def _time_before(body: torch.nn.Module, test: TaskSource, batch: int, repeats: int) -> float:
+    """Milliseconds a task until a method can begin: its support images to the body's features."""
     support = test.batch(torch.arange(batch) % len(test)).support
-    features = embed(body, support.images).to(support.features)
-    known = {} if encoder is None else {"encoder": _median(lambda: encoder(features), repeats, support) / batch}
-    return {"body": _median(lambda: embed(body, support.images), repeats, support) / batch, "encoder": 0.0, **known}
+    return _median(lambda: embed(body, support.images), repeats, support) / batch
 
 
 def _times(method: Method, body: torch.nn.Module, test: TaskSource, batch: int, repeats: int, seed: int) -> dict[str, float]:

@@ -31,6 +31,7 @@ class Reptile(Section):
 
 
 class ReptileHead(Section):
+    tasks_a_batch: Count
     train_shots: Count
     inner_steps: Count
     adapt_steps: Annotated[int, Field(ge=0)]
@@ -103,4 +104,3 @@ class Methods(Section):
     prototype_sgd: NoKnobs
     mean_head: NoKnobs
     nearest_head: NoKnobs
-    start: NoKnobs

@@ -1,4 +1,4 @@
-"""Stage 5: the method learns from the trajectories; the controls choose their knobs on meta-val -> data/model/."""
+"""Stage 4: the method learns from the trajectories; the controls choose their knobs on meta-val -> data/model/."""
 
 import time
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ltdi.errors import InputError
 from ltdi.methods import Method
 from ltdi.methods.base import query_accuracies
 from ltdi.metrics import best_and_paired
@@ -20,7 +21,6 @@ from pipeline import params as parameters
 from pipeline.body import load_body
 from pipeline.build import KNOBS, build_method, method_class
 from pipeline.checkpoints import resumable, source_digest
-from pipeline.encoder import load_encoder
 from pipeline.files import load_start, load_tasks, load_trajectories
 from pipeline.progress import say
 from pipeline.stage import deterministic, device, run
@@ -36,7 +36,7 @@ def main(params_file: Path, data: Path) -> None:
     where = device()
     names = [name, *(each for each in params.method.controls if each != name)]
     images_of = ["meta_train", "meta_val"] if any(method_class(each).from_images for each in names) else []
-    sources = {split: source.to(where) for split, source in load_tasks(data, splits=["meta_train", "meta_val"], encoder=load_encoder(data), images_of=images_of).items()}
+    sources = {split: source.to(where) for split, source in load_tasks(data, splits=["meta_train", "meta_val"], images_of=images_of).items()}
     start = load_start(data, where)
     trajectories, kept = load_trajectories(data, "meta_train")
     train = sources["meta_train"].rows(kept.to(where))
@@ -45,21 +45,21 @@ def main(params_file: Path, data: Path) -> None:
 
     knobs = {section: getattr(params, section).model_dump() for section in KNOBS}
     knobs["methods"] = {each: knobs["methods"][each] for each in names}
-    sizes = {"length": trajectories.points.shape[1], "n_tasks": len(train), "n_classes": len(train.features), "n_condition": train.support_of(torch.arange(1)).condition.shape[-1]}
+    sizes = {"length": trajectories.points.shape[1], "n_way": train.classes.shape[1], "n_tasks": len(train), "n_classes": len(train.features)}
+    _check_images(train, meta)
     body = load_body(data)
     built = {each: build_method(each, knobs, start, body, **sizes, seed=seed).to(where) for each in names}
     for each in built.values():
         each.prepare(train, trajectories, val)
     method = built.pop(name)
-    known = [train.features] if train.encoded is None else [train.features, train.encoded]
-    key = digest("meta", source_digest(), knobs, sizes, seed, start.state()[1], *body.state_dict().values(), trajectories.points, *known, train.support)
+    key = digest("meta", source_digest(), knobs, sizes, seed, start.state()[1], *body.state_dict().values(), trajectories.points, train.features, train.support)
     checkpoints, curve = Cache("checkpoints"), pd.DataFrame()
     started = time.monotonic()
     if any(True for _ in method.parameters()):
         training = Training(method, lr=meta.outer_lr, steps=meta.steps, ema=meta.ema, lr_schedule=meta.lr_schedule)
         rows = _validated(method, training, train, trajectories, val, val_trajectories, meta.val_every, seed)
         curve = resumable(training, rows, checkpoints, key, every=meta.val_every, name="meta_train", rate="meta.outer_lr")
-        method.load_state_dict(training.average)
+        method.eval().load_state_dict(training.average)
         method.finish(val, seed=seed)
     seconds = time.monotonic() - started
 
@@ -71,6 +71,12 @@ def main(params_file: Path, data: Path) -> None:
     write_tsv(data / "model" / "curve.tsv", curve.reindex(columns=curve.columns.union(PLOTTED, sort=False)))
     write_json(data / "model" / "metrics.json", _summary(method, _accuracies(method, val, seed), scores, seconds))
     checkpoints.drop(key)
+
+
+def _check_images(train: TaskSource, meta: parameters.Meta) -> None:
+    there = train.features.shape[1]
+    if meta.max_shot + meta.query_images > there:
+        raise InputError(f"meta.max_shot + meta.query_images = {meta.max_shot} + {meta.query_images} is more than the {there} images of a class; lower one")
 
 
 def _summary(method: Method, own: Tensor, controls: dict[str, Tensor], seconds: float) -> dict:

@@ -35,6 +35,7 @@ class Augment(Section):
 
 class Body(Section):
     name: Literal["conv4"]
+    weights: Path | None
     filters: Count
     transforms: Transforms
     steps: Count
@@ -45,19 +46,6 @@ class Body(Section):
     ema: Annotated[float, Field(ge=0, lt=1)]
     precision: Literal["auto", "float32", "bfloat16"]
     augment: Augment
-
-
-class Encoder(Section):
-    name: Literal["none", "mlp"]
-    width: Count
-    depth: Count
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    steps: Count
-    classes_a_batch: Annotated[int, Field(ge=2)]
-    query_images: Count
-    lr: Positive
-    weight_decay: NonNegative
-    ema: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Tasks(Section):
@@ -75,7 +63,7 @@ class Tasks(Section):
 
 class Trajectories(Section):
     hidden: Count
-    start: Literal["fresh", "shared", "prototype", "ridge", "encoded"]
+    start: Literal["fresh", "shared", "prototype", "ridge", "closed_form"]
     fit_on: Literal["class", "support"]
     augment: bool
     optimizer: Literal["sgd", "adam"]
@@ -99,7 +87,6 @@ class Diffusion(Section):
     max_beta: Annotated[float, Field(gt=0, lt=1)]
     weighting: Literal["theorem", "weights"]
     visited: Share
-    unroll: bool
     chain_noise: NonNegative
     start_noise: NonNegative
     gradient_input: bool
@@ -112,11 +99,16 @@ class Denoiser(Section):
     heads: Count
     neurons_a_token: Count
     condition: Literal["mean", "attention"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Meta(Section):
     steps: Count
-    tasks_a_batch: Count
+    n_way: Annotated[int, Field(ge=2)]
+    min_shot: Count
+    max_shot: Count
+    new_tasks: Annotated[int, Field(ge=0)]
+    recorded_tasks: Annotated[int, Field(ge=0)]
     inner_steps: Count
     inner_optimizer: Literal["sgd", "adam"]
     inner_lr: Positive
@@ -126,8 +118,6 @@ class Meta(Section):
     weight_loss: NonNegative
     query_loss: NonNegative
     query_images: Count
-    redraw: bool
-    fresh: Share
     val_every: Count
 
 
@@ -136,10 +126,11 @@ class Generate(Section):
     adapt_steps: Annotated[int, Field(ge=0)]
     adapt_lr: Positive
     timing_repeats: Count
-    chain_task: Annotated[int, Field(ge=0)]
+    chains: Count
 
 
 class Evaluate(Section):
+    task: Annotated[int, Field(ge=0)]
     landscape_points: Annotated[int, Field(ge=5)]
 
 
@@ -148,7 +139,6 @@ SECTIONS: dict[str, type] = {
     "data": Data,
     "body": Body,
     "tasks": Tasks,
-    "encoder": Encoder,
     "trajectories": Trajectories,
     "method": Method,
     "methods": Methods,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from ltdi.bodies import BODIES
@@ -13,6 +14,7 @@ from ltdi.store import Cache, digest, write_json, write_tensors, write_tsv
 from ltdi.tasks import TaskSource
 from ltdi.training import Training
 from pipeline import params as parameters
+from pipeline.body import read_body
 from pipeline.checkpoints import resumable, source_digest
 from pipeline.images import augmentation, image_sets
 from pipeline.progress import say
@@ -24,9 +26,13 @@ def main(params_file: Path, data: Path) -> None:
     body, seed = params.body, params.seed
     deterministic()
     splits = image_sets(params.data)
-    images = expand_classes(splits["meta_train"], body.transforms).images
-    channels = images.shape[2]
+    channels = splits["meta_train"].images.shape[2]
+    shape = {"name": body.name, "channels": channels, "filters": body.filters}
+    if body.weights:
+        trained = read_body(body.weights, shape).to(device(), memory_format=torch.channels_last)
+        return _write(data, trained, shape, pd.DataFrame(), _validate(trained, splits["meta_val"].images, seed))
 
+    images = expand_classes(splits["meta_train"], body.transforms).images
     torch.manual_seed(generator(seed, "body").initial_seed())
     model = EpisodicLoss(BODIES[body.name](channels, filters=body.filters))
     model.to(device(), memory_format=torch.channels_last)
@@ -46,13 +52,15 @@ def main(params_file: Path, data: Path) -> None:
     curve = resumable(training, rows, checkpoints, key, every=500, name="pretrain_body", rate="body.lr")
 
     model.load_state_dict(training.average)
-    scores = _validate(model.body, splits["meta_val"].images, seed)
+    _write(data, model.body, shape, curve, _validate(model.body, splits["meta_val"].images, seed))
+    checkpoints.drop(key)
+
+
+def _write(data: Path, body: torch.nn.Module, shape: dict, curve: pd.DataFrame, scores: dict[str, float]) -> None:
     say(", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-    shape = {"name": body.name, "channels": channels, "filters": body.filters}
-    write_tensors(data / "body" / "body.safetensors", model.body.state_dict(), shape)
+    write_tensors(data / "body" / "body.safetensors", body.state_dict(), shape)
     write_tsv(data / "body" / "curve.tsv", curve)
     write_json(data / "body" / "metrics.json", scores)
-    checkpoints.drop(key)
 
 
 def _validate(body: torch.nn.Module, images: torch.Tensor, seed: int) -> dict[str, float]:

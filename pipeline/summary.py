@@ -28,6 +28,8 @@ def show(data: Path) -> None:
     say(outcome(metrics))
     say("ms/task: from support images to weights, one task at a time and a task of 64 at once")
     say("distance²: mean squared difference from the head trained on all images of the classes; that head, which saw the queries too, is the ceiling")
+    for name, states in metrics["way"].items():
+        say(f"distance² on the way, {name}: " + ", ".join(f"{state} {value:.2e}" for state, value in states.items()))
     say("next: make example; dvc exp run -S method.name=lvdi, then make compare; dvc plots show; make help")
 
 

@@ -13,13 +13,13 @@ from ltdi.seeding import generator
 from ltdi.tasks import labelled
 
 B, N, K, FEATURES = 4, 3, 5, 6
-HEAD = Head(FEATURES, 8, N)
+HEAD = Head(FEATURES, 8)
 STEPS = 7
 
 
 @pytest.fixture
 def w():
-    return HEAD.initial(B, generator(0, "w"))
+    return HEAD.initial(B, N, generator(0, "w"))
 
 
 def batch(step=0):
@@ -73,7 +73,7 @@ def test_recorded_points_are_those_of_the_whole_path(w):
     whole, some = train(w, batches()), train(w, batches(), record=[0, 2, 3, STEPS])
     assert some.weights.equal(whole.weights[:, [0, 2, 3, STEPS]])
     assert some.losses.equal(whole.losses[:, [0, 2, 3, STEPS]])
-    assert some.weights.shape == (B, 4, HEAD.space.dim) and some.losses.shape == (B, 4)
+    assert some.weights.shape == (B, 4, HEAD.space.dim(N)) and some.losses.shape == (B, 4)
 
 
 def test_the_path_starts_at_the_start_and_leaves_it_alone(w):

@@ -18,7 +18,6 @@ from pipeline import summary
 
 OUTPUT = {
     "pretrain_body": "body",
-    "pretrain_encoder": "encoder",
     "prepare_tasks": "tasks",
     "collect_trajectories": "trajectories",
     "meta_train": "model",
@@ -89,17 +88,21 @@ def case(stage: str, changes: dict, *parts: object):
         case("collect_trajectories", {"trajectories.max_dropped": 1.5}, "trajectories.max_dropped = 1.5", 1),
         case("meta_train", {"diffusion.max_beta": 1.0}, "diffusion.max_beta = 1.0", 1),
         case("meta_train", {"denoiser.depth": 0}, "denoiser.depth = 0", 1),
+        case("meta_train", {"denoiser.dropout": 1.0}, "denoiser.dropout = 1.0", 1),
+        case("meta_train", {"meta.n_way": 1}, "meta.n_way = 1", 2),
+        case("meta_train", {"meta.min_shot": 0}, "meta.min_shot = 0", 1),
         case("meta_train", {"meta.inner_lr": 0.0}, "meta.inner_lr = 0.0", 0),
         case("meta_train", {"meta.outer_lr": float("inf")}, "meta.outer_lr = inf", "finite"),
         case("meta_train", {"diffusion.chain_noise": float("nan")}, "diffusion.chain_noise = nan"),
         case("generate_weights", {"generate.timing_repeats": 0}, "generate.timing_repeats = 0", 1),
         case("generate_weights", {"generate.heads": 0}, "generate.heads = 0", 1),
+        case("generate_weights", {"generate.chains": 0}, "generate.chains = 0", 1),
         case("evaluate", {"evaluate.landscape_points": 4}, "evaluate.landscape_points = 4", 5),
         # names
         case("pretrain_body", {"data.name": "cifar"}, "data.name", "'cifar'", "glyphs"),
         case("pretrain_body", {"body.name": "resnet12"}, "body.name", "'resnet12'", "conv4"),
         case("prepare_tasks", {"tasks.transforms": "all"}, "tasks.transforms", "'all'", "mirrored"),
-        case("collect_trajectories", {"trajectories.start": "zero"}, "trajectories.start", "'zero'", "prototype"),
+        case("collect_trajectories", {"trajectories.start": "zero"}, "trajectories.start", "'zero'", "closed_form"),
         case("meta_train", {"method.name": "maml"}, "method.name", "'maml'", "ltdi"),
         case("meta_train", {"denoiser.name": "mlp"}, "denoiser.name", "'mlp'", "unet"),
         # values that do not fit the data or each other
@@ -122,7 +125,13 @@ def case(stage: str, changes: dict, *parts: object):
         case("meta_train", {"diffusion.steps": 2}, "diffusion.steps = 2", "3 segments", "trajectories.length"),
         case("meta_train", {"denoiser.width": 30}, "denoiser.width = 30", "denoiser.heads = 4"),
         case("meta_train", {"meta.weight_loss": 0.0, "meta.query_loss": 0.0}, "meta.weight_loss", "meta.query_loss"),
-        case("generate_weights", {"generate.chain_task": 30}, "generate.chain_task = 30", "30 meta-test tasks"),
+        case("meta_train", {"meta.new_tasks": 0, "meta.recorded_tasks": 0}, "meta.recorded_tasks", "meta.new_tasks"),
+        case("meta_train", {"meta.weight_loss": 0.0, "meta.new_tasks": 0}, "meta.weight_loss", "meta.new_tasks"),
+        case("meta_train", {"meta.min_shot": 3}, "meta.min_shot = 3", "meta.max_shot = 2"),
+        case("meta_train", {"denoiser.name": "unet"}, "denoiser.name = unet", "meta.n_way = 8", "tasks.n_way = 5", "meta.new_tasks = 0"),
+        case("meta_train", {"meta.max_shot": 16}, "meta.max_shot + meta.query_images = 16 + 5", "20 images"),
+        case("meta_train", {"meta.query_images": 19}, "meta.max_shot + meta.query_images = 2 + 19", "20 images"),
+        case("evaluate", {"evaluate.task": 30}, "evaluate.task = 30", "30 meta-test tasks"),
     ],
 )
 def test_bad_params(stage, changes, parts, finished, write_params, tmp_path, refused):
@@ -145,7 +154,7 @@ def test_data_that_are_not_there(stage, name, parts, finished, write_params, tmp
         ("just words", ("str", "mapping")),
         ("", ("mapping",)),
         ("seed: 0\n", ("'evaluate'", "missing")),
-        ("seed: 0\nevaluate: {}\n", ("evaluate.landscape_points", "missing")),
+        ("seed: 0\nevaluate: { task: 0 }\n", ("evaluate.landscape_points", "missing")),
         (b"\xff\xfe\x00", ("not a YAML file",)),
     ],
     ids=["broken", "key-twice", "no-mapping", "empty", "no-section", "no-key", "binary"],
@@ -217,6 +226,29 @@ def test_a_head_too_small_for_the_closed_form_controls(finished, write_params, r
     params = write_params(tmp_path / "bad", {"trajectories.start": "fresh", "trajectories.hidden": 15})
     run_stage("collect_trajectories", params, finished.data)
     refused("meta_train", params, finished.data, "trajectories.hidden = 15", "16 features")
+
+
+def test_a_trained_body_that_is_not_there(finished, write_params, tmp_path, refused):
+    file = tmp_path / "nowhere.safetensors"
+    refused("pretrain_body", write_params(tmp_path / "bad", {"body.weights": str(file)}), finished.data, file)
+
+
+def test_a_trained_body_of_another_size(finished, write_params, tmp_path, refused):
+    file = shutil.copy(finished.data / "body" / "body.safetensors", tmp_path / "body.safetensors")
+    params = write_params(tmp_path / "bad", {"body.weights": str(file), "body.filters": 8})
+    refused("pretrain_body", params, finished.data, f"body.weights = {file}", 16, 8)
+
+
+def test_new_tasks_of_other_sizes_than_a_shared_head(finished, write_params, run_stage, tmp_path, refused):
+    params = write_params(tmp_path / "bad", {"trajectories.start": "shared"})
+    run_stage("collect_trajectories", params, finished.data)
+    refused("meta_train", params, finished.data, "trajectories.start = shared", "meta.n_way = 8", "tasks.n_way = 5", "meta.new_tasks = 0")
+
+
+@pytest.mark.parametrize("changes", [{"meta.n_way": 5}, {"meta.new_tasks": 0}, {"meta.query_loss": 0.0}], ids=str)
+def test_a_unet_of_one_size_is_trained_on_tasks_of_that_size(changes, finished, write_params, run_stage, tmp_path):
+    run_stage("meta_train", write_params(tmp_path / "unet", {"denoiser.name": "unet", "method.controls": []} | changes), finished.data)
+    assert (finished.data / "model" / "methods" / "ltdi.safetensors").exists()
 
 
 def test_no_trajectory_left(finished, write_params, run_stage, tmp_path, refused):

@@ -22,7 +22,7 @@ def features(*shape, spread=1.0):
 
 @pytest.fixture(params=[F, F + 7], ids=["hidden = features", "hidden > features"])
 def head(request):
-    return Head(F, request.param, N)
+    return Head(F, request.param)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def query():
 
 HEADS = {
     "prototype": lambda head, support: prototype_head(head, support.class_means, 0.7),
-    "ridge": lambda head, support: ridge_head(head, support.features, 0.3, 2.0),
+    "ridge": lambda head, support: ridge_head(head, support, 0.3, 2.0),
 }
 
 
@@ -76,16 +76,16 @@ def test_ridge_solves_the_normal_equations(head, support, query, penalty):
     weight = torch.linalg.solve(gram, (x - x_mean).mT @ (y - y_mean))
     inputs, _ = labelled(query.features)
     expected = (inputs.double() - x_mean) @ weight + y_mean
-    logits = head(ridge_head(head, support.features, penalty, temperature=2.0), inputs)
+    logits = head(ridge_head(head, support, penalty, temperature=2.0), inputs)
     assert_close(logits.double(), 2 * expected, rtol=1e-3, atol=1e-3)
 
 
 def test_ridge_without_penalty_passes_through_its_labels_and_with_much_through_their_mean(head, support):
     few = Support(support.features[:, :, :2])
     inputs, labels = labelled(few.features)
-    exact = head(ridge_head(head, few.features, 1e-5, 1.0), inputs)
+    exact = head(ridge_head(head, few, 1e-5, 1.0), inputs)
     assert_close(exact, 2 * torch.nn.functional.one_hot(labels, N).float() - 1, rtol=0, atol=1e-2)
-    flat = head(ridge_head(head, few.features, 1e9, 1.0), inputs)
+    flat = head(ridge_head(head, few, 1e9, 1.0), inputs)
     assert_close(flat, torch.full_like(flat, 2 / N - 1), rtol=0, atol=1e-4)
 
 
@@ -101,7 +101,7 @@ def test_any_linear_classifier_can_be_written(head, query):
 def test_a_batch_is_its_tasks_one_by_one(head, support, closed_form):
     together = closed_form(head, support)
     alone = torch.cat([closed_form(head, support[b : b + 1]) for b in range(B)])
-    assert together.shape == (B, head.space.dim)
+    assert together.shape == (B, head.space.dim(N))
     assert_close(together, alone)
 
 
@@ -115,17 +115,70 @@ def test_permuting_the_classes_permutes_the_logits(head, support, query, closed_
 def test_the_temperature_multiplies_the_logits(head, support, query):
     inputs, _ = labelled(query.features)
     assert_close(head(prototype_head(head, support.class_means, 3.0), inputs), 3 * head(prototype_head(head, support.class_means, 1.0), inputs))
-    assert_close(head(ridge_head(head, support.features, 0.5, 3.0), inputs), 3 * head(ridge_head(head, support.features, 0.5, 1.0), inputs), rtol=1e-4, atol=1e-5)
+    assert_close(head(ridge_head(head, support, 0.5, 3.0), inputs), 3 * head(ridge_head(head, support, 0.5, 1.0), inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_spare_hidden_units_are_zero(support, closed_form):
-    tensors = Head(F, F + 7, N).space.unflatten(closed_form(Head(F, F + 7, N), support))
+    tensors = Head(F, F + 7).space.unflatten(closed_form(Head(F, F + 7), support))
     assert not tensors["hidden.weight"][:, F:].any() and not tensors["output.weight"][:, :, F:].any()
 
 
 def test_fewer_hidden_units_than_features_are_refused(support, closed_form):
     with pytest.raises(InputError, match=rf"hidden = {F - 1}\b.*\b{F} features"):
-        closed_form(Head(F, F - 1, N), support)
+        closed_form(Head(F, F - 1), support)
+
+
+# --- classes of unequal numbers of images
+
+
+def unequal(shots, n_shot=4, spoilt=0.0):
+    """Support of ``shots`` (B, N) images a class; what is not there is ``spoilt``."""
+    mask = torch.arange(n_shot) < shots[..., None]
+    return Support(features(B, N, n_shot, F).where(mask[..., None], spoilt), mask=mask)
+
+
+SHOTS = 1 + torch.randint(4, (B, N), generator=generator(0, "shots"))
+
+
+@pytest.mark.parametrize("penalty", [1e-2, 1.0, 100.0])
+def test_ridge_solves_the_normal_equations_of_the_images_that_are_there(head, query, penalty):
+    support = unequal(SHOTS, spoilt=1e3)
+    inputs = labelled(query.features)[0].double()
+    logits = head(ridge_head(head, support, penalty, 2.0), inputs.float()).double()
+    for b in range(B):
+        x = torch.cat([support.features[b, n, : SHOTS[b, n]] for n in range(N)]).double()
+        y = 2 * torch.eye(N, dtype=torch.float64).repeat_interleave(SHOTS[b], 0) - 1
+        # an unpenalised column of ones is the bias; the penalty is rows of data that ask for zero weights
+        rows = torch.cat([x, torch.ones(len(x), 1)], 1), torch.cat([penalty**0.5 * torch.eye(F), torch.zeros(F, 1)], 1)
+        solution = torch.linalg.lstsq(torch.cat(rows).double(), torch.cat([y, torch.zeros(F, N)])).solution
+        assert_close(logits[b], 2 * (inputs[b] @ solution[:-1] + solution[-1]), rtol=1e-3, atol=1e-3)
+
+
+def test_a_prototype_is_the_mean_of_its_own_images(head):
+    support = unequal(SHOTS, spoilt=1e3)
+    means = torch.stack([torch.stack([support.features[b, n, : SHOTS[b, n]].mean(0) for n in range(N)]) for b in range(B)])
+    assert_close(HEADS["prototype"](head, support), prototype_head(head, means, 0.7))
+
+
+def test_what_is_not_there_changes_nothing(head, closed_form):
+    assert_close(closed_form(head, unequal(SHOTS, spoilt=1e3)), closed_form(head, unequal(SHOTS)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("n_shot", [1, 3])
+def test_a_mask_that_leaves_equal_numbers_is_a_smaller_support(head, closed_form, n_shot):
+    masked = unequal(torch.full((B, N), n_shot), spoilt=1e3)
+    assert_close(closed_form(head, masked), closed_form(head, Support(masked.features[:, :, :n_shot])), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_way", [2, 9])
+def test_a_prototype_does_not_see_how_many_classes_there_are(head, n_way):
+    means = torch.rand(B, 9, F, generator=generator(0, "means"))
+    few, nine = (head.space.unflatten(prototype_head(head, each, 0.7)) for each in (means[:, :n_way], means))
+    assert few["output.weight"].equal(nine["output.weight"][:, :n_way]) and few["output.bias"].equal(nine["output.bias"][:, :n_way])
+
+
+def test_the_order_of_a_classs_images_changes_nothing(head, support, closed_form):
+    assert_close(closed_form(head, Support(support.features.flip(2))), closed_form(head, support), rtol=1e-4, atol=1e-4)
 
 
 # --- calibration

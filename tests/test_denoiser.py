@@ -12,12 +12,12 @@ B, N, K, F = 3, 5, 2, 6
 ORDER = torch.tensor([3, 0, 4, 2, 1])
 
 
-def denoiser_of(name, head=None, *, started=True, **sizes):
+def denoiser_of(name, head=None, *, n_way=N, started=True, **sizes):
     """A denoiser; ``started``: with its zero-initialised last layers perturbed, as after some training."""
     torch.manual_seed(0)
-    head = head or Head(F, 6, N)
-    knobs = {"channels": 1, "width": 16, "depth": 2, "heads": 2, "neurons_a_token": 2, "condition": "mean"} | sizes
-    denoiser = DENOISERS[name](head.space, "output", head.n_features, **knobs)
+    head = head or Head(F, 6)
+    knobs = {"channels": 1, "width": 16, "depth": 2, "heads": 2, "neurons_a_token": 2, "condition": "mean", "dropout": 0.0} | sizes
+    denoiser = DENOISERS[name](head.space, head.n_features, n_way=n_way, **knobs)
     if started:
         with torch.no_grad():
             for out in denoiser.tokens.out:
@@ -30,9 +30,11 @@ def random(*shape):
     return torch.randn(*shape, generator=generator(0, "denoiser", shape))
 
 
-def inputs(head=None, channels=1):
-    head = head or Head(F, 6, N)
-    return random(B, channels, head.space.dim), torch.tensor([1, 7, 20]), random(B, head.n_way, K, head.n_features)
+def inputs(head=None, channels=1, n_way=N):
+    """x, t, support features and which are there: all."""
+    head = head or Head(F, 6)
+    support = random(B, n_way, K, head.n_features)
+    return random(B, channels, head.space.dim(n_way)), torch.tensor([1, 7, 20]), support, torch.ones(B, n_way, K)
 
 
 def permuted(space, w, order=ORDER):
@@ -56,49 +58,84 @@ def condition(request):
 @pytest.mark.parametrize("neurons_a_token", [1, 2, 4])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_the_transformer_permutes_with_the_classes(condition, channels, neurons_a_token):
-    space = Head(F, 6, N).space
+    space = Head(F, 6).space
     denoiser = denoiser_of("transformer", channels=channels, condition=condition, neurons_a_token=neurons_a_token)
-    x, t, support = inputs(channels=channels)
-    y = denoiser(x, t, support)
-    assert_close(denoiser(permuted(space, x), t, support[:, ORDER]), permuted(space, y), rtol=1e-4, atol=1e-4)
+    x, t, support, there = inputs(channels=channels)
+    y = denoiser(x, t, support, there)
+    assert_close(denoiser(permuted(space, x), t, support[:, ORDER], there), permuted(space, y), rtol=1e-4, atol=1e-4)
     # the symmetry is of both together: neither alone changes nothing
-    assert not denoiser(x, t, support[:, ORDER]).allclose(permuted(space, y), atol=1e-2)
-    assert not denoiser(x, t, support[:, ORDER]).allclose(y, atol=1e-2)
+    assert not denoiser(x, t, support[:, ORDER], there).allclose(permuted(space, y), atol=1e-2)
+    assert not denoiser(x, t, support[:, ORDER], there).allclose(y, atol=1e-2)
 
 
 def test_the_order_of_a_classs_images_does_not_matter(name, condition):
     denoiser = denoiser_of(name, condition=condition)
-    x, t, support = inputs()
-    assert_close(denoiser(x, t, support.flip(2)), denoiser(x, t, support), rtol=1e-4, atol=1e-4)
+    x, t, support, there = inputs()
+    assert_close(denoiser(x, t, support.flip(2), there), denoiser(x, t, support, there), rtol=1e-4, atol=1e-4)
 
 
 def test_seeing_every_image_twice_does_not_matter(name, condition):
     denoiser = denoiser_of(name, condition=condition)
-    x, t, support = inputs()
-    assert_close(denoiser(x, t, support.repeat(1, 1, 2, 1)), denoiser(x, t, support), rtol=1e-4, atol=1e-4)
+    x, t, support, there = inputs()
+    twice = support.repeat(1, 1, 2, 1), there.repeat(1, 1, 2)
+    assert_close(denoiser(x, t, *twice), denoiser(x, t, support, there), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_not_there_is_not_heard(name, condition):
+    denoiser = denoiser_of(name, condition=condition)
+    x, t, support, there = inputs()
+    there[0, 1, 1] = there[2, :, 1] = 0
+    spoilt = support.where(there[..., None] > 0, 1e3)
+    assert_close(denoiser(x, t, spoilt, there), denoiser(x, t, support, there), rtol=1e-4, atol=1e-4)
+    assert_close(denoiser(x, t, spoilt, there)[2:], denoiser(x[2:], t[2:], support[2:, :, :1], there[2:, :, :1]), rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_is_of_the_class_means_and_in_the_blocks(condition):
+    denoiser = denoiser_of("transformer", condition=condition, dropout=0.5)
+    *_, support, there = inputs()
+    assert not denoiser.condition(support, there).equal(denoiser.condition(support, there))
+    h = random(B, 4, 16)
+    assert not denoiser.blocks[0](h).equal(denoiser.blocks[0](h))
+    denoiser.eval()
+    assert denoiser(*inputs()).equal(denoiser_of("transformer", condition=condition)(*inputs()))
+
+
+@pytest.mark.parametrize("n_way", [2, 9])
+def test_the_transformer_serves_any_number_of_classes(condition, n_way):
+    """It is the same network, and has no parameter that a number of classes is the size of."""
+    given, built = denoiser_of("transformer", condition=condition), denoiser_of("transformer", n_way=n_way, condition=condition)
+    built.load_state_dict(given.state_dict())
+    y = given(*inputs(n_way=n_way))
+    assert y.equal(built(*inputs(n_way=n_way))) and y.shape == (B, Head(F, 6).space.dim(n_way))
+    assert y.std(0).min() > 0
+
+
+def test_the_unet_is_for_one_number_of_classes():
+    with pytest.raises(RuntimeError):
+        denoiser_of("unet")(*inputs(n_way=N + 1))
 
 
 def test_attention_sees_more_of_the_images_than_their_mean(name):
-    x, t, support = inputs()
+    x, t, support, there = inputs()
     only_means = support.mean(2, keepdim=True).expand_as(support)
-    assert_close(denoiser_of(name)(x, t, only_means), denoiser_of(name)(x, t, support), rtol=1e-4, atol=1e-4)
+    assert_close(denoiser_of(name)(x, t, only_means, there), denoiser_of(name)(x, t, support, there), rtol=1e-4, atol=1e-4)
     attention = denoiser_of(name, condition="attention")
-    assert not attention(x, t, only_means).allclose(attention(x, t, support), atol=1e-3)
+    assert not attention(x, t, only_means, there).allclose(attention(x, t, support, there), atol=1e-3)
 
 
 def test_it_hears_which_label_has_which_class(name, condition):
     """A condition pooled over the classes would not change with their order."""
     denoiser = denoiser_of(name, condition=condition)
-    x, t, support = inputs()
-    y, noise = denoiser(x, t, support), denoiser(x, t, support.flip(2)) - denoiser(x, t, support)
-    assert (denoiser(x, t, support[:, ORDER]) - y).abs().max() > 100 * noise.abs().max() + 1e-3
+    x, t, support, there = inputs()
+    y, noise = denoiser(x, t, support, there), denoiser(x, t, support.flip(2), there) - denoiser(x, t, support, there)
+    assert (denoiser(x, t, support[:, ORDER], there) - y).abs().max() > 100 * noise.abs().max() + 1e-3
 
 
 def test_a_task_does_not_depend_on_its_neighbours(name, condition):
     denoiser = denoiser_of(name, condition=condition)
-    x, t, support = inputs()
-    alone = torch.cat([denoiser(x[b : b + 1], t[b : b + 1], support[b : b + 1]) for b in range(B)])
-    assert_close(denoiser(x, t, support), alone, rtol=1e-4, atol=1e-4)
+    x, t, support, there = inputs()
+    alone = torch.cat([denoiser(x[b : b + 1], t[b : b + 1], support[b : b + 1], there[b : b + 1]) for b in range(B)])
+    assert_close(denoiser(x, t, support, there), alone, rtol=1e-4, atol=1e-4)
 
 
 # --- the start
@@ -107,7 +144,7 @@ def test_a_task_does_not_depend_on_its_neighbours(name, condition):
 def test_it_starts_as_nothing_and_can_leave_it(name, condition):
     denoiser = denoiser_of(name, started=False, condition=condition)
     y = denoiser(*inputs())
-    assert y.shape == (B, Head(F, 6, N).space.dim)
+    assert y.shape == (B, Head(F, 6).space.dim(N))
     assert not y.any()
     (y - 1).square().sum().backward()
     assert all(out.weight.grad.any() for out in denoiser.tokens.out)
@@ -125,29 +162,29 @@ def test_every_parameter_is_trained(name, condition):
 
 def test_every_number_feels_state_time_and_condition(name, condition):
     denoiser = denoiser_of(name, condition=condition)
-    x, t, support = inputs()
-    y = denoiser(x, t, support)
-    for other in (denoiser(x + 1, t, support), denoiser(x, t + 5, support), denoiser(x, t, support + torch.eye(N, F)[:, None])):
+    x, t, support, there = inputs()
+    y = denoiser(x, t, support, there)
+    for other in (denoiser(x + 1, t, support, there), denoiser(x, t + 5, support, there), denoiser(x, t, support + torch.eye(N, F)[:, None], there)):
         assert ((other - y).abs() > 0).float().mean() > 0.99
 
 
 def test_the_gradient_reaches_every_image_of_the_condition(name, condition):
-    x, t, support = inputs()
+    x, t, support, there = inputs()
     support.requires_grad_()
-    denoiser_of(name, condition=condition)(x, t, support).square().sum().backward()
+    denoiser_of(name, condition=condition)(x, t, support, there).square().sum().backward()
     assert (support.grad.abs() > 0).all()
 
 
 def test_every_channel_is_read(name):
-    x, t, support = inputs(channels=2)
+    x, t, support, there = inputs(channels=2)
     x.requires_grad_()
-    denoiser_of(name, channels=2)(x, t, support).square().sum().backward()
+    denoiser_of(name, channels=2)(x, t, support, there).square().sum().backward()
     assert (x.grad.abs() > 0).float().mean() > 0.99
 
 
 def test_tokens_carry_their_own_numbers():
     """Read through an identity and written through one, the vector comes back."""
-    head = Head(3, 4, 2)
+    head = Head(3, 4)
     denoiser = denoiser_of("transformer", head, width=8, neurons_a_token=2, started=False)
     tokens = denoiser.tokens
     tokens.norm = torch.nn.Identity()
@@ -157,7 +194,7 @@ def test_tokens_carry_their_own_numbers():
             tokens.into[layer].bias.zero_()
             tokens.into[layer].weight.copy_(torch.eye(8, tokens.into[layer].in_features))
             tokens.out[layer].weight.copy_(torch.eye(tokens.out[layer].out_features, 8))
-    x = random(B, 1, head.space.dim)
+    x = random(B, 1, head.space.dim(2))
     assert {layer: tuple(part.shape) for layer, part in tokens.read(x).items()} == {"hidden": (B, 2, 8), "output": (B, 2, 8)}
     assert_close(tokens.write(tokens.read(x)), x[:, 0])
 
@@ -166,17 +203,17 @@ def test_tokens_carry_their_own_numbers():
 @pytest.mark.parametrize("n_way", [2, 5])
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_the_unet_takes_any_number_of_tokens(hidden, n_way, depth):
-    head = Head(4, hidden, n_way)
-    x, t, support = inputs(head)
-    y = denoiser_of("unet", head, depth=depth, width=8, neurons_a_token=1)(x, t, support)
-    assert y.shape == (B, head.space.dim) and y.isfinite().all()
+    head = Head(4, hidden)
+    x, t, support, there = inputs(head, n_way=n_way)
+    y = denoiser_of("unet", head, n_way=n_way, depth=depth, width=8, neurons_a_token=1)(x, t, support, there)
+    assert y.shape == (B, head.space.dim(n_way)) and y.isfinite().all()
     assert y.std(0).min() > 0
 
 
 @pytest.mark.parametrize("neurons_a_token", [1, 4, 5, 100])
 def test_neurons_that_do_not_divide_are_grouped_by_the_largest_number_that_does(name, neurons_a_token):
-    denoiser = denoiser_of(name, Head(F, 6, N), neurons_a_token=neurons_a_token)
+    denoiser = denoiser_of(name, neurons_a_token=neurons_a_token)
     sizes = {1: 6, 4: 2, 5: 2, 100: 1}
     assert denoiser.tokens.read(inputs()[0])["hidden"].shape[1] == sizes[neurons_a_token]
     assert denoiser.tokens.read(inputs()[0])["output"].shape[1] == N
-    assert denoiser(*inputs()).shape == (B, Head(F, 6, N).space.dim)
+    assert denoiser(*inputs()).shape == (B, Head(F, 6).space.dim(N))

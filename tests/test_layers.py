@@ -15,7 +15,7 @@ FLOORS = {
     for floor, modules in re.findall(r"floor\s+(\d+)\s+(?:is\s+)?``([^`]*)``", ltdi.__doc__)
     for module in modules.split()
 }
-STAGES = ("pretrain_body", "prepare_tasks", "pretrain_encoder", "collect_trajectories", "meta_train", "generate_weights", "evaluate")
+STAGES = ("pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate")
 METHOD_BASES = ("base", "diffusion_method")
 every_source = pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
 

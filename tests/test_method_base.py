@@ -1,9 +1,9 @@
-"""What all trained methods share: how a batch of tasks is drawn, and the loss of a head."""
+"""What all trained methods share: what a step is made of, and the loss of a head."""
 
 import pytest
 import torch
 from torch.testing import assert_close
-from worlds import META, N_QUERY, N_WAY, World, draw
+from worlds import META, N_QUERY, N_SHOT, N_WAY, World, draw
 
 from ltdi.heads import task_losses
 from ltdi.methods.base import TaskBatch, TrainedMethod, query_accuracies
@@ -17,26 +17,61 @@ def world():
     return World("prototype")
 
 
-def batch(world, **meta) -> TaskBatch:
-    return TaskBatch.draw(world.train, META | meta, generator(0, "batch"))
+def batch(world, seed=0, **meta) -> TaskBatch:
+    return TaskBatch.draw(world.train, META | meta, generator(seed, "batch"))
 
 
-@pytest.mark.parametrize("fresh, recorded", [(0.0, 16), (0.25, 12), (1.0, 0)])
-def test_a_share_of_the_tasks_is_new(world, fresh, recorded):
-    chosen = batch(world, fresh=fresh)
-    assert len(chosen.recorded) == recorded == len(chosen.recorded.unique())
-    assert chosen.fresh.shape == (16 - recorded, N_WAY)
-    task = chosen.task(world.train, META | {"fresh": fresh}, generator(0, "images"))
-    assert len(task.support) == 16 and task.query.features.shape[:3] == (16, N_WAY, META["query_images"])
-    assert chosen.points(world.trajectories).equal(world.trajectories.points[chosen.recorded])
+def parts_of(world, chosen, seed=0, **meta):
+    return chosen.parts(world.train, world.trajectories, META | meta, generator(seed, "images"))
 
 
-def test_recorded_tasks_show_other_images_where_that_is_wanted(world):
+@pytest.mark.parametrize("n_way, classes", [(2, 2), (5, 5), (256, 12)])
+def test_a_step_is_of_recorded_tasks_and_of_new_ones(world, n_way, classes):
+    chosen = batch(world, n_way=n_way)
+    assert len(chosen.recorded) == 16 == len(chosen.recorded.unique())
+    assert chosen.classes.shape == (4, classes) and (chosen.classes.sort(1).values.diff(dim=1) > 0).all()
+    (recorded, points), (new, none) = parts_of(world, chosen, n_way=n_way)
+    assert none is None and points.equal(world.trajectories.points[chosen.recorded])
+    assert recorded.support.features.shape[:3] == (16, N_WAY, N_SHOT) and recorded.query.features.shape[2] == N_QUERY
+    assert new.support.features.shape[:3] == (4, classes, chosen.n_shot) and new.query.features.shape[2] == META["query_images"]
+
+
+def test_a_recorded_task_is_the_one_that_its_trajectory_is_of(world):
     chosen = batch(world)
-    as_drawn = chosen.task(world.train, META | {"redraw": False, "query_images": N_QUERY}, generator(0, "images"))
-    assert as_drawn.support.features.equal(world.train.support_of(chosen.recorded).features)
-    redrawn = chosen.task(world.train, META, generator(0, "images"))
-    assert not redrawn.support.features.equal(as_drawn.support.features)
+    recorded, _ = parts_of(world, chosen)[0]
+    assert recorded.support.features.equal(world.train.support_of(chosen.recorded).features)
+
+
+def test_new_tasks_show_other_images_at_every_call(world):
+    chosen = batch(world)
+    (one, _), (other, _) = (parts_of(world, chosen, seed)[1] for seed in range(2))
+    assert not one.support.features.equal(other.support.features)
+    for task in (one, other):
+        images = torch.cat([task.support.features, task.query.features], 2)
+        own = world.train.features[chosen.classes]
+        assert (images[:, :, :, None] == own[:, :, None]).all(-1).any(-1).all()
+
+
+def test_every_number_of_images_is_drawn(world):
+    assert {batch(world, seed).n_shot for seed in range(40)} == {1, 2, 3}
+    assert {batch(world, seed, min_shot=2, max_shot=2).n_shot for seed in range(5)} == {2}
+
+
+@pytest.mark.parametrize(
+    "meta, sizes",
+    [({}, (16, 4)), ({"weight_loss": 0.0}, (0, 4)), ({"query_loss": 0.0}, (16, 0)), ({"new_tasks": 0}, (16, 0)), ({"recorded_tasks": 0}, (0, 4))],
+)
+def test_what_has_no_weight_in_the_loss_is_not_drawn(world, meta, sizes):
+    method = TrainedMethod(world.start, meta=META | meta)
+    chosen = TaskBatch.draw(world.train, method.meta, generator(0, "batch"))
+    assert (len(chosen.recorded), len(chosen.classes)) == sizes
+    kinds = [points is not None for _, points in chosen.parts(world.train, world.trajectories, method.meta, generator(0, "images"))]
+    assert kinds == [True] * (sizes[0] > 0) + [False] * (sizes[1] > 0)
+
+
+def test_a_method_without_records_draws_new_tasks_alone(world):
+    assert world.build("meta_hypernetwork").meta["recorded_tasks"] == 0
+    assert world.build("ghn3").meta["recorded_tasks"] == 16
 
 
 def test_weights_and_x_are_inverse_and_x_has_unit_size(world):
@@ -50,16 +85,23 @@ def test_weights_and_x_are_inverse_and_x_has_unit_size(world):
         assert_close(part.square().mean(), torch.tensor(1.0))
 
 
-def test_the_loss_of_a_head_is_its_two_parts(world):
+def test_the_scale_of_a_layer_holds_for_any_number_of_classes(world):
+    method = TrainedMethod(world.start, meta=META)
+    method.prepare(world.train, world.trajectories, world.val)
+    for n_way in (2, N_WAY, 7):
+        scale = method.space.tokens(method.scale(method.space.dim(n_way)))
+        for value, part in zip(method.layer_scale, scale.values()):
+            assert_close(part, value.expand_as(part))
+
+
+def test_recorded_tasks_count_by_their_heads_and_new_ones_by_their_queries(world):
     method = TrainedMethod(world.start, meta=META | {"weight_loss": 0.3, "query_loss": 0.7})
     method.prepare(world.train, world.trajectories, world.val)
-    task = world.train.batch(torch.arange(4))
-    points = world.trajectories.points[:3]
-    # the heads of three recorded tasks, moved by half a scale; the fourth has no trajectory
-    w = world.trajectories.points[:4, 0] + 0.5 * method.scale
-    query = task_losses(world.head, w, *labelled(task.query.features))
-    assert_close(method.head_loss(w, task, points), 0.7 * query + 0.3 * torch.tensor([0.25, 0.25, 0.25, 0.0]))
-    assert_close(method.head_loss(w, task, points[:0]), 0.7 * query)
+    task, points = world.train.batch(torch.arange(4)), world.trajectories.points[:4]
+    # the trained heads, moved by half a scale
+    w = points[:, 0] + 0.5 * method.scale(points.shape[-1])
+    assert_close(method.head_loss(w, task, points), torch.full((4,), 0.3 * 0.25))
+    assert_close(method.head_loss(w, task, None), 0.7 * task_losses(world.head, w, *labelled(task.query.features)))
 
 
 @pytest.mark.parametrize("tasks_a_batch", [1, 3, 64])

@@ -8,13 +8,14 @@ from torch import nn
 from torch.testing import assert_close
 from worlds import HIDDEN, N_WAY, F, World, draw, stirred
 
-from ltdi.methods.ghn3 import CHAIN, head_edges, shortest_paths, tiled
+from ltdi.methods.ghn3 import CHAIN, head_distances, head_edges, shortest_paths, tiled
 from ltdi.nn import Attention, TransformerBlock
 from ltdi.seeding import generator
 from ltdi.tasks import Support
 from ltdi.training import Training
 
 V = len(CHAIN) + N_WAY
+GRAPH = head_distances(N_WAY)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_the_graph_of_a_head_of_two_classes():
 
 
 def test_nodes_differ_but_for_the_classes(method):
-    distances = torch.cdist(method.nodes(), method.nodes())
+    distances = torch.cdist(method.nodes(GRAPH), method.nodes(GRAPH))
     same = distances < 1e-6
     expected = torch.eye(V, dtype=torch.bool)
     expected[len(CHAIN) :, len(CHAIN) :] = True
@@ -91,7 +92,7 @@ def stirred_copy(method, keep, names):
         if name != keep:
             for parameter in getattr(method, f"embed_{name}").parameters():
                 nn.init.zeros_(parameter)
-    nodes = method.nodes().detach()
+    nodes = method.nodes(GRAPH).detach()
     method.load_state_dict(kept)
     return nodes
 
@@ -100,12 +101,12 @@ def stirred_copy(method, keep, names):
 
 
 def test_the_attention_bias_is_a_function_of_both_distances(method):
-    bias = method.attention_bias()
+    bias = method.attention_bias(GRAPH)
     assert bias.shape == (2, V, V)
     pairs = {}
     for a in range(V):
         for b in range(V):
-            pairs.setdefault((int(method.distances[a, b]), int(method.distances[b, a])), []).append(bias[:, a, b])
+            pairs.setdefault((int(GRAPH[a, b]), int(GRAPH[b, a])), []).append(bias[:, a, b])
     assert len(pairs) == 1 + 2 * 7 + 1  # itself, 1 to 7 steps either way, no path
     for values in pairs.values():
         assert_close(torch.stack(values), values[0].expand(len(values), -1))
@@ -169,7 +170,7 @@ def test_larger_tensors_share_blocks(method, worlds):
 @pytest.mark.parametrize("block", [1, 5, 40])
 def test_blocks_of_any_size_fill_the_head(block, worlds):
     method = stirred(worlds["shared"].prepared("ghn3", own={"block": block}))
-    assert draw(method, worlds["shared"].support).shape == (5, method.space.dim)
+    assert draw(method, worlds["shared"].support).shape == (5, method.space.dim(N_WAY))
 
 
 @pytest.mark.parametrize("name", ["hidden.weight", "hidden.bias", "output.weight", "output.bias"])
@@ -203,9 +204,9 @@ def test_without_the_condition_it_is_the_original_one_head_for_all_tasks(kind, w
 
 def test_the_condition_is_added_to_what_the_graph_says_of_the_classes(method):
     condition = torch.randn(2, N_WAY, 16, generator=generator(0, "condition"))
-    h = method.nodes() + torch.cat([torch.zeros(2, len(CHAIN), 16), condition], 1)
+    h = method.nodes(GRAPH) + torch.cat([torch.zeros(2, len(CHAIN), 16), condition], 1)
     for block in method.blocks:
-        h = block(h, method.attention_bias())
+        h = block(h, method.attention_bias(GRAPH))
     assert_close(method.states(condition), method.norm(h))
 
 
@@ -244,7 +245,7 @@ def test_a_new_network_keeps_the_start(worlds):
 @pytest.mark.parametrize("kind", ["prototype", "shared"])
 def test_the_loss_falls_and_all_parameters_move(kind, worlds):
     world = worlds[kind]
-    method = world.prepared("ghn3", own={"block": 12}, meta={"tasks_a_batch": 40, "query_loss": 1.0, "weight_loss": 0.0, "fresh": 0.2})
+    method = world.prepared("ghn3", own={"block": 12}, meta={"new_tasks": 40, "query_loss": 1.0, "weight_loss": 0.0})
     before = {name: value.detach().clone() for name, value in method.named_parameters()}
     losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

@@ -11,9 +11,10 @@ from torch.testing import assert_close
 
 from worlds import HIDDEN, N_WAY, World, draw, stirred
 
+from ltdi.heads import task_losses
 from ltdi.methods.llo_vae import Vae, kl_to_prior
 from ltdi.seeding import generator
-from ltdi.tasks import Support
+from ltdi.tasks import labelled
 from ltdi.training import Training
 
 NAME = "llo_vae"
@@ -32,7 +33,15 @@ def gaussian(*shape: int, name: str = "test") -> Tensor:
 
 def batch_of(method, world, n: int = 40, **names) -> dict[str, Tensor]:
     tasks = torch.arange(n)
-    return method._draw(world.train.batch(tasks), world.trajectories.points[tasks], generator(0, "batch", *names.values()))
+    return method.draw(world.train.batch(tasks), world.trajectories.points[tasks], generator(0, "batch", *names.values()))
+
+
+def new_batch_of(method, world, **names) -> dict[str, Tensor]:
+    return method.draw(world.train.batch(torch.arange(6)), None, generator(0, "batch", *names.values()))
+
+
+def known(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch["features"], batch["present"]
 
 
 # --- the bound
@@ -49,25 +58,26 @@ class LinearVae(Vae):
     """z ~ N(0, I), x | z ~ N(A z, β I), and a posterior that is given: all is Gaussian, so that log p(x) is known."""
 
     def __init__(self, world: World, A: Tensor) -> None:
-        sizes = {"width": 4, "depth": 0, "heads": 1, "neurons_a_token": HIDDEN, "condition": "mean"}
-        super().__init__(world.head.space, "output", world.head.n_features, latent=2, **sizes)
+        sizes = {"width": 4, "depth": 0, "heads": 1, "neurons_a_token": HIDDEN, "condition": "mean", "dropout": 0.0}
+        super().__init__(world.head.space, world.head.n_features, latent=2, **sizes)
         self.A = A
 
-    def encode(self, x: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
-        return (x @ self.to_mean.mT).unflatten(-1, self.latent_shape), self.log_var.expand(len(x), *self.latent_shape)
+    def encode(self, x: Tensor, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        shape = self.latent_shape(N_WAY)
+        return (x @ self.to_mean.mT).unflatten(-1, shape), self.log_var.expand(len(x), *shape)
 
-    def decode(self, z: Tensor, support: Tensor) -> Tensor:
+    def decode(self, z: Tensor, features: Tensor, present: Tensor) -> Tensor:
         return z.flatten(-2) @ self.A.mT
 
 
 def test_the_loss_is_the_negative_bound(world):
     """(log p(x) + loss · D/(2β) + constant) is the posterior's distance to the true one: 0 at that, positive elsewhere."""
-    beta, D, L = 0.3, world.head.space.dim, (1 + N_WAY) * 2
+    beta, D, L = 0.3, world.head.space.dim(N_WAY), (1 + N_WAY) * 2
     # orthogonal columns make the true posterior independent in each number of z, as the encoder's is
     A = torch.linalg.qr(gaussian(D, L, name="A"))[0] * torch.linspace(0.5, 2.0, L, dtype=torch.float64)
     method = world.prepared(NAME, meta=BOUND, own={"latent": 2, "beta": beta}).double()
     method.vae = LinearVae(world, A)
-    assert method.vae.latent_shape == (1 + N_WAY, 2)
+    assert method.vae.latent_shape(N_WAY) == (1 + N_WAY, 2)
     variance = beta / (beta + A.square().sum(0))
 
     x = gaussian(3, D, name="x")
@@ -77,10 +87,10 @@ def test_the_loss_is_the_negative_bound(world):
     noise = torch.cat([scale * torch.eye(L, dtype=torch.float64), -scale * torch.eye(L, dtype=torch.float64)]).unflatten(-1, (1 + N_WAY, 2))
 
     def bound(to_mean: Tensor, log_var: Tensor) -> Tensor:
-        method.vae.to_mean, method.vae.log_var = to_mean, log_var.unflatten(-1, method.vae.latent_shape)
+        method.vae.to_mean, method.vae.log_var = to_mean, log_var.unflatten(-1, method.vae.latent_shape(N_WAY))
         batch = {name: value[:1].double() for name, value in batch_of(method, world, 1).items()}
         losses = [
-            method._loss({}, {name: value.expand(3, *value.shape[1:]) for name, value in (batch | {"noise": each[None]}).items()} | {"x_0": x})
+            method.loss_of({}, {name: value.expand(3, *value.shape[1:]) for name, value in (batch | {"z": each[None]}).items()} | {"x_0": x})
             for each in noise
         ]
         return -torch.stack(losses).mean(0) * D / (2 * beta) - D / 2 * math.log(2 * math.pi * beta)
@@ -98,16 +108,16 @@ def test_the_gradient_goes_through_the_draw(world):
     phi = dict(method.named_parameters())
     encoder = {name: value for name, value in phi.items() if "encoder" in name or "posterior" in name}
     direction = {name: gaussian(*value.shape, name=name) for name, value in encoder.items()}
-    gradients = torch.autograd.grad(method._loss(phi, batch).sum(), list(encoder.values()))
+    gradients = torch.autograd.grad(method.loss_of(phi, batch).sum(), list(encoder.values()))
     slope = sum((g * d).sum() for g, d in zip(gradients, direction.values()))
 
     def moved(step: float) -> Tensor:
-        return method._loss(phi | {name: value + step * direction[name] for name, value in encoder.items()}, batch).sum()
+        return method.loss_of(phi | {name: value + step * direction[name] for name, value in encoder.items()}, batch).sum()
 
     with torch.no_grad():
         assert_close(slope, (moved(1e-6) - moved(-1e-6)) / 2e-6, rtol=1e-5, atol=1e-8)
     assert slope.abs() > 1e-3
-    mean, log_var = method.vae.encode(batch["x_0"], batch["condition"])
+    mean, log_var = method.vae.encode(batch["x_0"], *known(batch))
     assert all(each.std(0).min() > 0 for each in (mean, log_var)), "the posterior does not see the head"
 
 
@@ -128,24 +138,18 @@ def test_heads_are_decoded_from_draws_of_the_temperature(world):
     x = cold.to_x(draw(cold, world.support), world.start.centre(world.support))
     first, second, _ = cold.space.tokens(x)["hidden"].unflatten(1, (3, HIDDEN // 3)).unbind(1)
     assert not torch.allclose(first, second, atol=1e-3)
-    z = 2.0 * torch.randn(1, *warm.vae.latent_shape, generator=generator(0, "noise")).expand(len(world.support), -1, -1)
-    x = warm.vae.decode(z, world.support.features).detach()
-    assert_close(draw(warm, world.support), world.start.centre(world.support) + warm.scale * x)
-    # meta-training shows the query loss the same draws
-    assert_close(torch.stack([batch_of(warm, world, seed=seed)["z"] for seed in range(30)]).std().item(), 2.0, rtol=0.05, atol=0)
+    z = 2.0 * torch.randn(1, *warm.vae.latent_shape(N_WAY), generator=generator(0, "noise")).expand(len(world.support), -1, -1)
+    x = warm.vae.decode(z, world.support.features, world.support.present).detach()
+    assert_close(draw(warm, world.support), world.start.centre(world.support) + warm.scale(x.shape[-1]) * x)
 
 
-def test_permuted_classes_permute_the_output_layer(world):
-    """Exact at the prior's mean: a draw has an order of its own."""
-    permutation = torch.tensor([2, 0, 1])
-    method = stirred(world.prepared(NAME, own={"temperature": 0.0}))
-    w = method.space.unflatten(draw(method, world.support))
-    permuted = method.space.unflatten(draw(method, Support(world.support.features[:, permutation])))
-    for name in ("output.weight", "output.bias"):
-        assert_close(permuted[name], w[name][:, permutation], rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(permuted[name], w[name], atol=1e-3)
-    for name in ("hidden.weight", "hidden.bias"):
-        assert_close(permuted[name], w[name], rtol=1e-4, atol=1e-5)
+def test_new_tasks_show_the_query_loss_the_draws_that_heads_are_decoded_from(world):
+    method = stirred(world.prepared(NAME, meta={"query_loss": 3.0}, own={"temperature": 2.0}))
+    batch, task = new_batch_of(method, world), world.train.batch(torch.arange(6))
+    assert_close(torch.stack([new_batch_of(method, world, seed=seed)["z"] for seed in range(30)]).std().item(), 1.0, rtol=0.05, atol=0)
+    w = method.to_w(method.vae.decode(2.0 * batch["z"], *known(batch)), world.start.centre(task.support))
+    loss = method.loss_of(dict(method.named_parameters()), batch)
+    assert_close(loss, 3 * task_losses(world.head, w, *labelled(task.query.features)))
 
 
 # --- the loops
@@ -154,17 +158,18 @@ def test_permuted_classes_permute_the_output_layer(world):
 def test_trained_heads_come_back_from_their_latents_with_the_help_of_the_condition():
     """From a start that says nothing of the task; β small, so that the latents may carry the heads."""
     world = World("shared")
-    method = world.prepared(NAME, meta=BOUND | {"tasks_a_batch": 40, "redraw": False}, own={"beta": 1e-3})
+    method = world.prepared(NAME, meta=BOUND | {"recorded_tasks": 40}, own={"beta": 1e-3})
     world.rows(method, Training(method, lr=1e-2, steps=120, ema=0.0))
     batch = batch_of(method, world)
 
-    def error(support: Tensor) -> tuple[float, float]:
+    def error(features: Tensor) -> tuple[float, float]:
         """Of heads decoded from their posterior, and from the prior."""
-        own, _, x = method.vae(batch["x_0"], batch["noise"], batch["z"], support)
+        own, _ = method.vae(batch["x_0"], batch["z"], features, batch["present"])
+        x = method.vae(None, batch["z"], features, batch["present"])
         return own.mean().item(), (x - batch["x_0"]).square().mean().item()
 
-    own, prior = error(batch["condition"])
-    others, _ = error(batch["condition"].roll(1, 0))
+    own, prior = error(batch["features"])
+    others, _ = error(batch["features"].roll(1, 0))
     assert own < 0.8 * others
     assert own < 0.5 * prior
 
@@ -172,7 +177,7 @@ def test_trained_heads_come_back_from_their_latents_with_the_help_of_the_conditi
 @pytest.mark.parametrize("inner", [{}, REPTILE], ids=["joint", "reptile"])
 def test_the_loss_falls(inner):
     world = World("shared")
-    method = world.prepared(NAME, meta=inner | {"tasks_a_batch": 40})
+    method = world.prepared(NAME, meta=inner | {"recorded_tasks": 40})
     before = {name: value.detach().clone() for name, value in method.named_parameters()}
     losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=25, ema=0.9))]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
@@ -181,38 +186,41 @@ def test_the_loss_falls(inner):
 
 def test_one_step_of_the_inner_loop_is_joint_training(world):
     """Nothing in the loss ties a task to its neighbours: task by task gives the same gradient as the batch at once."""
-    method = stirred(world.prepared(NAME, meta={"fresh": 0.5}))
-    phi, batch = dict(method.named_parameters()), batch_of(method, world, 6)
-    together = method._loss(phi, batch)
-    alone = torch.cat([method._loss(phi, {name: value[j : j + 1] for name, value in batch.items()}) for j in range(6)])
-    assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    method = stirred(world.prepared(NAME))
+    phi = dict(method.named_parameters())
+    for batch in (batch_of(method, world, 6), new_batch_of(method, world)):
+        together = method.loss_of(phi, batch)
+        alone = torch.cat([method.loss_of(phi, {name: value[j : j + 1] for name, value in batch.items()}) for j in range(6)])
+        assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_the_loss_is_the_sum_of_its_parts_and_new_tasks_have_one(world):
-    """A new task's missing head leaves no trace in the bound, whatever stands in its place."""
-    task = world.train.batch(torch.arange(6))
+def test_recorded_tasks_count_in_the_bound_and_new_ones_in_the_query_loss(world):
+    def losses(**meta) -> tuple[Tensor, Tensor]:
+        method = stirred(world.prepared(NAME, meta=meta))
+        phi = dict(method.named_parameters())
+        return tuple(method.loss_of(phi, batch).detach() for batch in (batch_of(method, world, 4), new_batch_of(method, world)))
 
-    def losses(weight_loss: float, query_loss: float) -> Tensor:
-        method = stirred(world.prepared(NAME, meta={"weight_loss": weight_loss, "query_loss": query_loss}))
-        return method._loss(dict(method.named_parameters()), method._draw(task, world.trajectories.points[:4], generator(0, "batch"))).detach()
-
-    bound, query = losses(1.0, 0.0), losses(0.0, 1.0)
-    assert (bound[:4] > 0).all() and (bound[4:] == 0).all() and (query > 0).all()
-    assert_close(losses(0.5, 2.0), 0.5 * bound + 2 * query)
+    bound, query = losses(weight_loss=1.0, query_loss=1.0)
+    assert (bound > 0).all() and (query > 0).all()
+    for one, other in zip(losses(weight_loss=0.5, query_loss=2.0), (0.5 * bound, 2 * query)):
+        assert_close(one, other)
 
 
 def test_every_step_and_every_inner_step_has_its_own_draws(world):
-    method = world.prepared(NAME, meta={"tasks_a_batch": 4})
+    method = world.prepared(NAME, meta={"recorded_tasks": 4, "new_tasks": 1})
     first, second = world.rows(method, Training(method, lr=1e-9, steps=2, ema=0.9))
     assert first["loss"] != pytest.approx(second["loss"], rel=1e-3)
 
     drawn = []
     method = world.prepared(NAME, meta=REPTILE)
-    draw_batch, method._draw = method._draw, lambda *given: drawn.append(draw_batch(*given)) or drawn[-1]
+    draw_batch, method.draw = method.draw, lambda *given: drawn.append(draw_batch(*given)) or drawn[-1]
     list(method.meta_train(Training(method, lr=1e-3, steps=1, ema=0.9), world.train, world.trajectories, seed=0))
-    assert len(drawn) == 2
-    assert_close(drawn[0]["recorded"], drawn[1]["recorded"])
-    assert not torch.equal(drawn[0]["noise"], drawn[1]["noise"])
+    recorded, new = drawn[::2], drawn[1::2]
+    assert_close(recorded[0]["x_0"], recorded[1]["x_0"])
+    assert [len(part[0]["z"]) for part in (recorded, new)] == [16, 4]
+    for one, other in (recorded, new):
+        assert not torch.equal(one["z"], other["z"])
+    assert not torch.equal(new[0]["features"], new[1]["features"])
 
 
 def test_validation_says_how_heads_come_back(world):

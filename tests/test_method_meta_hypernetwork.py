@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from worlds import N_WAY, World, draw, stirred
 
 from ltdi.heads import task_losses
-from ltdi.tasks import Query, Support, Task, labelled
+from ltdi.tasks import Query, Support, Task, TaskSource, labelled
 from ltdi.training import Training
 
 NAME = "meta_hypernetwork"
@@ -49,7 +49,7 @@ def test_permuted_classes_permute_the_output_layer(own, condition, world):
 def test_a_class_moves_its_own_row_most_and_the_hidden_neurons_apart(world):
     """The rows of the output layer differ by their classes; the neurons of the hidden layer by themselves."""
     method = stirred(world.prepared(NAME, own={"adapt_steps": 0}))
-    e = method.condition(world.support.features).detach()
+    e = method.condition(world.support.features, world.support.present).detach()
     other = e.clone()
     other[:, 1] += torch.randn(e.shape[-1], generator=torch.Generator().manual_seed(0))
     tokens, moved = (method.space.tokens(method.hypernetwork(each).detach()) for each in (e, other))
@@ -116,15 +116,18 @@ def test_adaptation_lowers_the_support_loss():
 @both_forms
 def test_one_task_is_fitted(own):
     world = World("shared")
-    method = world.prepared(NAME, own=own, meta={"redraw": False, "query_images": 5, "tasks_a_batch": 1})
-    world.train = world.train.rows(torch.tensor([3]))
-    losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=100, ema=0.9))]
+    method = world.prepared(NAME, own=own, meta={"new_tasks": 1})
+    # three classes whose images are all alike
+    task = world.train.batch(torch.tensor([3]))
+    features = task.support.features[0, :, :1].expand(-1, 10, -1)
+    world.train = TaskSource(features, torch.arange(3)[None], world.train.support[:1], world.train.query[:1])
+    losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=200, ema=0.9))]
     assert losses[-1] < 0.01 < 0.5 < losses[0]
 
 
 def test_the_loss_falls_on_tasks_that_differ():
     world = World("shared")
-    method = world.prepared(NAME, meta={"tasks_a_batch": 40})
+    method = world.prepared(NAME, meta={"new_tasks": 40})
     losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
     assert abs(losses[0] - torch.tensor(N_WAY).log()) < 1
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
@@ -134,5 +137,5 @@ def test_the_loss_is_that_of_the_queries_alone(world):
     """Of recorded tasks and of new ones; the trained heads do not count."""
     method, task = stirred(world.prepared(NAME)), batch_of(world)
     w = draw(method, task.support)
-    for points in (world.trajectories.points[:4], world.trajectories.points[:0]):
+    for points in (world.trajectories.points[:4], None):
         assert_close(method.loss(task, points, None).detach(), task_losses(method.head, w, *labelled(task.query.features)))

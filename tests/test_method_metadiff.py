@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from worlds import N_WAY, World, draw, stirred
+from worlds import META, N_WAY, World, draw, stirred
 
 from ltdi.closed_form import TEMPERATURES
 from ltdi.errors import InputError
@@ -46,10 +46,10 @@ class Knowing(nn.Module):
 
 
 def test_the_gradient_of_the_support_loss_is_autograds(world):
-    support = world.support.features
-    rows = torch.randn(world.support.class_means.shape, generator=generator(0, "rows")).requires_grad_()
-    loss = (rows[:, :, None] - support).square().sum(-1).mean(-1).sum()
-    assert_close(support_gradient(rows.detach(), support), torch.autograd.grad(loss, rows)[0])
+    means = world.support.class_means
+    rows = torch.randn(means.shape, generator=generator(0, "rows")).requires_grad_()
+    loss = (rows[:, :, None] - world.support.features).square().sum(-1).mean(-1).sum()
+    assert_close(support_gradient(rows.detach(), means), torch.autograd.grad(loss, rows)[0])
 
 
 # --- the sampler
@@ -172,7 +172,7 @@ def test_a_perfect_denoiser_has_no_weight_loss(world):
 
 
 def test_the_targets_are_the_class_means_of_all_images(world, monkeypatch):
-    method = world.prepared("metadiff", meta={"fresh": 0.25, "tasks_a_batch": 8, "redraw": False})
+    method = world.prepared("metadiff", meta={"new_tasks": 8})
     seen = []
 
     def loss(task, x_0, stream):
@@ -182,7 +182,7 @@ def test_the_targets_are_the_class_means_of_all_images(world, monkeypatch):
     monkeypatch.setattr(method, "loss", loss)
     world.rows(method, Training(method, lr=1e-3, steps=1, ema=0.9))
     (support, x_0), means = seen[0], world.train.features.mean(1)
-    targets = x_0.unflatten(1, (N_WAY, -1))
+    targets = x_0.unflatten(1, (META["n_way"], -1))
     # every support image is one of the class whose mean is the target
     classes = torch.cdist(targets, means).argmin(-1)
     assert_close(means[classes], targets)
@@ -215,7 +215,7 @@ def test_the_correction_depends_on_the_class(world):
 
 
 def test_every_step_has_a_batch_of_its_own(world):
-    method = world.prepared("metadiff", meta={"redraw": False, "tasks_a_batch": 40, "query_loss": 0.0})
+    method = world.prepared("metadiff", meta={"new_tasks": 40, "query_loss": 0.0})
     losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-12, steps=3, ema=0.9))]
     assert len(set(losses)) == 3
 
@@ -233,6 +233,6 @@ def test_the_gradient_reaches_every_parameter_and_the_condition(losses, world):
 @pytest.mark.parametrize("classifier", ["distance", "cosine"])
 def test_the_loss_falls(losses, classifier, world):
     # stirred, because the class means that it starts from leave little to learn in this world
-    method = stirred(world.prepared("metadiff", meta={"tasks_a_batch": 40, **losses}, own={"classifier": classifier, "sampling_steps": 10}))
+    method = stirred(world.prepared("metadiff", meta={"new_tasks": 40, **losses}, own={"classifier": classifier, "sampling_steps": 10}))
     falls = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
     assert sum(falls[-5:]) < 0.8 * sum(falls[:5])

@@ -39,7 +39,7 @@ class Knowing(nn.Module):
         super().__init__()
         self.process, self.x_0, self.prediction = process, x_0, prediction
 
-    def forward(self, x, t, support):
+    def forward(self, x, t, features, present):
         if self.prediction == "weights":
             return self.x_0
         a = self.process.schedule.alpha_bar[t][:, None]
@@ -51,7 +51,7 @@ class Constant(nn.Module):
         super().__init__()
         self.value = value
 
-    def forward(self, support):
+    def forward(self, features, present):
         return self.value
 
 
@@ -71,13 +71,13 @@ def test_base_plus_scale_times_direction_is_the_trained_head(world):
     method, (task, points) = world.prepared("ocd"), a_task(world)
     base = method.start.centre(task.support)
     x_0, log_scale = method.normalised(points[:, 0] - base)
-    assert_close(base + method.spread(log_scale) * x_0, points[:, 0])
+    assert_close(base + method.spread(log_scale, base.shape[-1]) * x_0, points[:, 0])
     assert not torch.allclose(points[:, 0], base, atol=1e-2)
 
 
 def test_every_layer_of_every_task_has_its_own_scale(world):
     method = world.prepared("ocd")
-    x = torch.randn(5, method.space.dim, generator=generator(0, "x"))
+    x = torch.randn(5, method.space.dim(3), generator=generator(0, "x"))
     x, _ = method.normalised(x)
     for part in method.space.tokens(x).values():
         assert_close(part.square().mean((1, 2)), torch.ones(5))
@@ -136,14 +136,20 @@ def test_the_query_loss_is_that_of_the_generated_head(world):
     logits = method.logits(draw(method, task.support), task.query)
     labels = torch.arange(3).repeat_interleave(5).expand(6, -1)
     wanted = 2 * nn.functional.cross_entropy(logits.mT, labels, reduction="none").mean(1)
-    assert_close(loss_of(method, task, points), wanted, rtol=1e-3, atol=1e-4)
+    assert_close(loss_of(method, task, None), wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_new_tasks_count_in_the_query_loss_alone(world):
+def test_recorded_tasks_count_in_the_weight_loss_and_new_ones_in_the_query_loss(world):
     task, points = a_task(world)
-    weights = loss_of(stirred(world.prepared("ocd", meta={"query_loss": 0.0})), task, points[:4])
-    assert (weights[:4] > 0).all() and (weights[4:] == 0).all()
-    assert (loss_of(stirred(world.prepared("ocd", meta={"weight_loss": 0.0})), task, points[:0]) > 0).all()
+
+    def losses(**meta):
+        method = stirred(world.prepared("ocd", meta=meta))
+        return loss_of(method, task, points).detach(), loss_of(method, task, None).detach()
+
+    weight, query = losses(weight_loss=1.0, query_loss=1.0)
+    assert (weight > 0).all() and (query > 0).all()
+    for one, other in zip(losses(weight_loss=0.5, query_loss=2.0), (0.5 * weight, 2 * query)):
+        assert_close(one, other)
 
 
 # --- learning
@@ -151,12 +157,12 @@ def test_new_tasks_count_in_the_query_loss_alone(world):
 
 @pytest.mark.parametrize("diffusion", [{}, PAPER], ids=["ours", "paper"])
 def test_the_query_loss_reaches_both_networks_and_the_condition(diffusion, world):
-    method, (task, points) = stirred(world.prepared("ocd", diffusion=diffusion, meta={"weight_loss": 0.0})), a_task(world)
+    method, (task, _) = stirred(world.prepared("ocd", diffusion=diffusion, meta={"weight_loss": 0.0})), a_task(world)
     features = task.support.features.clone().requires_grad_()
     # the base depends on the support as well: leave only what goes through the two networks
     base = world.start.centre(task.support)
     method.start = SimpleNamespace(head=world.head, centre=lambda support: base)
-    loss_of(method, Task(Support(features), task.query), points).sum().backward()
+    loss_of(method, Task(Support(features), task.query), None).sum().backward()
     for network in (method.denoiser, method.scale_network):
         assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0] == []
     assert (features.grad.abs().sum((1, 2, 3)) > 0).all()
@@ -185,20 +191,20 @@ def test_the_scale_network_learns_a_function_of_the_condition(world):
     # a step sees 40 tasks of the same 12 classes with other images
     method = world.build("ocd", diffusion={"steps": 1}, meta={"query_loss": 0.0}, own={"scale_width": 32})
     training = Training(method, lr=1e-2, steps=100, ema=0.9)
-    direction, _ = method.normalised(torch.ones(40, method.space.dim))
+    direction, _ = method.normalised(torch.ones(40, method.space.dim(3)))
     for step in range(training.steps):
-        task = world.train.redrawn(torch.arange(40), generator(0, "redrawn", step))
-        trained = world.start.centre(task.support) + method.spread(wanted(task.support)) * direction
+        task = world.train.of_classes(world.train.classes, generator(0, "images", step))
+        trained = world.start.centre(task.support) + method.spread(wanted(task.support), direction.shape[-1]) * direction
         method.loss(task, trained[:, None], generator(0, "loss", step)).mean().backward()
         training.descend()
-    support = world.train.redrawn(torch.arange(40), generator(1, "unseen images")).support
+    support = world.train.of_classes(world.train.classes, generator(1, "unseen images")).support
     error = (method.log_scale(support) - wanted(support)).square().mean(0)
     assert (error < 0.1 * wanted(support).var(0)).all()
 
 
 @pytest.mark.parametrize("kind, diffusion, denoiser", [("shared", {}, "transformer"), ("fresh", PAPER, "unet")], ids=["ours", "paper"])
 def test_the_loss_falls(kind, diffusion, denoiser, worlds):
-    method = worlds[kind].prepared("ocd", diffusion=diffusion, denoiser={"name": denoiser}, meta={"tasks_a_batch": 40})
+    method = worlds[kind].prepared("ocd", diffusion=diffusion, denoiser={"name": denoiser}, meta={"recorded_tasks": 40})
     losses = [row["loss"] for row in worlds[kind].rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 

@@ -9,7 +9,7 @@ from ltdi.errors import InputError
 from ltdi.heads import task_losses
 from ltdi.methods.refined import Refined
 from ltdi.seeding import generator
-from ltdi.tasks import labelled
+from ltdi.tasks import Support, labelled
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_one_head_and_no_step_are_the_method(name):
     method = stirred(world.prepared(name))
     same = refined(method)
     assert_close(draw(same, world.support), draw(method, world.support), rtol=0, atol=0)
-    assert (same.space, same.from_images, same.encodes, same.adapts) == (method.space, method.from_images, method.encodes, method.adapts)
+    assert (same.space, same.from_images, same.adapts) == (method.space, method.from_images, method.adapts)
 
 
 def test_heads_are_averaged_over_noise_of_their_own(world, method):
@@ -72,3 +72,11 @@ def test_steps_on_more_than_a_head_are_refused():
     world = World("prototype", with_images=True)
     with pytest.raises(InputError, match="generate.adapt_steps = 5.*Reptile"):
         refined(world.prepared("reptile"), adapt_steps=5)
+
+
+def test_steps_do_not_see_what_is_not_there(world, method):
+    mask = torch.arange(2) < torch.tensor([[1, 2, 1]] * 5)[..., None]
+    features = world.support.features
+    shown, spoilt = (Support(features.where(mask[..., None], value), mask=mask) for value in (0.0, 1e3))
+    adapted = refined(method, adapt_steps=5)
+    assert_close(draw(adapted, spoilt), draw(adapted, shown))

@@ -41,6 +41,13 @@ def pseudo_gradient(world, method, source=None):
     return recorder.gradient, row["loss"]
 
 
+def images_of(world, method):
+    """Those of the first step (B, N, train_shots, F)."""
+    stream = generator(0, "meta", 0)
+    classes = world.train.draw_classes(method.tasks_a_batch, stream)
+    return world.train.of_classes(classes, stream, n_shot=method.train_shots).support.features
+
+
 def moved(method, size):
     with torch.no_grad():
         method.phi += size * torch.randn(method.phi.shape, generator=generator(0, "moved"))
@@ -52,12 +59,12 @@ def test_one_step_of_sgd_is_joint_training(kind, worlds):
     """φ − mean φ_i = rate × the gradient of the tasks' mean loss, all images of a class in one batch."""
     world = worlds[kind]
     own = {"inner_steps": 1, "inner_optimizer": "sgd", "inner_lr": 0.3, "train_shots": ALL, "inner_images": ALL}
-    method = moved(world.prepared("reptile_head", own=own, meta={"tasks_a_batch": 40, "redraw": False}), 0.1)
+    method = moved(world.prepared("reptile_head", own=own), 0.1)
     gradient, _ = pseudo_gradient(world, method)
 
-    task = world.train.batch(torch.arange(40))
-    inputs, labels = labelled(torch.cat([task.support.features, task.query.features], 2))
-    centre = method.start.centre(task.support)
+    images = images_of(world, method)
+    inputs, labels = labelled(images)
+    centre = method.start.centre(Support(images[:, :, :N_SHOT]))
     phi = method.phi.detach().requires_grad_()
     (joint,) = torch.autograd.grad(task_losses(method.head, centre + phi, inputs, labels).mean(), phi)
     assert_close(gradient, 0.3 * joint, rtol=1e-4, atol=1e-6)
@@ -68,12 +75,12 @@ def test_the_pseudo_gradient_of_many_steps_leads_to_the_mean_of_the_adapted(worl
     """Two steps by hand."""
     world = worlds["shared"]
     own = {"inner_steps": 2, "inner_optimizer": "sgd", "inner_lr": 0.3, "train_shots": ALL, "inner_images": ALL}
-    method = world.prepared("reptile_head", own=own, meta={"tasks_a_batch": 40, "redraw": False})
+    method = world.prepared("reptile_head", own=own)
     gradient, loss = pseudo_gradient(world, method)
 
-    task = world.train.batch(torch.arange(40))
-    inputs, labels = labelled(torch.cat([task.support.features, task.query.features], 2))
-    w = method.first(task.support)
+    images = images_of(world, method)
+    inputs, labels = labelled(images)
+    w = method.first(Support(images))
     for _ in range(2):
         w = w.detach().requires_grad_()
         (g,) = torch.autograd.grad(task_losses(method.head, w, inputs, labels).sum(), w)
@@ -102,7 +109,7 @@ def test_tasks_without_information_lead_to_equal_logits(optimizer, worlds):
     own = {"inner_steps": 3, "inner_optimizer": optimizer, "inner_lr": 0.05, "adapt_steps": 0}
     method = world.prepared("reptile_head", own=own)
     bias = torch.tensor([1.0, 0.0, -0.5])
-    zeros = {name: torch.zeros(shape) for name, shape in method.space.shapes.items()}
+    zeros = method.space.unflatten(torch.zeros_like(method.phi))
     with torch.no_grad():
         method.phi += method.space.flatten(zeros | {"output.bias": bias})
     training = Training(method, lr=0.1, steps=100, ema=0.0)
@@ -149,25 +156,21 @@ def test_mini_batches_hold_as_many_images_of_each_class(worlds):
     assert len(shown) > 6
 
 
-@pytest.mark.parametrize("train_shots, seen", [(1, {0}), (N_SHOT, {0}), (N_SHOT + 2, {0, 1})])
-def test_train_shots_are_the_support_then_the_query(train_shots, seen, worlds):
-    world = worlds["shared"]
-    marked = world.train.features.clone()
-    support, query = torch.arange(N_SHOT), torch.arange(N_SHOT, ALL)
-    marked[:, :N_SHOT], marked[:, N_SHOT:] = 0.0, 1.0
-    n = len(world.train)
-    source = TaskSource(marked, world.train.classes, support.expand(n, N_WAY, -1), query.expand(n, N_WAY, -1))
-    method = world.prepared("reptile_head", own={"train_shots": train_shots, "inner_images": 1, "inner_steps": 40}, meta={"redraw": False})
-    counts, mini_batches = [], method._mini_batches
-    method._mini_batches = lambda images, stream: counts.append(images) or mini_batches(images, stream)
-    pseudo_gradient(world, method, source)
-    assert counts[0].shape[2] == train_shots
-    assert set(counts[0].unique().tolist()) == seen
+@pytest.mark.parametrize("train_shots", [1, N_SHOT, N_SHOT + 2])
+def test_the_inner_loop_knows_train_shots_images_and_its_start_those_of_a_support(train_shots, worlds):
+    world = worlds["prototype"]
+    method = world.prepared("reptile_head", own={"train_shots": train_shots, "inner_images": 1, "inner_steps": 40})
+    starts, pools, first, mini_batches = [], [], method.first, method._mini_batches
+    method.first = lambda support: starts.append(support.features) or first(support)
+    method._mini_batches = lambda images, stream: pools.append(images) or mini_batches(images, stream)
+    pseudo_gradient(world, method)
+    assert pools[0].equal(images_of(world, method)) and pools[0].shape[2] == train_shots
+    assert starts[0].equal(pools[0][:, :, :N_SHOT])
 
 
 def test_more_train_shots_than_images_are_refused(worlds):
-    with pytest.raises(InputError, match=f"train_shots = {ALL + 1} .* = {ALL}; lower it"):
-        worlds["shared"].prepared("reptile_head", own={"train_shots": ALL + 1})
+    with pytest.raises(InputError, match="train_shots = 11 .* 10 images of a class; lower it"):
+        worlds["shared"].prepared("reptile_head", own={"train_shots": 11})
 
 
 # --- it learns
@@ -203,7 +206,7 @@ def test_meta_training_resumes_bit_for_bit(worlds):
     world = worlds["prototype"]
 
     def begin():
-        method = world.prepared("reptile_head", meta={"fresh": 0.25})
+        method = world.prepared("reptile_head")
         return method, Training(method, lr=5e-3, steps=6, ema=0.9)
 
     straight, training = begin()

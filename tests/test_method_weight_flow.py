@@ -6,10 +6,8 @@ from torch.func import jacrev, vmap
 from torch.testing import assert_close
 from worlds import N_WAY, World, draw, stirred
 
-from ltdi.methods.base import TaskBatch
 from ltdi.methods.weight_flow import euler, point
 from ltdi.seeding import generator
-from ltdi.tasks import Support
 from ltdi.training import Training
 
 B, P, D = 3, 4, 6
@@ -99,7 +97,8 @@ def test_the_loss_is_least_at_the_paths_velocity(kind, steps, visited, worlds):
     world = worlds[kind]
     method = world.prepared("weight_flow", own={"steps": steps, "visited": visited}, meta={"weight_loss": 1.0, "query_loss": 0.0})
     task, points = batch_of(world, method)
-    path = method._path(points, method.start.centre(task.support), generator(0, "same"))
+    centre = method.start.centre(task.support)
+    path = method._path(method._begin(6, N_WAY, generator(0, "same")), points, centre)
 
     def exact(x, u, support, off=0.0):
         end = u.floor() + 1
@@ -122,9 +121,9 @@ def test_the_query_loss_is_that_of_the_head_at_the_end_of_the_step(visited, worl
     task, points = batch_of(world, method)
     trained = method.to_x(points[:, 0], method.start.centre(task.support))
     method.velocity = lambda x, u, support: (trained - x) / (1 - u)[:, None]
-    expected = method.head_loss(points[:, 0], task, points)
+    expected = method.head_loss(points[:, 0], task, None)
     assert expected.min() > 0
-    assert_close(method.loss(task, points, generator(0, "loss")), expected, rtol=1e-3, atol=1e-5)
+    assert_close(method.loss(task, None, generator(0, "loss")), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_visited_is_the_share_of_the_visited_states_in_the_loss(worlds):
@@ -154,22 +153,21 @@ def test_visited_states_are_those_of_the_generation(worlds):
 def test_the_path_begins_where_generation_does_and_ends_at_the_trained_head(kind, worlds):
     world = worlds[kind]
     method = world.prepared("weight_flow", own={"noise": 0.0})
-    task = world.train.redrawn(torch.arange(6), generator(0, "redrawn"))
-    centre, points = method.start.centre(task.support), world.trajectories.points[:4]
-    path = method._path(points, centre, generator(0, "path"))
-    assert_close(method.to_w(path[:4, 1:], centre[:4, None]), points.flip(1)[:, 1:], rtol=1e-4, atol=1e-5)
-    assert_close(path[4:], path[4:, :1].expand(-1, 4, -1))
-    begin = method.to_w(path[:, 0], centre)
+    task, points = batch_of(world, method)
+    centre, begin = method.start.centre(task.support), method._begin(6, N_WAY, generator(0, "begin"))
+    path = method._path(begin, points, centre)
+    assert_close(method.to_w(path[:, 1:], centre[:, None]), points.flip(1)[:, 1:], rtol=1e-4, atol=1e-5)
     if kind == "fresh":
-        assert_close(begin[:4], points[:, -1])
-        assert (begin[4:].std(-1) > 0.1).all()
+        assert_close(method.to_w(path[:, 0], centre), points[:, -1])
+        assert (begin.std(-1) > 0.1).all()
     else:
-        assert_close(begin, centre)
+        assert path[:, 0].equal(begin)
+        assert_close(method.to_w(begin, centre), centre)
 
 
 def test_noise_has_its_deviation_and_is_one_draw_for_all_tasks(worlds):
     method = worlds["prototype"].prepared("weight_flow", own={"noise": 0.5})
-    assert_close(method._begin(400, generator(0, "noise")).std(), torch.tensor(0.5), rtol=0.02, atol=0)
+    assert_close(method._begin(400, N_WAY, generator(0, "noise")).std(), torch.tensor(0.5), rtol=0.02, atol=0)
     support = worlds["prototype"].support
     x = method.to_x(draw(method, support), method.start.centre(support))
     assert_close(x, x[:1].expand_as(x), rtol=1e-3, atol=1e-4)
@@ -193,30 +191,23 @@ def test_generation_depends_on_the_support_beyond_its_start(worlds):
     assert (w[0] - w[1]).abs().max() > 1e-3
 
 
-def test_permuted_classes_permute_the_output_layer(worlds):
-    method = stirred(worlds["prototype"].prepared("weight_flow", own={"noise": 0.0}))
-    support, permutation = worlds["prototype"].support, torch.tensor([2, 0, 1])
-    assert len(permutation) == N_WAY
-    w, permuted = (method.space.unflatten(draw(method, s)) for s in (support, Support(support.features[:, permutation])))
-    for name in ("output.weight", "output.bias"):
-        assert_close(permuted[name], w[name][:, permutation], rtol=1e-4, atol=1e-5)
-    for name in ("hidden.weight", "hidden.bias"):
-        assert_close(permuted[name], w[name], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind, visited", [("shared", 0.0), ("shared", 1.0), ("fresh", 1.0)])
-def test_the_loss_falls(kind, visited, worlds):
+@pytest.mark.parametrize("kind, visited, query_loss", [("shared", 0.0, 0.1), ("shared", 1.0, 0.1), ("fresh", 1.0, 0.0)])
+def test_the_loss_falls(kind, visited, query_loss, worlds):
     world = worlds[kind]
-    method = world.prepared("weight_flow", own={"visited": visited, "noise": 0.0}, meta={"tasks_a_batch": 40, "fresh": 0.2})
+    method = world.prepared("weight_flow", own={"visited": visited, "noise": 0.0}, meta={"recorded_tasks": 40, "query_loss": query_loss})
     losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
-def test_new_tasks_count_in_the_query_loss_alone(worlds):
+def test_recorded_tasks_count_in_the_weight_loss_and_new_ones_in_the_query_loss(worlds):
     world = worlds["prototype"]
-    meta = {"fresh": 0.5, "weight_loss": 1.0, "query_loss": 0.0}
-    method = stirred(world.prepared("weight_flow", meta=meta))
-    stream = generator(0, "batch")
-    batch = TaskBatch.draw(world.train, method.meta, stream)
-    loss = method.loss(batch.task(world.train, method.meta, stream), batch.points(world.trajectories), stream)
-    assert (loss[:8] > 0).all() and (loss[8:] == 0).all()
+
+    def losses(**meta):
+        method = stirred(world.prepared("weight_flow", meta=meta))
+        task, points = batch_of(world, method)
+        return tuple(method.loss(task, given, generator(0, "loss")).detach() for given in (points, None))
+
+    weight, query = losses(weight_loss=1.0, query_loss=1.0)
+    assert (weight > 0).all() and (query > 0).all()
+    for one, other in zip(losses(weight_loss=0.5, query_loss=2.0), (0.5 * weight, 2 * query)):
+        assert_close(one, other)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ltdi.nn import Attention, ResidualBlock1d, TimeEmbedding, TransformerBlock, zero
+from ltdi.nn import Attention, ResidualBlock1d, TimeEmbedding, TransformerBlock, masked_mean, zero
 from ltdi.seeding import generator
 
 WIDTH, HEADS = 12, 3
@@ -51,7 +51,7 @@ def test_the_transformer_block_is_torchs():
     expected = nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
     expected.self_attn = torchs(block.attention)
     expected.norm1, expected.norm2 = block.norm_attention, block.norm_mlp
-    expected.linear1, expected.linear2 = block.mlp[0], block.mlp[2]
+    expected.linear1, expected.linear2 = block.mlp[0], block.mlp[-1]
     x = random(2, 5, WIDTH)
     assert_close(block(x), expected(x), rtol=1e-4, atol=1e-5)
 
@@ -114,3 +114,11 @@ def test_zero_makes_nothing_of_anything_and_still_learns():
     assert not y.any()
     (y + 1).square().sum().backward()
     assert layer.weight.grad.abs().min() > 0
+
+
+def test_a_masked_mean_is_that_of_the_rows_that_are_there():
+    x, there = random(2, 3, 4, 5), random(2, 3, 4) > 0
+    there[..., 0] = True
+    means = torch.stack([torch.stack([x[b, n, there[b, n]].mean(0) for n in range(3)]) for b in range(2)])
+    assert_close(masked_mean(x, there.float()), means)
+    assert_close(masked_mean(x, torch.ones(2, 3, 4)), x.mean(2))

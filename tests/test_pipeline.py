@@ -20,7 +20,7 @@ from ltdi.store import read_table, read_tensors
 
 pytest.importorskip("dvc")
 
-STAGES = ["pretrain_body", "prepare_tasks", "pretrain_encoder", "collect_trajectories", "meta_train", "generate_weights", "evaluate"]
+STAGES = ["pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate"]
 METRICS = "data/results/metrics.json"
 LOSSES = "Meta-training loss, and validation loss by sub-chain"
 
@@ -162,7 +162,7 @@ def test_the_papers_options_run_end_to_end(run_stage, write_params, tmp_path):
         "meta.inner_optimizer": "adam",
         "meta.weight_loss": 1.0,
         "meta.query_loss": 0.0,
-        "meta.fresh": 0.0,
+        "meta.new_tasks": 0,
     }
     params = write_params(tmp_path, options)
     for stage in STAGES:

@@ -1,5 +1,7 @@
 """REPTILE: the vectorised loops are Python's, and one step of SGD is joint training."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -35,9 +37,10 @@ def loss_with(model):
     return loss
 
 
-def batches(steps, seed=0):
+def batches(steps, seed=0, n_tasks=B, n_images=M):
     stream = generator(seed, "reptile")
-    return [{"x": torch.randn(B, M, 3, generator=stream), "y": torch.randn(B, M, 2, generator=stream)} for _ in range(steps)]
+    draw = partial(torch.randn, n_tasks, n_images, generator=stream)
+    return [{"x": draw(3), "y": draw(2)} for _ in range(steps)]
 
 
 def row(batch, b):
@@ -93,7 +96,7 @@ def test_the_inner_loops_are_a_loop_over_tasks(model, name, steps):
 
 @pytest.mark.parametrize(("steps", "name"), [(1, "sgd"), (1, "adam"), (3, "sgd"), (3, "adam")])
 def test_the_pseudo_gradient_points_from_the_mean_end_to_the_start(model, steps, name):
-    gradients, _ = pseudo_gradient(model, batches(steps), inner_optimizer=name, inner_lr=0.05)
+    gradients, _ = pseudo_gradient(model, [batches(steps)], inner_optimizer=name, inner_lr=0.05)
     ends, _ = loop(batches(steps), name, 0.05)
     start = dict(model.named_parameters())
     assert_close(gradients, {key: start[key].detach() - ends[key].mean(0) for key in ends}, rtol=1e-4, atol=1e-6)
@@ -102,7 +105,7 @@ def test_the_pseudo_gradient_points_from_the_mean_end_to_the_start(model, steps,
 def test_one_step_of_sgd_is_joint_training(model):
     phi = {key: value.detach() for key, value in model.named_parameters()}
     moved, looped_loss = _inner_loops(phi, loss_with(model), batches(1), "sgd", 0.3)
-    gradients, joint_loss = pseudo_gradient(model, batches(1), inner_optimizer="sgd", inner_lr=0.3)
+    gradients, joint_loss = pseudo_gradient(model, [batches(1)], inner_optimizer="sgd", inner_lr=0.3)
     assert_close(gradients, {key: value.mean(0) for key, value in moved.items()}, rtol=1e-4, atol=1e-6)
     assert joint_loss == pytest.approx(looped_loss, rel=1e-5)
 
@@ -121,7 +124,7 @@ KNOBS = [(1, "sgd"), (3, "sgd"), (3, "adam")]
 @pytest.mark.parametrize(("steps", "name"), KNOBS)
 def test_the_outer_step_goes_down(model, steps, name):
     data = batches(1) * steps
-    gradients, before = pseudo_gradient(model, data, inner_optimizer=name, inner_lr=0.01)
+    gradients, before = pseudo_gradient(model, [data], inner_optimizer=name, inner_lr=0.01)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             parameter -= 0.1 * gradients[key]
@@ -132,7 +135,7 @@ def test_the_outer_step_goes_down(model, steps, name):
 def test_meta_training_lowers_the_loss(model, steps, name):
     training = Training(model, lr=0.01, steps=60, ema=0.9)
     data = batches(1) * steps
-    losses = [meta_step(training, loss_with(model), data, inner_optimizer=name, inner_lr=0.01) for _ in range(60)]
+    losses = [meta_step(training, loss_with(model), [data], inner_optimizer=name, inner_lr=0.01) for _ in range(60)]
     assert training.step == 60
     assert losses[-1] < 0.8 * losses[0]
 
@@ -144,7 +147,7 @@ def test_a_start_between_the_tasks_is_found():
     a = torch.tensor([[1.0, 0.0], [3.0, 2.0], [2.0, 4.0]])
     training = Training(model, lr=0.1, steps=400, ema=0.9)
     for _ in range(400):
-        meta_step(training, lambda phi, batch: (phi["phi"] - batch["a"]).square().sum(-1).mean(), [{"a": a}] * 3, inner_optimizer="sgd", inner_lr=0.1)
+        meta_step(training, lambda phi, batch: (phi["phi"] - batch["a"]).square().sum(-1).mean(), [[{"a": a}] * 3], inner_optimizer="sgd", inner_lr=0.1)
     assert_close(model.phi.detach(), a.mean(0), rtol=0, atol=1e-2)
 
 
@@ -152,3 +155,29 @@ def test_inner_sgd_on_a_parabola_has_a_closed_form():
     phi, a = {"phi": torch.tensor([4.0])}, torch.tensor([[1.0], [3.0]])
     moved, _ = _inner_loops(phi, lambda phi, batch: (phi["phi"] - batch["a"]).square().sum(-1).mean(), [{"a": a}] * 5, "sgd", 0.1)
     assert_close(phi["phi"] - moved["phi"], a + 0.8**5 * (4 - a))
+
+
+# --- parts of different sizes
+
+
+def two_parts(steps):
+    """Tasks of other numbers, and of other numbers of images."""
+    return [batches(steps), batches(steps, seed=1, n_tasks=2 * B - 1, n_images=M + 3)]
+
+
+@pytest.mark.parametrize(("steps", "name"), [(1, "sgd"), (1, "adam"), (3, "sgd"), (3, "adam")])
+def test_the_pseudo_gradient_of_parts_is_the_sum_of_their_own(model, steps, name):
+    knobs = {"inner_optimizer": name, "inner_lr": 0.05}
+    (one, of_one), (other, of_other) = (pseudo_gradient(Model(), [part], **knobs) for part in two_parts(steps))
+    together, value = pseudo_gradient(model, two_parts(steps), **knobs)
+    assert_close(together, {key: one[key] + other[key] for key in one}, rtol=1e-4, atol=1e-6)
+    assert value == pytest.approx(of_one + of_other, rel=1e-5)
+
+
+def test_one_step_of_sgd_on_parts_is_joint_training(model):
+    own = Model()
+    loss = sum(loss_with(own)(dict(own.named_parameters()), part[0]) for part in two_parts(1))
+    (0.3 * loss).backward()
+    gradients, value = pseudo_gradient(model, two_parts(1), inner_optimizer="sgd", inner_lr=0.3)
+    assert_close(gradients, {key: parameter.grad for key, parameter in own.named_parameters()}, rtol=1e-4, atol=1e-6)
+    assert value == pytest.approx(loss.item(), rel=1e-5)

@@ -74,7 +74,7 @@ def test_collecting_goes_on_after_a_kill(finished, write_params, run_stage, kill
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
     straight = tmp_path / "straight"
-    for folder in ("tasks", "encoder"):
+    for folder in ("tasks",):
         shutil.copytree(finished.data / folder, straight / folder)
     monkeypatch.setenv("LTDI_STORE", str(tmp_path / "other store"))
     run_stage("collect_trajectories", params, straight)
@@ -98,7 +98,7 @@ def test_meta_training_goes_on_after_a_kill(finished, write_params, run_stage, k
     assert not list(store.iterdir()), "the checkpoint is dropped once the model is written"
 
     straight = tmp_path / "straight"
-    for folder in ("body", "tasks", "encoder", "trajectories"):
+    for folder in ("body", "tasks", "trajectories"):
         shutil.copytree(finished.data / folder, straight / folder)
     monkeypatch.setenv("LTDI_STORE", str(tmp_path / "other store"))
     run_stage("meta_train", params, straight)
@@ -178,5 +178,5 @@ def test_a_trajectory_of_nan_is_dropped_and_counted(finished, run_stage, write_p
     assert trajectories.points.isfinite().all()
 
     # new tasks may be of the spoilt class
-    run_stage("meta_train", write_params(tmp_path / "recorded", {"meta.fresh": 0.0}), finished.data)
+    run_stage("meta_train", write_params(tmp_path / "recorded", {"meta.new_tasks": 0}), finished.data)
     assert all(value.isfinite().all() for value in tensors_under(finished.data / "model").values())

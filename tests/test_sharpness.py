@@ -8,7 +8,7 @@ from ltdi.heads import Head, task_losses
 from ltdi.seeding import generator
 from ltdi.sharpness import largest_eigenvalue
 
-HEAD = Head(3, 4, 2)
+HEAD = Head(3, 4)
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def tasks():
     """Weights (3, D) and 7 labelled features each, in double precision."""
     stream = generator(0, "tasks")
     inputs, labels = torch.rand(3, 7, 3, generator=stream), torch.randint(2, (3, 7), generator=stream)
-    return HEAD.initial(3, stream).double(), inputs.double(), labels
+    return HEAD.initial(3, 2, stream).double(), inputs.double(), labels
 
 
 def test_it_is_the_hessians_eigenvalue_of_largest_size(tasks):

@@ -1,4 +1,4 @@
-"""Which closed form the encoded start takes: ridge only where meta-val shows it to be better."""
+"""Which closed form the start takes: ridge only where meta-val shows it to be better."""
 
 from dataclasses import replace
 
@@ -7,16 +7,16 @@ import torch
 from worlds import World
 
 from ltdi.tasks import TaskSource
-from pipeline.collect_trajectories import _calibrated, _gains, _start
+from pipeline.collect_trajectories import KINDS, _calibrated, _gains, _start
 from pipeline.params import Trajectories
 
-KNOBS = {"hidden": 12, "start": "encoded", "fit_on": "class", "augment": False, "optimizer": "adam", "lr": 0.01, "steps": 6, "length": 4, "sam": 0.0}
-KNOBS |= {"shard_size": 100, "max_dropped": 0.0}
+KNOBS = {"hidden": 12, "fit_on": "class", "augment": False, "optimizer": "adam", "lr": 0.01, "steps": 6, "length": 4, "sam": 0.0}
+KNOBS |= {"start": "closed_form", "shard_size": 100, "max_dropped": 0.0}
 
 
 @pytest.fixture(scope="module")
 def world():
-    return World("encoded")
+    return World("prototype")
 
 
 def chosen(val: TaskSource, **changes):
@@ -24,7 +24,7 @@ def chosen(val: TaskSource, **changes):
 
 
 def test_only_a_gain_beyond_chance_counts(world):
-    good = _calibrated(replace(world.start, form="prototype"), world.val)
+    good = _calibrated(world.start, world.val)
     # of a fresh start all classes score the same
     chance = replace(good, kind="fresh")
     assert _gains(chance, good, world.val, seed=0)
@@ -42,10 +42,24 @@ def stretched(source: TaskSource) -> TaskSource:
 
 
 def test_ridge_is_taken_where_it_is_better_and_the_prototype_else(world):
-    assert chosen(world.val).form == "prototype"
-    assert chosen(stretched(world.val)).form == "ridge"
+    assert KINDS == {"closed_form": ("prototype", "ridge")}
+    assert chosen(world.val).kind == "prototype"
+    assert chosen(stretched(world.val)).kind == "ridge"
 
 
-def test_a_start_without_a_choice_is_left_alone(world):
-    assert chosen(world.val, start="ridge").form == "ridge"
-    assert chosen(world.val, start="shared").temperature == 1.0
+@pytest.mark.parametrize("kind", ["fresh", "shared", "prototype", "ridge"])
+def test_a_start_without_a_choice_is_left_alone(kind, world):
+    for val in (world.val, stretched(world.val)):
+        assert chosen(val, start=kind).kind == kind
+
+
+@pytest.mark.parametrize("kind", ["fresh", "shared"])
+def test_what_has_no_closed_form_has_nothing_to_calibrate(kind, world):
+    start = chosen(world.val, start=kind)
+    assert (start.temperature, start.ridge) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["prototype", "ridge"])
+def test_a_closed_form_is_calibrated(kind, world):
+    start = chosen(stretched(world.val), start=kind)
+    assert start.temperature != 1.0

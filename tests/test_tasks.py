@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from ltdi.errors import InputError
 from ltdi.seeding import generator
 from ltdi.store import read_table, write_table
-from ltdi.tasks import Support, TaskSource, joined, labelled
+from ltdi.tasks import ABSENT, Support, TaskSource, labelled
 
 C, I, F = 8, 7, 3
 SIZES = {"n_tasks": 40, "n_way": 5, "n_shot": 2, "n_query": 3}
@@ -168,18 +168,56 @@ def test_new_tasks_are_of_different_classes_and_no_image_twice():
     assert (both[..., 1].sort(2).values.diff(dim=2) > 0).all()
 
 
-def test_a_redrawn_task_keeps_its_classes():
-    source, tasks = sample(), torch.tensor([7, 3])
-    again = source.redrawn(tasks, generator(0, "redraw"))
-    assert again.support.features[..., 0].equal(source.batch(tasks).support.features[..., 0])
-    assert not again.support.features.equal(source.batch(tasks).support.features)
+@pytest.mark.parametrize("n_way, expected", [(None, 5), (2, 2), (C, C), (C + 1, C), (256, C)])
+def test_new_tasks_are_of_the_tables_size_or_of_one_that_is_asked_for(n_way, expected):
+    classes = sample().draw_classes(30, generator(0, "new"), n_way=n_way)
+    assert classes.shape == (30, expected) and (classes.sort(1).values.diff(dim=1) > 0).all()
+    assert len(classes.unique(dim=0)) > 15
 
 
-def test_joined_batches_stand_one_after_another():
-    source = sample().with_images(pictures())
-    parts = [source.batch(torch.tensor([2, 5])), source.batch(torch.tensor([9]))]
-    whole = source.batch(torch.tensor([2, 5, 9]))
-    for name in ("support", "query"):
-        one, other = getattr(joined(parts), name), getattr(whole, name)
-        assert one.features.equal(other.features) and one.images.equal(other.images)
-    assert joined([sample().batch(torch.tensor([1]))]).query.images is None
+@pytest.mark.parametrize("n_shot, n_query, expected", [(None, None, (2, 3)), (1, None, (1, 3)), (None, 1, (2, 1)), (4, 3, (4, 3))])
+def test_new_tasks_have_the_tables_numbers_of_images_or_others(n_shot, n_query, expected):
+    source = sample()
+    task = source.of_classes(source.draw_classes(20, generator(0, "new")), generator(0, "images"), n_shot=n_shot, n_query=n_query)
+    assert (task.support.features.shape[2], task.query.features.shape[2]) == expected
+    images = torch.cat([task.support.features, task.query.features], dim=2)[..., 1]
+    assert (images.sort(2).values.diff(dim=2) > 0).all()
+
+
+# --- classes of unequal numbers of images
+
+SHOTS = torch.tensor([[1, 3], [2, 2]])
+
+
+def unequal():
+    """Of task b and class n the first SHOTS[b, n] images are there."""
+    mask = torch.arange(3) < SHOTS[..., None]
+    features = torch.arange(2.0 * 2 * 3 * F).reshape(2, 2, 3, F)
+    return Support(features.where(mask[..., None], 1e9), mask=mask)
+
+
+def test_the_images_that_are_there():
+    support = unequal()
+    assert support.n_way == 2
+    assert support.present.tolist() == [[[1, 0, 0], [1, 1, 1]], [[1, 1, 0], [1, 1, 0]]]
+    assert sample().support_of(torch.arange(4)).present.equal(torch.ones(4, 5, 2))
+
+
+def test_class_means_are_of_the_images_that_are_there():
+    support = unequal()
+    expected = torch.stack([torch.stack([support.features[b, n, : SHOTS[b, n]].mean(0) for n in range(2)]) for b in range(2)])
+    assert_close(support.class_means, expected)
+
+
+def test_what_is_not_there_has_no_label():
+    inputs, labels = unequal().labelled
+    assert labels.tolist() == [[0, ABSENT, ABSENT, 1, 1, 1], [0, 0, ABSENT, 1, 1, ABSENT]]
+    assert inputs.equal(unequal().features.flatten(1, 2))
+    whole = sample().support_of(torch.arange(4))
+    for one, other in zip(whole.labelled, labelled(whole.features)):
+        assert one.equal(other)
+
+
+def test_a_part_of_a_support_keeps_its_mask():
+    assert unequal()[1:].mask.equal(unequal().mask[1:])
+    assert sample().support_of(torch.arange(5))[1:3].mask is None

@@ -126,6 +126,13 @@ def test_averaged_restores_the_model_also_after_an_error():
     assert_close(training.state_dict(), before, rtol=0, atol=0)
 
 
+def test_a_look_at_the_average_is_without_dropout():
+    training = train(training_of(Model()), 5)
+    with training.averaged() as model:
+        assert not model.training
+    assert training.model.training
+
+
 def test_a_look_at_the_average_does_not_change_what_follows():
     looked, whole = train(training_of(Model()), 5), train(training_of(Model()), 10)
     with looked.averaged():

@@ -17,8 +17,8 @@ from ltdi.tasks import Support, TaskSource, labelled
 from ltdi.trajectories import Start, Trajectories, collect, recorded_steps
 
 C, I, F, N, K, Q = 10, 12, 8, 3, 2, 3
-HEAD = Head(F, F + 2, N)
-KINDS = ["fresh", "shared", "prototype", "ridge", "encoded"]
+HEAD = Head(F, F + 2)
+KINDS = ["fresh", "shared", "prototype", "ridge"]
 TASKS = torch.tensor([4, 0, 2])
 KNOBS = {"fit_on": "class", "augment": False, "optimizer": "sgd", "lr": 0.2, "steps": 30, "length": 4, "sam": 0.0, "seed": 0}
 
@@ -35,7 +35,7 @@ def source():
 
 
 def start_of(kind):
-    return Start(HEAD, kind, HEAD.initial(1, generator(0, "shared"))[0], temperature=0.5, ridge=0.3, blend=0.25)
+    return Start(HEAD, kind, HEAD.initial(1, N, generator(0, "shared"))[0], temperature=0.5, ridge=0.3)
 
 
 def run(kind, source, tasks=TASKS, **knobs):
@@ -72,33 +72,13 @@ def test_each_kind_starts_where_it_says(source):
     expected = {
         "shared": start_of("shared").shared.expand(3, -1),
         "prototype": prototype_head(HEAD, support.class_means, 0.5),
-        "ridge": ridge_head(HEAD, support.features, 0.3, 0.5),
+        "ridge": ridge_head(HEAD, support, 0.3, 0.5),
     }
     for kind, w in expected.items():
         assert_close(start_of(kind).draw(support, TASKS, seed=0), w)
         assert_close(start_of(kind).centre(support), w)
     assert not start_of("fresh").centre(support).any()
-    assert start_of("fresh").centre(support).shape == (3, HEAD.space.dim)
-
-
-def test_the_encoded_start_lies_between_the_two_prototypes(source):
-    """Affine in the means but for the bias, which is a square: the blend of the features, not of the heads."""
-    start, known = start_of("encoded"), source.support_of(TASKS)
-    guessed = Support(known.features, None, features("guessed")[source.classes[TASKS]][:, :, :K])
-    means = 0.75 * known.class_means + 0.25 * guessed.encoded.mean(2)
-    assert_close(start.centre(guessed), prototype_head(HEAD, means, 0.5))
-    assert_close(replace(start, blend=1.0).centre(guessed), prototype_head(HEAD, guessed.encoded.mean(2), 0.5))
-    for plain in (start.centre(known), replace(start, blend=0.0).centre(guessed), start_of("prototype").centre(guessed)):
-        assert_close(plain, prototype_head(HEAD, known.class_means, 0.5))
-
-
-def test_the_encoded_start_takes_the_form_that_was_chosen(source):
-    known = source.support_of(TASKS)
-    guessed = Support(known.features, None, features("guessed")[source.classes[TASKS]][:, :, :K])
-    ridge = replace(start_of("encoded"), form="ridge")
-    assert_close(ridge.centre(guessed), ridge_head(HEAD, torch.lerp(known.features, guessed.encoded, 0.25), 0.3, 0.5))
-    assert_close(ridge.centre(known), start_of("ridge").centre(known))
-    assert Start.from_state(*ridge.state()).form == "ridge"
+    assert start_of("fresh").centre(support).shape == (3, HEAD.space.dim(N))
 
 
 def test_fresh_starts_are_gaussian_and_each_tasks_own(source):
@@ -118,22 +98,25 @@ def test_a_fresh_start_does_not_depend_on_the_other_tasks(source):
         assert start.draw(source.support_of(some), some, seed=0).equal(w[some])
 
 
-@pytest.mark.parametrize("kind", ["fresh", "prototype", "ridge", "encoded"])
-def test_a_start_of_fewer_classes_is_that_of_a_task_of_fewer(source, kind):
-    support = source.support_of(torch.arange(4))
-    fewer = Support(support.features[:, : N - 1])
-    start, other = start_of(kind), start_of(kind).of_ways(N - 1)
-    assert start.of_ways(N) is start
-    assert other.head.n_way == N - 1 and other.centre(fewer).shape == (4, other.head.space.dim)
-    if kind in ("prototype", "encoded"):  # a class's row does not look at the other classes
-        whole, part = (each.head.space.unflatten(each.centre(seen)) for each, seen in ((start, support), (other, fewer)))
-        assert_close(part["output.weight"], whole["output.weight"][:, : N - 1])
-        assert_close(part["output.bias"], whole["output.bias"][:, : N - 1])
+@pytest.mark.parametrize("n_way", [2, 7])
+def test_a_start_is_there_for_any_number_of_classes(source, n_way):
+    tasks = torch.arange(4)
+    support = TaskSource.sample(features(), n_tasks=4, n_way=n_way, n_shot=K, n_query=Q, seed=0, split="meta_val").support_of(tasks)
+    expected = {
+        "fresh": torch.zeros(4, HEAD.space.dim(n_way)),
+        "prototype": prototype_head(HEAD, support.class_means, 0.5),
+        "ridge": ridge_head(HEAD, support, 0.3, 0.5),
+    }
+    for kind, centre in expected.items():
+        assert_close(start_of(kind).centre(support), centre)
+    drawn = HEAD.space.unflatten(start_of("fresh").draw(support, tasks, seed=0))["output.weight"]
+    assert drawn.shape == (4, n_way, HEAD.hidden) and len(drawn.unique()) == drawn.numel()
 
 
-def test_one_draw_for_all_tasks_is_of_one_number_of_classes():
-    with pytest.raises(InputError, match="shared is one head of 3 classes, there is none of 9"):
-        start_of("shared").of_ways(9)
+def test_one_draw_for_all_tasks_is_of_one_number_of_classes(source):
+    fewer = Support(source.support_of(TASKS).features[:, : N - 1])
+    with pytest.raises(InputError, match=f"shared is one head .* none of {N - 1}"):
+        start_of("shared").centre(fewer)
 
 
 def test_a_start_comes_back_from_its_state(tmp_path, source, kind):
@@ -142,7 +125,7 @@ def test_a_start_comes_back_from_its_state(tmp_path, source, kind):
     write_tensors(tmp_path / "start.safetensors", tensors, values)
     again = Start.from_state(*read_tensors(tmp_path / "start.safetensors"))
     support = source.support_of(TASKS)
-    assert (again.kind, again.temperature, again.ridge, again.blend) == (kind, 0.5, 0.3, 0.25)
+    assert (again.kind, again.temperature, again.ridge) == (kind, 0.5, 0.3)
     assert again.draw(support, TASKS, seed=0).equal(start.draw(support, TASKS, seed=0))
     assert again.head.space.shapes == HEAD.space.shapes
 
@@ -153,7 +136,7 @@ def test_a_start_comes_back_from_its_state(tmp_path, source, kind):
 def test_points_count_down_to_the_trained_head(source, kind):
     trajectories = run(kind, source)
     support = source.support_of(TASKS)
-    assert trajectories.points.shape == (3, 4, HEAD.space.dim)
+    assert trajectories.points.shape == (3, 4, HEAD.space.dim(N))
     assert_close(trajectories.points[:, -1], start_of(kind).draw(support, TASKS, seed=0))
     assert (trajectories.losses.diff(dim=1) > 0).all()
     assert (trajectories.accuracies[:, 0] > 0.6).all()

@@ -20,27 +20,36 @@ DIFFUSION = {
     "prediction": "weights",
     "weighting": "weights",
     "visited": 1.0,
-    "unroll": False,
     "chain_noise": 0.0,
     "start_noise": 1.0,
     "gradient_input": False,
 }
 PAPER = {"schedule": "linear", "prediction": "epsilon", "weighting": "theorem", "visited": 0.0}
-DENOISER = {"name": "transformer", "width": 16, "depth": 1, "heads": 2, "neurons_a_token": 4, "condition": "mean"}
+DENOISER = {"name": "transformer", "width": 16, "depth": 1, "heads": 2, "neurons_a_token": 4, "condition": "mean", "dropout": 0.0}
 META = {
-    "tasks_a_batch": 16,
+    "n_way": 5,
+    "min_shot": 1,
+    "max_shot": 3,
+    "new_tasks": 4,
+    "recorded_tasks": 16,
+    "query_images": 3,
     "inner_steps": 1,
     "inner_optimizer": "sgd",
     "inner_lr": 0.05,
     "weight_loss": 1.0,
     "query_loss": 0.1,
-    "query_images": 3,
-    "redraw": True,
-    "fresh": 0.0,
 }
 # what params.yaml says in `methods`, made small
 OWN: dict[str, dict] = {
-    "reptile_head": {"train_shots": 4, "inner_steps": 3, "adapt_steps": 3, "inner_optimizer": "adam", "inner_lr": 1e-2, "inner_images": 2},
+    "reptile_head": {
+        "tasks_a_batch": 16,
+        "train_shots": 4,
+        "inner_steps": 3,
+        "adapt_steps": 3,
+        "inner_optimizer": "adam",
+        "inner_lr": 1e-2,
+        "inner_images": 2,
+    },
     "ghn3": {"width": 16, "depth": 2, "heads": 2, "block": 5},
     "weight_flow": {"steps": 3, "noise": 0.5, "visited": 0.5},
     "reptile": {"tasks_a_batch": 4, "inner_steps": 2, "adapt_steps": 3, "inner_optimizer": "sgd", "inner_lr": 1e-3, "inner_images": 1},
@@ -74,37 +83,37 @@ def frozen_body() -> Conv4:
 
 
 class World:
-    """Tasks of two splits and the trajectories of each, from one kind of start; on blobs, or on images and their
-    features. The support sets of the start "encoded" are, by an encoder that is nearly right."""
+    """Tasks of two splits and the trajectories of each, from one kind of start; on blobs, or on images and their features."""
 
     def __init__(self, kind: str, *, with_images: bool = False) -> None:
         self.body = frozen_body()
-        self.head = Head(F, HIDDEN, N_WAY)
-        shared = self.head.initial(1, generator(0, "shared"))[0]
-        self.start = Start(self.head, kind, shared, temperature=2.0, ridge=1.0, blend=0.75)
-        self.train, self.val = (self._source(name, n, with_images, kind == "encoded") for name, n in (("train", 40), ("val", 8)))
+        self.head = Head(F, HIDDEN)
+        shared = self.head.initial(1, N_WAY, generator(0, "shared"))[0]
+        self.start = Start(self.head, kind, shared, temperature=2.0, ridge=1.0)
+        self.train, self.val = (self._source(name, n, with_images) for name, n in (("train", 40), ("val", 8)))
         knobs = {"fit_on": "class", "augment": False, "optimizer": "adam", "lr": 0.02, "steps": 6, "length": 4, "sam": 0.0, "seed": 0}
         self.trajectories, self.val_trajectories = (
             collect(self.start, source, torch.arange(len(source)), **knobs) for source in (self.train, self.val)
         )
         self.support = self.val.support_of(torch.arange(5))
 
-    def _source(self, name: str, n_tasks: int, with_images: bool, encoded: bool) -> TaskSource:
+    def _source(self, name: str, n_tasks: int, with_images: bool) -> TaskSource:
         images = patterns(12, name) if with_images else None
         features = embed(self.body, images) if with_images else clusters(12, name)
         if with_images:
             features = features / features.square().mean().sqrt()
         sizes = {"n_tasks": n_tasks, "n_way": N_WAY, "n_shot": N_SHOT, "n_query": N_QUERY}
-        guessed = torch.lerp(features, features.mean(1, keepdim=True), 0.8) if encoded else None
         source = TaskSource.sample(features, **sizes, seed=1, split=name)
-        source = source if guessed is None else source.with_encoded(guessed)
         return source.with_images(images) if with_images else source
 
-    def build(self, name: str, *, diffusion: dict = {}, denoiser: dict = {}, meta: dict = {}, own: dict = {}) -> Method:
+    def build(self, name: str, *, n_way: int = N_WAY, diffusion: dict = {}, denoiser: dict = {}, meta: dict = {}, own: dict = {}) -> Method:
+        """``n_way``: classes of a task of the table; new tasks have more, but where there is no generator of more."""
         torch.manual_seed(0)
         chosen = (METHODS | CONTROLS)[name]
-        given = {"length": 4, "n_tasks": len(self.train), "n_classes": len(self.train.features), "body": self.body, "n_condition": self.support.condition.shape[-1]}
-        given |= {"diffusion": DIFFUSION | diffusion, "denoiser": DENOISER | denoiser, "meta": META | meta}
+        given = {"length": 4, "n_way": n_way, "n_tasks": len(self.train), "n_classes": len(self.train.features), "body": self.body}
+        given |= {"diffusion": DIFFUSION | diffusion, "denoiser": DENOISER | denoiser}
+        of_one_size = {"n_way": n_way} if self.start.kind == "shared" or given["denoiser"]["name"] == "unet" else {}
+        given["meta"] = META | of_one_size | meta
         return chosen(self.start, **{each: given[each] for each in chosen.takes}, **(OWN.get(name, {}) | own))
 
     def prepared(self, name: str, **changes) -> Method:

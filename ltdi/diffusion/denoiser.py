@@ -1,9 +1,8 @@
-"""The denoisers: (x, t, condition) -> a vector of D numbers, which the process reads as ε, the weights, their difference from x, or v.
+"""The denoisers: (x, t, support) -> a vector of D numbers, which the process reads as ε, the weights, their difference from x, or v.
 
-Both see a vector as tokens, one or a few neurons each, and the condition as one row a class slot. The
-slots of ``per_slot`` layers (the head's output layer) share their weights in the transformer, which is
-thereby exactly equivariant to the order of the classes; the U-Net, whose convolutions run along the
-tokens, must learn it.
+Both see a vector as tokens, one or a few neurons each, and the support set as one row a class. The class slots of the
+vector share their weights in the transformer, which is thereby exactly equivariant to the order of the classes and
+serves any number of them; the U-Net, whose convolutions run along the tokens, must learn an order, of one number.
 """
 
 from collections.abc import Mapping
@@ -12,43 +11,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltdi.nn import Attention, ResidualBlock1d, TimeEmbedding, TransformerBlock, zero
+from ltdi.nn import Attention, ResidualBlock1d, TimeEmbedding, TransformerBlock, masked_mean, zero
 from ltdi.weights import WeightSpace
 
 
 class ClassCondition(nn.Module):
-    """Conditions (B, N, K, C), a row of C numbers a support image -> a row for each class slot (B, N, width)."""
+    """Support features (B, N, K, F), of which ``present`` (B, N, K) are there -> a row for each class slot (B, N, width)."""
 
-    def __init__(self, n_condition: int, width: int, heads: int, kind: str) -> None:
+    def __init__(self, n_features: int, width: int, heads: int, kind: str, dropout: float = 0.0) -> None:
         super().__init__()
-        self.mean = nn.Linear(n_condition, width)
-        self.single = nn.Linear(n_condition, width) if kind == "attention" else None
+        self.dropout = nn.Dropout(dropout)
+        self.mean = nn.Linear(n_features, width)
+        self.single = nn.Linear(n_features, width) if kind == "attention" else None
         self.attention = Attention(width, heads) if kind == "attention" else None
 
-    def forward(self, condition: Tensor) -> Tensor:
-        rows = self.mean(condition.mean(2))
+    def forward(self, features: Tensor, present: Tensor) -> Tensor:
+        rows = self.mean(self.dropout(masked_mean(features, present)))
         if self.attention is None:
             return rows
-        B, N, K, _ = condition.shape
         # every class mean looks at the support images of all classes
-        return rows + self.attention(rows, self.single(condition).reshape(B, N * K, -1))
+        absent = (1 - present).flatten(-2)[..., None, None, :]
+        return rows + self.attention(rows, self.single(features).flatten(-3, -2), -1e9 * absent)
 
 
 class Tokens(nn.Module):
     """Vectors (B, C, D) of C channels <-> tokens (B, L, width), ``group`` neurons a token but one for a class slot."""
 
-    def __init__(self, space: WeightSpace, channels: int, width: int, group: int, slot_layer: str) -> None:
+    def __init__(self, space: WeightSpace, channels: int, width: int, group: int) -> None:
         super().__init__()
         self.space = space
         # lists in the order of the layers: a layer's name may hold a dot, which module names must not
         self.groups, self.into, self.out, self.place = [], nn.ModuleList(), nn.ModuleList(), nn.ParameterList()
-        for layer, (neurons, numbers) in space.token_shapes.items():
-            g = 1 if layer == slot_layer else _largest_divisor(neurons, group)
-            self.groups.append(g)
-            self.into.append(nn.Linear(channels * g * numbers, width))
-            self.out.append(zero(nn.Linear(width, g * numbers)))
+        for layer, neurons in space.neurons.items():
             # class slots share their place, which makes them interchangeable
-            self.place.append(nn.Parameter(0.02 * torch.randn(1 if layer == slot_layer else neurons // g, width)))
+            g, places = (1, 1) if neurons is None else (g := _largest_divisor(neurons, group), neurons // g)
+            self.groups.append(g)
+            self.into.append(nn.Linear(channels * g * space.numbers[layer], width))
+            self.out.append(zero(nn.Linear(width, g * space.numbers[layer])))
+            self.place.append(nn.Parameter(0.02 * torch.randn(places, width)))
         self.norm = nn.LayerNorm(width)
 
     def read(self, x: Tensor) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ class Tokens(nn.Module):
     def write(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """The inverse of ``read`` for one channel: (B, D)."""
         vectors = {}
-        for j, (layer, (_, numbers)) in enumerate(self.space.token_shapes.items()):
+        for j, (layer, numbers) in enumerate(self.space.numbers.items()):
             vectors[layer] = self.out[j](self.norm(tokens[layer])).unflatten(-1, (self.groups[j], numbers)).flatten(1, 2)
         return self.space.from_tokens(vectors)
 
@@ -72,19 +72,19 @@ class TransformerDenoiser(nn.Module):
     """A transformer over neuron tokens and class slots."""
 
     def __init__(
-        self, space: WeightSpace, slot_layer: str, n_condition: int, *, channels: int, width: int, depth: int, heads: int, neurons_a_token: int, condition: str
+        self, space: WeightSpace, n_features: int, *, n_way: int, channels: int, width: int, depth: int, heads: int, neurons_a_token: int, condition: str, dropout: float
     ) -> None:
         super().__init__()
-        self.tokens = Tokens(space, channels, width, neurons_a_token, slot_layer)
-        self.slot_layer = slot_layer
-        self.condition = ClassCondition(n_condition, width, heads, condition)
+        self.tokens = Tokens(space, channels, width, neurons_a_token)
+        self.condition = ClassCondition(n_features, width, heads, condition, dropout)
         self.time = TimeEmbedding(width)
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(depth))
 
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """x (B, channels, D), t (B,), conditions (B, N, K, C) -> (B, D)."""
+    def forward(self, x: Tensor, t: Tensor, features: Tensor, present: Tensor) -> Tensor:
+        """x (B, channels, D), t (B,), support features (B, N, K, F) and which are there (B, N, K) -> (B, D)."""
         tokens = self.tokens.read(x)
-        tokens[self.slot_layer] = tokens[self.slot_layer] + self.condition(condition)
+        slots = self.tokens.space.slot_layer
+        tokens[slots] = tokens[slots] + self.condition(features, present)
         lengths = [part.shape[1] for part in tokens.values()]
         h = torch.cat(list(tokens.values()), dim=1) + self.time(t)[:, None]
         for block in self.blocks:
@@ -100,23 +100,22 @@ class UNetDenoiser(nn.Module):
     """
 
     def __init__(
-        self, space: WeightSpace, slot_layer: str, n_condition: int, *, channels: int, width: int, depth: int, heads: int, neurons_a_token: int, condition: str
+        self, space: WeightSpace, n_features: int, *, n_way: int, channels: int, width: int, depth: int, heads: int, neurons_a_token: int, condition: str, dropout: float
     ) -> None:
         super().__init__()
-        self.tokens = Tokens(space, channels, width, neurons_a_token, slot_layer)
-        self.condition = ClassCondition(n_condition, width, heads, condition)
-        n_way = space.token_shapes[slot_layer][0]
+        self.tokens = Tokens(space, channels, width, neurons_a_token)
+        self.condition = ClassCondition(n_features, width, heads, condition, dropout)
         self.label = nn.Parameter(0.02 * torch.randn(n_way, width))
         self.time = TimeEmbedding(width)
         widths = [width * min(2**level, 4) for level in range(depth + 1)]
         self.down = nn.ModuleList(_Level(a, b, width, heads) for a, b in zip([width, *widths], widths))
         self.up = nn.ModuleList(_Level(a + b, b, width, heads) for a, b in zip(widths[:0:-1], widths[-2::-1]))
 
-    def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """x (B, channels, D), t (B,), conditions (B, N, K, C) -> (B, D)."""
+    def forward(self, x: Tensor, t: Tensor, features: Tensor, present: Tensor) -> Tensor:
+        """x (B, channels, D), t (B,), support features (B, N, K, F) and which are there (B, N, K) -> (B, D)."""
         tokens = self.tokens.read(x)
         lengths = [part.shape[1] for part in tokens.values()]
-        context = self.condition(condition) + self.label
+        context = self.condition(features, present) + self.label
         time = self.time(t)
         h = torch.cat(list(tokens.values()), dim=1).mT
         skips = []

@@ -27,17 +27,22 @@ def chain(
     epsilon: Callable[[Tensor, Tensor], Tensor],
     x_T: Tensor,
     noise: Tensor | None = None,
+    until: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The states that the sampler visits: yields (t (B,), x_t (B, D), ε_φ(x_t, t)) for t = T … 1, then (0, x_0, 0).
+    """The states that the sampler visits: yields (t (B,), x_t (B, D), ε_φ(x_t, t)) for t = T … until + 1, then (until, x_until, 0).
 
     ``epsilon(x_t, t)`` is ε_φ. ``noise`` (T, B or 1, D) is added times the posterior's deviation; the paper adds none.
     """
     x_t = x_T
-    for t in range(process.schedule.T, 0, -1):
-        times = torch.full((len(x_t),), t, device=x_t.device)
+
+    def times_at(t: int) -> Tensor:
+        return torch.full((len(x_t),), t, device=x_t.device)
+
+    for t in range(process.schedule.T, until, -1):
+        times = times_at(t)
         e = epsilon(x_t, times)
         yield times, x_t, e
         x_t = step(process, x_t, e, t)
         if noise is not None:
             x_t = x_t + posterior_std(process, t) * noise[t - 1]
-    yield torch.zeros_like(times), x_t, torch.zeros_like(x_t)
+    yield times_at(until), x_t, torch.zeros_like(x_t)

@@ -18,7 +18,6 @@ from ltdi.methods.prototype import Prototype
 from ltdi.methods.reptile import Reptile
 from ltdi.methods.reptile_head import ReptileHead
 from ltdi.methods.ridge import Ridge
-from ltdi.methods.start import StartAlone
 from ltdi.methods.weight_flow import WeightFlow
 
 METHODS: dict[str, type[Method]] = {
@@ -44,5 +43,4 @@ CONTROLS: dict[str, type[Method]] = {
     "prototype_sgd": PrototypeSgd,
     "mean_head": MeanHead,
     "nearest_head": NearestHead,
-    "start": StartAlone,
 }

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ltdi.heads import Head, task_losses
 from ltdi.metrics import accuracy, mean_and_ci95
+from ltdi.reptile import Phi, meta_step
 from ltdi.seeding import generator as named_generator
-from ltdi.tasks import Query, Support, Task, TaskSource, joined, labelled
+from ltdi.tasks import Query, Support, Task, TaskSource, labelled
 from ltdi.training import Training
 from ltdi.trajectories import Start, Trajectories
 from ltdi.weights import WeightSpace
@@ -23,16 +24,16 @@ class Method(nn.Module):
     """
 
     takes: ClassVar[tuple[str, ...]] = ()
-    """What the constructor needs besides the start and the method's own knobs: length, n_condition, diffusion, denoiser, meta, body, n_tasks, n_classes."""
+    """What the constructor needs besides the start and the method's own knobs: length, diffusion, denoiser, meta, body, n_way, n_tasks, n_classes."""
 
     from_images: ClassVar[bool] = False
     """Whether its tasks must have images: it makes more than a head on frozen features."""
 
-    encodes: ClassVar[bool] = True
-    """Whether it looks at what the support encoder says, where there is one."""
-
     adapts: bool = False
     """Whether generating weights means gradient steps on the support set."""
+
+    one_size: bool = False
+    """Whether it generates for as many classes as it was trained with, and for no other number."""
 
     def __init__(self, start: Start) -> None:
         super().__init__()
@@ -71,122 +72,168 @@ class Method(nn.Module):
 
 
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
-STRENGTH_TASKS = 2000
+STRENGTH_SHOTS = (1, 2, 5)
+STRENGTH_TASKS = 4000
 
 
 class TrainedMethod(Method):
-    """A generator of heads, trained jointly over tasks by gradient steps: a subclass writes ``loss``.
+    """A generator of heads, trained jointly over tasks by gradient steps: a subclass writes ``loss`` and ``propose``.
 
     Heads are points x = (w − centre) / scale: ``centre`` (B, D) is what the support set says of the start
     (``Start.centre``), ``scale`` (D,) the size of the trained heads' distance from it, by layer. How far generated heads
-    go from the centre, ``strength``, is chosen on meta-val at the end: where what was learned does not carry over to
-    other classes, it does no harm.
+    go from the centre, ``strength``, is chosen on meta-val at the end, for tasks of ``STRENGTH_SHOTS`` images a class:
+    where what was learned does not carry over to other classes, it does no harm.
 
-    ``meta``: tasks_a_batch; fresh, the share of a batch's tasks that are new ones, without a trajectory;
-    redraw, whether a recorded task shows other images of its classes at every step; query_images a class;
-    weight_loss and query_loss, the coefficients of the distance to the trained heads and of the query cross-entropy.
+    ``meta``: what ``TaskBatch`` names; query_loss, the coefficient of the query cross-entropy; weight_loss, that of the
+    distance to the trained heads, which recorded tasks count in as well.
     """
 
     takes = ("meta",)
 
+    records: ClassVar[bool] = True
+    """Whether it learns from the recorded trajectories."""
+
     def __init__(self, start: Start, *, meta: Mapping) -> None:
         super().__init__(start)
-        self.meta = meta
+        # what has no weight in the loss is not drawn
+        recorded, new = self.records and meta["weight_loss"] > 0, meta["query_loss"] > 0
+        self.meta = {**meta, "recorded_tasks": recorded * meta["recorded_tasks"], "new_tasks": new * meta["new_tasks"]}
         self.register_buffer("layer_scale", torch.ones(len(start.head.space.layers)))
-        self.register_buffer("strength", torch.ones(()))
+        self.register_buffer("strength", torch.ones(len(STRENGTH_SHOTS)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         centre = self.start.centre(train.support_of(torch.arange(len(train))))
-        self.layer_scale.copy_(self.head.space.layer_scale(trajectories.points[:, 0].to(centre) - centre))
+        self.layer_scale.copy_(self.space.layer_scale(trajectories.points[:, 0].to(centre) - centre))
+
+    def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
+        """Weights (B, D) at full strength."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
+        return self.tempered(self.propose(support, generator=generator), support)
+
+    def tempered(self, w: Tensor, support: Support) -> Tensor:
+        """Weights (…, B, D) drawn back to the centre by the strength for as many images a class as the task has in the mean."""
+        shots = torch.tensor(STRENGTH_SHOTS, device=w.device).log()
+        nearest = (support.present.sum(-1).mean(-1).log()[:, None] - shots).abs().argmin(-1)
+        return torch.lerp(self.start.centre(support), w, self.strength[nearest][:, None])
 
     @torch.no_grad()
     def finish(self, val: TaskSource, *, seed: int) -> None:
-        """The strength of ``STRENGTHS`` with the best accuracy on new tasks of the split, or 0 if it is not above the centre's
-        by more than the 95 % interval over these tasks: what is not shown to help is left out."""
-        stream = named_generator(seed, "strength")
-        scores = []
-        for classes in val.draw_classes(STRENGTH_TASKS, stream).split(64):
-            task = val.of_classes(classes, stream)
-            inputs, labels = labelled(task.query.features)
-            centre = self.start.centre(task.support)
-            w = self.generate(task.support, generator=named_generator(seed, "noise"))
-            scores.append(torch.stack([accuracy(self.head(torch.lerp(centre, w, each), inputs), labels) for each in (*STRENGTHS, 0.0)]))
-        *those, none = torch.cat(scores, 1)
-        best = max(range(len(STRENGTHS)), key=lambda j: those[j].double().mean().item())
-        gain, ci95 = mean_and_ci95(those[best].double() - none.double())
-        self.strength.fill_(STRENGTHS[best] if gain > ci95 else 0.0)
+        """For each of ``STRENGTH_SHOTS`` the strength of ``STRENGTHS`` with the best accuracy on new tasks of the split, or 0 if
+        it is not above the centre's by more than the 95 % interval over these tasks: what is not shown to help is left out."""
+        for j, n_shot in enumerate(STRENGTH_SHOTS):
+            if n_shot >= val.n_images:
+                self.strength[j:] = self.strength[j - 1]
+                return
+            stream, scores = named_generator(seed, "strength", n_shot), []
+            for classes in val.draw_classes(STRENGTH_TASKS, stream).split(64):
+                task = val.of_classes(classes, stream, n_shot=n_shot)
+                inputs, labels = labelled(task.query.features)
+                centre = self.start.centre(task.support)
+                w = self.propose(task.support, generator=named_generator(seed, "noise"))
+                scores.append(torch.stack([accuracy(self.head(torch.lerp(centre, w, each), inputs), labels) for each in (*STRENGTHS, 0.0)]))
+            *those, none = torch.cat(scores, 1).double()
+            best = max(range(len(STRENGTHS)), key=lambda i: those[i].mean().item())
+            gain, ci95 = mean_and_ci95(those[best] - none)
+            self.strength[j] = STRENGTHS[best] if gain > ci95 else 0.0
 
-    @property
-    def scale(self) -> Tensor:
-        """(D,), kept by layer, so that a head of more or fewer classes has one too."""
-        return self.head.space.spread(self.layer_scale)
+    def scale(self, dim: int) -> Tensor:
+        """(``dim``,), kept by layer, so that a head of any number of classes has one."""
+        return self.space.spread(self.layer_scale, dim)
 
     def to_x(self, w: Tensor, centre: Tensor) -> Tensor:
-        return (w - centre) / self.scale
+        return (w - centre) / self.scale(w.shape[-1])
 
     def to_w(self, x: Tensor, centre: Tensor) -> Tensor:
-        return centre + self.strength * self.scale * x
+        return centre + self.scale(x.shape[-1]) * x
 
-    def loss(self, task: Task, points: Tensor, stream: torch.Generator) -> Tensor:
-        """The loss of each task (B,). The trajectories ``points`` (B', P, D) belong to the first B' ≤ B tasks."""
+    def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
+        """The loss of each task (B,): by its queries, and of a recorded one by its trajectory in ``points`` (B, P, D)."""
         raise NotImplementedError
 
     def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
         while training.step < training.steps:
-            stream = named_generator(seed, "meta", training.step)
-            batch = TaskBatch.draw(train, self.meta, stream)
-            loss = self.loss(batch.task(train, self.meta, stream), batch.points(trajectories), stream).mean()
+            stream = step_stream(seed, training.step)
+            parts = TaskBatch.draw(train, self.meta, stream).parts(train, trajectories, self.meta, stream)
+            loss = sum(self.loss(task, points, stream).mean() for task, points in parts)
             loss.backward()
             training.descend()
             yield {"step": training.step, "loss": loss.item()}
 
-    def head_loss(self, w: Tensor, task: Task, points: Tensor) -> Tensor:
-        """weight_loss × the mean squared distance of x to the trained head's, + query_loss × the query cross-entropy: (B,)."""
+    def head_loss(self, w: Tensor, task: Task, points: Tensor | None) -> Tensor:
+        """query_loss × the query cross-entropy, and of recorded tasks weight_loss × the mean squared distance of x to the
+        trained head's: (B,)."""
         loss = self.meta["query_loss"] * task_losses(self.head, w, *labelled(task.query.features))
-        if self.meta["weight_loss"] > 0 and len(points):
-            distance = ((w[: len(points)] - points[:, 0].to(w)) / self.scale).square().mean(-1)
-            loss = loss + self.meta["weight_loss"] * pad(distance, len(w))
+        if points is not None:
+            loss = loss + self.meta["weight_loss"] * ((w - points[:, 0].to(w)) / self.scale(w.shape[-1])).square().mean(-1)
         return loss
 
 
-class TaskBatch:
-    """Which tasks a step is made of: recorded ones, by number, then new ones, by their classes (B'', N)."""
+class ReptileTrained(TrainedMethod):
+    """A generator trained by the two loops of REPTILE (Algorithm 2): its loss is a function of φ, its parameters, and of tensors.
 
-    def __init__(self, recorded: Tensor, fresh: Tensor) -> None:
-        self.recorded, self.fresh = recorded, fresh
+    ``meta``: also inner_steps, inner_optimizer, inner_lr.
+    """
+
+    def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Tensor]:
+        """All that ``loss_of`` needs of an inner step, everything random included: tensors (B, …)."""
+        raise NotImplementedError
+
+    def loss_of(self, phi: Phi, batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of each task (B,)."""
+        raise NotImplementedError
+
+    def step_loss(self, stream: torch.Generator) -> Callable[[Phi, Mapping[str, Tensor]], Tensor]:
+        """``loss_of``, with what a step draws for all of its tasks at once."""
+        return self.loss_of
+
+    def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
+        while training.step < training.steps:
+            stream = step_stream(seed, training.step)
+            tasks, loss_of = TaskBatch.draw(train, self.meta, stream), self.step_loss(stream)
+            inner = [[self.draw(*part, stream) for part in tasks.parts(train, trajectories, self.meta, stream)] for _ in range(self.meta["inner_steps"])]
+            loss = meta_step(
+                training,
+                lambda phi, batch: loss_of(phi, batch).mean(),
+                [list(batches) for batches in zip(*inner)],
+                inner_optimizer=self.meta["inner_optimizer"],
+                inner_lr=self.meta["inner_lr"],
+            )
+            yield {"step": training.step, "loss": loss}
+
+
+class TaskBatch:
+    """Which tasks a step of meta-training is made of: recorded ones, by number (B,), and new ones, by their classes (B, N).
+
+    ``meta``: recorded_tasks and new_tasks, how many of them; n_way, the classes of a new task (all, where there are fewer);
+    min_shot and max_shot, between which the number of its images a class is drawn at every step; query_images a class.
+    """
+
+    def __init__(self, recorded: Tensor, classes: Tensor, n_shot: int) -> None:
+        self.recorded, self.classes, self.n_shot = recorded, classes, n_shot
 
     @classmethod
     def draw(cls, train: TaskSource, meta: Mapping, stream: torch.Generator) -> "TaskBatch":
-        n_fresh = round(meta["fresh"] * meta["tasks_a_batch"])
-        return cls(draw_tasks(len(train), meta["tasks_a_batch"] - n_fresh, stream), train.draw_classes(n_fresh, stream))
+        recorded = torch.randperm(len(train), generator=stream)[: meta["recorded_tasks"]]
+        # evenly in its logarithm: the fewer images, the more there is to learn
+        n_shot = int(meta["min_shot"] * ((meta["max_shot"] + 1) / meta["min_shot"]) ** torch.rand((), generator=stream).item())
+        return cls(recorded, train.draw_classes(meta["new_tasks"], stream, n_way=meta["n_way"]), n_shot)
 
-    def task(self, train: TaskSource, meta: Mapping, stream: torch.Generator) -> Task:
-        """The tasks with ``query_images`` queries a class; drawn anew at every call where ``meta`` says so."""
-        parts = [train.redrawn(self.recorded, stream) if meta["redraw"] else train.batch(self.recorded)]
-        if len(self.fresh):
-            parts.append(train.of_classes(self.fresh, stream))
-        task = joined(parts)
-        return Task(task.support, draw_images(task.query, meta["query_images"], stream))
-
-    def points(self, trajectories: Trajectories) -> Tensor:
-        """The trajectories (B', P, D) of the recorded tasks."""
-        return trajectories.points[self.recorded]
+    def parts(self, train: TaskSource, trajectories: Trajectories, meta: Mapping, stream: torch.Generator) -> list[tuple[Task, Tensor | None]]:
+        """The recorded tasks with their trajectories (B, P, D), and the new ones, whose images are drawn anew at every call."""
+        parts = [(train.batch(self.recorded), trajectories.points[self.recorded])] if len(self.recorded) else []
+        if len(self.classes):
+            parts.append((train.of_classes(self.classes, stream, n_shot=self.n_shot, n_query=meta["query_images"]), None))
+        return parts
 
 
-def draw_tasks(n_tasks: int, tasks_a_batch: int, stream: torch.Generator) -> Tensor:
-    """Different tasks of a batch, or all of them where there are fewer."""
-    return torch.randperm(n_tasks, generator=stream)[:tasks_a_batch]
-
-
-def draw_images(query: Query, n_images: int, stream: torch.Generator) -> Query:
-    """``n_images`` of the images of each class, one choice for all tasks."""
-    chosen = torch.randperm(query.features.shape[2], generator=stream)[:n_images].to(query.features.device)
-    return Query(query.features[:, :, chosen], None if query.images is None else query.images[:, :, chosen])
-
-
-def pad(values: Tensor, n: int) -> Tensor:
-    """values (B', …), then zeros up to (n, …)."""
-    return torch.cat([values, values.new_zeros(n - len(values), *values.shape[1:])])
+def step_stream(seed: int, step: int) -> torch.Generator:
+    """The random numbers of a step of meta-training, so that a resumed one goes on with the same; dropout draws them globally."""
+    stream = named_generator(seed, "meta", step)
+    torch.manual_seed(stream.initial_seed())
+    return stream
 
 
 def query_accuracies(method: Method, source: TaskSource, weights_of: Callable[[Support], Tensor], *, tasks_a_batch: int = 64) -> Tensor:

@@ -14,6 +14,7 @@ decoded numbers are a difference to the start (published: weights scaled by fan-
 """
 
 from collections.abc import Mapping
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -35,6 +36,7 @@ CHAIN = {
     "output": "output",
 }
 OPERATIONS = (*dict.fromkeys(CHAIN.values()), "class")
+NO_PATH = len(CHAIN) + 1  # longer than any path; also the largest degree that is told apart
 
 
 class Ghn3(TrainedMethod):
@@ -44,27 +46,16 @@ class Ghn3(TrainedMethod):
         block: the side of the decoded block.
     """
 
-    takes = ("n_condition", "meta")
+    takes = ("meta",)
 
-    def __init__(self, start: Start, *, n_condition: int, meta: Mapping, width: int, depth: int, heads: int, block: int) -> None:
+    def __init__(self, start: Start, *, meta: Mapping, width: int, depth: int, heads: int, block: int) -> None:
         super().__init__(start, meta=meta)
-        head = start.head
-        operations = [*CHAIN.values(), *["class"] * head.n_way]
-        distances = shortest_paths(len(operations), head_edges(head.n_way))
-        sizes = [head.space.shapes.get(name, ()) for name in CHAIN] + [()] * head.n_way
-        constants = {
-            "operation": torch.tensor([OPERATIONS.index(operation) for operation in operations]),
-            "distances": distances,
-            "sizes": torch.tensor([(*size, 1, 1)[:2] for size in sizes]).log(),
-        }
-        for name, value in constants.items():
-            self.register_buffer(name, value, persistent=False)
         self.embed_operation = nn.Embedding(len(OPERATIONS), width)
         self.embed_size = nn.Linear(2, width)
-        self.embed_in, self.embed_out = (nn.Embedding(len(operations), width) for _ in range(2))
-        self.embed_from_input, self.embed_distance = (nn.Embedding(len(operations) + 1, width) for _ in range(2))
+        self.embed_in, self.embed_out = (nn.Embedding(NO_PATH + 1, width) for _ in range(2))
+        self.embed_from_input, self.embed_distance = (nn.Embedding(NO_PATH + 1, width) for _ in range(2))
         self.distance_bias = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, heads))
-        self.condition = nn.Linear(n_condition, width, bias=False)
+        self.condition = nn.Linear(self.head.n_features, width, bias=False)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.matrix, self.vector = (
@@ -72,38 +63,42 @@ class Ghn3(TrainedMethod):
         )
         self.block = block
 
-    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        with torch.no_grad():
-            return self.weights(support)
+    def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
+        return self.weights(support)
 
-    def loss(self, task: Task, points: Tensor, stream: torch.Generator) -> Tensor:
+    def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
         return self.head_loss(self.weights(task.support), task, points)
 
     def weights(self, support: Support) -> Tensor:
         """(B, D)"""
-        return self.to_w(self._decode(self.states(self.condition(support.condition.mean(2)))), self.start.centre(support))
+        return self.to_w(self._decode(self.states(self.condition(support.class_means))), self.start.centre(support))
 
-    def nodes(self) -> Tensor:
-        """What the graph says of its nodes, before any task (V, width)."""
-        edges = (self.distances == 1).long()
+    def nodes(self, distances: Tensor) -> Tensor:
+        """What the graph with such paths (V, V) says of its nodes, before any task (V, width)."""
+        edges, n_way = (distances == 1).long(), len(distances) - len(CHAIN)
+        operations = [OPERATIONS.index(operation) for operation in (*CHAIN.values(), *["class"] * n_way)]
+        sizes = [(*(n_way if size is None else size for size in self.space.shapes.get(name, ())), 1, 1)[:2] for name in CHAIN]
         return (
-            self.embed_operation(self.operation)
-            + self.embed_size(self.sizes)
-            + self.embed_in(edges.sum(0))
+            self.embed_operation(torch.tensor(operations, device=distances.device))
+            + self.embed_size(torch.tensor(sizes + [(1, 1)] * n_way, device=distances.device).log())
+            + self.embed_in(edges.sum(0).clamp(max=NO_PATH))
             + self.embed_out(edges.sum(1))
-            + self.embed_from_input(self.distances[0])
+            + self.embed_from_input(distances[0])
         )
 
-    def attention_bias(self) -> Tensor:
+    def attention_bias(self, distances: Tensor) -> Tensor:
         """What node a adds to its attention to node b, by the paths from a to b and from b to a: (heads, V, V)."""
-        both = torch.stack([self.distances, self.distances.T], -1)
-        return self.distance_bias(self.embed_distance(both).flatten(-2)).movedim(-1, 0)
+        lengths = self.embed_distance.weight
+        there, back = (each.flatten(0, 1) for each in (lengths[:, None].expand(-1, len(lengths), -1), lengths.expand(len(lengths), -1, -1)))
+        of_pairs = self.distance_bias(torch.cat([there, back], -1)).unflatten(0, (len(lengths), len(lengths)))
+        return of_pairs[distances, distances.T].movedim(-1, 0)
 
     def states(self, condition: Tensor) -> Tensor:
         """Conditions of the classes (B, N, width) -> final states of the nodes (B, V, width)."""
-        h = self.nodes().expand(len(condition), -1, -1)
+        distances = head_distances(condition.shape[1]).to(condition.device)
+        h = self.nodes(distances).expand(len(condition), -1, -1)
         h = torch.cat([h[:, : len(CHAIN)], h[:, len(CHAIN) :] + condition], 1)
-        bias = self.attention_bias()
+        bias = self.attention_bias(distances)
         for block in self.blocks:
             h = block(h, bias)
         return self.norm(h)
@@ -125,6 +120,12 @@ class Ghn3(TrainedMethod):
 def head_edges(n_way: int) -> list[tuple[int, int]]:
     """The chain's nodes, one after another, then a node for each class, which leads to the input."""
     return [*pairwise(range(len(CHAIN))), *((len(CHAIN) + n, 0) for n in range(n_way))]
+
+
+@cache
+def head_distances(n_way: int) -> Tensor:
+    """The shortest paths between all nodes (V, V), at most the chain and a class long."""
+    return shortest_paths(len(CHAIN) + n_way, head_edges(n_way)).clamp(max=NO_PATH)
 
 
 def shortest_paths(n_nodes: int, edges: list[tuple[int, int]]) -> Tensor:

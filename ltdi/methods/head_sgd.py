@@ -4,7 +4,7 @@
 ``PrototypeSgd`` starts from the nearest-mean classifier written as weights: what one would do knowing it.
 """
 
-from itertools import product
+from itertools import product, repeat
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from ltdi.adaptation import adapt
 from ltdi.closed_form import calibrated_temperature, prototype_head
 from ltdi.methods.base import Method, query_accuracies
-from ltdi.tasks import Support, TaskSource, labelled
+from ltdi.tasks import Support, TaskSource
 from ltdi.trajectories import Start, Trajectories
 
 STEPS = (5, 20, 100)
@@ -20,7 +20,7 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 
 class HeadSgd(Method):
-    adapts, encodes = True, False
+    adapts = one_size = True
 
     def __init__(self, start: Start) -> None:
         super().__init__(start)
@@ -45,11 +45,12 @@ class HeadSgd(Method):
         return self._adapt(support, int(self.steps), self.lr.item())
 
     def _adapt(self, support: Support, steps: int, lr: float) -> Tensor:
-        batch = labelled(support.features)
-        return adapt(self.head, self.first(support), iter(lambda: batch, None), optimizer="adam", lr=lr, record=[steps]).weights[:, 0]
+        return adapt(self.head, self.first(support), repeat(support.labelled), optimizer="adam", lr=lr, record=[steps]).weights[:, 0]
 
 
 class PrototypeSgd(HeadSgd):
+    one_size = False
+
     def __init__(self, start: Start) -> None:
         super().__init__(start)
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))

@@ -9,11 +9,12 @@ from ltdi.trajectories import Start, Trajectories
 
 
 class MeanHead(Method):
-    encodes = False
+    takes = ("n_way",)
+    one_size = True
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Start, *, n_way: int) -> None:
         super().__init__(start)
-        self.register_buffer("mean", torch.zeros(start.head.space.dim))
+        self.register_buffer("mean", torch.zeros(self.space.dim(n_way)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         self.mean.copy_(trajectories.points[:, 0].mean(0))

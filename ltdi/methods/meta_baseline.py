@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltdi.bodies.pretraining import embed
-from ltdi.methods.base import Method, TaskBatch
+from ltdi.methods.base import Method
 from ltdi.seeding import generator as named_generator
 from ltdi.tasks import Query, Support, TaskSource, labelled
 from ltdi.training import Training
@@ -32,16 +32,16 @@ class MetaBaseline(Method):
     """Generates centroids (N, F) in the features of a body of its own.
 
     Args:
-        meta: how the tasks of the episodes are drawn.
+        meta: query_images a class in an episode.
         n_classes: of the meta-training images.
         classify: the share of the steps that are classification.
         images_a_batch: in a step of classification.
-        tasks_a_batch: in a step of episodes, in place of the common one.
+        tasks_a_batch: in a step of episodes, of as many classes and images as those of the table.
         temperature: τ at the start.
     """
 
     takes = ("meta", "body", "n_classes")
-    from_images, encodes = True, False
+    from_images = True
 
     def __init__(
         self,
@@ -56,19 +56,19 @@ class MetaBaseline(Method):
         temperature: float,
     ) -> None:
         super().__init__(start)
-        self.meta = {**meta, "tasks_a_batch": tasks_a_batch}
+        self.query_images, self.tasks_a_batch = meta["query_images"], tasks_a_batch
         self.classify, self.images_a_batch = classify, images_a_batch
         self.body = deepcopy(body).requires_grad_()
         self.classifier = nn.Linear(start.head.n_features, n_classes)
         self.log_temperature = nn.Parameter(torch.tensor(temperature).log())
-        self.centroids = WeightSpace({"centroid.weight": (start.head.n_way, start.head.n_features)})
+        self.centroids = WeightSpace({"centroid.weight": (None, start.head.n_features)})
 
     @property
     def space(self) -> WeightSpace:
         return self.centroids
 
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return self.centroids.flatten({"centroid.weight": Support(self._finished(support.images)).class_means})
+        return self.centroids.flatten({"centroid.weight": Support(self._finished(support.images), mask=support.mask).class_means})
 
     def logits(self, w: Tensor, query: Query) -> Tensor:
         return self.scores(self.centroids.unflatten(w)["centroid.weight"], labelled(self._finished(query.images))[0])
@@ -94,7 +94,7 @@ class MetaBaseline(Method):
         return F.cross_entropy(self.classifier(self._learning(train.images[labels, chosen])), labels)
 
     def episodic_loss(self, train: TaskSource, stream: torch.Generator) -> Tensor:
-        task = TaskBatch.draw(train, self.meta, stream).task(train, self.meta, stream)
+        task = train.of_classes(train.draw_classes(self.tasks_a_batch, stream), stream, n_query=self.query_images)
         support, query = task.support.images, task.query.images
         features = self._learning(torch.cat([support, query], dim=2)).split([support.shape[2], query.shape[2]], dim=2)
         inputs, labels = labelled(features[1])

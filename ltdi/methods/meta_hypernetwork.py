@@ -30,35 +30,35 @@ from ltdi.weights import WeightSpace
 class MetaHypernetwork(TrainedMethod):
     """
     Args:
-        denoiser: width, depth, heads and condition, as the denoisers have them.
-        meta: the loop; weight_loss and query_loss do not count, there is one loss.
+        denoiser: width, depth, heads, condition and dropout, as the denoisers have them.
+        meta: what ``TrainedMethod`` names; weight_loss does not count, and of the query loss the coefficient does not.
         adapt_steps, adapt_lr: gradient steps of e on the support loss, learned through; 0 for none.
     """
 
-    takes = ("n_condition", "denoiser", "meta")
+    takes = ("denoiser", "meta")
+    records = False
 
-    def __init__(self, start: Start, *, n_condition: int, denoiser: Mapping, meta: Mapping, adapt_steps: int, adapt_lr: float) -> None:
+    def __init__(self, start: Start, *, denoiser: Mapping, meta: Mapping, adapt_steps: int, adapt_lr: float) -> None:
         super().__init__(start, meta=meta)
         self.adapt_steps, self.adapt_lr, self.adapts = adapt_steps, adapt_lr, adapt_steps > 0
-        self.condition = ClassCondition(n_condition, denoiser["width"], denoiser["heads"], denoiser["condition"])
-        self.hypernetwork = Hypernetwork(start.head.space, "output", width=denoiser["width"], depth=denoiser["depth"])
+        self.condition = ClassCondition(self.head.n_features, denoiser["width"], denoiser["heads"], denoiser["condition"], denoiser["dropout"])
+        self.hypernetwork = Hypernetwork(self.space, width=denoiser["width"], depth=denoiser["depth"], dropout=denoiser["dropout"])
 
-    def loss(self, task: Task, points: Tensor, stream: torch.Generator) -> Tensor:
+    def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
         return task_losses(self.head, self.weights(task.support), *labelled(task.query.features))
 
-    @torch.no_grad()
-    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
+    def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
         return self.weights(support)
 
     def weights(self, support: Support) -> Tensor:
         """(B, D)"""
         centre = self.start.centre(support)
-        inputs, labels = labelled(support.features)
+        inputs, labels = support.labelled
 
         def weights_of(e: Tensor) -> Tensor:
             return self.to_w(self.hypernetwork(e), centre)
 
-        e = self.condition(support.condition)
+        e = self.condition(support.features, support.present)
         support_gradient = grad(lambda e: task_losses(self.head, weights_of(e), inputs, labels).sum())
         for _ in range(self.adapt_steps):
             e = e - self.adapt_lr * support_gradient(e)
@@ -68,18 +68,18 @@ class MetaHypernetwork(TrainedMethod):
 class Hypernetwork(nn.Module):
     """A task's embedding e (B, N, width), a row a class -> x (B, D), neuron by neuron."""
 
-    def __init__(self, space: WeightSpace, slot_layer: str, *, width: int, depth: int) -> None:
+    def __init__(self, space: WeightSpace, *, width: int, depth: int, dropout: float) -> None:
         super().__init__()
-        self.space, self.slot_layer = space, slot_layer
+        self.space = space
         # lists in the order of the layers: a layer's name may hold a dot, which module names must not
         self.neurons, self.templates = nn.ParameterList(), nn.ModuleList()
-        for layer, (neurons, numbers) in space.token_shapes.items():
+        for layer, neurons in space.neurons.items():
             # class slots share their embedding, which makes them interchangeable
-            self.neurons.append(nn.Parameter(torch.randn(1 if layer == slot_layer else neurons, width)))
-            self.templates.append(zero(nn.Linear(width, numbers)))
+            self.neurons.append(nn.Parameter(torch.randn(neurons or 1, width)))
+            self.templates.append(zero(nn.Linear(width, space.numbers[layer])))
         self.task = nn.Linear(width, width)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)) for _ in range(depth)
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
 
@@ -87,7 +87,7 @@ class Hypernetwork(nn.Module):
         task = self.task(e.mean(1, keepdim=True))
         tokens = {}
         for layer, neurons, templates in zip(self.space.layers, self.neurons, self.templates):
-            h = neurons + task + (e if layer == self.slot_layer else 0)
+            h = neurons + task + (e if layer == self.space.slot_layer else 0)
             for block in self.blocks:
                 h = h + block(h)
             tokens[layer] = templates(self.norm(h))

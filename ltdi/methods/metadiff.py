@@ -9,7 +9,7 @@ schedule; targets are the class means of all images; support loss ‖x_n − f�
 network for each class, with layers gated by the time. What differs:
 - the support loss is averaged over a class's images, so that their number is no step size; it was summed;
 - the gradient's coefficient η(t) is learned, from 1; it was 1;
-- the network also sees the class's mean condition, so that the correction may depend on the class; it saw the gradient alone.
+- the network also sees the class's mean, so that the correction may depend on the class; it saw the gradient alone.
   Its last layer starts at zero;
 - the sampler, DDPM's mean without noise, visits few of the times, to learn through it for meta.query_loss; it visited
   all of them, and there was the ε-loss alone;
@@ -44,32 +44,31 @@ class MetaDiff(Method):
     """Diffusion of the class weights x (B, N·F).
 
     Args:
-        meta: what ``TrainedMethod`` names; weight_loss weighs the ε-loss, which new tasks have as well.
+        meta: what ``TaskBatch`` names; weight_loss weighs the ε-loss, whose targets new tasks have as well.
         diffusion_steps: times T of the chain.
         sampling_steps: how many of them are visited; all of them are the published sampler.
         classifier: how rows become a head, "cosine" or "distance".
         width: of the narrow part of the network; the outer layers have twice as much.
     """
 
-    takes = ("n_condition", "meta")
+    takes = ("meta",)
 
-    def __init__(self, start: Start, *, n_condition: int, meta: Mapping, diffusion_steps: int, sampling_steps: int, classifier: str, width: int) -> None:
+    def __init__(self, start: Start, *, meta: Mapping, diffusion_steps: int, sampling_steps: int, classifier: str, width: int) -> None:
         super().__init__(start)
         if sampling_steps > diffusion_steps:
             raise InputError(f"methods.metadiff.sampling_steps = {sampling_steps} is more than its diffusion_steps = {diffusion_steps}; lower it")
-        self.meta, self.classifier = meta, classifier
+        self.meta, self.classifier = {**meta, "recorded_tasks": 0}, classifier
         self.process = _process(linear(diffusion_steps, max_beta=0.999).alpha)
         times = torch.linspace(0, diffusion_steps, sampling_steps + 1).round().long()
         alpha_bar = self.process.schedule.alpha_bar[times]
         self.sampling = _process(torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]]))
         self.register_buffer("times", times, persistent=False)
-        self.denoiser = LearnedGradient(start.head.n_features, n_condition, width)
+        self.denoiser = LearnedGradient(start.head.n_features, width)
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         task = val.batch(torch.arange(len(val)))
-        means = self.start.features(task.support).mean(2)
-        self.temperature.fill_(calibrated_temperature(self.head, self.head_of(means, 1.0), task.query)[0])
+        self.temperature.fill_(calibrated_temperature(self.head, self.head_of(task.support.class_means, 1.0), task.query)[0])
 
     def head_of(self, rows: Tensor, temperature: float) -> Tensor:
         """Class weights (B, N, F) as a head (B, D)."""
@@ -81,8 +80,8 @@ class MetaDiff(Method):
 
     def epsilon(self, x_t: Tensor, t: Tensor, support: Support) -> Tensor:
         """ε_φ(x_t, t, S) (B, N·F)"""
-        rows = x_t.unflatten(-1, support.features.shape[1::2])
-        return self.denoiser(support_gradient(rows, self.start.features(support)), support.condition.mean(2), t).flatten(1)
+        means = support.class_means
+        return self.denoiser(support_gradient(x_t.view_as(means), means), means, t).flatten(1)
 
     def chain(self, x_T: Tensor, support: Support) -> Tensor:
         """x_T (B, N·F) to x_0, over the visited times."""
@@ -102,8 +101,8 @@ class MetaDiff(Method):
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
             batch = TaskBatch.draw(train, self.meta, stream)
-            classes = torch.cat([train.classes[batch.recorded], batch.fresh])
-            loss = self.loss(batch.task(train, self.meta, stream), means_of_all[classes].flatten(1), stream).mean()
+            ((task, _),) = batch.parts(train, trajectories, self.meta, stream)
+            loss = self.loss(task, means_of_all[batch.classes].flatten(1), stream).mean()
             loss.backward()
             training.descend()
             yield {"step": training.step, "loss": loss.item()}
@@ -131,27 +130,27 @@ def _process(alpha: Tensor) -> VanillaProcess:
     return VanillaProcess(Schedule(alpha), VanillaProcess.index_map(2, len(alpha) - 1))
 
 
-def support_gradient(rows: Tensor, support: Tensor) -> Tensor:
-    """∇L of L = Σ_n mean_k ‖x_n − f_nk‖² at rows x (B, N, F); support features (B, N, K, F)."""
-    return 2 * (rows - support.mean(2))
+def support_gradient(rows: Tensor, means: Tensor) -> Tensor:
+    """∇L of L = Σ_n mean_k ‖x_n − f_nk‖² at rows x (B, N, F); means of the classes' support features (B, N, F)."""
+    return 2 * (rows - means)
 
 
 class LearnedGradient(nn.Module):
-    """ε_φ = η(t)·∇L + u(∇L, c, t), row by row: ∇L (B, N, F), the classes' mean conditions c (B, N, C), t (B,)."""
+    """ε_φ = η(t)·∇L + u(∇L, c, t), row by row: ∇L (B, N, F), the classes' means c (B, N, F), t (B,)."""
 
-    def __init__(self, n_features: int, n_condition: int, width: int) -> None:
+    def __init__(self, n_features: int, width: int) -> None:
         super().__init__()
         self.time = TimeEmbedding(width)
         self.coefficient = zero(nn.Linear(width, 1))
-        self.narrow = _Gated(n_features + n_condition, 2 * width, width)
+        self.narrow = _Gated(2 * n_features, 2 * width, width)
         self.narrower = _Gated(2 * width, width, width)
         self.middle = _Gated(width, width, width)
         self.wide = _Gated(width, 2 * width, width)
         self.out = zero(nn.Linear(2 * width, n_features))
 
-    def forward(self, g: Tensor, condition: Tensor, t: Tensor) -> Tensor:
+    def forward(self, g: Tensor, means: Tensor, t: Tensor) -> Tensor:
         time = self.time(t)[:, None]
-        first = self.narrow(torch.cat([g, condition], dim=-1), time)
+        first = self.narrow(torch.cat([g, means], dim=-1), time)
         second = self.narrower(first, time)
         h = self.middle(second, time) + second
         h = self.wide(h, time) + first

@@ -11,14 +11,13 @@ from ltdi.trajectories import Start, Trajectories
 class NearestHead(Method):
     """``n_tasks`` training tasks are kept."""
 
-    takes = ("n_tasks",)
-    encodes = False
+    takes = ("n_tasks", "n_way")
+    one_size = True
 
-    def __init__(self, start: Start, *, n_tasks: int) -> None:
+    def __init__(self, start: Start, *, n_tasks: int, n_way: int) -> None:
         super().__init__(start)
-        head = start.head
-        self.register_buffer("conditions", torch.zeros(n_tasks, head.n_way * head.n_features))
-        self.register_buffer("heads", torch.zeros(n_tasks, head.space.dim))
+        self.register_buffer("conditions", torch.zeros(n_tasks, n_way * self.head.n_features))
+        self.register_buffer("heads", torch.zeros(n_tasks, self.space.dim(n_way)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         kept = torch.arange(len(self.heads))

@@ -10,8 +10,6 @@ from ltdi.trajectories import Start, Trajectories
 
 
 class Prototype(Method):
-    encodes = False
-
     def __init__(self, start: Start) -> None:
         super().__init__(start)
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))

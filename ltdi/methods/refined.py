@@ -8,7 +8,7 @@ from torch import Tensor
 from ltdi.adaptation import adapt
 from ltdi.errors import InputError
 from ltdi.methods.base import Method
-from ltdi.tasks import Query, Support, labelled
+from ltdi.tasks import Query, Support
 from ltdi.weights import WeightSpace
 
 
@@ -29,7 +29,7 @@ class Refined(Method):
         if adapt_steps and method.space is not method.head.space:
             raise InputError(f"generate.adapt_steps = {adapt_steps}, but {type(method).__name__} generates more than a head; set 0")
         self.method, self.heads, self.adapt_steps, self.adapt_lr = method, heads, adapt_steps, adapt_lr
-        self.from_images, self.encodes, self.adapts = method.from_images, method.encodes, method.adapts or adapt_steps > 0
+        self.from_images, self.adapts = method.from_images, method.adapts or adapt_steps > 0
 
     @property
     def space(self) -> WeightSpace:
@@ -42,4 +42,4 @@ class Refined(Method):
         w = torch.stack([self.method.generate(support, generator=generator) for _ in range(self.heads)]).mean(0)
         if self.adapt_steps == 0:
             return w
-        return adapt(self.head, w, repeat(labelled(support.features)), optimizer="adam", lr=self.adapt_lr, record=[self.adapt_steps]).weights[:, 0]
+        return adapt(self.head, w, repeat(support.labelled), optimizer="adam", lr=self.adapt_lr, record=[self.adapt_steps]).weights[:, 0]

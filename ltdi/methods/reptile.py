@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ltdi.adaptation import adapt
 from ltdi.bodies.pretraining import embed
-from ltdi.methods.base import Method, TaskBatch
+from ltdi.methods.base import Method
 from ltdi.seeding import generator as named_generator
 from ltdi.tasks import Query, Support, TaskSource, labelled
 from ltdi.training import Training
@@ -35,15 +35,14 @@ class Reptile(Method):
     """φ: the parameters of ``body`` and the ``shift`` (D_head,) of the head from its start.
 
     Args:
-        meta: how tasks are drawn; query_images a class join the support in the inner loop.
-        tasks_a_batch: in place of the common one, for whole networks are costly.
+        meta: query_images a class join the support in the inner loop.
+        tasks_a_batch: training tasks of a step, of as many classes and images as those of the table.
         inner_steps, adapt_steps: gradient steps on a task at meta-training, and at generation.
         inner_images: images a class in one of these steps.
     """
 
     takes = ("meta", "body")
-    adapts = True
-    from_images, encodes = True, False
+    adapts = one_size = from_images = True
 
     def __init__(
         self,
@@ -59,7 +58,7 @@ class Reptile(Method):
         inner_images: int,
     ) -> None:
         super().__init__(start)
-        self.meta = {**meta, "tasks_a_batch": tasks_a_batch}
+        self.query_images, self.tasks_a_batch = meta["query_images"], tasks_a_batch
         self.inner_steps, self.adapt_steps, self.inner_images = inner_steps, adapt_steps, inner_images
         self.inner = {"optimizer": inner_optimizer, "lr": inner_lr}
         self.body = deepcopy(body).requires_grad_()
@@ -110,7 +109,7 @@ class Reptile(Method):
         """The row's loss is that after the inner steps, on the images of the step that would be next."""
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
-            task = TaskBatch.draw(train, self.meta, stream).task(train, self.meta, stream)
+            task = train.of_classes(train.draw_classes(self.tasks_a_batch, stream), stream, n_query=self.query_images)
             images = torch.cat([task.support.images, task.query.images], dim=2)
             order = torch.randperm(images.shape[2], generator=stream)
             first = self.first(task.support)
@@ -128,21 +127,22 @@ class Reptile(Method):
         B = len(support)
         features = embed(self.body, support.images, batch=IMAGES_AT_ONCE).to(support.features) / self.feature_scale
         body = {name: value.expand(B, *value.shape) for name, value in self.body.named_parameters()}
-        return self.network.flatten(body | self.head.space.unflatten(self.start.centre(Support(features)) + self.shift))
+        return self.network.flatten(body | self.head.space.unflatten(self.start.centre(Support(features, mask=support.mask)) + self.shift))
 
     def _adapt(self, support: Support) -> Tensor:
-        path = adapt(self.forward, self.first(support), self._batches(support.images), **self.inner, record=[self.adapt_steps])
+        path = adapt(self.forward, self.first(support), self._batches(support.images, support.mask), **self.inner, record=[self.adapt_steps])
         return path.weights[:, 0]
 
-    def _batches(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, images: Tensor, mask: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """``inner_images`` of the images (B, N, M, …) of each class in turn, with their labels, without an end."""
         M = images.shape[2]
         chosen = torch.arange(min(self.inner_images, M), device=images.device)
         for step in count():
-            yield _labelled_images(images[:, :, (chosen + step * len(chosen)) % M])
+            turn = (chosen + step * len(chosen)) % M
+            yield _labelled_images(images[:, :, turn], None if mask is None else mask[:, :, turn])
 
 
-def _labelled_images(images: Tensor) -> tuple[Tensor, Tensor]:
+def _labelled_images(images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """images (B, N, M, …), a class a row -> (B, N·M, …) and their labels (B, N·M)."""
-    flat, labels = labelled(images.flatten(3))
+    flat, labels = labelled(images.flatten(3), mask)
     return flat.unflatten(2, images.shape[3:]), labels

@@ -13,7 +13,7 @@ The classes of a task stand in random order, so that φ's output rows can tell n
 the steps on the support set that do.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import repeat
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ltdi.adaptation import adapt
 from ltdi.errors import InputError
-from ltdi.methods.base import Method, TaskBatch
+from ltdi.methods.base import Method
 from ltdi.seeding import generator as named_generator
 from ltdi.tasks import Support, TaskSource, labelled
 from ltdi.training import Training
@@ -31,20 +31,20 @@ from ltdi.trajectories import Start, Trajectories
 class ReptileHead(Method):
     """
     Args:
-        train_shots: images of each class in a training task's inner loop: those of its support, then of its query.
+        tasks_a_batch: training tasks of a step, of as many classes as those of the table.
+        train_shots: images of each class in a training task's inner loop.
         inner_steps, inner_images: steps on a training task, and how many of these images a class each sees.
         adapt_steps: steps on a new task, each on all of its support set.
         inner_optimizer, inner_lr: of both; "sgd" or "adam".
     """
 
-    takes = ("meta",)
-    adapts = True
+    adapts = one_size = True
 
     def __init__(
         self,
         start: Start,
         *,
-        meta: Mapping,
+        tasks_a_batch: int,
         train_shots: int,
         inner_steps: int,
         adapt_steps: int,
@@ -53,19 +53,15 @@ class ReptileHead(Method):
         inner_images: int,
     ) -> None:
         super().__init__(start)
-        self.meta = meta
-        self.train_shots, self.inner_images = train_shots, inner_images
+        self.tasks_a_batch, self.train_shots, self.inner_images = tasks_a_batch, train_shots, inner_images
         self.inner_steps, self.adapt_steps = inner_steps, adapt_steps
         self.inner_optimizer, self.inner_lr = inner_optimizer, inner_lr
         # the centre of a fresh start is zero, from where no hidden unit learns
         self.phi = nn.Parameter(start.shared.clone() if start.kind == "fresh" else torch.zeros_like(start.shared))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        there = train.support.shape[-1] + train.query.shape[-1]
-        if self.train_shots > there:
-            raise InputError(
-                f"methods.reptile_head.train_shots = {self.train_shots} is more than tasks.n_shot + tasks.n_query = {there}; lower it"
-            )
+        if self.train_shots > train.n_images:
+            raise InputError(f"methods.reptile_head.train_shots = {self.train_shots} is more than the {train.n_images} images of a class; lower it")
 
     @torch.no_grad()
     def first(self, support: Support) -> Tensor:
@@ -73,16 +69,14 @@ class ReptileHead(Method):
         return self.start.centre(support) + self.phi
 
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return self._adapt(self.first(support), repeat(labelled(support.features)), self.adapt_steps)[0]
+        return self._adapt(self.first(support), repeat(support.labelled), self.adapt_steps)[0]
 
     def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
         """The loss of a row is that of the adapted heads, on the mini-batch that would be next."""
-        meta = {**self.meta, "query_images": self.train_shots}
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
-            task = TaskBatch.draw(train, meta, stream).task(train, meta, stream)
-            images = torch.cat([task.support.features, task.query.features], 2)[:, :, : self.train_shots]
-            w = self.first(task.support)
+            images = train.of_classes(train.draw_classes(self.tasks_a_batch, stream), stream, n_shot=self.train_shots).support.features
+            w = self.first(Support(images[:, :, : train.support.shape[-1]]))
             adapted, loss = self._adapt(w, self._mini_batches(images, stream), self.inner_steps)
             self.phi.grad = (w - adapted).mean(0)
             training.descend()

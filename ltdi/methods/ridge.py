@@ -10,15 +10,13 @@ from ltdi.trajectories import Start, Trajectories
 
 
 class Ridge(Method):
-    encodes = False
-
     def __init__(self, start: Start) -> None:
         super().__init__(start)
         self.register_buffer("penalty", torch.tensor(1.0))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        scores = [query_accuracies(self, val, lambda s: ridge_head(self.head, s.features, penalty, 1.0)).mean().item() for penalty in PENALTIES]
+        scores = [query_accuracies(self, val, lambda s: ridge_head(self.head, s, penalty, 1.0)).mean().item() for penalty in PENALTIES]
         self.penalty.fill_(PENALTIES[scores.index(max(scores))])
 
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return ridge_head(self.head, support.features, self.penalty.item(), 1.0)
+        return ridge_head(self.head, support, self.penalty.item(), 1.0)

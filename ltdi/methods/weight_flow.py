@@ -31,68 +31,63 @@ class WeightFlow(TrainedMethod):
         visited: share of the loss on states that the integration visits; the rest is on the recorded path.
     """
 
-    takes = ("n_condition", "denoiser", "meta")
+    takes = ("n_way", "denoiser", "meta")
 
-    def __init__(self, start: Start, *, n_condition: int, denoiser: Mapping, meta: Mapping, steps: int, noise: float, visited: float) -> None:
+    def __init__(self, start: Start, *, n_way: int, denoiser: Mapping, meta: Mapping, steps: int, noise: float, visited: float) -> None:
         super().__init__(start, meta=meta)
+        self.one_size = denoiser["name"] == "unet"
         self.steps, self.noise, self.visited = steps, noise, visited
         sizes = {key: value for key, value in denoiser.items() if key != "name"}
-        self.network = DENOISERS[denoiser["name"]](start.head.space, "output", n_condition, channels=1, **sizes)
+        self.network = DENOISERS[denoiser["name"]](self.space, self.head.n_features, n_way=n_way, channels=1, **sizes)
 
     def velocity(self, x: Tensor, u: Tensor, support: Support) -> Tensor:
         """v_φ(x, u, c) = dx/du (B, D)."""
-        return self.network(x[:, None], u, support.condition)
+        return self.network(x[:, None], u, support.features, support.present)
 
-    @torch.no_grad()
-    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
+    def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
         centre = self.start.centre(support)
-        x = self._begin(1, generator).expand_as(centre)
+        x = self._begin(1, support.n_way, generator).expand_as(centre)
         *_, x = euler(lambda x, u: self.velocity(x, u, support), x, self.steps)
         return self.to_w(x, centre)
 
-    def _begin(self, n: int, stream: torch.Generator) -> Tensor:
+    def _begin(self, n: int, n_way: int, stream: torch.Generator) -> Tensor:
         """x(0) (n, D)."""
-        noise = self.noise * torch.randn(n, self.space.dim, generator=stream, device=stream.device).to(self.scale)
+        dim = self.space.dim(n_way)
+        noise = self.noise * torch.randn(n, dim, generator=stream, device=stream.device).to(self.layer_scale)
         if self.start.kind == "fresh":  # the only start that the centre, zero, does not hold
-            return noise + self.head.initial(n, stream).to(self.scale) / self.scale
+            return noise + self.head.initial(n, n_way, stream).to(noise) / self.scale(dim)
         return noise
 
-    def _path(self, points: Tensor, centre: Tensor, stream: torch.Generator) -> Tensor:
-        """x(s) at s = 0, 1/(P−1), …, 1: (B, P, D). The tasks without a trajectory stay where they begin."""
-        begin = self._begin(len(centre), stream)
-        recorded = self.to_x(points.to(centre).flip(1), centre[: len(points), None])
+    def _path(self, begin: Tensor, points: Tensor, centre: Tensor) -> Tensor:
+        """x(s) at s = 0, 1/(P−1), …, 1: (B, P, D), from x(0) = ``begin`` (B, D)."""
+        recorded = self.to_x(points.to(centre).flip(1), centre[:, None])
         if self.start.kind == "fresh":  # hidden units stand in the order of the task's own draw
-            begin = torch.cat([recorded[:, 0], begin[len(points) :]])
-        rest = torch.cat([recorded[:, 1:], begin[len(points) :, None].expand(-1, points.shape[1] - 1, -1)])
-        return torch.cat([begin[:, None], rest], 1)
+            return recorded
+        return torch.cat([begin[:, None], recorded[:, 1:]], 1)
 
-    def loss(self, task: Task, points: Tensor, stream: torch.Generator) -> Tensor:
+    def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
         centre = self.start.centre(task.support)
-        path = self._path(points, centre, stream)
+        begin = self._begin(len(centre), task.support.n_way, stream)
+        path = None if points is None else self._path(begin, points, centre)
+        visited = 1.0 if path is None else self.visited
 
         def loss_at(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
             end = u.floor() + 1
             landing = self.to_w(x + (end - u)[:, None] * v, centre)
-            target = self.to_w(point(path, end / self.steps), centre)
-            return self.head_loss(landing, task, target[: len(points), None])
+            target = None if path is None else self.to_w(point(path, end / self.steps), centre)[:, None]
+            return self.head_loss(landing, task, target)
 
         total = torch.zeros_like(centre[:, 0])
-        if self.visited < 1:
+        if visited < 1:
             u = self.steps * torch.rand(len(centre), generator=stream).to(centre)
             x = point(path, u / self.steps)
-            total = total + (1 - self.visited) * loss_at(x, u, self.velocity(x, u, task.support))
-        if self.visited > 0:
-            losses = []
-
-            def velocity(x: Tensor, u: Tensor) -> Tensor:
-                # the state is given, not learned through: every step is a regression of its own
-                v = self.velocity(x.detach(), u, task.support)
-                losses.append(loss_at(x.detach(), u, v))
-                return v
-
-            for _ in euler(velocity, path[:, 0], self.steps):
-                pass
-            total = total + self.visited * torch.stack(losses).mean(0)
+            total = total + (1 - visited) * loss_at(x, u, self.velocity(x, u, task.support))
+        if visited > 0:
+            visit = int(torch.randint(0, self.steps, (), generator=stream))
+            with torch.no_grad():  # the state is given, not learned through
+                *_, x = euler(lambda x, u: self.velocity(x, u, task.support), begin if path is None else path[:, 0], visit)
+            u = torch.full_like(total, visit)
+            total = total + visited * loss_at(x, u, self.velocity(x, u, task.support))
         return total
 
 
