@@ -31,10 +31,10 @@ example: $(READY) ## a head for a folder of images without training, on a task o
 
 # what the paper says, where it says it; its noise schedule and inner steps it does not. β is bounded, because one
 # step of the sampler multiplies every error of ε by 1/√α
-PAPER := trajectories.start=fresh diffusion.steps=20 diffusion.schedule=linear diffusion.max_beta=0.9 \
+PAPER := tasks.train_n_way=null tasks.meta_train=4000 trajectories.start=fresh diffusion.steps=20 diffusion.schedule=linear diffusion.max_beta=0.9 \
 	diffusion.prediction=epsilon diffusion.weighting=theorem diffusion.visited=0.0 diffusion.start_noise=1.0 \
 	denoiser.name=unet denoiser.dropout=0.0 meta.inner_steps=3 meta.inner_optimizer=adam meta.outer_lr=0.001 \
-	meta.weight_loss=1.0 meta.query_loss=0.0 meta.new_tasks=0
+	meta.weight_loss=1.0 meta.query_loss=0.0 meta.new_tasks=0 meta.recorded_tasks=32
 
 paper: $(READY) ## the paper's literal configuration, as an experiment; ten minutes and more on two cores
 	dvc exp run --temp --force --name paper-literal $(addprefix -S ,$(PAPER))

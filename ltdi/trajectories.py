@@ -19,7 +19,7 @@ from ltdi.seeding import generator
 from ltdi.tasks import Support, TaskSource, labelled
 
 # tasks do not touch each other, and the activations of a few stay in the processor's cache: twice as fast as all at once
-TASKS_TOGETHER = 64
+IMAGES_TOGETHER = 6400
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +108,9 @@ def collect(
     """
     support = source.support_of(tasks)
     w = start.draw(support, tasks, seed)
+    together = max(1, IMAGES_TOGETHER // (support.n_way * source.n_images))
     knobs = {"fit_on": fit_on, "augment": augment, "optimizer": optimizer, "lr": lr, "record": recorded_steps(steps, length), "sam": sam}
-    parts = [_collect(start, source, *part, **knobs) for part in zip(tasks.split(TASKS_TOGETHER), w.split(TASKS_TOGETHER))]
+    parts = [_collect(start, source, *part, **knobs) for part in zip(tasks.split(together), w.split(together))]
     return Trajectories(*(torch.cat([getattr(part, name) for part in parts]) for name in ("points", "losses", "accuracies")))
 
 

@@ -77,6 +77,11 @@ class WeightSpace:
             layers[layer] = torch.cat(columns, dim=-1)
         return self.from_tokens(layers)
 
+    def some_slots(self, w: Tensor, n_way: int) -> Tensor:
+        """w (…, D) without the slots of all but the first ``n_way`` classes: the network that tells these from each other."""
+        tokens = self.tokens(w)
+        return self.from_tokens(tokens | {self.slot_layer: tokens[self.slot_layer][..., :n_way, :]})
+
     def layer_scale(self, w: Tensor) -> Tensor:
         """The root mean square of each layer over all of w (M, D): (layers,); 1 where a layer is all zero."""
         scale = torch.stack([part.square().mean().sqrt() for part in self.tokens(w.double()).values()])

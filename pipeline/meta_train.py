@@ -45,7 +45,7 @@ def main(params_file: Path, data: Path) -> None:
 
     knobs = {section: getattr(params, section).model_dump() for section in KNOBS}
     knobs["methods"] = {each: knobs["methods"][each] for each in names}
-    sizes = {"length": trajectories.points.shape[1], "n_way": train.classes.shape[1], "n_tasks": len(train), "n_classes": len(train.features)}
+    sizes = {"length": trajectories.points.shape[1], "n_way": val.classes.shape[1], "n_tasks": len(train), "n_classes": len(train.features)}
     _check_images(train, meta)
     body = load_body(data)
     built = {each: build_method(each, knobs, start, body, **sizes, seed=seed).to(where) for each in names}

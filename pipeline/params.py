@@ -52,6 +52,7 @@ class Tasks(Section):
     n_way: Annotated[int, Field(ge=2)]
     n_shot: Count
     n_query: Count
+    train_n_way: Annotated[int, Field(ge=2)] | None
     transforms: Transforms
     val_transforms: Transforms
     meta_train: Count

@@ -7,6 +7,7 @@ import torch
 
 from ltdi.bodies.pretraining import embed
 from ltdi.datasets import SPLITS, ImageSet, expand_classes, to_float
+from ltdi.errors import InputError
 from ltdi.seeding import generator
 from ltdi.store import Cache, digest, read_tensors, write_table, write_tensors
 from ltdi.tasks import TaskSource
@@ -20,6 +21,9 @@ from pipeline.stage import deterministic, device, run
 def main(params_file: Path, data: Path) -> None:
     params = parameters.load(params_file, "seed", "data", "tasks")
     tasks, seed = params.tasks, params.seed
+    train_n_way = tasks.train_n_way or tasks.n_way
+    if train_n_way < tasks.n_way:
+        raise InputError(f"tasks.train_n_way = {train_n_way} is less than tasks.n_way = {tasks.n_way}; raise it, or set null for as many")
     deterministic()
     body = load_body(data).to(device(), memory_format=torch.channels_last)
     splits = image_sets(params.data)
@@ -36,7 +40,7 @@ def main(params_file: Path, data: Path) -> None:
         source = TaskSource.sample(
             features[split],
             n_tasks=getattr(tasks, split),
-            n_way=tasks.n_way,
+            n_way=train_n_way if split == "meta_train" else tasks.n_way,
             n_shot=tasks.n_shot,
             n_query=tasks.n_query,
             n_images=facts["n_images"][split],

@@ -1,5 +1,7 @@
 """What all trained methods share: what a step is made of, and the loss of a head."""
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -52,9 +54,13 @@ def test_new_tasks_show_other_images_at_every_call(world):
         assert (images[:, :, :, None] == own[:, :, None]).all(-1).any(-1).all()
 
 
-def test_every_number_of_images_is_drawn(world):
-    assert {batch(world, seed).n_shot for seed in range(40)} == {1, 2, 3}
-    assert {batch(world, seed, min_shot=2, max_shot=2).n_shot for seed in range(5)} == {2}
+def test_the_number_of_images_is_even_in_its_logarithm(world):
+    drawn = torch.tensor([batch(world, seed, min_shot=2, max_shot=5).n_shot for seed in range(2000)])
+    shares = drawn.bincount(minlength=7)[2:] / 2000
+    expected = torch.tensor([3 / 2, 4 / 3, 5 / 4, 6 / 5, 1.0]).log() / math.log(3)
+    # deviations of at most 0.011
+    assert_close(shares, expected, rtol=0, atol=0.05)
+    assert {batch(world, seed, min_shot=2, max_shot=2).n_shot for seed in range(20)} == {2}
 
 
 @pytest.mark.parametrize(
@@ -94,14 +100,15 @@ def test_the_scale_of_a_layer_holds_for_any_number_of_classes(world):
             assert_close(part, value.expand_as(part))
 
 
-def test_recorded_tasks_count_by_their_heads_and_new_ones_by_their_queries(world):
+def test_recorded_tasks_count_by_their_heads_as_well_and_new_ones_by_their_queries_alone(world):
     method = TrainedMethod(world.start, meta=META | {"weight_loss": 0.3, "query_loss": 0.7})
     method.prepare(world.train, world.trajectories, world.val)
     task, points = world.train.batch(torch.arange(4)), world.trajectories.points[:4]
     # the trained heads, moved by half a scale
     w = points[:, 0] + 0.5 * method.scale(points.shape[-1])
-    assert_close(method.head_loss(w, task, points), torch.full((4,), 0.3 * 0.25))
-    assert_close(method.head_loss(w, task, None), 0.7 * task_losses(world.head, w, *labelled(task.query.features)))
+    query = 0.7 * task_losses(world.head, w, *labelled(task.query.features))
+    assert_close(method.head_loss(w, task, points), query + 0.3 * 0.25)
+    assert_close(method.head_loss(w, task, None), query)
 
 
 @pytest.mark.parametrize("tasks_a_batch", [1, 3, 64])

@@ -245,7 +245,7 @@ def test_a_new_network_keeps_the_start(worlds):
 @pytest.mark.parametrize("kind", ["prototype", "shared"])
 def test_the_loss_falls_and_all_parameters_move(kind, worlds):
     world = worlds[kind]
-    method = world.prepared("ghn3", own={"block": 12}, meta={"new_tasks": 40, "query_loss": 1.0, "weight_loss": 0.0})
+    method = world.prepared("ghn3", own={"block": 12}, meta={"new_tasks": 40, "max_shot": 1, "query_loss": 1.0, "weight_loss": 0.0})
     before = {name: value.detach().clone() for name, value in method.named_parameters()}
     losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

@@ -90,7 +90,7 @@ def test_the_loss_is_the_negative_bound(world):
         method.vae.to_mean, method.vae.log_var = to_mean, log_var.unflatten(-1, method.vae.latent_shape(N_WAY))
         batch = {name: value[:1].double() for name, value in batch_of(method, world, 1).items()}
         losses = [
-            method.loss_of({}, {name: value.expand(3, *value.shape[1:]) for name, value in (batch | {"z": each[None]}).items()} | {"x_0": x})
+            method.loss_of({}, {name: value.expand(3, *value.shape[1:]) for name, value in (batch | {"noise": each[None]}).items()} | {"x_0": x})
             for each in noise
         ]
         return -torch.stack(losses).mean(0) * D / (2 * beta) - D / 2 * math.log(2 * math.pi * beta)
@@ -164,7 +164,7 @@ def test_trained_heads_come_back_from_their_latents_with_the_help_of_the_conditi
 
     def error(features: Tensor) -> tuple[float, float]:
         """Of heads decoded from their posterior, and from the prior."""
-        own, _ = method.vae(batch["x_0"], batch["z"], features, batch["present"])
+        own, _ = method.vae(batch["x_0"], batch["noise"], features, batch["present"])
         x = method.vae(None, batch["z"], features, batch["present"])
         return own.mean().item(), (x - batch["x_0"]).square().mean().item()
 
@@ -194,15 +194,15 @@ def test_one_step_of_the_inner_loop_is_joint_training(world):
         assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_recorded_tasks_count_in_the_bound_and_new_ones_in_the_query_loss(world):
-    def losses(**meta) -> tuple[Tensor, Tensor]:
-        method = stirred(world.prepared(NAME, meta=meta))
+def test_recorded_tasks_count_in_the_bound_as_well_and_new_ones_in_the_query_loss_alone(world):
+    def losses(weight_loss: float, query_loss: float) -> tuple[Tensor, Tensor]:
+        method = stirred(world.prepared(NAME, meta={"weight_loss": weight_loss, "query_loss": query_loss}))
         phi = dict(method.named_parameters())
-        return tuple(method.loss_of(phi, batch).detach() for batch in (batch_of(method, world, 4), new_batch_of(method, world)))
+        return tuple(method.loss_of(phi, batch).detach() for batch in (batch_of(method, world, 6), new_batch_of(method, world)))
 
-    bound, query = losses(weight_loss=1.0, query_loss=1.0)
-    assert (bound > 0).all() and (query > 0).all()
-    for one, other in zip(losses(weight_loss=0.5, query_loss=2.0), (0.5 * bound, 2 * query)):
+    (bound, nothing), (query, of_new) = losses(1.0, 0.0), losses(0.0, 1.0)
+    assert (bound > 0).all() and (query > 0).all() and (of_new > 0).all() and not nothing.any()
+    for one, other in zip(losses(0.5, 2.0), (0.5 * bound + 2 * query, 2 * of_new)):
         assert_close(one, other)
 
 
@@ -216,6 +216,7 @@ def test_every_step_and_every_inner_step_has_its_own_draws(world):
     draw_batch, method.draw = method.draw, lambda *given: drawn.append(draw_batch(*given)) or drawn[-1]
     list(method.meta_train(Training(method, lr=1e-3, steps=1, ema=0.9), world.train, world.trajectories, seed=0))
     recorded, new = drawn[::2], drawn[1::2]
+    assert not torch.equal(recorded[0]["noise"], recorded[1]["noise"])
     assert_close(recorded[0]["x_0"], recorded[1]["x_0"])
     assert [len(part[0]["z"]) for part in (recorded, new)] == [16, 4]
     for one, other in (recorded, new):

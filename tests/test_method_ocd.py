@@ -139,16 +139,16 @@ def test_the_query_loss_is_that_of_the_generated_head(world):
     assert_close(loss_of(method, task, None), wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_recorded_tasks_count_in_the_weight_loss_and_new_ones_in_the_query_loss(world):
+def test_recorded_tasks_count_in_the_weight_loss_as_well_and_new_ones_in_the_query_loss_alone(world):
     task, points = a_task(world)
 
-    def losses(**meta):
-        method = stirred(world.prepared("ocd", meta=meta))
+    def losses(weight_loss, query_loss):
+        method = stirred(world.prepared("ocd", meta={"weight_loss": weight_loss, "query_loss": query_loss}))
         return loss_of(method, task, points).detach(), loss_of(method, task, None).detach()
 
-    weight, query = losses(weight_loss=1.0, query_loss=1.0)
-    assert (weight > 0).all() and (query > 0).all()
-    for one, other in zip(losses(weight_loss=0.5, query_loss=2.0), (0.5 * weight, 2 * query)):
+    (weight, nothing), (query, of_new) = losses(1.0, 0.0), losses(0.0, 1.0)
+    assert (weight > 0).all() and (query > 0).all() and (of_new > 0).all() and not nothing.any()
+    for one, other in zip(losses(0.5, 2.0), (0.5 * weight + 2 * query, 2 * of_new)):
         assert_close(one, other)
 
 
@@ -168,17 +168,22 @@ def test_the_query_loss_reaches_both_networks_and_the_condition(diffusion, world
     assert (features.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
-def test_it_learns_through_the_chain_only_when_unrolled(world):
+def test_the_visited_state_is_one_of_the_generations_and_given(world):
+    """Every one of them in some step, without a gradient that runs back to it."""
     task, points = a_task(world)
-    losses, gradients = [], []
-    for unroll in (False, True):
-        method = stirred(world.prepared("ocd", diffusion={"unroll": unroll}))
-        loss = loss_of(method, task, points)
-        loss.sum().backward()
-        losses.append(loss.detach())
-        gradients.append(torch.cat([value.grad.flatten() for value in method.denoiser.parameters()]))
-    assert_close(*losses)
-    assert not torch.allclose(*gradients, rtol=1e-2)
+    method = stirred(world.prepared("ocd", diffusion={"start_noise": 0.0}, meta={"query_loss": 1.0}))
+    seen = []
+    method.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append((int(inputs[1][0]), inputs[0][:, 0])))
+    draw(method, task.support)
+    states, visits = dict(seen), set()
+    for seed in range(20):
+        seen.clear()
+        method.loss(task, points, generator(seed, "loss"))
+        t, x_t = seen[-1]
+        assert_close(x_t, states[t])
+        assert not x_t.requires_grad
+        visits.add(t)
+    assert visits == {1, 2, 3, 4}
 
 
 def test_the_scale_network_learns_a_function_of_the_condition(world):
@@ -227,8 +232,9 @@ def test_noised_states_are_of_the_direction(world):
 
 
 def test_noised_and_visited_states_have_their_shares(world):
+    """With one step a chain visits one state, whatever is drawn."""
     task, points = a_task(world)
-    noised, visited, mixed = (loss_of(stirred(world.prepared("ocd", diffusion={"visited": share})), task, points) for share in (0.0, 1.0, 0.25))
+    noised, visited, mixed = (loss_of(stirred(world.prepared("ocd", diffusion={"steps": 1, "visited": share})), task, points) for share in (0.0, 1.0, 0.25))
     assert_close(mixed, 0.75 * noised + 0.25 * visited)
     assert not torch.allclose(noised, visited, rtol=1e-2)
 

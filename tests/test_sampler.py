@@ -125,3 +125,16 @@ def test_gradients_run_through_the_chain(process):
     *_, (_, x_0, _) = chain(process, lambda x_t, t: scale * x_t, normal(3, 5))
     x_0.square().sum().backward()
     assert scale.grad.isfinite() and scale.grad != 0
+
+
+@pytest.mark.parametrize("until", [0, 1, 7, 19, 20])
+def test_a_chain_that_is_left_early_has_gone_the_same_way(process, until):
+    x_T, noise = normal(3, 5), normal(20, 3, 5)
+
+    def states(**given):
+        return list(chain(process, lambda x_t, t: 0.3 * x_t, x_T, noise, **given))
+
+    part, whole = states(until=until), states()[: 21 - until]
+    assert [t.tolist() for t, _, _ in part] == [t.tolist() for t, _, _ in whole]
+    assert_close([x_t for _, x_t, _ in part], [x_t for _, x_t, _ in whole], rtol=0, atol=0)
+    assert not part[-1][2].any()

@@ -1,4 +1,4 @@
-"""Control: the mean of the training tasks' heads, whatever the support set says. Above chance only by accident."""
+"""Control: the mean of the training tasks' heads, cut to as many classes, whatever the support set says. Above chance only by accident."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ class MeanHead(Method):
         self.register_buffer("mean", torch.zeros(self.space.dim(n_way)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        self.mean.copy_(trajectories.points[:, 0].mean(0))
+        self.mean.copy_(self.space.some_slots(trajectories.points[:, 0].mean(0), val.classes.shape[1]))
 
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
         return self.mean.expand(len(support), -1)

@@ -36,11 +36,12 @@ class MetaBaseline(Method):
         n_classes: of the meta-training images.
         classify: the share of the steps that are classification.
         images_a_batch: in a step of classification.
-        tasks_a_batch: in a step of episodes, of as many classes and images as those of the table.
+        n_way: classes of an episode.
+        tasks_a_batch: in a step of episodes.
         temperature: τ at the start.
     """
 
-    takes = ("meta", "body", "n_classes")
+    takes = ("meta", "body", "n_way", "n_classes")
     from_images = True
 
     def __init__(
@@ -49,6 +50,7 @@ class MetaBaseline(Method):
         *,
         meta: Mapping,
         body: nn.Module,
+        n_way: int,
         n_classes: int,
         classify: float,
         images_a_batch: int,
@@ -56,7 +58,7 @@ class MetaBaseline(Method):
         temperature: float,
     ) -> None:
         super().__init__(start)
-        self.query_images, self.tasks_a_batch = meta["query_images"], tasks_a_batch
+        self.n_way, self.query_images, self.tasks_a_batch = n_way, meta["query_images"], tasks_a_batch
         self.classify, self.images_a_batch = classify, images_a_batch
         self.body = deepcopy(body).requires_grad_()
         self.classifier = nn.Linear(start.head.n_features, n_classes)
@@ -94,7 +96,7 @@ class MetaBaseline(Method):
         return F.cross_entropy(self.classifier(self._learning(train.images[labels, chosen])), labels)
 
     def episodic_loss(self, train: TaskSource, stream: torch.Generator) -> Tensor:
-        task = train.of_classes(train.draw_classes(self.tasks_a_batch, stream), stream, n_query=self.query_images)
+        task = train.of_classes(train.draw_classes(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_query=self.query_images)
         support, query = task.support.images, task.query.images
         features = self._learning(torch.cat([support, query], dim=2)).split([support.shape[2], query.shape[2]], dim=2)
         inputs, labels = labelled(features[1])

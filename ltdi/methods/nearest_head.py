@@ -1,4 +1,4 @@
-"""Control: the trained head of the training task whose condition, the class means in label order, is nearest."""
+"""Control: the trained head, cut to as many classes, of the training task whose condition, the class means in label order, is nearest."""
 
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ class NearestHead(Method):
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         kept = torch.arange(len(self.heads))
-        self.conditions.copy_(train.support_of(kept).class_means.flatten(1))
-        self.heads.copy_(trajectories.points[: len(self.heads), 0])
+        n_way = val.classes.shape[1]
+        self.conditions.copy_(train.support_of(kept).class_means[:, :n_way].flatten(1))
+        self.heads.copy_(self.space.some_slots(trajectories.points[: len(self.heads), 0], n_way))
 
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
         return self.heads[torch.cdist(support.class_means.flatten(1), self.conditions).argmin(1)]

@@ -36,12 +36,13 @@ class Reptile(Method):
 
     Args:
         meta: query_images a class join the support in the inner loop.
-        tasks_a_batch: training tasks of a step, of as many classes and images as those of the table.
+        n_way: classes of a task, at meta-training as well.
+        tasks_a_batch: training tasks of a step.
         inner_steps, adapt_steps: gradient steps on a task at meta-training, and at generation.
         inner_images: images a class in one of these steps.
     """
 
-    takes = ("meta", "body")
+    takes = ("meta", "body", "n_way")
     adapts = one_size = from_images = True
 
     def __init__(
@@ -50,6 +51,7 @@ class Reptile(Method):
         *,
         meta: Mapping,
         body: nn.Module,
+        n_way: int,
         tasks_a_batch: int,
         inner_steps: int,
         adapt_steps: int,
@@ -58,7 +60,7 @@ class Reptile(Method):
         inner_images: int,
     ) -> None:
         super().__init__(start)
-        self.query_images, self.tasks_a_batch = meta["query_images"], tasks_a_batch
+        self.n_way, self.query_images, self.tasks_a_batch = n_way, meta["query_images"], tasks_a_batch
         self.inner_steps, self.adapt_steps, self.inner_images = inner_steps, adapt_steps, inner_images
         self.inner = {"optimizer": inner_optimizer, "lr": inner_lr}
         self.body = deepcopy(body).requires_grad_()
@@ -109,7 +111,7 @@ class Reptile(Method):
         """The row's loss is that after the inner steps, on the images of the step that would be next."""
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
-            task = train.of_classes(train.draw_classes(self.tasks_a_batch, stream), stream, n_query=self.query_images)
+            task = train.of_classes(train.draw_classes(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_query=self.query_images)
             images = torch.cat([task.support.images, task.query.images], dim=2)
             order = torch.randperm(images.shape[2], generator=stream)
             first = self.first(task.support)

@@ -31,19 +31,22 @@ from ltdi.trajectories import Start, Trajectories
 class ReptileHead(Method):
     """
     Args:
-        tasks_a_batch: training tasks of a step, of as many classes as those of the table.
+        n_way: classes of a task, at meta-training as well.
+        tasks_a_batch: training tasks of a step.
         train_shots: images of each class in a training task's inner loop.
         inner_steps, inner_images: steps on a training task, and how many of these images a class each sees.
         adapt_steps: steps on a new task, each on all of its support set.
         inner_optimizer, inner_lr: of both; "sgd" or "adam".
     """
 
+    takes = ("n_way",)
     adapts = one_size = True
 
     def __init__(
         self,
         start: Start,
         *,
+        n_way: int,
         tasks_a_batch: int,
         train_shots: int,
         inner_steps: int,
@@ -53,7 +56,8 @@ class ReptileHead(Method):
         inner_images: int,
     ) -> None:
         super().__init__(start)
-        self.tasks_a_batch, self.train_shots, self.inner_images = tasks_a_batch, train_shots, inner_images
+        self.n_way, self.tasks_a_batch = n_way, tasks_a_batch
+        self.train_shots, self.inner_images = tasks_a_batch, train_shots, inner_images
         self.inner_steps, self.adapt_steps = inner_steps, adapt_steps
         self.inner_optimizer, self.inner_lr = inner_optimizer, inner_lr
         # the centre of a fresh start is zero, from where no hidden unit learns
@@ -75,7 +79,7 @@ class ReptileHead(Method):
         """The loss of a row is that of the adapted heads, on the mini-batch that would be next."""
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
-            images = train.of_classes(train.draw_classes(self.tasks_a_batch, stream), stream, n_shot=self.train_shots).support.features
+            images = train.of_classes(train.draw_classes(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_shot=self.train_shots).support.features
             w = self.first(Support(images[:, :, : train.support.shape[-1]]))
             adapted, loss = self._adapt(w, self._mini_batches(images, stream), self.inner_steps)
             self.phi.grad = (w - adapted).mean(0)
