@@ -38,6 +38,7 @@ TINY = {
     "tasks.n_way": 5,
     "tasks.n_shot": 1,
     "tasks.n_query": 5,
+    "tasks.train_n_way": None,
     "tasks.transforms": "none",
     "tasks.val_transforms": "none",
     "tasks.views": 0,

@@ -107,6 +107,8 @@ def case(stage: str, changes: dict, *parts: object):
         case("meta_train", {"denoiser.name": "mlp"}, "denoiser.name", "'mlp'", "unet"),
         # values that do not fit the data or each other
         case("prepare_tasks", {"tasks.n_way": 10}, "tasks.n_way", 10, "9 classes"),
+        case("prepare_tasks", {"tasks.train_n_way": 4}, "tasks.train_n_way = 4", "tasks.n_way = 5", "null"),
+        case("prepare_tasks", {"tasks.train_n_way": 37}, 37, "36 classes of meta_train"),
         case("prepare_tasks", {"tasks.n_shot": 16}, "tasks.n_shot + tasks.n_query", "16 + 5", "20 images"),
         case("collect_trajectories", {"trajectories.augment": True}, "trajectories.augment", "tasks.views"),
         case("collect_trajectories", {"trajectories.hidden": 15}, "trajectories.hidden = 15", "16 features"),

@@ -78,3 +78,15 @@ def test_a_method_without_a_chain_has_the_recorded_way_alone(finished, run_stage
     whole = load_trajectories(finished.data, "meta_test")[0].points
     assert list(way) == ["recorded"]
     assert_close(way["recorded"]["w3"], weight_mse(whole[:, 3], whole[:, 0]).mean().item(), rtol=1e-4, atol=0)
+
+
+def test_a_run_on_training_tasks_of_more_classes(finished, run_stage, write_params, tmp_path):
+    params = write_params(tmp_path / "wide", {"tasks.train_n_way": 8})
+    for stage in ("prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate"):
+        run_stage(stage, params, finished.data)
+    sources, head = load_tasks(finished.data), load_start(finished.data, torch.device("cpu")).head
+    for split, n_way in {"meta_train": 8, "meta_val": 5, "meta_test": 5}.items():
+        assert sources[split].classes.shape[1] == n_way
+        assert load_trajectories(finished.data, split)[0].points.shape[-1] == head.space.dim(n_way)
+    metrics = read_json(finished.data / "results" / "metrics.json")
+    assert all(0 < row["accuracy"] < 1 and row["weight_mse"] > 0 for row in (metrics, *metrics["controls"].values()))

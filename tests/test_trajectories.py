@@ -245,7 +245,7 @@ def test_a_trajectory_with_any_number_that_is_not_finite_is_not():
 def test_in_how_many_parts_tasks_are_collected_makes_no_difference(fit_on, kind, source, monkeypatch):
     tasks = torch.tensor([4, 0, 5, 2, 1])
     whole = run(kind, source, tasks, fit_on=fit_on)
-    monkeypatch.setattr(trajectories, "TASKS_TOGETHER", 2)
+    monkeypatch.setattr(trajectories, "IMAGES_TOGETHER", 2 * N * I)
     parts = run(kind, source, tasks, fit_on=fit_on)
     for name in ("points", "losses", "accuracies"):
         assert_close(getattr(parts, name), getattr(whole, name))

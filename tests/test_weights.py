@@ -155,3 +155,12 @@ def test_class_slots_beside_fixed_neurons_or_in_two_layers_are_refused():
         WeightSpace({"output.weight": (None, 3), "output.bias": (3,)})
     with pytest.raises(ValueError, match=r"\['a', 'b'\].*one may"):
         WeightSpace({"a.weight": (None, 3), "b.weight": (None, 3)})
+
+
+def test_some_slots_are_the_first_and_leave_the_rest():
+    space = WeightSpace(HEAD)
+    w = random(2, space.dim(5))
+    tensors, some = space.unflatten(w), space.unflatten(space.some_slots(w, 2))
+    expected = {name: value[:, :2] if name.startswith("output") else value for name, value in tensors.items()}
+    assert_close(some, expected, rtol=0, atol=0)
+    assert space.some_slots(w, 5).equal(w)

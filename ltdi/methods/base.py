@@ -73,7 +73,7 @@ class Method(nn.Module):
 
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 STRENGTH_SHOTS = (1, 2, 5)
-STRENGTH_TASKS = 4000
+STRENGTH_TASKS = 2000
 
 
 class TrainedMethod(Method):

@@ -57,7 +57,7 @@ class ReptileHead(Method):
     ) -> None:
         super().__init__(start)
         self.n_way, self.tasks_a_batch = n_way, tasks_a_batch
-        self.train_shots, self.inner_images = tasks_a_batch, train_shots, inner_images
+        self.train_shots, self.inner_images = train_shots, inner_images
         self.inner_steps, self.adapt_steps = inner_steps, adapt_steps
         self.inner_optimizer, self.inner_lr = inner_optimizer, inner_lr
         # the centre of a fresh start is zero, from where no hidden unit learns
