@@ -46,7 +46,7 @@ class Start:
                 return ridge_head(self.head, support, self.ridge, self.temperature)
             case "shared":
                 if self.head.space.dim(support.n_way) != len(self.shared):
-                    raise InputError(f"trajectories.start = shared is one head for all tasks, and for no other number of classes; there is none of {support.n_way}; choose another start")
+                    raise InputError(f"trajectories.start = shared is one head for all tasks, and there is none of {support.n_way} classes; set tasks.train_n_way = null, or choose another start")
                 return self.shared.expand(len(support), -1)
             case _:
                 return self.shared.new_zeros(self.head.space.dim(support.n_way)).expand(len(support), -1)

@@ -44,7 +44,7 @@ class WeightSpace:
     def sizes(self, dim: int) -> list[tuple[int, int]]:
         """(neurons, numbers a neuron) of each layer in a vector of ``dim`` numbers."""
         n_way = (dim - self.dim()) // self.numbers[self.slot_layer] if self.slot_layer else 0
-        if self.dim(n_way) != dim:
+        if n_way < 0 or self.dim(n_way) != dim:
             raise ValueError(f"no number of classes makes a vector of {dim} numbers here")
         return [(n_way if neurons is None else neurons, self.numbers[layer]) for layer, neurons in self.neurons.items()]
 

@@ -83,12 +83,12 @@ def _bars(name: str, metrics: dict) -> pd.DataFrame:
 def _way(points: Tensor, kept: Tensor, chain: Tensor | None) -> dict[str, dict[str, float]]:
     """How far the recorded points w_n … w_0, and the states x_T … x_0 of the chain, are from the trained head w_0:
     mean squared difference, over the tasks of which both are there."""
-    tasks = len(points) if chain is None else int((kept < chain.shape[1]).sum())
-    trained = points[:tasks, 0]
-    way = {"recorded": {f"w{i}": weight_mse(points[:tasks, i], trained).mean().item() for i in reversed(range(points.shape[1]))}}
-    if chain is None:
+    both = 0 if chain is None else int((kept < chain.shape[1]).sum())
+    trained, states = points[: both or len(points), 0], points[: both or len(points)].unbind(1)
+    way = {"recorded": {f"w{i}": weight_mse(states[i], trained).mean().item() for i in reversed(range(len(states)))}}
+    if not both:
         return way
-    states = zip(reversed(range(len(chain))), chain[:, kept[:tasks]])
+    states = zip(reversed(range(len(chain))), chain[:, kept[:both]])
     return way | {"chain": {f"x{t}": weight_mse(x_t, trained).mean().item() for t, x_t in states}}
 
 

@@ -46,7 +46,7 @@ def main(params_file: Path, data: Path) -> None:
     knobs = {section: getattr(params, section).model_dump() for section in KNOBS}
     knobs["methods"] = {each: knobs["methods"][each] for each in names}
     sizes = {"length": trajectories.points.shape[1], "n_way": val.classes.shape[1], "n_tasks": len(train), "n_classes": len(train.features)}
-    _check_images(train, meta)
+    _check_tasks(train, val, meta, params.denoiser)
     body = load_body(data)
     built = {each: build_method(each, knobs, start, body, **sizes, seed=seed).to(where) for each in names}
     for each in built.values():
@@ -73,8 +73,10 @@ def main(params_file: Path, data: Path) -> None:
     checkpoints.drop(key)
 
 
-def _check_images(train: TaskSource, meta: parameters.Meta) -> None:
-    there = train.features.shape[1]
+def _check_tasks(train: TaskSource, val: TaskSource, meta: parameters.Meta, denoiser: parameters.Denoiser) -> None:
+    there, train_n_way, n_way = train.features.shape[1], train.classes.shape[1], val.classes.shape[1]
+    if denoiser.name == "unet" and meta.weight_loss > 0 and train_n_way != n_way:
+        raise InputError(f"denoiser.name = unet is for one number of classes, and tasks.train_n_way = {train_n_way} is not tasks.n_way = {n_way}; set it to null")
     if meta.max_shot + meta.query_images > there:
         raise InputError(f"meta.max_shot + meta.query_images = {meta.max_shot} + {meta.query_images} is more than the {there} images of a class; lower one")
 

@@ -14,7 +14,6 @@ from ltdi.methods import CONTROLS, METHODS
 from ltdi.methods.base import TrainedMethod
 from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.methods.head_sgd import RATES, STEPS
-from ltdi.methods.reptile import Reptile
 from ltdi.metrics import accuracy, mean_and_ci95, nearest_mean_accuracy
 from ltdi.seeding import generator
 from ltdi.store import read_tensors, write_tensors
@@ -275,8 +274,6 @@ def test_what_is_not_there_changes_nothing(unequal):
 @pytest.mark.parametrize("n_shot", [1, 2, 4])
 def test_a_mask_that_leaves_equal_numbers_is_a_smaller_support(n_shot, unequal):
     method, support = unequal
-    if isinstance(method, Reptile) and n_shot < 4:
-        pytest.xfail("its steps take turns over the places of the largest class, there or not")
     smaller = Support(support.features[:, :, :n_shot], None if support.images is None else support.images[:, :, :n_shot])
     w = draw(method, masked(support, torch.full((5, N_WAY), n_shot), spoilt=True))
     assert_close(w, draw(method, smaller), rtol=1e-4, atol=1e-4)

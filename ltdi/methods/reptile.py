@@ -132,19 +132,21 @@ class Reptile(Method):
         return self.network.flatten(body | self.head.space.unflatten(self.start.centre(Support(features, mask=support.mask)) + self.shift))
 
     def _adapt(self, support: Support) -> Tensor:
-        path = adapt(self.forward, self.first(support), self._batches(support.images, support.mask), **self.inner, record=[self.adapt_steps])
+        path = adapt(self.forward, self.first(support), self._batches(support.images, support.present.sum(-1).long()), **self.inner, record=[self.adapt_steps])
         return path.weights[:, 0]
 
-    def _batches(self, images: Tensor, mask: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """``inner_images`` of the images (B, N, M, …) of each class in turn, with their labels, without an end."""
-        M = images.shape[2]
+    def _batches(self, images: Tensor, shots: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """``inner_images`` of each class in turn, with their labels, without an end: of the images (B, N, M, …) the first
+        ``shots`` (B, N) of a class, or all."""
+        B, N, M = images.shape[:3]
+        shots = torch.full((B, N), M, device=images.device) if shots is None else shots
         chosen = torch.arange(min(self.inner_images, M), device=images.device)
+        task, of_class = torch.arange(B, device=images.device)[:, None, None], torch.arange(N, device=images.device)[:, None]
         for step in count():
-            turn = (chosen + step * len(chosen)) % M
-            yield _labelled_images(images[:, :, turn], None if mask is None else mask[:, :, turn])
+            yield _labelled_images(images[task, of_class, (chosen + step * len(chosen)) % shots[..., None]])
 
 
-def _labelled_images(images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _labelled_images(images: Tensor) -> tuple[Tensor, Tensor]:
     """images (B, N, M, …), a class a row -> (B, N·M, …) and their labels (B, N·M)."""
-    flat, labels = labelled(images.flatten(3), mask)
+    flat, labels = labelled(images.flatten(3))
     return flat.unflatten(2, images.shape[3:]), labels
