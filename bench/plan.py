@@ -89,7 +89,7 @@ def changes_of(bench: dict, setting: str, budget: dict) -> dict[str, object]:
     """What a setting and a budget of bench/params.yaml change in params.yaml, by dotted key."""
     values = dict(bench["settings"][setting])
     data = values.pop("data")
-    return bench["data"][data] | values | budget["overrides"]
+    return bench["data"][data] | values | budget["overrides"] | budget.get("data", {}).get(data, {})
 
 
 def load_yaml(path: Path) -> dict:

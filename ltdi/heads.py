@@ -30,8 +30,12 @@ class Head:
     def __call__(self, w: Tensor, features: Tensor) -> Tensor:
         """w (B, D), features (B, M, F) -> logits (B, M, N)."""
         t = self.space.unflatten(w)
-        h = torch.baddbmm(t["hidden.bias"][:, None], features, t["hidden.weight"].mT).relu()
-        return torch.baddbmm(t["output.bias"][:, None], h, t["output.weight"].mT)
+        return torch.baddbmm(t["output.bias"][:, None], self.activations(w, features), t["output.weight"].mT)
+
+    def activations(self, w: Tensor, features: Tensor) -> Tensor:
+        """Of the hidden units: w (B, D), features (B, M, F) -> (B, M, H)."""
+        t = self.space.unflatten(w)
+        return torch.baddbmm(t["hidden.bias"][:, None], features, t["hidden.weight"].mT).relu()
 
     def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
         """Gaussian weights (B, D) of variance 1 / fan-in, biases zero (Algorithm 1: w_n ~ N)."""

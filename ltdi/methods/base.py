@@ -80,7 +80,9 @@ class TrainedMethod(Method):
     """A generator of heads, trained jointly over tasks by gradient steps: a subclass writes ``loss`` and ``propose``.
 
     Heads are points x = (w − centre) / scale: ``centre`` (B, D) is what the support set says of the start
-    (``Start.centre``), ``scale`` (D,) the size of the trained heads' distance from it, by layer. How far generated heads
+    (``Start.centre``), ``scale`` (D,) the size of the trained heads' distance from it, by layer. In x a class's bias is
+    counted at the hidden units' mean activation, not at zero: these are never negative, and what a class's weights add
+    to all images alike would have to be taken back, exactly, by a bias of a hundred times their size. How far generated heads
     go from the centre, ``strength``, is chosen on meta-val at the end, for tasks of ``STRENGTH_SHOTS`` images a class:
     where what was learned does not carry over to other classes, it does no harm.
 
@@ -99,11 +101,14 @@ class TrainedMethod(Method):
         recorded, new = self.records and meta["weight_loss"] > 0, meta["query_loss"] > 0
         self.meta = {**meta, "recorded_tasks": recorded * meta["recorded_tasks"], "new_tasks": new * meta["new_tasks"]}
         self.register_buffer("layer_scale", torch.ones(len(start.head.space.layers)))
+        self.register_buffer("activation", torch.zeros(start.head.hidden))
         self.register_buffer("strength", torch.ones(len(STRENGTH_SHOTS)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        centre = self.start.centre(train.support_of(torch.arange(len(train))))
+        support = train.support_of(torch.arange(len(train)))
+        centre = self.start.centre(support)
         self.layer_scale.copy_(self.space.layer_scale(trajectories.points[:, 0].to(centre) - centre))
+        self.activation.copy_(self.head.activations(centre, support.labelled[0]).mean((0, 1)))
 
     def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
         """Weights (B, D) at full strength."""
@@ -144,10 +149,15 @@ class TrainedMethod(Method):
         return self.space.spread(self.layer_scale, dim)
 
     def to_x(self, w: Tensor, centre: Tensor) -> Tensor:
-        return (w - centre) / self.scale(w.shape[-1])
+        return self._bias_moved(w - centre, self.activation) / self.scale(w.shape[-1])
 
     def to_w(self, x: Tensor, centre: Tensor) -> Tensor:
-        return centre + self.scale(x.shape[-1]) * x
+        return centre + self._bias_moved(self.scale(x.shape[-1]) * x, -self.activation)
+
+    def _bias_moved(self, w: Tensor, by: Tensor) -> Tensor:
+        """Heads (…, D) whose classes' biases are larger by their logits at the activations ``by`` (H,)."""
+        tensors = self.space.unflatten(w)
+        return self.space.flatten(tensors | {"output.bias": tensors["output.bias"] + tensors["output.weight"] @ by})
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
         """The loss of each task (B,): by its queries, and of a recorded one by its trajectory in ``points`` (B, P, D)."""
@@ -167,7 +177,7 @@ class TrainedMethod(Method):
         trained head's: (B,)."""
         loss = self.meta["query_loss"] * task_losses(self.head, w, *labelled(task.query.features))
         if points is not None:
-            loss = loss + self.meta["weight_loss"] * ((w - points[:, 0].to(w)) / self.scale(w.shape[-1])).square().mean(-1)
+            loss = loss + self.meta["weight_loss"] * self.to_x(w, points[:, 0].to(w)).square().mean(-1)
         return loss
 
 
