@@ -80,15 +80,28 @@ def test_a_method_without_records_draws_new_tasks_alone(world):
     assert world.build("ghn3").meta["recorded_tasks"] == 16
 
 
-def test_weights_and_x_are_inverse_and_x_has_unit_size(world):
+def test_weights_and_x_are_inverse_and_the_scale_is_that_of_the_trained_heads(world):
     method = TrainedMethod(world.start, meta=META)
     method.prepare(world.train, world.trajectories, world.val)
     centre = world.start.centre(world.train.support_of(torch.arange(len(world.train))))
     w = world.trajectories.points[:, 0]
     x = method.to_x(w, centre)
     assert_close(method.to_w(x, centre), w)
-    for part in method.space.tokens(x).values():
+    for part in method.space.tokens((w - centre) / method.scale(w.shape[-1])).values():
         assert_close(part.square().mean(), torch.tensor(1.0))
+
+
+def test_a_bias_of_x_is_what_a_logit_gains_at_the_mean_activation(world):
+    method = TrainedMethod(world.start, meta=META)
+    method.prepare(world.train, world.trajectories, world.val)
+    support = world.train.support_of(torch.arange(len(world.train)))
+    centre = world.start.centre(support)
+    assert_close(method.activation, world.head.activations(centre, support.labelled[0]).mean((0, 1)))
+    w = world.trajectories.points[:, 0]
+    before, after, x = (method.space.unflatten(each) for each in (centre, w, method.to_x(w, centre)))
+    gained = (after["output.weight"] - before["output.weight"]) @ method.activation + after["output.bias"] - before["output.bias"]
+    assert_close(x["output.bias"] * method.layer_scale[1], gained)
+    assert_close(x["output.weight"] * method.layer_scale[1], after["output.weight"] - before["output.weight"])
 
 
 def test_the_scale_of_a_layer_holds_for_any_number_of_classes(world):
@@ -104,8 +117,8 @@ def test_recorded_tasks_count_by_their_heads_as_well_and_new_ones_by_their_queri
     method = TrainedMethod(world.start, meta=META | {"weight_loss": 0.3, "query_loss": 0.7})
     method.prepare(world.train, world.trajectories, world.val)
     task, points = world.train.batch(torch.arange(4)), world.trajectories.points[:4]
-    # the trained heads, moved by half a scale
-    w = points[:, 0] + 0.5 * method.scale(points.shape[-1])
+    # the trained heads, moved by half a unit of x
+    w = method.to_w(torch.full_like(points[:, 0], 0.5), points[:, 0])
     query = 0.7 * task_losses(world.head, w, *labelled(task.query.features))
     assert_close(method.head_loss(w, task, points), query + 0.3 * 0.25)
     assert_close(method.head_loss(w, task, None), query)

@@ -73,7 +73,8 @@ class Method(nn.Module):
 
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 STRENGTH_SHOTS = (1, 2, 5)
-STRENGTH_TASKS = 2000
+# of 20 classes whatever the run's tasks have: where nearly every query of a few classes is right, they tell nothing
+STRENGTH_WAYS, STRENGTH_TASKS = 20, 1000
 
 
 class TrainedMethod(Method):
@@ -83,7 +84,7 @@ class TrainedMethod(Method):
     (``Start.centre``), ``scale`` (D,) the size of the trained heads' distance from it, by layer. In x a class's bias is
     counted at the hidden units' mean activation, not at zero: these are never negative, and what a class's weights add
     to all images alike would have to be taken back, exactly, by a bias of a hundred times their size. How far generated heads
-    go from the centre, ``strength``, is chosen on meta-val at the end, for tasks of ``STRENGTH_SHOTS`` images a class:
+    go from the centre, ``strength``, is chosen on meta-val at the end, in tasks of ``STRENGTH_SHOTS`` images a class:
     where what was learned does not carry over to other classes, it does no harm.
 
     ``meta``: what ``TaskBatch`` names; query_loss, the coefficient of the query cross-entropy; weight_loss, that of the
@@ -133,7 +134,7 @@ class TrainedMethod(Method):
                 self.strength[j:] = self.strength[j - 1]
                 return
             stream, scores = named_generator(seed, "strength", n_shot), []
-            for classes in val.draw_classes(STRENGTH_TASKS, stream).split(64):
+            for classes in val.draw_classes(STRENGTH_TASKS, stream, n_way=STRENGTH_WAYS).split(64):
                 task = val.of_classes(classes, stream, n_shot=n_shot)
                 inputs, labels = labelled(task.query.features)
                 centre = self.start.centre(task.support)
