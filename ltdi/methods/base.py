@@ -101,6 +101,7 @@ class TrainedMethod(Method):
         # what has no weight in the loss is not drawn
         recorded, new = self.records and meta["weight_loss"] > 0, meta["query_loss"] > 0
         self.meta = {**meta, "recorded_tasks": recorded * meta["recorded_tasks"], "new_tasks": new * meta["new_tasks"]}
+        self.one_size = start.kind == "shared"
         self.register_buffer("layer_scale", torch.ones(len(start.head.space.layers)))
         self.register_buffer("activation", torch.zeros(start.head.hidden))
         self.register_buffer("strength", torch.ones(len(STRENGTH_SHOTS)))
@@ -134,7 +135,7 @@ class TrainedMethod(Method):
                 self.strength[j:] = self.strength[j - 1]
                 return
             stream, scores = named_generator(seed, "strength", n_shot), []
-            for classes in val.draw_classes(STRENGTH_TASKS, stream, n_way=STRENGTH_WAYS).split(64):
+            for classes in val.draw_classes(STRENGTH_TASKS, stream, n_way=None if self.one_size else STRENGTH_WAYS).split(64):
                 task = val.of_classes(classes, stream, n_shot=n_shot)
                 inputs, labels = labelled(task.query.features)
                 centre = self.start.centre(task.support)

@@ -38,7 +38,7 @@ class DiffusionMethod(ReptileTrained):
 
     def __init__(self, start: Start, *, length: int, n_way: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping) -> None:
         super().__init__(start, meta=meta)
-        self.one_size = denoiser["name"] == "unet"
+        self.one_size |= denoiser["name"] == "unet"
         self.diffusion = diffusion
         schedule = SCHEDULES[diffusion["schedule"]](diffusion["steps"], diffusion["max_beta"])
         self.process = self.process_class(schedule, self.process_class.index_map(length, diffusion["steps"]))

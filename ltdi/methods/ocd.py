@@ -43,7 +43,7 @@ class Ocd(TrainedMethod):
 
     def __init__(self, start: Start, *, n_way: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping, scale_width: int) -> None:
         super().__init__(start, meta=meta)
-        self.one_size = denoiser["name"] == "unet"
+        self.one_size |= denoiser["name"] == "unet"
         self.diffusion = diffusion
         T = diffusion["steps"]
         self.process = VanillaProcess(SCHEDULES[diffusion["schedule"]](T, diffusion["max_beta"]), VanillaProcess.index_map(2, T))

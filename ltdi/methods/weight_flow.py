@@ -35,7 +35,7 @@ class WeightFlow(TrainedMethod):
 
     def __init__(self, start: Start, *, n_way: int, denoiser: Mapping, meta: Mapping, steps: int, noise: float, visited: float) -> None:
         super().__init__(start, meta=meta)
-        self.one_size = denoiser["name"] == "unet"
+        self.one_size |= denoiser["name"] == "unet"
         self.steps, self.noise, self.visited = steps, noise, visited
         sizes = {key: value for key, value in denoiser.items() if key != "name"}
         self.network = DENOISERS[denoiser["name"]](self.space, self.head.n_features, n_way=n_way, channels=1, **sizes)
