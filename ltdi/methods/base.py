@@ -159,7 +159,7 @@ class TrainedMethod(Method):
     def _bias_moved(self, w: Tensor, by: Tensor) -> Tensor:
         """Heads (…, D) whose classes' biases are larger by their logits at the activations ``by`` (H,)."""
         tensors = self.space.unflatten(w)
-        return self.space.flatten(tensors | {"output.bias": tensors["output.bias"] + tensors["output.weight"] @ by})
+        return self.space.flatten(tensors | {"output.bias": tensors["output.bias"] + tensors["output.weight"] @ by.to(w)})
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
         """The loss of each task (B,): by its queries, and of a recorded one by its trajectory in ``points`` (B, P, D)."""
