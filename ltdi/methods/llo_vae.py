@@ -102,7 +102,7 @@ class Vae(nn.Module):
         """Mean and log variance of q(z | x) (B, L, latent)."""
         h = self._through(self.encoder, self.tokens.read(x[:, None]), features, present)
         mean, log_var = self.posterior(h).chunk(2, dim=-1)
-        # far from the recorded start, as a redrawn support set may lie, x is large, and the exponential of the rest overflows
+        # far from the trained heads x may be large, and the exponential of what is said of it overflows
         return mean, log_var.clamp(max=LARGEST_LOG_VAR)
 
     def decode(self, z: Tensor, features: Tensor, present: Tensor) -> Tensor:
