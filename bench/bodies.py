@@ -22,18 +22,27 @@ BODIES = BENCH / "bodies"
 
 def main(
     data: Annotated[list[str], typer.Argument(help="Data sets of bench/params.yaml.")],
-    root: Annotated[Path, typer.Option(envvar="LTDI_DATA", help="The folder that holds the data sets.")] = Path("data/raw"),
+    root: Annotated[Path, typer.Option(envvar="LTDI_DATA", help="The folder that holds the data sets.")] = Path(
+        "data/raw"
+    ),
 ) -> None:
     bench = load_yaml(BENCH / "params.yaml")
     try:
         for each in data:
             if each not in bench["bodies"]:
-                raise InputError(f"data set {each!r} is not in bench/params.yaml; allowed: {', '.join(bench['bodies'])}")
+                raise InputError(
+                    f"data set {each!r} is not in bench/params.yaml; allowed: {', '.join(bench['bodies'])}"
+                )
             recipe = bench["data"][each] | bench["bodies"][each]
             params = override(load_yaml(ROOT / "params.yaml"), recipe | {"body.weights": None, "data.root": str(root)})
             made = run_stages(params, RUNS, until="pretrain_body") / "body"
             write_tensors(BODIES / f"{each}.safetensors", *read_tensors(made / "body.safetensors"))
-            facts = {"recipe": bench["bodies"][each], **read_json(made / "metrics.json"), "device": machine(), "commit": commit()}
+            facts = {
+                "recipe": bench["bodies"][each],
+                **read_json(made / "metrics.json"),
+                "device": machine(),
+                "commit": commit(),
+            }
             write_json(BODIES / f"{each}.json", facts)
             say(f"wrote {BODIES / f'{each}.safetensors'}")
     except InputError as error:

@@ -56,13 +56,19 @@ def load(bench: dict) -> tuple[dict[tuple[str, str], Row], list[str]]:
             continue
         scores, times = read_table(folder / "per_task.parquet"), read_table(folder / "timing.parquet")
         for method in scores.method.unique():
-            rows[setting, method] = Row(setting, method, scores[scores.method == method], times[times.name == method], facts)
+            rows[setting, method] = Row(
+                setting, method, scores[scores.method == method], times[times.name == method], facts
+            )
     return rows, list(missing)
 
 
-def paired(rows: dict[tuple[str, str], Row], setting: str, method: str, controls: list[str]) -> tuple[str, dict[str, float]]:
+def paired(
+    rows: dict[tuple[str, str], Row], setting: str, method: str, controls: list[str]
+) -> tuple[str, dict[str, float]]:
     """The best control of the setting, and the method − it over the same tasks."""
-    return best_and_paired(rows[setting, method].values, {each: rows[setting, each].values for each in controls if each != method})
+    return best_and_paired(
+        rows[setting, method].values, {each: rows[setting, each].values for each in controls if each != method}
+    )
 
 
 def long_rows(rows: dict[tuple[str, str], Row], bench: dict) -> list[dict]:
@@ -70,16 +76,32 @@ def long_rows(rows: dict[tuple[str, str], Row], bench: dict) -> list[dict]:
     table = []
     for (setting, method), row in rows.items():
         for seed, facts in row.facts["seeds"].items():
-            mine = {key: Row(*key, each.scores[each.scores.seed == int(seed)], each.times, each.facts) for key, each in rows.items() if key[0] == setting}
+            mine = {
+                key: Row(*key, each.scores[each.scores.seed == int(seed)], each.times, each.facts)
+                for key, each in rows.items()
+                if key[0] == setting
+            }
             accuracy, ci95 = mean_and_ci95(mine[setting, method].values)
-            entry = {"setting": setting, "method": method, "variant": f"few_shot_{row.facts['budget']}", "train_classes": facts["train_classes"]}
+            entry = {
+                "setting": setting,
+                "method": method,
+                "variant": f"few_shot_{row.facts['budget']}",
+                "train_classes": facts["train_classes"],
+            }
             entry |= {"seed": int(seed), "tasks": len(mine[setting, method].values), "accuracy": accuracy, "ci95": ci95}
             if method not in bench["controls"]:
                 best, difference = paired(mine, setting, method, bench["controls"])
-                entry |= {"best_control": best, "paired_diff": difference["difference"], "paired_ci95": difference["ci95"]}
+                entry |= {
+                    "best_control": best,
+                    "paired_diff": difference["difference"],
+                    "paired_ci95": difference["ci95"],
+                }
             if method in bench["methods"]:
                 entry["seconds_meta_train"] = round(facts["seconds"], 1)
-            entry |= {"ms_batch_1": row.ms(1, "ms_embed", "ms_generate"), "ms_batch_64": row.ms(64, "ms_embed", "ms_generate")}
+            entry |= {
+                "ms_batch_1": row.ms(1, "ms_embed", "ms_generate"),
+                "ms_batch_64": row.ms(64, "ms_embed", "ms_generate"),
+            }
             table.append(entry | {"device": row.facts["device"], "commit": row.facts["commit"]})
     return table
 
@@ -107,7 +129,12 @@ def markdown(rows: dict[tuple[str, str], Row], missing: list[str], bench: dict) 
 
 def _accuracies(rows: dict[tuple[str, str], Row], bench: dict) -> list[list[str]]:
     settings = list(bench["settings"])
-    best = {s: max((m for m in bench["methods"] if (s, m) in rows), key=lambda m: rows[s, m].values.mean().item(), default=None) for s in settings}
+    best = {
+        s: max(
+            (m for m in bench["methods"] if (s, m) in rows), key=lambda m: rows[s, m].values.mean().item(), default=None
+        )
+        for s in settings
+    }
     table = [["", *settings]]
     for method in (*bench["methods"], None, *bench["controls"]):
         if method is None:
@@ -147,7 +174,9 @@ def _notes(rows: dict[tuple[str, str], Row], missing: list[str], bench: dict) ->
         measured = [row for (s, _), row in rows.items() if s == setting]
         if measured:
             facts = next(iter(measured[0].facts["seeds"].values()))
-            lines.append(f"- {setting}: {facts['train_classes']} training classes; heads that saw the queries too (the ceiling): {100 * facts['ceiling']['accuracy']:.2f}")
+            lines.append(
+                f"- {setting}: {facts['train_classes']} training classes; heads that saw the queries too (the ceiling): {100 * facts['ceiling']['accuracy']:.2f}"
+            )
     return "\n" + "\n".join(lines) + "\n"
 
 
@@ -162,10 +191,17 @@ def _advice(rows: dict[tuple[str, str], Row], bench: dict) -> str:
         control = next(iter(compared.values()))[0]
         if above:
             above.sort(key=lambda m: -compared[m][1]["difference"])
-            named = ", ".join(f"{bench['names'][m]} ({100 * compared[m][1]['difference']:+.2f} ± {100 * compared[m][1]['ci95']:.2f})" for m in above)
-            lines.append(f"- {setting}: above the best control ({bench['names'][control]}), paired over tasks: {named}.")
+            named = ", ".join(
+                f"{bench['names'][m]} ({100 * compared[m][1]['difference']:+.2f} ± {100 * compared[m][1]['ci95']:.2f})"
+                for m in above
+            )
+            lines.append(
+                f"- {setting}: above the best control ({bench['names'][control]}), paired over tasks: {named}."
+            )
         else:
-            lines.append(f"- {setting}: nothing is above the best control ({bench['names'][control]}) by more than chance: take a control.")
+            lines.append(
+                f"- {setting}: nothing is above the best control ({bench['names'][control]}) by more than chance: take a control."
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -176,7 +212,18 @@ def _times(rows: dict[tuple[str, str], Row], bench: dict) -> str:
         "which for methods that adapt is gradient steps; methods without embed work on the images themselves.\n\n"
     )
     for setting in bench["settings"]:
-        table = [[setting, "embed", "generate", "of it gradient steps", "in all", "in all, 64 at once", "a query image", "meta-training, s"]]
+        table = [
+            [
+                setting,
+                "embed",
+                "generate",
+                "of it gradient steps",
+                "in all",
+                "in all, 64 at once",
+                "a query image",
+                "meta-training, s",
+            ]
+        ]
         for method in (*bench["methods"], *bench["controls"]):
             if (setting, method) not in rows:
                 continue
@@ -202,7 +249,13 @@ def _times(rows: dict[tuple[str, str], Row], bench: dict) -> str:
 
 def ablation(rows: dict[tuple[str, str], Row], bench: dict) -> str:
     """The paper's Table 1: what each component adds, from the same cells."""
-    components = {"reptile_head": "", "llo_vae": "C1", "lvdi": "C1 C2", "ltdi": "C1 C2 C3", "mcdi": "C1 C2, the successor's targets"}
+    components = {
+        "reptile_head": "",
+        "llo_vae": "C1",
+        "lvdi": "C1 C2",
+        "ltdi": "C1 C2 C3",
+        "mcdi": "C1 C2, the successor's targets",
+    }
     settings = [s for s in bench["settings"] if any(key[0] == s for key in rows)]
     table = [["", "components", *settings]]
     for method, parts in components.items():
@@ -213,7 +266,9 @@ def ablation(rows: dict[tuple[str, str], Row], bench: dict) -> str:
                 continue
             mean, ci95 = mean_and_ci95(rows[setting, method].values)
             _, difference = paired(rows, setting, method, bench["controls"])
-            cells.append(f"{100 * mean:.2f} ± {100 * ci95:.2f} ({100 * difference['difference']:+.2f} ± {100 * difference['ci95']:.2f})")
+            cells.append(
+                f"{100 * mean:.2f} ± {100 * ci95:.2f} ({100 * difference['difference']:+.2f} ± {100 * difference['ci95']:.2f})"
+            )
         table.append([bench["names"][method], parts, *cells])
     return (
         "C1: weights are generated by a model that learned on other tasks. C2: by diffusion. C3: by trajectory diffusion. "
@@ -243,12 +298,20 @@ def picture(rows: dict[tuple[str, str], Row], bench: dict, path: Path) -> None:
             place = rows[setting, method].ms(1, "ms_embed", "ms_generate"), 100 * difference["difference"]
             shown[method] = axis.errorbar(*place, 100 * difference["ci95"], markersize=5, linewidth=0.9, **style)
         axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-        axis.set(xscale="log", title=setting, xlabel="ms a task, images to weights", ylabel="accuracy − best control, points")
+        axis.set(
+            xscale="log", title=setting, xlabel="ms a task, images to weights", ylabel="accuracy − best control, points"
+        )
         axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     for axis in axes.flat[len(settings) :]:
         axis.axis("off")
     known = [method for method in methods if method in shown]
-    axes.flat[len(settings)].legend([shown[method] for method in known], [bench["names"][method] for method in known], loc="center", fontsize=8, ncol=2)
+    axes.flat[len(settings)].legend(
+        [shown[method] for method in known],
+        [bench["names"][method] for method in known],
+        loc="center",
+        fontsize=8,
+        ncol=2,
+    )
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)

@@ -17,13 +17,20 @@ def measure(plan: dict, folder: Path) -> None:
     place = {"root": str(data_root()), "download": False}
     methods = load_yaml(ROOT / "params.yaml")["methods"] | plan["params"]["methods"]
     for seed in plan["seeds"]:
-        data = run_stages(plan["params"] | {"seed": seed, "data": plan["params"]["data"] | place, "methods": methods}, RUNS)
-        scores.append(read_table(data / "results" / "per_task.parquet")[["method", "task", "accuracy"]].assign(seed=seed))
+        data = run_stages(
+            plan["params"] | {"seed": seed, "data": plan["params"]["data"] | place, "methods": methods}, RUNS
+        )
+        scores.append(
+            read_table(data / "results" / "per_task.parquet")[["method", "task", "accuracy"]].assign(seed=seed)
+        )
         times.append(read_table(data / "weights" / "timing.parquet").assign(seed=seed))
         facts[str(seed)] = _facts(data)
     write_table(folder / "per_task.parquet", pd.concat(scores, ignore_index=True))
     write_table(folder / "timing.parquet", pd.concat(times, ignore_index=True))
-    write_json(folder / "cell.json", {"missing": "", "budget": plan["budget"], "device": machine(), "commit": commit(), "seeds": facts})
+    write_json(
+        folder / "cell.json",
+        {"missing": "", "budget": plan["budget"], "device": machine(), "commit": commit(), "seeds": facts},
+    )
 
 
 def _facts(data: Path) -> dict:

@@ -38,7 +38,11 @@ def main() -> None:
     for setting, values in bench["settings"].items():
         for method in ("controls", *bench["methods"]):
             why = _why_left_out(setting, method, name, budget["leaves_out"]) or missing[values["data"]]
-            cell = {"missing": why} if why else {"missing": "", "budget": name, **what_runs(bench, setting, method, budget)}
+            cell = (
+                {"missing": why}
+                if why
+                else {"missing": "", "budget": name, **what_runs(bench, setting, method, budget)}
+            )
             write_json(PLAN / setting / f"{method}.json", cell)
     for data, why in missing.items():
         if why:
@@ -70,7 +74,11 @@ def what_runs(bench: dict, setting: str, method: str, budget: dict) -> dict:
     params["methods"] = {name: params["methods"][name] for name in names if name in params["methods"]}
     stages = load_yaml(ROOT / "dvc.yaml")["stages"]
     body = params["body"]["weights"] and checksum(ROOT / params["body"]["weights"])
-    code = digest(body, *(code_of(stage, names[0], controls=len(names) > 1) for stage in stages), *(_read(BENCH / file) for file in OWN_CODE))
+    code = digest(
+        body,
+        *(code_of(stage, names[0], controls=len(names) > 1) for stage in stages),
+        *(_read(BENCH / file) for file in OWN_CODE),
+    )
     return {"seeds": budget["seeds"], "params": params, "code": code}
 
 
@@ -81,7 +89,11 @@ def cell_params(bench: dict, setting: str, method: str, budget: dict) -> dict:
         first, *others = bench["controls"]
         changes |= {"method.name": first, "method.controls": others}
     else:
-        changes |= {"method.name": method, "method.controls": []} | bench["methods"][method] | budget["methods"].get(method, {})
+        changes |= (
+            {"method.name": method, "method.controls": []}
+            | bench["methods"][method]
+            | budget["methods"].get(method, {})
+        )
     return override(load_yaml(ROOT / "params.yaml"), changes)
 
 

@@ -14,17 +14,13 @@ from ltdi.store import write_text
 from pipeline.stage import device
 
 KEY = ["setting", "method", "variant", "train_classes", "seed", "beside", "n_way", "n_shot"]
-COLUMNS = (
-    "setting,method,variant,train_classes,seed,tasks,accuracy,ci95,best_control,paired_diff,paired_ci95,"
-    "ms_batch_1,ms_batch_64,seconds_meta_train,device,commit"
-).split(",")
-BESIDE_COLUMNS = "setting,method,variant,train_classes,seed,tasks,beside,paired_diff,paired_ci95,device,commit".split(",")
-CHOICE_COLUMNS = (
-    "setting,method,variant,train_classes,seed,tasks,val_accuracy,val_best_control,val_paired_diff,val_paired_ci95,"
-    "seconds_meta_train,device,commit"
-).split(",")
-WAYS_COLUMNS = "setting,seed,n_way,n_shot,method,tasks,accuracy,ci95,best_control,paired_diff,paired_ci95,device,commit".split(",")
-SHARPNESS_COLUMNS = "setting,variant,seed,tasks,lambda_max,ci95,paired_diff,paired_ci95,device,commit".split(",")
+COLUMNS = ["setting", "method", "variant", "train_classes", "seed", "tasks", "accuracy", "ci95", "best_control", "paired_diff", "paired_ci95", "ms_batch_1", "ms_batch_64", "seconds_meta_train", "device", "commit"]
+BESIDE_COLUMNS = ["setting", "method", "variant", "train_classes", "seed", "tasks", "beside", "paired_diff", "paired_ci95", "device", "commit"]
+CHOICE_COLUMNS = ["setting", "method", "variant", "train_classes", "seed", "tasks", "val_accuracy", "val_best_control", "val_paired_diff", "val_paired_ci95", "seconds_meta_train", "device", "commit"]
+WAYS_COLUMNS = (
+    ["setting", "seed", "n_way", "n_shot", "method", "tasks", "accuracy", "ci95", "best_control", "paired_diff", "paired_ci95", "device", "commit"]
+)
+SHARPNESS_COLUMNS = ["setting", "variant", "seed", "tasks", "lambda_max", "ci95", "paired_diff", "paired_ci95", "device", "commit"]
 
 
 def add(name: str, columns: list[str], rows: list[dict]) -> None:
@@ -33,7 +29,10 @@ def add(name: str, columns: list[str], rows: list[dict]) -> None:
     file, new = RESULTS / name, pd.DataFrame(rows)
     if file.exists():
         new = pd.concat([pd.read_csv(file, dtype={"commit": str}), new]).drop_duplicates(key, keep="last")
-    write_text(file, new.reindex(columns=columns).sort_values(key).to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    write_text(
+        file,
+        new.reindex(columns=columns).sort_values(key).to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+    )
 
 
 def machine() -> str:
@@ -43,7 +42,9 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         model = names[0] if names else model
     return f"{model}, {torch.get_num_threads()} threads"
 

@@ -4,7 +4,6 @@ Every method has the same number of candidates, the same steps and tasks; what i
 into ``methods`` of bench/params.yaml by hand.
 """
 
-from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
@@ -30,7 +29,10 @@ def main(
     try:
         for each in method or bench["methods"]:
             for candidate in bench["search"][each]:
-                params = override(cell_params(bench, setting, each, bench["budgets"][budget]), {"seed": 0, "data.root": str(data_root())} | candidate)
+                params = override(
+                    cell_params(bench, setting, each, bench["budgets"][budget]),
+                    {"seed": 0, "data.root": str(data_root())} | candidate,
+                )
                 metrics = read_json(run_stages(params, RUNS, until="meta_train") / "model" / "metrics.json")
                 row = {"setting": setting, "method": each, "candidate": str(candidate)}
                 row |= {"val_accuracy": metrics["val_accuracy"], "seconds": metrics["seconds"], "device": machine()}

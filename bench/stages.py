@@ -40,7 +40,13 @@ def run_stages(params: dict, runs: Path, *, until: str = "evaluate") -> Path:
         for stage, (module, output, _) in STAGES.items():
             if not _is_done(folders[stage]):
                 # one body for all seeds: rows of a setting are compared on the same features
-                _run(module.main, params | ({"seed": 0} if stage == "pretrain_body" else {}), folders[stage], inputs, output)
+                _run(
+                    module.main,
+                    params | ({"seed": 0} if stage == "pretrain_body" else {}),
+                    folders[stage],
+                    inputs,
+                    output,
+                )
                 (folders[stage] / "done").touch()
             inputs[output] = folders[stage] / "data" / output
             if stage == until:

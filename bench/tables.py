@@ -26,7 +26,9 @@ def main() -> None:
     write_text(RESULTS / "omniglot.md", _bar(runs[runs.variant.isin(["ltdi", "lvdi", "control"])], bench))
     sharpness = RESULTS / "sharpness.csv"
     flatness = _sharpness(pd.read_csv(sharpness)) if sharpness.exists() else ""
-    write_text(RESULTS / "ablation.md", _ablation(runs, pd.read_csv(RESULTS / "beside.csv"), bench, components) + flatness)
+    write_text(
+        RESULTS / "ablation.md", _ablation(runs, pd.read_csv(RESULTS / "beside.csv"), bench, components) + flatness
+    )
     say(f"wrote {RESULTS / 'omniglot.md'} and ablation.md")
     ways = RESULTS / "ways.csv"
     if ways.exists():
@@ -46,14 +48,31 @@ def _bar(runs: pd.DataFrame, bench: dict) -> str:
     settings = [each for each in bench["settings"] if each.startswith("omniglot-")]
     rows = []
     for classes, group in sorted(runs.groupby("train_classes")):
-        for method, variant in (("ltdi", "ltdi"), ("lvdi", "lvdi"), *((each, "control") for each in bench["controls"]), ("ceiling", "control")):
-            cells = [_cell(group[(group.setting == s) & (group.method == method) & (group.variant == variant)]) for s in settings]
+        for method, variant in (
+            ("ltdi", "ltdi"),
+            ("lvdi", "lvdi"),
+            *((each, "control") for each in bench["controls"]),
+            ("ceiling", "control"),
+        ):
+            cells = [
+                _cell(group[(group.setting == s) & (group.method == method) & (group.variant == variant)])
+                for s in settings
+            ]
             rows.append([f"{bench['names'][method]}", str(classes), *cells])
-        best = [_paired(group[(group.setting == s) & (group.method == "ltdi") & (group.variant == "ltdi")]) for s in settings]
+        best = [
+            _paired(group[(group.setting == s) & (group.method == "ltdi") & (group.variant == "ltdi")])
+            for s in settings
+        ]
         rows.append(["Lt-Di − best control, paired", str(classes), *best])
     sources = {"ltdi": "the paper", "lvdi": "the paper", "prototype": "ProtoNet with Conv4, 1,200 classes"}
     for name, source in sources.items():
-        rows.append([f"{bench['names'][name]} (reported: {source})", "", *(f"{value:g}" for value in bench["reported"][name][:4])])
+        rows.append(
+            [
+                f"{bench['names'][name]} (reported: {source})",
+                "",
+                *(f"{value:g}" for value in bench["reported"][name][:4]),
+            ]
+        )
     head = "# Omniglot, accuracy in percent\n\n" + _caption(runs)
     return head + _markdown(["head", "training classes", *(each.removeprefix("omniglot-") for each in settings)], rows)
 
@@ -74,19 +93,59 @@ def _ablation(runs: pd.DataFrame, beside: pd.DataFrame, bench: dict, components:
 def _variants(runs: pd.DataFrame, beside: pd.DataFrame) -> str:
     rows = []
     for (setting, classes, method, variant), group in runs.groupby(["setting", "train_classes", "method", "variant"]):
-        pairs = beside[(beside.setting == setting) & (beside.train_classes == classes) & (beside.variant == variant) & (beside.beside == "ltdi")]
+        pairs = beside[
+            (beside.setting == setting)
+            & (beside.train_classes == classes)
+            & (beside.variant == variant)
+            & (beside.beside == "ltdi")
+        ]
         differences = [_paired(group), "" if pairs.empty else _difference(pairs) + _spread(pairs.paired_diff)]
-        rows.append([setting, str(classes), variant.removeprefix("noise_"), method, _cell(group), *differences, f"{group.ms_batch_1.mean():.1f}", f"{group.seconds_meta_train.mean():.0f}"])
+        rows.append(
+            [
+                setting,
+                str(classes),
+                variant.removeprefix("noise_"),
+                method,
+                _cell(group),
+                *differences,
+                f"{group.ms_batch_1.mean():.1f}",
+                f"{group.seconds_meta_train.mean():.0f}",
+            ]
+        )
     rows.sort(key=lambda row: (row[0], row[1], -float(row[5].split()[0])))
-    return _markdown(["setting", "training classes", "variant", "method", "accuracy", "− best control, paired", "− Lt-Di, paired", "ms, batch 1", "meta-training, s"], rows)
+    return _markdown(
+        [
+            "setting",
+            "training classes",
+            "variant",
+            "method",
+            "accuracy",
+            "− best control, paired",
+            "− Lt-Di, paired",
+            "ms, batch 1",
+            "meta-training, s",
+        ],
+        rows,
+    )
 
 
 def _sharpness(rows: pd.DataFrame) -> str:
     """λ_max of the trained heads' loss, a line a variant."""
     lines = []
     for (setting, variant), group in rows.groupby(["setting", "variant"]):
-        compared = "" if variant.endswith("ltdi") else f"{group.paired_diff.mean():+.4f} ± {_pooled(group.paired_ci95):.4f}"
-        lines.append([setting, variant, f"{group.lambda_max.mean():.4f} ± {_pooled(group.ci95):.4f}", compared, str(len(group)), str(group.tasks.sum())])
+        compared = (
+            "" if variant.endswith("ltdi") else f"{group.paired_diff.mean():+.4f} ± {_pooled(group.paired_ci95):.4f}"
+        )
+        lines.append(
+            [
+                setting,
+                variant,
+                f"{group.lambda_max.mean():.4f} ± {_pooled(group.ci95):.4f}",
+                compared,
+                str(len(group)),
+                str(group.tasks.sum()),
+            ]
+        )
     text = "\n## How sharp the trained heads' minima are\n\nThe largest eigenvalue of the Hessian of the loss on all images of a meta-test task's classes, at the recorded head w_0; ± is the 95 % interval over tasks. Rows: `sharpness.csv`.\n\n"
     return text + _markdown(["setting", "variant", "λ_max", "− Lt-Di's heads, paired", "seeds", "tasks"], lines)
 
@@ -96,10 +155,21 @@ def _ways(rows: pd.DataFrame, bench: dict) -> str:
     methods, lines = list(dict.fromkeys(["ltdi", *rows.method])), []
     for (setting, n_way, n_shot), group in rows.groupby(["setting", "n_way", "n_shot"]):
         own = group[group.method == "ltdi"]
-        lines.append([setting, str(n_way), str(n_shot), *(_cell(group[group.method == each]) for each in methods), _paired(own)])
+        lines.append(
+            [setting, str(n_way), str(n_shot), *(_cell(group[group.method == each]) for each in methods), _paired(own)]
+        )
     text = "# One run's heads for other tasks, accuracy in percent\n\nGenerated without further training by a run of the setting, whose classes and images a class differ. "
     text += _caption(rows).replace("runs.csv", "ways.csv")
-    return text + _markdown(["trained on", "classes", "images of each", *(bench["names"][each] for each in methods), "Lt-Di − best control, paired"], lines)
+    return text + _markdown(
+        [
+            "trained on",
+            "classes",
+            "images of each",
+            *(bench["names"][each] for each in methods),
+            "Lt-Di − best control, paired",
+        ],
+        lines,
+    )
 
 
 def _cell(group: pd.DataFrame) -> str:

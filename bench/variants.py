@@ -7,7 +7,9 @@ from bench.plan import changes_of, load_yaml, override
 from ltdi.errors import InputError
 
 
-def variant_params(setting: str, variant: str, *, base: str, budget: str, seed: int, root: Path, train_on_val: bool = False) -> dict:
+def variant_params(
+    setting: str, variant: str, *, base: str, budget: str, seed: int, root: Path, train_on_val: bool = False
+) -> dict:
     """The params of a variant of bench/params.yaml, its controls and what is measured beside it among them.
 
     Raises:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ltdi.heads import Forward, task_losses
 
+
 @dataclass(frozen=True, eq=False)
 class Path:
     """Weights (B, P, D) after each recorded step, in the order of training, and the loss at each (B, P)."""
@@ -29,7 +30,9 @@ def gradient(forward: Forward, w: Tensor, inputs: Tensor, labels: Tensor) -> tup
     return g, losses.detach()
 
 
-def sharpness_aware_gradient(forward: Forward, w: Tensor, inputs: Tensor, labels: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+def sharpness_aware_gradient(
+    forward: Forward, w: Tensor, inputs: Tensor, labels: Tensor, radius: float
+) -> tuple[Tensor, Tensor]:
     """The gradient at ŵ = w + ρ·g/‖g‖ (Foret et al. 2021; Algorithm 1), and the loss at w."""
     g, losses = gradient(forward, w, inputs, labels)
     ascent = radius * g / g.norm(dim=-1, keepdim=True).clamp_min(1e-12)

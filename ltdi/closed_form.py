@@ -45,11 +45,15 @@ def linear_head(head: Head, weight: Tensor, bias: Tensor) -> Tensor:
     """A linear classifier, weight (B, N, F) and bias (B, N), as weights (B, D); spare hidden units stay zero."""
     B, N, n_features = weight.shape
     if head.hidden < n_features:
-        raise InputError(f"trajectories.hidden = {head.hidden} is less than the body's {n_features} features; a closed form needs at least as many")
+        raise InputError(
+            f"trajectories.hidden = {head.hidden} is less than the body's {n_features} features; a closed form needs at least as many"
+        )
     zeros = weight.new_zeros
     return head.space.flatten(
         {
-            "hidden.weight": torch.eye(head.hidden, n_features, dtype=weight.dtype, device=weight.device).expand(B, -1, -1),
+            "hidden.weight": torch.eye(head.hidden, n_features, dtype=weight.dtype, device=weight.device).expand(
+                B, -1, -1
+            ),
             "hidden.bias": zeros(B, head.hidden),
             "output.weight": torch.cat([weight, zeros(B, N, head.hidden - n_features)], dim=-1),
             "output.bias": bias,

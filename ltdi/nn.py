@@ -50,7 +50,9 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: Tensor, bias: Tensor | float = 0.0) -> Tensor:
         y = self.norm_attention(x)
@@ -63,9 +65,13 @@ class ResidualBlock1d(nn.Module):
 
     def __init__(self, width_in: int, width_out: int, embedding: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.GroupNorm(_groups(width_in), width_in), nn.SiLU(), nn.Conv1d(width_in, width_out, 3, padding=1))
+        self.first = nn.Sequential(
+            nn.GroupNorm(_groups(width_in), width_in), nn.SiLU(), nn.Conv1d(width_in, width_out, 3, padding=1)
+        )
         self.embedding = nn.Linear(embedding, width_out)
-        self.second = nn.Sequential(nn.GroupNorm(_groups(width_out), width_out), nn.SiLU(), nn.Conv1d(width_out, width_out, 3, padding=1))
+        self.second = nn.Sequential(
+            nn.GroupNorm(_groups(width_out), width_out), nn.SiLU(), nn.Conv1d(width_out, width_out, 3, padding=1)
+        )
         self.skip = nn.Conv1d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:

@@ -44,7 +44,9 @@ def meta_step(
     return mean_loss
 
 
-def _inner_loops(phi: Phi, loss: Callable, batches: list[Mapping[str, Tensor]], optimizer: str, lr: float) -> tuple[dict[str, Tensor], float]:
+def _inner_loops(
+    phi: Phi, loss: Callable, batches: list[Mapping[str, Tensor]], optimizer: str, lr: float
+) -> tuple[dict[str, Tensor], float]:
     """φ − φ_i of every task (B, …), and the mean loss at φ.
 
     The steps are summed apart from φ: the difference of two numbers near 1 would lose small ones.

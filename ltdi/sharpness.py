@@ -7,7 +7,9 @@ from torch.func import grad, jvp
 from ltdi.heads import Forward, task_losses
 
 
-def largest_eigenvalue(forward: Forward, w: Tensor, inputs: Tensor, labels: Tensor, *, generator: torch.Generator, iterations: int = 50) -> Tensor:
+def largest_eigenvalue(
+    forward: Forward, w: Tensor, inputs: Tensor, labels: Tensor, *, generator: torch.Generator, iterations: int = 50
+) -> Tensor:
     """λ_max of each task's loss Hessian at its weights (B, D), the eigenvalue of largest size: (B,).
 
     By power iteration on Hessian-vector products, of all tasks at once: the summed loss has a block-diagonal Hessian.

@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 
 from ltdi.errors import InputError
 
-
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
@@ -41,7 +40,9 @@ def _atomically(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, SafetensorError) as error:
         # safetensors tells the number of a system error in its text alone
         if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC})" in str(error):
-            raise InputError(f"{path}: no space left on the disk; free some and run the same again, what is finished stays") from error
+            raise InputError(
+                f"{path}: no space left on the disk; free some and run the same again, what is finished stays"
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -67,10 +68,14 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a whole JSON file ({error}); delete it and run its stage again") from error
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
     """``metadata`` values are stored as JSON, so that numbers and lists come back as they went in."""
     # safetensors refuses tensors that share memory, which state dicts and views may
-    contiguous = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    contiguous = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
     # one key: safetensors writes several in an order of its own, and the same run must give the same bytes
     header = {"json": json.dumps(metadata or {})}
     _atomically(Path(path), lambda p: save_file(contiguous, p, metadata=header))
@@ -88,7 +93,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = json.loads((file.metadata() or {}).get("json", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error}); delete it and run its stage again") from error
+        raise InputError(
+            f"{path}: not a whole safetensors file ({error}); delete it and run its stage again"
+        ) from error
     return tensors, metadata
 
 

@@ -14,7 +14,6 @@ from ltdi.errors import InputError
 from ltdi.nn import masked_mean
 from ltdi.seeding import generator
 
-
 ABSENT = -100
 """The label of an image that is not there, where classes have unequal numbers; cross-entropy leaves it out."""
 
@@ -107,7 +106,9 @@ class TaskSource:
     def batch(self, tasks: Tensor) -> Task:
         return Task(self.support_of(tasks), self._query(self.classes[tasks], self.query[tasks]))
 
-    def of_classes(self, classes: Tensor, stream: torch.Generator, *, n_shot: int | None = None, n_query: int | None = None) -> Task:
+    def of_classes(
+        self, classes: Tensor, stream: torch.Generator, *, n_shot: int | None = None, n_query: int | None = None
+    ) -> Task:
         """Tasks of these classes (B, N), their images drawn; as many as the table's tasks have where no number is given."""
         K, Q = n_shot or self.support.shape[-1], n_query or self.query.shape[-1]
         chosen = torch.rand(*classes.shape, self.features.shape[1], generator=stream).argsort(2).to(classes.device)
@@ -132,7 +133,9 @@ class TaskSource:
 
     def rows(self, tasks: Tensor) -> "TaskSource":
         """Only these tasks."""
-        return TaskSource(self.features, self.classes[tasks], self.support[tasks], self.query[tasks], self.n_images, self.images)
+        return TaskSource(
+            self.features, self.classes[tasks], self.support[tasks], self.query[tasks], self.n_images, self.images
+        )
 
     def with_images(self, images: Tensor) -> "TaskSource":
         """The same tasks, with the images that the features are of (C, n_images, channels, height, width).
@@ -141,7 +144,9 @@ class TaskSource:
             InputError: the features hold augmented copies, whose images are not there.
         """
         if self.n_views > 1:
-            raise InputError(f"tasks.views = {self.n_views - 1}: a method that works on images needs 0; change it, or method.name")
+            raise InputError(
+                f"tasks.views = {self.n_views - 1}: a method that works on images needs 0; change it, or method.name"
+            )
         return TaskSource(self.features, self.classes, self.support, self.query, self.n_images, images)
 
     def to(self, device: torch.device | str) -> "TaskSource":
@@ -181,7 +186,9 @@ class TaskSource:
         """
         n_classes, n_choices = features.shape[:2]
         if n_way > n_classes:
-            raise InputError(f"tasks.n_way = {n_way} is more than the {n_classes} classes of {split}; lower it, or let tasks.transforms or tasks.val_transforms make further ones")
+            raise InputError(
+                f"tasks.n_way = {n_way} is more than the {n_classes} classes of {split}; lower it, or let tasks.transforms or tasks.val_transforms make further ones"
+            )
         if n_shot + n_query > n_choices:
             raise InputError(
                 f"tasks.n_shot + tasks.n_query = {n_shot} + {n_query} is more than the {n_choices} images of a class; lower one"
@@ -192,7 +199,11 @@ class TaskSource:
 
     def _support(self, classes: Tensor, chosen: Tensor) -> Support:
         """The ``chosen`` (B, N, K) images of the classes (B, N)."""
-        return Support(*(None if each is None else each[classes[..., None], chosen] for each in (self.features, self.images)))
+        return Support(
+            *(None if each is None else each[classes[..., None], chosen] for each in (self.features, self.images))
+        )
 
     def _query(self, classes: Tensor, chosen: Tensor) -> Query:
-        return Query(*(None if each is None else each[classes[..., None], chosen] for each in (self.features, self.images)))
+        return Query(
+            *(None if each is None else each[classes[..., None], chosen] for each in (self.features, self.images))
+        )

@@ -25,7 +25,16 @@ class Training:
     ``steps`` is the length of the learning-rate schedule; ``step`` counts the steps done.
     """
 
-    def __init__(self, model: nn.Module, *, lr: float, steps: int, ema: float, weight_decay: float = 0.0, lr_schedule: str = "cosine") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        lr: float,
+        steps: int,
+        ema: float,
+        weight_decay: float = 0.0,
+        lr_schedule: str = "cosine",
+    ) -> None:
         self.model, self.lr, self.steps, self.ema = model, lr, steps, ema
         self.lr_schedule = lr_schedule
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)

@@ -46,7 +46,9 @@ class Start:
                 return ridge_head(self.head, support, self.ridge, self.temperature)
             case "shared":
                 if self.head.space.dim(support.n_way) != len(self.shared):
-                    raise InputError(f"trajectories.start = shared is one head for all tasks, and there is none of {support.n_way} classes; set tasks.train_n_way = null, or choose another start")
+                    raise InputError(
+                        f"trajectories.start = shared is one head for all tasks, and there is none of {support.n_way} classes; set tasks.train_n_way = null, or choose another start"
+                    )
                 return self.shared.expand(len(support), -1)
             case _:
                 return self.shared.new_zeros(self.head.space.dim(support.n_way)).expand(len(support), -1)
@@ -61,11 +63,18 @@ class Start:
     def state(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Tensors and plain values from which ``from_state`` makes it again."""
         shape = {"n_features": self.head.n_features, "hidden": self.head.hidden}
-        return {"start/shared": self.shared}, {"head": shape, "start": self.kind, "temperature": self.temperature, "ridge": self.ridge}
+        return {"start/shared": self.shared}, {
+            "head": shape,
+            "start": self.kind,
+            "temperature": self.temperature,
+            "ridge": self.ridge,
+        }
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], values: dict) -> "Start":
-        return cls(Head(**values["head"]), values["start"], tensors["start/shared"], values["temperature"], values["ridge"])
+        return cls(
+            Head(**values["head"]), values["start"], tensors["start/shared"], values["temperature"], values["ridge"]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,13 +118,32 @@ def collect(
     support = source.support_of(tasks)
     w = start.draw(support, tasks, seed)
     together = max(1, IMAGES_TOGETHER // (support.n_way * source.n_images))
-    knobs = {"fit_on": fit_on, "augment": augment, "optimizer": optimizer, "lr": lr, "record": recorded_steps(steps, length), "sam": sam}
+    knobs = {
+        "fit_on": fit_on,
+        "augment": augment,
+        "optimizer": optimizer,
+        "lr": lr,
+        "record": recorded_steps(steps, length),
+        "sam": sam,
+    }
     parts = [_collect(start, source, *part, **knobs) for part in zip(tasks.split(together), w.split(together))]
-    return Trajectories(*(torch.cat([getattr(part, name) for part in parts]) for name in ("points", "losses", "accuracies")))
+    return Trajectories(
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("points", "losses", "accuracies"))
+    )
 
 
 def _collect(
-    start: Start, source: TaskSource, tasks: Tensor, w: Tensor, *, fit_on: str, augment: bool, optimizer: str, lr: float, record: list[int], sam: float
+    start: Start,
+    source: TaskSource,
+    tasks: Tensor,
+    w: Tensor,
+    *,
+    fit_on: str,
+    augment: bool,
+    optimizer: str,
+    lr: float,
+    record: list[int],
+    sam: float,
 ) -> Trajectories:
     """Tasks few enough to be trained at once, from the heads w (B, D), recorded at the steps ``record``."""
     all_inputs, all_labels = labelled(source.all_images(tasks))
@@ -126,5 +154,7 @@ def _collect(
     else:
         batches = repeat((all_inputs, all_labels))
     path = adapt(start.head, w, batches, optimizer=optimizer, lr=lr, record=record, sam=sam)
-    accuracies = torch.stack([accuracy(start.head(path.weights[:, j], all_inputs), all_labels) for j in range(len(record))], 1)
+    accuracies = torch.stack(
+        [accuracy(start.head(path.weights[:, j], all_inputs), all_labels) for j in range(len(record))], 1
+    )
     return Trajectories(path.weights.flip(1), path.losses.flip(1), accuracies.flip(1))

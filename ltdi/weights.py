@@ -31,7 +31,9 @@ class WeightSpace:
             if len(neurons) > 1:
                 raise ValueError(f"layer {layer!r} has tensors of {sorted(neurons, key=str)} neurons; they must agree")
             self.neurons[layer] = neurons.pop()
-        self.numbers = {layer: sum(prod(self.shapes[name][1:]) for name in names) for layer, names in self.layers.items()}
+        self.numbers = {
+            layer: sum(prod(self.shapes[name][1:]) for name in names) for layer, names in self.layers.items()
+        }
         slots = [layer for layer, neurons in self.neurons.items() if neurons is None]
         if len(slots) > 1:
             raise ValueError(f"layers {slots} all have a neuron a class; one may")
@@ -39,7 +41,9 @@ class WeightSpace:
 
     def dim(self, n_way: int = 0) -> int:
         """D for tasks of ``n_way`` classes."""
-        return sum((n_way if neurons is None else neurons) * self.numbers[layer] for layer, neurons in self.neurons.items())
+        return sum(
+            (n_way if neurons is None else neurons) * self.numbers[layer] for layer, neurons in self.neurons.items()
+        )
 
     def sizes(self, dim: int) -> list[tuple[int, int]]:
         """(neurons, numbers a neuron) of each layer in a vector of ``dim`` numbers."""
@@ -73,7 +77,12 @@ class WeightSpace:
         layers = {}
         for layer, names in self.layers.items():
             # the first axis of a tensor that is not the batch's holds its neurons
-            columns = [tensors[name].flatten(tensors[name].dim() - len(self.shapes[name]) + 1) if len(self.shapes[name]) > 1 else tensors[name][..., None] for name in names]
+            columns = [
+                tensors[name].flatten(tensors[name].dim() - len(self.shapes[name]) + 1)
+                if len(self.shapes[name]) > 1
+                else tensors[name][..., None]
+                for name in names
+            ]
             layers[layer] = torch.cat(columns, dim=-1)
         return self.from_tokens(layers)
 

@@ -21,7 +21,9 @@ def read_body(file: Path, wanted: dict[str, object] | None = None) -> nn.Module:
     """
     weights, shape = read_tensors(file)
     if wanted and shape != wanted:
-        raise InputError(f"body.weights = {file} holds a body of {shape}, and {wanted} is asked for; name another file, or null to train one")
+        raise InputError(
+            f"body.weights = {file} holds a body of {shape}, and {wanted} is asked for; name another file, or null to train one"
+        )
     body = BODIES[shape["name"]](shape["channels"], filters=shape["filters"])
     body.load_state_dict(weights)
     return body.eval().requires_grad_(False)

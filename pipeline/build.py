@@ -24,7 +24,16 @@ def method_class(name: str) -> type[Method]:
 
 
 def build_method(
-    name: str, knobs: dict, start: Start, body: nn.Module, *, length: int, n_way: int, n_tasks: int, n_classes: int, seed: int
+    name: str,
+    knobs: dict,
+    start: Start,
+    body: nn.Module,
+    *,
+    length: int,
+    n_way: int,
+    n_tasks: int,
+    n_classes: int,
+    seed: int,
 ) -> Method:
     """The method or control of that name, its weights drawn from the seed.
 
@@ -59,17 +68,26 @@ def load_method(folder: Path, name: str, body: nn.Module, device: torch.device) 
 def _check(chosen: type[Method], knobs: dict, start: Start, length: int, n_way: int) -> None:
     denoiser, meta, steps = knobs["denoiser"], knobs["meta"], knobs["diffusion"]["steps"]
     if denoiser["width"] % denoiser["heads"]:
-        raise InputError(f"denoiser.width = {denoiser['width']} is not a multiple of denoiser.heads = {denoiser['heads']}; change one")
+        raise InputError(
+            f"denoiser.width = {denoiser['width']} is not a multiple of denoiser.heads = {denoiser['heads']}; change one"
+        )
     if meta["min_shot"] > meta["max_shot"]:
-        raise InputError(f"meta.min_shot = {meta['min_shot']} is more than meta.max_shot = {meta['max_shot']}; change one")
+        raise InputError(
+            f"meta.min_shot = {meta['min_shot']} is more than meta.max_shot = {meta['max_shot']}; change one"
+        )
     recorded, new = meta["weight_loss"] * meta["recorded_tasks"], meta["query_loss"] * meta["new_tasks"]
     if recorded == new == 0:
         raise InputError(
             "meta.weight_loss × meta.recorded_tasks and meta.query_loss × meta.new_tasks are 0 and leave nothing to learn; raise one of each pair"
         )
-    for key, is_of_one_size in {"denoiser.name = unet": denoiser["name"] == "unet", "trajectories.start = shared": start.kind == "shared"}.items():
+    for key, is_of_one_size in {
+        "denoiser.name = unet": denoiser["name"] == "unet",
+        "trajectories.start = shared": start.kind == "shared",
+    }.items():
         if is_of_one_size and new and meta["n_way"] != n_way:
-            raise InputError(f"{key} is for one number of classes, and meta.n_way = {meta['n_way']} is not tasks.n_way = {n_way}; make them equal, or set meta.new_tasks = 0")
+            raise InputError(
+                f"{key} is for one number of classes, and meta.n_way = {meta['n_way']} is not tasks.n_way = {n_way}; make them equal, or set meta.new_tasks = 0"
+            )
     if issubclass(chosen, DiffusionMethod):
         try:
             chosen.process_class.index_map(length, steps)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from ltdi import store
 from ltdi.errors import InputError
@@ -21,7 +20,9 @@ def source_digest() -> str:
     return digest(*(path.read_text(encoding="utf-8") for path in sorted(root.rglob("*.py"))))
 
 
-def resumable(training: Training, rows: Iterator[dict[str, float]], cache: Cache, key: str, *, every: int, name: str, rate: str) -> pd.DataFrame:
+def resumable(
+    training: Training, rows: Iterator[dict[str, float]], cache: Cache, key: str, *, every: int, name: str, rate: str
+) -> pd.DataFrame:
     """Run ``rows`` to the end, a row a step of ``training``, and give them as a table.
 
     ``key`` names the training by all that decides its result. The last checkpoint stays until the caller drops it.
@@ -37,7 +38,9 @@ def resumable(training: Training, rows: Iterator[dict[str, float]], cache: Cache
         say(f"{name}: going on from step {training.step} of {training.steps}")
     for row in follow(rows, name=name, total=training.steps, done=training.step):
         if not math.isfinite(row["loss"]):
-            raise InputError(f"the loss is {row['loss']} after step {row['step']} with {rate} = {training.lr}; lower it")
+            raise InputError(
+                f"the loss is {row['loss']} after step {row['step']} with {rate} = {training.lr}; lower it"
+            )
         table.append(row)
         if training.step % every == 0 or training.step == training.steps:
             cache.keep(key, training.state_dict(), {"rows": json.dumps(table)})

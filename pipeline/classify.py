@@ -35,7 +35,10 @@ Answerer = tuple[list[str], Callable[[Query], Tensor]]  # the classes' names, qu
 
 
 def main(
-    task: Annotated[Path, typer.Argument(help="A folder that holds a folder of images for each class, or a head that --head has kept.")],
+    task: Annotated[
+        Path,
+        typer.Argument(help="A folder that holds a folder of images for each class, or a head that --head has kept."),
+    ],
     images: Annotated[list[Path], typer.Argument(help="Images to classify, or folders of them.")] = [],
     head: Annotated[Path | None, typer.Option(help="Where to keep the head.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Where to write all answers.")] = None,
@@ -52,7 +55,9 @@ def main(
         if task.is_dir():
             classes, logits = _generated(task, data, eye, method, head, seed)
         elif method or head:
-            raise InputError(f"{task} is no folder of classes, so there is nothing to generate; leave --method and --head out, or name a folder")
+            raise InputError(
+                f"{task} is no folder of classes, so there is nothing to generate; leave --method and --head out, or name a folder"
+            )
         else:
             classes, logits = _kept(task, eye)
         if files:
@@ -111,7 +116,11 @@ def _generated(task: Path, data: Path, eye: Eye, name: str, keep: Path | None, s
     say(f"a head from {', '.join(f'{n} of {each}' for n, each in zip(shots, by_class))}, by {name}")
     if keep:
         tensors = {key: value[0] for key, value in made.head.space.unflatten(w).items()}
-        write_tensors(keep, tensors, {"classes": list(by_class), "method": name, "head": made.start.state()[1]["head"], "eye": eye.name})
+        write_tensors(
+            keep,
+            tensors,
+            {"classes": list(by_class), "method": name, "head": made.start.state()[1]["head"], "eye": eye.name},
+        )
     return list(by_class), partial(made.logits, w)
 
 
@@ -119,13 +128,17 @@ def _support(by_class: dict[str, list], eye: Eye) -> Support:
     """One task's support set; classes of fewer images than the largest are filled up with blanks that the mask leaves out."""
     images = nn.utils.rnn.pad_sequence([eye.read(files) for files in by_class.values()], batch_first=True)[None]
     shots = torch.tensor([len(files) for files in by_class.values()], device=images.device)
-    return Support(eye.features(images), images, torch.arange(images.shape[2], device=images.device) < shots[None, :, None])
+    return Support(
+        eye.features(images), images, torch.arange(images.shape[2], device=images.device) < shots[None, :, None]
+    )
 
 
 def _kept(file: Path, eye: Eye) -> Answerer:
     """Of a head that was kept."""
     if not file.exists():
-        raise InputError(f"{file}: no such folder or file; name a folder that holds a folder of images for each class, or a head that --head has kept")
+        raise InputError(
+            f"{file}: no such folder or file; name a folder that holds a folder of images for each class, or a head that --head has kept"
+        )
     tensors, facts = read_tensors(file)
     if "eye" not in facts:
         raise InputError(f"{file} is no head that --head has kept; name one, or a folder of classes")
@@ -144,21 +157,31 @@ def _by_class(task: Path) -> dict[str, list]:
     if "" in by_class:
         raise InputError(f"{by_class[''][0]} lies in no class's folder; move it into one")
     if len(by_class) < 2:
-        raise InputError(f"{task} holds PNG or JPEG images of {len(by_class)} classes; give two or more, each in a folder of its own")
+        raise InputError(
+            f"{task} holds PNG or JPEG images of {len(by_class)} classes; give two or more, each in a folder of its own"
+        )
     return by_class
 
 
 def _files_of(place: Path) -> list:
     files = [place] if place.is_file() else list(find_images(place).values())
     if not files:
-        raise InputError(f"{place}: no such file, and no folder with PNG or JPEG images; name images or folders of them")
+        raise InputError(
+            f"{place}: no such file, and no folder with PNG or JPEG images; name images or folders of them"
+        )
     return files
 
 
 def _show(files: list, classes: list[str], shares: Tensor, csv: Path | None) -> None:
     """The answers as a table, and whether they are right where a file lies in a folder named like a class."""
     share, label = shares.max(-1)
-    answers = pd.DataFrame({"image": [str(file) for file in files], "class": [classes[each] for each in label], "probability": share.numpy()})
+    answers = pd.DataFrame(
+        {
+            "image": [str(file) for file in files],
+            "class": [classes[each] for each in label],
+            "probability": share.numpy(),
+        }
+    )
     if csv:
         write_text(csv, answers.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
     table = Table()

@@ -2,7 +2,6 @@
 
 import inspect
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -35,7 +34,9 @@ def main(params_file: Path, data: Path) -> None:
     deterministic()
     where = device()
     if knobs.length > knobs.steps + 1:
-        raise InputError(f"trajectories.length = {knobs.length} is more than the {knobs.steps + 1} points that trajectories.steps = {knobs.steps} has; change one")
+        raise InputError(
+            f"trajectories.length = {knobs.length} is more than the {knobs.steps + 1} points that trajectories.steps = {knobs.steps} has; change one"
+        )
     sources = {split: source.to(where) for split, source in load_tasks(data).items()}
     if knobs.augment and sources["meta_train"].n_views == 1:
         raise InputError("trajectories.augment = true needs augmented images; set tasks.views to 1 or more")
@@ -43,8 +44,14 @@ def main(params_file: Path, data: Path) -> None:
     settings = knobs.model_dump(exclude={"hidden", "start", "shard_size", "max_dropped"})
 
     cache, index, found = Cache("trajectories"), [], {}
-    shards = [(split, *part) for split in sources for part in enumerate(torch.arange(len(sources[split])).split(knobs.shard_size))]
-    for row in follow(({"shard": j} for j in range(len(shards))), name="collect_trajectories", total=len(shards), show="shard"):
+    shards = [
+        (split, *part)
+        for split in sources
+        for part in enumerate(torch.arange(len(sources[split])).split(knobs.shard_size))
+    ]
+    for row in follow(
+        ({"shard": j} for j in range(len(shards))), name="collect_trajectories", total=len(shards), show="shard"
+    ):
         split, number, tasks = shards[row["shard"]]
         source = sources[split]
         key = digest(CODE, settings, seed, split, *start.state()[1].values(), start.shared, _description(source, tasks))
@@ -66,7 +73,9 @@ def main(params_file: Path, data: Path) -> None:
     write_tensors(data / "trajectories" / "start.safetensors", tensors, values)
     write_table(data / "trajectories" / "index.parquet", table)
     train = table[(table.split == "meta_train") & table.kept]
-    say(f"{len(train)} trajectories of {knobs.length} points, accuracy {train[f'accuracy_w{knobs.length - 1}'].mean():.4f} -> {train['accuracy_w0'].mean():.4f}")
+    say(
+        f"{len(train)} trajectories of {knobs.length} points, accuracy {train[f'accuracy_w{knobs.length - 1}'].mean():.4f} -> {train['accuracy_w0'].mean():.4f}"
+    )
 
 
 def _start(sources: dict[str, TaskSource], knobs: parameters.Trajectories, seed: int) -> Start:
@@ -97,7 +106,9 @@ def _gains(first: Start, other: Start, val: TaskSource, seed: int) -> bool:
     for classes in val.draw_classes(KIND_TASKS, stream).split(64):
         task = val.of_classes(classes, stream)
         queries, labels = labelled(task.query.features)
-        of_first, of_other = (accuracy(each.head(each.centre(task.support), queries), labels) for each in (first, other))
+        of_first, of_other = (
+            accuracy(each.head(each.centre(task.support), queries), labels) for each in (first, other)
+        )
         differences.append(of_other - of_first)
     gain, ci95 = mean_and_ci95(torch.cat(differences))
     return gain > ci95

@@ -28,7 +28,9 @@ def main(params_file: Path, data: Path) -> None:
     recorded, kept = load_trajectories(data, "meta_test")
     timing = read_table(data / "weights" / "timing.parquet")
     if params.evaluate.task >= len(test):
-        raise InputError(f"evaluate.task = {params.evaluate.task} is not one of the {len(test)} meta-test tasks; lower it")
+        raise InputError(
+            f"evaluate.task = {params.evaluate.task} is not one of the {len(test)} meta-test tasks; lower it"
+        )
     file = data / "weights" / "chain.safetensors"
     # (T+1, tasks, D) of a method that has one, a state a row, x_T first
     chain = read_tensors(file)[0]["states"] if file.exists() else None
@@ -37,14 +39,18 @@ def main(params_file: Path, data: Path) -> None:
     name, *controls = timing.name.unique()
     tables = {}
     for each in (name, *controls):
-        made = {key: value.to(where) for key, value in read_tensors(data / "weights" / f"{each}.safetensors")[0].items()}
+        made = {
+            key: value.to(where) for key, value in read_tensors(data / "weights" / f"{each}.safetensors")[0].items()
+        }
         distance = torch.full((len(test),), float("nan"))
         if "w" in made:
             scores = accuracy(start.head(made["w"], queries), labels).cpu()
             distance[kept] = weight_mse(made["w"].cpu()[kept], recorded.points[:, 0])
         else:
             scores = (made["predicted"] == labels).float().mean(-1).cpu()
-        tables[each] = pd.DataFrame({"method": each, "task": range(len(test)), "accuracy": scores.numpy(), "weight_mse": distance.numpy()})
+        tables[each] = pd.DataFrame(
+            {"method": each, "task": range(len(test)), "accuracy": scores.numpy(), "weight_mse": distance.numpy()}
+        )
 
     metrics = _summary(name, controls, tables, timing)
     trained = recorded.points[:, 0].to(where)
@@ -63,7 +69,11 @@ def _summary(name: str, controls: list[str], tables: dict[str, pd.DataFrame], ti
     def row(each: str) -> dict:
         mean, ci95 = mean_and_ci95(torch.tensor(tables[each].accuracy.to_numpy()))
         ms = timing[timing.name == each].set_index("batch").drop(columns="name")
-        values = {"accuracy": mean, "ci95": ci95, "ms_per_task": {f"batch_{n}": float(ms.ms_embed[n] + ms.ms_generate[n]) for n in ms.index}}
+        values = {
+            "accuracy": mean,
+            "ci95": ci95,
+            "ms_per_task": {f"batch_{n}": float(ms.ms_embed[n] + ms.ms_generate[n]) for n in ms.index},
+        }
         distance = tables[each].weight_mse.mean()
         return values if pd.isna(distance) else values | {"weight_mse": float(distance)}
 
@@ -77,7 +87,9 @@ def _summary(name: str, controls: list[str], tables: dict[str, pd.DataFrame], ti
 
 def _bars(name: str, metrics: dict) -> pd.DataFrame:
     rows = {name: metrics} | metrics.get("controls", {}) | {"ceiling": metrics["ceiling"]}
-    return pd.DataFrame([{"head": each, "accuracy": values["accuracy"], "ci95": values["ci95"]} for each, values in rows.items()])
+    return pd.DataFrame(
+        [{"head": each, "accuracy": values["accuracy"], "ci95": values["ci95"]} for each, values in rows.items()]
+    )
 
 
 def _way(points: Tensor, kept: Tensor, chain: Tensor | None) -> dict[str, dict[str, float]]:
@@ -92,7 +104,15 @@ def _way(points: Tensor, kept: Tensor, chain: Tensor | None) -> dict[str, dict[s
     return way | {"chain": {f"x{t}": weight_mse(x_t, trained).mean().item() for t, x_t in states}}
 
 
-def _landscape(data: Path, head: Head, test: TaskSource, points: Tensor, kept: Tensor, chain: Tensor | None, knobs: parameters.Evaluate) -> None:
+def _landscape(
+    data: Path,
+    head: Head,
+    test: TaskSource,
+    points: Tensor,
+    kept: Tensor,
+    chain: Tensor | None,
+    knobs: parameters.Evaluate,
+) -> None:
     """The paper's Figure 1."""
     task = knobs.task if knobs.task in kept else int(kept[0])
     inputs, labels = labelled(test.all_images(torch.tensor([task], device=test.features.device)).cpu())

@@ -23,7 +23,9 @@ def main(
     with one_line_errors("pipeline.example"):
         test = load_tasks(data, splits=["meta_test"], images_of=["meta_test"])["meta_test"]
         if not 0 <= task < len(test):
-            raise InputError(f"--task {task} is not one of the {len(test)} meta-test tasks, 0 to {len(test) - 1}; choose one")
+            raise InputError(
+                f"--task {task} is not one of the {len(test)} meta-test tasks, 0 to {len(test) - 1}; choose one"
+            )
         chosen, classes = test.batch(torch.tensor([task])), test.classes[task].tolist()
         data_set = read_tensors(data / "tasks" / "features.safetensors")[1]["data_set"]
         folder, unfinished = data / "example", data / ".example"
@@ -36,7 +38,9 @@ def main(
                     Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(place / f"{j}.png")
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
-        say(f"{folder}: {len(classes)} classes that nobody has trained on; python -m pipeline.classify {folder / 'support'} {folder / 'query'}")
+        say(
+            f"{folder}: {len(classes)} classes that nobody has trained on; python -m pipeline.classify {folder / 'support'} {folder / 'query'}"
+        )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 
-def draw_landscape(file: Path, path: Tensor, chain: Tensor | None, losses: Callable[[Tensor], Tensor], resolution: int) -> None:
+def draw_landscape(
+    file: Path, path: Tensor, chain: Tensor | None, losses: Callable[[Tensor], Tensor], resolution: int
+) -> None:
     """A recorded trajectory (P, D) and an inference chain (T+1, D) over the task's loss (the paper's Figure 1).
 
     The plane is that of the first two principal components of both together; ``losses`` maps weights
@@ -22,7 +24,9 @@ def draw_landscape(file: Path, path: Tensor, chain: Tensor | None, losses: Calla
     margin = 0.25 * (high - low).max().clamp_min(1e-6)
     x, y = (torch.linspace(float(low[j] - margin), float(high[j] + margin), resolution) for j in range(2))
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)
-    height = torch.cat([losses(origin + part @ axes) for part in grid.split(256)]).unflatten(0, (resolution, resolution))
+    height = torch.cat([losses(origin + part @ axes) for part in grid.split(256)]).unflatten(
+        0, (resolution, resolution)
+    )
 
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     ax = figure.subplots()

@@ -36,20 +36,36 @@ def main(params_file: Path, data: Path) -> None:
     names = read_json(data / "model" / "methods" / "names.json")
     methods = {name: load_method(data / "model", name, body, where) for name in (names["method"], *names["controls"])}
     trained = methods[names["method"]]
-    methods[names["method"]] = Refined(trained, heads=knobs.heads, adapt_steps=knobs.adapt_steps, adapt_lr=knobs.adapt_lr)
+    methods[names["method"]] = Refined(
+        trained, heads=knobs.heads, adapt_steps=knobs.adapt_steps, adapt_lr=knobs.adapt_lr
+    )
 
     # the same for all methods that take features, so it is timed once
-    waits = {} if all(method.from_images for method in methods.values()) else {batch: _time_before(body, test, batch, knobs.timing_repeats) for batch in BATCHES}
+    waits = (
+        {}
+        if all(method.from_images for method in methods.values())
+        else {batch: _time_before(body, test, batch, knobs.timing_repeats) for batch in BATCHES}
+    )
     timings = []
-    for row in follow(({"method": j} for j in range(len(methods))), name="generate_weights", total=len(methods), show="method"):
+    for row in follow(
+        ({"method": j} for j in range(len(methods))), name="generate_weights", total=len(methods), show="method"
+    ):
         name, method = list(methods.items())[row["method"]]
         write_tensors(data / "weights" / f"{name}.safetensors", _generate_all(method, test, seed), {"method": name})
         for batch in BATCHES:
-            facts = {"name": name, "batch": batch, "adapts": method.adapts, "ms_embed": 0.0 if method.from_images else waits[batch]}
+            facts = {
+                "name": name,
+                "batch": batch,
+                "adapts": method.adapts,
+                "ms_embed": 0.0 if method.from_images else waits[batch],
+            }
             timings.append(facts | _times(method, body, test, batch, knobs.timing_repeats, seed))
         if name == names["method"] and isinstance(trained, DiffusionMethod):
             support = test.support_of(torch.arange(min(knobs.chains, len(test)), device=where))
-            write_tensors(data / "weights" / "chain.safetensors", {"states": trained.generate_chain(support, generator=generator(seed, "noise"))})
+            write_tensors(
+                data / "weights" / "chain.safetensors",
+                {"states": trained.generate_chain(support, generator=generator(seed, "noise"))},
+            )
     write_table(data / "weights" / "timing.parquet", pd.DataFrame(timings))
     say(", ".join(f"{t['name']} {t['ms_generate']:.2f} ms" for t in timings if t["batch"] == 1))
 
@@ -73,7 +89,9 @@ def _time_before(body: torch.nn.Module, test: TaskSource, batch: int, repeats: i
     return _median(lambda: embed(body, support.images), repeats, support) / batch
 
 
-def _times(method: Method, body: torch.nn.Module, test: TaskSource, batch: int, repeats: int, seed: int) -> dict[str, float]:
+def _times(
+    method: Method, body: torch.nn.Module, test: TaskSource, batch: int, repeats: int, seed: int
+) -> dict[str, float]:
     """Milliseconds as a user meets them: what the method is given to a task's weights, and a query image to its label."""
     task = test.batch(torch.arange(batch) % len(test))
     support, query = task.support, task.query
@@ -85,7 +103,8 @@ def _times(method: Method, body: torch.nn.Module, test: TaskSource, batch: int, 
         return method.logits(w, Query(features, one.images)).argmax(-1)
 
     return {
-        "ms_generate": _median(lambda: method.generate(support, generator=generator(seed, "noise")), repeats, support) / batch,
+        "ms_generate": _median(lambda: method.generate(support, generator=generator(seed, "noise")), repeats, support)
+        / batch,
         "ms_query": _median(answer, repeats, support) / batch,
     }
 

@@ -183,6 +183,12 @@ def _section(path: Path, name: str, raw: dict) -> object:
         if first["type"] == "missing":
             raise InputError(f"{path}: {key} is missing; copy it from the params.yaml of the repository") from error
         if first["type"] == "extra_forbidden":
-            allowed = ", ".join(SECTIONS[name].model_fields) if len(first["loc"]) == 1 else "see the params.yaml of the repository"
+            allowed = (
+                ", ".join(SECTIONS[name].model_fields)
+                if len(first["loc"]) == 1
+                else "see the params.yaml of the repository"
+            )
             raise InputError(f"{path}: {key} = {first['input']!r} is unknown; allowed keys: {allowed}") from error
-        raise InputError(f"{path}: {key} = {first['input']!r} is not allowed: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+        raise InputError(
+            f"{path}: {key} = {first['input']!r} is not allowed: {first['msg'][0].lower()}{first['msg'][1:]}"
+        ) from error

@@ -23,11 +23,18 @@ def main(params_file: Path, data: Path) -> None:
     tasks, seed = params.tasks, params.seed
     train_n_way = tasks.train_n_way or tasks.n_way
     if train_n_way < tasks.n_way:
-        raise InputError(f"tasks.train_n_way = {train_n_way} is less than tasks.n_way = {tasks.n_way}; raise it, or set null for as many")
+        raise InputError(
+            f"tasks.train_n_way = {train_n_way} is less than tasks.n_way = {tasks.n_way}; raise it, or set null for as many"
+        )
     deterministic()
     body = load_body(data).to(device(), memory_format=torch.channels_last)
     splits = image_sets(params.data)
-    facts = {"data_set": params.data.name, "size": splits["meta_train"].images.shape[-1], "train_classes": len(splits["meta_train"].names), "n_images": {split: splits[split].images.shape[1] for split in SPLITS}}
+    facts = {
+        "data_set": params.data.name,
+        "size": splits["meta_train"].images.shape[-1],
+        "train_classes": len(splits["meta_train"].names),
+        "n_images": {split: splits[split].images.shape[1] for split in SPLITS},
+    }
     splits["meta_train"] = expand_classes(splits["meta_train"], tasks.transforms)
     splits["meta_val"] = expand_classes(splits["meta_val"], tasks.val_transforms)
 
@@ -51,11 +58,17 @@ def main(params_file: Path, data: Path) -> None:
         table.insert(0, "split", split)
         tables.append(table)
 
-    write_tensors(data / "tasks" / "features.safetensors", {name: value / scale for name, value in features.items()}, facts | {"scale": scale.item()})
+    write_tensors(
+        data / "tasks" / "features.safetensors",
+        {name: value / scale for name, value in features.items()},
+        facts | {"scale": scale.item()},
+    )
     # for methods that change the body, and to time what a user meets: from images to weights
     write_tensors(data / "tasks" / "images.safetensors", {name: images.images for name, images in splits.items()}, {})
     write_table(data / "tasks" / "tasks.parquet", pd.concat(tables, ignore_index=True))
-    say(", ".join(f"{split}: {getattr(tasks, split)} tasks from {len(splits[split].names)} classes" for split in SPLITS))
+    say(
+        ", ".join(f"{split}: {getattr(tasks, split)} tasks from {len(splits[split].names)} classes" for split in SPLITS)
+    )
 
 
 def _embed_all(body: torch.nn.Module, splits: dict[str, ImageSet], tasks: parameters.Tasks) -> dict[str, torch.Tensor]:
@@ -66,7 +79,13 @@ def _embed_all(body: torch.nn.Module, splits: dict[str, ImageSet], tasks: parame
     augment, views = augmentation(tasks.augment), tasks.views
     cache = Cache("features")
     images = splits["meta_train"].images
-    key = digest("features", *body.state_dict().values(), *(splits[split].images for split in SPLITS), views, tasks.augment.model_dump())
+    key = digest(
+        "features",
+        *body.state_dict().values(),
+        *(splits[split].images for split in SPLITS),
+        views,
+        tasks.augment.model_dump(),
+    )
     if path := cache.find(key):
         return read_tensors(path)[0]
     features = {split: embed(body, splits[split].images) for split in SPLITS}

@@ -69,9 +69,13 @@ def _validate(body: torch.nn.Module, images: torch.Tensor, seed: int) -> dict[st
     scores = {}
     for n_way, n_shot in ((5, 1), (5, 5), (20, 1), (20, 5)):
         if n_way <= len(features):
-            source = TaskSource.sample(features, n_tasks=600, n_way=n_way, n_shot=n_shot, n_query=10, seed=seed, split="meta_val")
+            source = TaskSource.sample(
+                features, n_tasks=600, n_way=n_way, n_shot=n_shot, n_query=10, seed=seed, split="meta_val"
+            )
             task = source.batch(torch.arange(len(source)))
-            scores[f"val_{n_way}w{n_shot}s"], _ = mean_and_ci95(nearest_mean_accuracy(task.support.features, task.query.features))
+            scores[f"val_{n_way}w{n_shot}s"], _ = mean_and_ci95(
+                nearest_mean_accuracy(task.support.features, task.query.features)
+            )
     return scores
 
 

@@ -16,10 +16,19 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "-")
 
 
-def follow(rows: Iterable[dict[str, float]], *, name: str, total: int, done: int = 0, show: str = "loss") -> Iterator[dict[str, float]]:
+def follow(
+    rows: Iterable[dict[str, float]], *, name: str, total: int, done: int = 0, show: str = "loss"
+) -> Iterator[dict[str, float]]:
     """Pass rows through, showing how far they have come; ``show`` is the column shown beside the bar."""
     if console.is_terminal:
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn()]
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TextColumn("{task.fields[shown]}"),
+            TimeRemainingColumn(),
+        ]
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(name, total=total, completed=done, shown="")
             for row in rows:

@@ -51,7 +51,9 @@ def device() -> torch.device:
         chosen = torch.device(wanted)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"LTDI_DEVICE = {wanted!r} is not usable here ({str(error).splitlines()[0]}); allowed: auto, cpu, cuda, cuda:<index>") from error
+        raise InputError(
+            f"LTDI_DEVICE = {wanted!r} is not usable here ({str(error).splitlines()[0]}); allowed: auto, cpu, cuda, cuda:<index>"
+        ) from error
     return chosen
 
 

@@ -12,14 +12,28 @@ def show(data: Path) -> None:
     """Accuracy, time and distance of the generated heads and of every control, best first."""
     metrics = read_json(data / "results" / "metrics.json")
     table = Table(title="Heads for meta-test tasks")
-    for column, justify in (("head", "left"), ("accuracy", "right"), ("± 95 %", "right"), ("ms/task", "right"), ("64 at once", "right"), ("distance²", "right")):
+    for column, justify in (
+        ("head", "left"),
+        ("accuracy", "right"),
+        ("± 95 %", "right"),
+        ("ms/task", "right"),
+        ("64 at once", "right"),
+        ("distance²", "right"),
+    ):
         table.add_column(column, justify=justify)
     rows = metrics.get("controls", {}) | {metrics["method"]: metrics}
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["accuracy"]):
         own = name == metrics["method"]
         times = row["ms_per_task"]
         distance = f"{row['weight_mse']:.2e}" if "weight_mse" in row else ""
-        cells = (name, f"{row['accuracy']:.4f}", f"{row['ci95']:.4f}", f"{times['batch_1']:.2f}", f"{times['batch_64']:.3f}", distance)
+        cells = (
+            name,
+            f"{row['accuracy']:.4f}",
+            f"{row['ci95']:.4f}",
+            f"{times['batch_1']:.2f}",
+            f"{times['batch_64']:.3f}",
+            distance,
+        )
         table.add_row(*cells, style="bold" if own else None)
     ceiling = metrics["ceiling"]
     table.add_section()
@@ -27,7 +41,9 @@ def show(data: Path) -> None:
     console.print(table)
     say(outcome(metrics))
     say("ms/task: from support images to weights, one task at a time and a task of 64 at once")
-    say("distance²: mean squared difference from the head trained on all images of the classes; that head, which saw the queries too, is the ceiling")
+    say(
+        "distance²: mean squared difference from the head trained on all images of the classes; that head, which saw the queries too, is the ceiling"
+    )
     for name, states in metrics["way"].items():
         say(f"distance² on the way, {name}: " + ", ".join(f"{state} {value:.2e}" for state, value in states.items()))
     say("next: make example; dvc exp run -S method.name=lvdi, then make compare; dvc plots show; make help")

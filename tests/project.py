@@ -29,7 +29,9 @@ class Project:
     def copy(cls, repository: Path, folder: Path, *, without: tuple[str, ...]) -> "Project":
         """A copy of what git knows but for the paths that begin so."""
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-        for name in subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout.splitlines():
+        for name in subprocess.run(
+            command, cwd=repository, capture_output=True, text=True, check=True
+        ).stdout.splitlines():
             if not name.startswith(without) and (repository / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(repository / name, folder / name)
@@ -37,7 +39,11 @@ class Project:
 
     def commit(self, message: str) -> None:
         if not (self.folder / ".git").exists():
-            for arguments in (["init", "-q"], ["config", "user.name", "test"], ["config", "user.email", "test@localhost"]):
+            for arguments in (
+                ["init", "-q"],
+                ["config", "user.name", "test"],
+                ["config", "user.email", "test@localhost"],
+            ):
                 self.run("git", *arguments)
         self.run("git", "add", "-A")
         self.run("git", "commit", "-qm", message)
@@ -49,4 +55,6 @@ class Project:
 
     def repro(self, *command: str) -> list[str]:
         """The stages that ran."""
-        return re.findall(r"^Running stage '(?:bench/dvc.yaml:)?([\w@-]+)'", self.run("dvc", *(command or ["repro"])), re.MULTILINE)
+        return re.findall(
+            r"^Running stage '(?:bench/dvc.yaml:)?([\w@-]+)'", self.run("dvc", *(command or ["repro"])), re.MULTILINE
+        )

@@ -62,7 +62,12 @@ def test_it_is_torchs_optimiser_on_each_task(w, name):
 def test_a_task_does_not_feel_its_neighbours(w, name, sam):
     together = train(w, batches(), optimizer=name, sam=sam)
     for b in range(B):
-        alone = train(w[b : b + 1], ((inputs[b : b + 1], labels[b : b + 1]) for inputs, labels in batches()), optimizer=name, sam=sam)
+        alone = train(
+            w[b : b + 1],
+            ((inputs[b : b + 1], labels[b : b + 1]) for inputs, labels in batches()),
+            optimizer=name,
+            sam=sam,
+        )
         assert_close(alone.weights[0], together.weights[b], rtol=1e-4, atol=1e-5)
 
 

@@ -60,7 +60,9 @@ def refused(few_glyphs, monkeypatch, capfd) -> Callable[..., None]:
 
 
 def case(stage: str, changes: dict, *parts: object):
-    return pytest.param(stage, changes, parts, id=f"{stage}-{'-'.join(f'{key}={value}' for key, value in changes.items())}")
+    return pytest.param(
+        stage, changes, parts, id=f"{stage}-{'-'.join(f'{key}={value}' for key, value in changes.items())}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,12 @@ def case(stage: str, changes: dict, *parts: object):
         case("prepare_tasks", {"tasks.n_shot": 16}, "tasks.n_shot + tasks.n_query", "16 + 5", "20 images"),
         case("collect_trajectories", {"trajectories.augment": True}, "trajectories.augment", "tasks.views"),
         case("collect_trajectories", {"trajectories.hidden": 15}, "trajectories.hidden = 15", "16 features"),
-        case("collect_trajectories", {"trajectories.hidden": 15, "trajectories.start": "ridge"}, "trajectories.hidden = 15", "16 features"),
+        case(
+            "collect_trajectories",
+            {"trajectories.hidden": 15, "trajectories.start": "ridge"},
+            "trajectories.hidden = 15",
+            "16 features",
+        ),
         case("collect_trajectories", {"trajectories.steps": 2}, "trajectories.steps = 2", "trajectories.length = 4"),
         case(
             "collect_trajectories",
@@ -130,7 +137,14 @@ def case(stage: str, changes: dict, *parts: object):
         case("meta_train", {"meta.new_tasks": 0, "meta.recorded_tasks": 0}, "meta.recorded_tasks", "meta.new_tasks"),
         case("meta_train", {"meta.weight_loss": 0.0, "meta.new_tasks": 0}, "meta.weight_loss", "meta.new_tasks"),
         case("meta_train", {"meta.min_shot": 3}, "meta.min_shot = 3", "meta.max_shot = 2"),
-        case("meta_train", {"denoiser.name": "unet"}, "denoiser.name = unet", "meta.n_way = 8", "tasks.n_way = 5", "meta.new_tasks = 0"),
+        case(
+            "meta_train",
+            {"denoiser.name": "unet"},
+            "denoiser.name = unet",
+            "meta.n_way = 8",
+            "tasks.n_way = 5",
+            "meta.new_tasks = 0",
+        ),
         case("meta_train", {"meta.max_shot": 16}, "meta.max_shot + meta.query_images = 16 + 5", "20 images"),
         case("meta_train", {"meta.query_images": 19}, "meta.max_shot + meta.query_images = 2 + 19", "20 images"),
         case("evaluate", {"evaluate.task": 30}, "evaluate.task = 30", "30 meta-test tasks"),
@@ -140,7 +154,10 @@ def test_bad_params(stage, changes, parts, finished, write_params, tmp_path, ref
     refused(stage, write_params(tmp_path / "bad", changes), finished.data, *parts)
 
 
-@pytest.mark.parametrize("name, parts", [("omniglot", ("images_background", "brendenlake")), ("mini_imagenet", ("images.zip", "image-net.org"))])
+@pytest.mark.parametrize(
+    "name, parts",
+    [("omniglot", ("images_background", "brendenlake")), ("mini_imagenet", ("images.zip", "image-net.org"))],
+)
 @pytest.mark.parametrize("stage", ["pretrain_body", "prepare_tasks"])
 def test_data_that_are_not_there(stage, name, parts, finished, write_params, tmp_path, refused):
     root = tmp_path / "nowhere"
@@ -244,12 +261,24 @@ def test_a_trained_body_of_another_size(finished, write_params, tmp_path, refuse
 def test_new_tasks_of_other_sizes_than_a_shared_head(finished, write_params, run_stage, tmp_path, refused):
     params = write_params(tmp_path / "bad", {"trajectories.start": "shared"})
     run_stage("collect_trajectories", params, finished.data)
-    refused("meta_train", params, finished.data, "trajectories.start = shared", "meta.n_way = 8", "tasks.n_way = 5", "meta.new_tasks = 0")
+    refused(
+        "meta_train",
+        params,
+        finished.data,
+        "trajectories.start = shared",
+        "meta.n_way = 8",
+        "tasks.n_way = 5",
+        "meta.new_tasks = 0",
+    )
 
 
 @pytest.mark.parametrize("changes", [{"meta.n_way": 5}, {"meta.new_tasks": 0}, {"meta.query_loss": 0.0}], ids=str)
 def test_a_unet_of_one_size_is_trained_on_tasks_of_that_size(changes, finished, write_params, run_stage, tmp_path):
-    run_stage("meta_train", write_params(tmp_path / "unet", {"denoiser.name": "unet", "method.controls": []} | changes), finished.data)
+    run_stage(
+        "meta_train",
+        write_params(tmp_path / "unet", {"denoiser.name": "unet", "method.controls": []} | changes),
+        finished.data,
+    )
     assert (finished.data / "model" / "methods" / "ltdi.safetensors").exists()
 
 

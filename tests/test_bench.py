@@ -115,15 +115,29 @@ def code(tmp_path, monkeypatch):
         ("ltdi/methods/__init__.py", set()),
         ("pipeline/knobs.py", set()),
         ("pipeline/evaluate.py", {("evaluate", method) for method in ("lvdi", "ltdi", "controls")}),
-        ("ltdi/bodies/conv4.py", {(stage, method) for stage in ("pretrain_body", "prepare_tasks", "meta_train", "generate_weights") for method in ("lvdi", "ltdi", "controls")}),
+        (
+            "ltdi/bodies/conv4.py",
+            {
+                (stage, method)
+                for stage in ("pretrain_body", "prepare_tasks", "meta_train", "generate_weights")
+                for method in ("lvdi", "ltdi", "controls")
+            },
+        ),
     ],
 )
 def test_edited_code_makes_its_stages_and_cells_new(code, bench, file, stale):
     def names() -> tuple[dict, dict]:
         plan.code_of.cache_clear()
-        stages = {(stage, method): plan.code_of(stage, method, controls=False) for stage in STAGES for method in ("lvdi", "ltdi")}
+        stages = {
+            (stage, method): plan.code_of(stage, method, controls=False)
+            for stage in STAGES
+            for method in ("lvdi", "ltdi")
+        }
         stages |= {(stage, "controls"): plan.code_of(stage, "prototype", controls=True) for stage in STAGES}
-        return stages, {method: what_runs(bench, "glyphs-5w1s", method, bench["budgets"]["quick"])["code"] for method in ("lvdi", "ltdi", "controls")}
+        return stages, {
+            method: what_runs(bench, "glyphs-5w1s", method, bench["budgets"]["quick"])["code"]
+            for method in ("lvdi", "ltdi", "controls")
+        }
 
     before, cells_before = names()
     assert names() == (before, cells_before)
@@ -131,7 +145,9 @@ def test_edited_code_makes_its_stages_and_cells_new(code, bench, file, stale):
         edited.write("# edited\n")
     after, cells_after = names()
     assert {key for key in before if before[key] != after[key]} == stale
-    assert {method for method in cells_before if cells_before[method] != cells_after[method]} == {method for _, method in stale}
+    assert {method for method in cells_before if cells_before[method] != cells_after[method]} == {
+        method for _, method in stale
+    }
 
 
 def test_edited_code_of_the_bench_makes_every_cell_new(code, bench):
@@ -160,12 +176,39 @@ def test_overriding_leaves_the_original_alone(params):
 
 
 def row(**changes) -> dict:
-    values = {"setting": "omniglot-5w1s", "method": "ltdi", "variant": "ltdi", "train_classes": 800, "seed": 0, "tasks": 600, "accuracy": 0.99, "ci95": 0.001}
-    return values | {"best_control": "prototype", "paired_diff": 0.002, "paired_ci95": 0.001, "ms_batch_1": 5.0, "seconds_meta_train": 60, "device": "cpu"} | changes
+    values = {
+        "setting": "omniglot-5w1s",
+        "method": "ltdi",
+        "variant": "ltdi",
+        "train_classes": 800,
+        "seed": 0,
+        "tasks": 600,
+        "accuracy": 0.99,
+        "ci95": 0.001,
+    }
+    return (
+        values
+        | {
+            "best_control": "prototype",
+            "paired_diff": 0.002,
+            "paired_ci95": 0.001,
+            "ms_batch_1": 5.0,
+            "seconds_meta_train": 60,
+            "device": "cpu",
+        }
+        | changes
+    )
 
 
 def beside(**changes) -> pd.DataFrame:
-    values = {"setting": "glyphs-5w1s", "method": "lvdi", "variant": "noise_lvdi", "train_classes": 300, "seed": 0, "beside": "ltdi"}
+    values = {
+        "setting": "glyphs-5w1s",
+        "method": "lvdi",
+        "variant": "noise_lvdi",
+        "train_classes": 300,
+        "seed": 0,
+        "beside": "ltdi",
+    }
     return pd.DataFrame([values | {"paired_diff": -0.02, "paired_ci95": 0.001} | changes])
 
 
@@ -197,7 +240,13 @@ def bench():
 
 
 def test_tables_pool_seeds_and_say_what_is_missing(bench):
-    runs = pd.DataFrame([row(accuracy=0.98, paired_diff=0.001), row(seed=1, accuracy=0.99, paired_diff=0.003), row(method="prototype", variant="control", accuracy=0.9)])
+    runs = pd.DataFrame(
+        [
+            row(accuracy=0.98, paired_diff=0.001),
+            row(seed=1, accuracy=0.99, paired_diff=0.003),
+            row(method="prototype", variant="control", accuracy=0.9),
+        ]
+    )
     bar = tables._bar(runs, bench)
     # the interval of a mean of two seeds, each ± 0.1: √(0.1² + 0.1²)/2
     assert "98.50 ± 0.07, sd 0.71 over 2 seeds" in bar and "+0.200 ± 0.071 (prototype)" in bar
@@ -206,7 +255,20 @@ def test_tables_pool_seeds_and_say_what_is_missing(bench):
 
 
 def test_sharpness_is_told_beside_ltdis_heads():
-    rows = [{"setting": "glyphs-5w1s", "variant": f"noise_{name}", "seed": seed, "tasks": 500, "lambda_max": value, "ci95": 0.02, "paired_diff": value - 0.5, "paired_ci95": 0.01} for seed in (0, 1) for name, value in (("ltdi", 0.5), ("sam", 0.25))]
+    rows = [
+        {
+            "setting": "glyphs-5w1s",
+            "variant": f"noise_{name}",
+            "seed": seed,
+            "tasks": 500,
+            "lambda_max": value,
+            "ci95": 0.02,
+            "paired_diff": value - 0.5,
+            "paired_ci95": 0.01,
+        }
+        for seed in (0, 1)
+        for name, value in (("ltdi", 0.5), ("sam", 0.25))
+    ]
     text = tables._sharpness(pd.DataFrame(rows))
     assert "| noise_sam | 0.2500 ± 0.0141 | -0.2500 ± 0.0071 | 2 | 1000 |" in text
     assert "| noise_ltdi | 0.5000 ± 0.0141 |  | 2 | 1000 |" in text
@@ -224,7 +286,12 @@ def test_everything_in_the_params_is_made_of_known_keys(params, bench):
             override(params, changes_of(bench, setting, budget))
             for method in ("controls", *bench["methods"]):
                 cell_params(bench, setting, method, budget)
-    for changes in (*bench["variants"].values(), *bench["bases"].values(), *bench["bodies"].values(), *(each for some in bench["search"].values() for each in some)):
+    for changes in (
+        *bench["variants"].values(),
+        *bench["bases"].values(),
+        *bench["bodies"].values(),
+        *(each for some in bench["search"].values() for each in some),
+    ):
         override(params, changes)
 
 
@@ -256,10 +323,32 @@ def measured(tmp_path, monkeypatch, bench):
             for seed, values in enumerate(seeds)
         ]
         write_table(folder / "per_task.parquet", pd.concat(frames))
-        times = [{"name": name, "batch": n, "adapts": False, "ms_embed": 1.0, "ms_generate": ms / n, "ms_query": 2.0, "seed": 0} for name in scores for n in (1, 64)]
+        times = [
+            {
+                "name": name,
+                "batch": n,
+                "adapts": False,
+                "ms_embed": 1.0,
+                "ms_generate": ms / n,
+                "ms_query": 2.0,
+                "seed": 0,
+            }
+            for name in scores
+            for n in (1, 64)
+        ]
         write_table(folder / "timing.parquet", pd.DataFrame(times))
-        facts = {"train_classes": 300, "ceiling": {"accuracy": 0.99, "ci95": 0.0}, "val_accuracy": 0.9, "parameters": 5, "seconds": 7.0, "body": {}}
-        write_json(folder / "cell.json", {"missing": "", "budget": "quick", "device": "cpu", "commit": "abc", "seeds": {"0": facts, "1": facts}})
+        facts = {
+            "train_classes": 300,
+            "ceiling": {"accuracy": 0.99, "ci95": 0.0},
+            "val_accuracy": 0.9,
+            "parameters": 5,
+            "seconds": 7.0,
+            "body": {},
+        }
+        write_json(
+            folder / "cell.json",
+            {"missing": "", "budget": "quick", "device": "cpu", "commit": "abc", "seeds": {"0": facts, "1": facts}},
+        )
 
     controls = {name: [[0.80, 0.70, 0.60], [0.50, 0.60, 0.70]] for name in bench["controls"]}
     controls["ridge"] = [[0.81, 0.71, 0.61], [0.51, 0.61, 0.71]]
@@ -314,12 +403,20 @@ def test_what_a_budget_leaves_out_is_said(monkeypatch, tmp_path, bench):
     monkeypatch.setattr(cell, "CELLS", tmp_path / "cells")
     monkeypatch.setenv("LTDI_DATA", str(tmp_path))
     bench["budgets"]["quick"]["leaves_out"] = ["glyphs-*/rept*", "omniglot-20w*"]
-    monkeypatch.setattr(plan, "load_yaml", lambda path, read=load_yaml: bench if path.parent == plan.BENCH else read(path))
+    monkeypatch.setattr(
+        plan, "load_yaml", lambda path, read=load_yaml: bench if path.parent == plan.BENCH else read(path)
+    )
     plan.main()
     cell.main("glyphs-5w1s", "reptile")
-    assert read_json(tmp_path / "cells" / "glyphs-5w1s" / "reptile" / "cell.json") == {"missing": "reptile is not in the budget quick; make bench BUDGET=cpu"}
+    assert read_json(tmp_path / "cells" / "glyphs-5w1s" / "reptile" / "cell.json") == {
+        "missing": "reptile is not in the budget quick; make bench BUDGET=cpu"
+    }
     why = {name: read_json(tmp_path / name / "ltdi.json")["missing"] for name in bench["settings"]}
-    assert why["glyphs-5w1s"] == "" and "not in the budget" in why["omniglot-20w1s"] and "no images_background" in why["omniglot-5w1s"]
+    assert (
+        why["glyphs-5w1s"] == ""
+        and "not in the budget" in why["omniglot-20w1s"]
+        and "no images_background" in why["omniglot-5w1s"]
+    )
 
 
 def test_what_a_cell_runs_says_neither_where_the_data_lie_nor_what_others_do(bench):
@@ -349,7 +446,9 @@ def tiny_bench(tmp_path_factory, repository, write_params):
     """A bench of two settings, one of them without its data, and two methods, measured."""
     pytest.importorskip("dvc")
     folder = tmp_path_factory.mktemp("bench") / "project"
-    project = Project.copy(repository, folder, without=("dvc.lock", "data/results/", "bench/results/", "bench/dvc.lock", "tests/"))
+    project = Project.copy(
+        repository, folder, without=("dvc.lock", "data/results/", "bench/results/", "bench/dvc.lock", "tests/")
+    )
     write_params(folder)
     bench = load_yaml(folder / "bench" / "params.yaml")
     bench |= {key: {} for key in ("bases", "variants", "search")}
@@ -360,7 +459,9 @@ def tiny_bench(tmp_path_factory, repository, write_params):
     save(project, bench)
     project.commit("tiny")
     ran = project.repro("repro", "bench/dvc.yaml")
-    assert sorted(ran) == sorted(["plan", "controls@glyphs-5w1s", "controls@omniglot-5w1s", *cells_of("ltdi"), *cells_of("meta_hypernetwork")])
+    assert sorted(ran) == sorted(
+        ["plan", "controls@glyphs-5w1s", "controls@omniglot-5w1s", *cells_of("ltdi"), *cells_of("meta_hypernetwork")]
+    )
     return project, bench
 
 
@@ -384,7 +485,9 @@ def test_only_what_changed_is_measured_again(tiny_bench):
     assert again(project) == []
     made = read_json(project.folder / "bench" / "work" / "cells" / "glyphs-5w1s" / "ltdi" / "cell.json")
     assert list(made["seeds"]) == ["0"] and not made["missing"]
-    assert "no images_background" in read_json(project.folder / "bench/work/cells/omniglot-5w1s/ltdi/cell.json")["missing"]
+    assert (
+        "no images_background" in read_json(project.folder / "bench/work/cells/omniglot-5w1s/ltdi/cell.json")["missing"]
+    )
 
     # a cell without data has nothing to do again
     file = project.folder / "ltdi" / "methods" / "meta_hypernetwork.py"

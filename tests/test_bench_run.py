@@ -33,7 +33,9 @@ def tiny(tmp_path_factory, write_params, repository, few_glyphs):
             app = typer.Typer()
             app.command()(program.main)
             base = [] if program is ways else ["--base", "noise"]
-            return CliRunner().invoke(app, ["--setting", "glyphs-5w1s", "--budget", "tiny", *base, "--runs", str(folder / "runs"), *arguments])
+            return CliRunner().invoke(
+                app, ["--setting", "glyphs-5w1s", "--budget", "tiny", *base, "--runs", str(folder / "runs"), *arguments]
+            )
 
         yield SimpleNamespace(call=call, folder=folder, table=lambda name: pd.read_csv(folder / name))
 
@@ -47,7 +49,12 @@ def measured(tiny):
 
 def test_a_variant_has_a_row_beside_the_controls(measured):
     runs = measured.table("runs.csv").set_index(["method", "variant"])
-    assert set(runs.index) == {("lvdi", "noise_lvdi"), ("ltdi", "noise_adapt_5"), ("prototype", "control"), ("ceiling", "control")}
+    assert set(runs.index) == {
+        ("lvdi", "noise_lvdi"),
+        ("ltdi", "noise_adapt_5"),
+        ("prototype", "control"),
+        ("ceiling", "control"),
+    }
     own, best = runs.loc["lvdi", "noise_lvdi"], runs.loc["prototype", "control"]
     assert own.best_control == "prototype" and own.paired_diff == pytest.approx(own.accuracy - best.accuracy, abs=2e-6)
     assert own.tasks == 30 and own.train_classes == 36 and own.ms_batch_1 > own.ms_batch_64 > 0
@@ -72,8 +79,12 @@ def test_what_was_chosen_by_is_on_meta_val(measured):
 def test_sharpness_is_paired_over_tasks(measured):
     assert measured.call(sharpness).exit_code == 0
     table = measured.table("sharpness.csv").set_index("variant")
-    assert list(table.index) == ["noise_ltdi", "noise_sam"] and (table.tasks == 30).all() and (table.lambda_max > 0).all()
-    assert table.paired_diff["noise_sam"] == pytest.approx(table.lambda_max["noise_sam"] - table.lambda_max["noise_ltdi"], abs=1e-4)
+    assert (
+        list(table.index) == ["noise_ltdi", "noise_sam"] and (table.tasks == 30).all() and (table.lambda_max > 0).all()
+    )
+    assert table.paired_diff["noise_sam"] == pytest.approx(
+        table.lambda_max["noise_sam"] - table.lambda_max["noise_ltdi"], abs=1e-4
+    )
     assert table.paired_diff["noise_ltdi"] == 0
 
 
@@ -95,7 +106,9 @@ def test_one_run_makes_heads_for_other_tasks(tiny, repository):
 
 
 @pytest.mark.parametrize("program", [run, sharpness], ids=["run", "sharpness"])
-@pytest.mark.parametrize("option, kind", [("--variant", "variant"), ("--base", "base"), ("--budget", "budget"), ("--setting", "setting")])
+@pytest.mark.parametrize(
+    "option, kind", [("--variant", "variant"), ("--base", "base"), ("--budget", "budget"), ("--setting", "setting")]
+)
 def test_an_unknown_name_is_one_line(tiny, program, option, kind):
     ended = tiny.call(program, option, "nonsense")
     assert ended.exit_code == 2 and f"{kind} 'nonsense' is not in bench/params.yaml; allowed: " in ended.output

@@ -67,8 +67,15 @@ def test_the_head_is_the_one_that_the_pipeline_generates(task, tmp_path):
     order = [facts["classes"].index(name) for name in names_of(task.data)]  # folders stand in the order of their names
     w = read_tensors(task.data / "weights" / "ltdi.safetensors")[0]["w"][3]
     hidden = own["hidden.weight"].numel() + own["hidden.bias"].numel()
-    assert_close(torch.cat([own["hidden.weight"], own["hidden.bias"][:, None]], 1).flatten(), w[:hidden], atol=1e-4, rtol=1e-3)
-    assert_close(torch.cat([own["output.weight"], own["output.bias"][:, None]], 1)[order].flatten(), w[hidden:], atol=1e-4, rtol=1e-3)
+    assert_close(
+        torch.cat([own["hidden.weight"], own["hidden.bias"][:, None]], 1).flatten(), w[:hidden], atol=1e-4, rtol=1e-3
+    )
+    assert_close(
+        torch.cat([own["output.weight"], own["output.bias"][:, None]], 1)[order].flatten(),
+        w[hidden:],
+        atol=1e-4,
+        rtol=1e-3,
+    )
 
 
 def test_the_answers_are_the_pipelines(task):
@@ -79,7 +86,9 @@ def test_the_answers_are_the_pipelines(task):
     right = (answers.image.map(lambda image: image.split("/")[-2]) == answers["class"]).mean()
     scores = pd.read_parquet(task.data / "results" / "per_task.parquet")
     assert right == pytest.approx(scores[(scores.method == "ltdi") & (scores.task == 3)].accuracy.item(), abs=1e-6)
-    assert re.search(rf"of 25 images in folders named like a class {round(25 * right)} are right, {right:.1%}", ended.output)
+    assert re.search(
+        rf"of 25 images in folders named like a class {round(25 * right)} are right, {right:.1%}", ended.output
+    )
 
 
 def test_a_kept_head_classifies_as_it_did_at_first(task, tmp_path):
@@ -100,7 +109,9 @@ def test_more_images_of_each_class_than_the_run_was_trained_on(task):
     for place in places:
         shutil.copy(task.query / place.name / "0.png", place / "more.png")
     ended = task.call(task.support, task.query)
-    assert ended.exit_code == 0 and f"from {', '.join(f'2 of {place.name}' for place in places)}, by ltdi" in ended.output
+    assert (
+        ended.exit_code == 0 and f"from {', '.join(f'2 of {place.name}' for place in places)}, by ltdi" in ended.output
+    )
 
 
 def test_classes_of_unequal_numbers_of_images(task, tmp_path):
@@ -194,7 +205,9 @@ def test_an_unknown_method(task):
 
 def test_a_method_that_has_learned_heads_of_one_number_of_classes(task):
     shutil.rmtree(next(task.support.iterdir()))
-    refused(task.call(task.support, "--method", "mean_head"), "mean_head", "heads of 5 classes", "none of 4", "tasks.n_way")
+    refused(
+        task.call(task.support, "--method", "mean_head"), "mean_head", "heads of 5 classes", "none of 4", "tasks.n_way"
+    )
 
 
 def test_a_head_is_generated_of_images_only(task, tmp_path):

@@ -114,8 +114,16 @@ def test_permuting_the_classes_permutes_the_logits(head, support, query, closed_
 
 def test_the_temperature_multiplies_the_logits(head, support, query):
     inputs, _ = labelled(query.features)
-    assert_close(head(prototype_head(head, support.class_means, 3.0), inputs), 3 * head(prototype_head(head, support.class_means, 1.0), inputs))
-    assert_close(head(ridge_head(head, support, 0.5, 3.0), inputs), 3 * head(ridge_head(head, support, 0.5, 1.0), inputs), rtol=1e-4, atol=1e-5)
+    assert_close(
+        head(prototype_head(head, support.class_means, 3.0), inputs),
+        3 * head(prototype_head(head, support.class_means, 1.0), inputs),
+    )
+    assert_close(
+        head(ridge_head(head, support, 0.5, 3.0), inputs),
+        3 * head(ridge_head(head, support, 0.5, 1.0), inputs),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_spare_hidden_units_are_zero(support, closed_form):
@@ -156,7 +164,9 @@ def test_ridge_solves_the_normal_equations_of_the_images_that_are_there(head, qu
 
 def test_a_prototype_is_the_mean_of_its_own_images(head):
     support = unequal(SHOTS, spoilt=1e3)
-    means = torch.stack([torch.stack([support.features[b, n, : SHOTS[b, n]].mean(0) for n in range(N)]) for b in range(B)])
+    means = torch.stack(
+        [torch.stack([support.features[b, n, : SHOTS[b, n]].mean(0) for n in range(N)]) for b in range(B)]
+    )
     assert_close(HEADS["prototype"](head, support), prototype_head(head, means, 0.7))
 
 
@@ -167,14 +177,18 @@ def test_what_is_not_there_changes_nothing(head, closed_form):
 @pytest.mark.parametrize("n_shot", [1, 3])
 def test_a_mask_that_leaves_equal_numbers_is_a_smaller_support(head, closed_form, n_shot):
     masked = unequal(torch.full((B, N), n_shot), spoilt=1e3)
-    assert_close(closed_form(head, masked), closed_form(head, Support(masked.features[:, :, :n_shot])), rtol=1e-4, atol=1e-4)
+    assert_close(
+        closed_form(head, masked), closed_form(head, Support(masked.features[:, :, :n_shot])), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("n_way", [2, 9])
 def test_a_prototype_does_not_see_how_many_classes_there_are(head, n_way):
     means = torch.rand(B, 9, F, generator=generator(0, "means"))
     few, nine = (head.space.unflatten(prototype_head(head, each, 0.7)) for each in (means[:, :n_way], means))
-    assert few["output.weight"].equal(nine["output.weight"][:, :n_way]) and few["output.bias"].equal(nine["output.bias"][:, :n_way])
+    assert few["output.weight"].equal(nine["output.weight"][:, :n_way]) and few["output.bias"].equal(
+        nine["output.bias"][:, :n_way]
+    )
 
 
 def test_the_order_of_a_classs_images_changes_nothing(head, support, closed_form):
@@ -187,7 +201,9 @@ def test_the_order_of_a_classs_images_changes_nothing(head, support, closed_form
 def test_the_calibrated_temperature_is_the_best_of_its_grid(head, support, query):
     tau, least = calibrated_temperature(head, prototype_head(head, support.class_means, 1.0), query)
     inputs, labels = labelled(query.features)
-    losses = torch.stack([task_losses(head, prototype_head(head, support.class_means, t), inputs, labels).mean() for t in TEMPERATURES])
+    losses = torch.stack(
+        [task_losses(head, prototype_head(head, support.class_means, t), inputs, labels).mean() for t in TEMPERATURES]
+    )
     assert TEMPERATURES[0] < tau < TEMPERATURES[-1]
     assert tau == TEMPERATURES[losses.argmin()]
     assert least == pytest.approx(losses.min().item(), rel=1e-5)
@@ -196,6 +212,8 @@ def test_the_calibrated_temperature_is_the_best_of_its_grid(head, support, query
 def test_the_calibrated_temperature_undoes_a_scale_of_the_features(head, support, query):
     def calibrated(scale):
         scaled = Support(scale * support.features)
-        return calibrated_temperature(head, prototype_head(head, scaled.class_means, 1.0), Query(scale * query.features))[0]
+        return calibrated_temperature(
+            head, prototype_head(head, scaled.class_means, 1.0), Query(scale * query.features)
+        )[0]
 
     assert calibrated(2.0) == calibrated(1.0) / 4

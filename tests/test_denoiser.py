@@ -16,7 +16,15 @@ def denoiser_of(name, head=None, *, n_way=N, started=True, **sizes):
     """A denoiser; ``started``: with its zero-initialised last layers perturbed, as after some training."""
     torch.manual_seed(0)
     head = head or Head(F, 6)
-    knobs = {"channels": 1, "width": 16, "depth": 2, "heads": 2, "neurons_a_token": 2, "condition": "mean", "dropout": 0.0} | sizes
+    knobs = {
+        "channels": 1,
+        "width": 16,
+        "depth": 2,
+        "heads": 2,
+        "neurons_a_token": 2,
+        "condition": "mean",
+        "dropout": 0.0,
+    } | sizes
     denoiser = DENOISERS[name](head.space, head.n_features, n_way=n_way, **knobs)
     if started:
         with torch.no_grad():
@@ -87,7 +95,12 @@ def test_what_is_not_there_is_not_heard(name, condition):
     there[0, 1, 1] = there[2, :, 1] = 0
     spoilt = support.where(there[..., None] > 0, 1e3)
     assert_close(denoiser(x, t, spoilt, there), denoiser(x, t, support, there), rtol=1e-4, atol=1e-4)
-    assert_close(denoiser(x, t, spoilt, there)[2:], denoiser(x[2:], t[2:], support[2:, :, :1], there[2:, :, :1]), rtol=1e-4, atol=1e-4)
+    assert_close(
+        denoiser(x, t, spoilt, there)[2:],
+        denoiser(x[2:], t[2:], support[2:, :, :1], there[2:, :, :1]),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 def test_dropout_is_of_the_class_means_and_in_the_blocks(condition):
@@ -103,7 +116,10 @@ def test_dropout_is_of_the_class_means_and_in_the_blocks(condition):
 @pytest.mark.parametrize("n_way", [2, 9])
 def test_the_transformer_serves_any_number_of_classes(condition, n_way):
     """It is the same network, and has no parameter that a number of classes is the size of."""
-    given, built = denoiser_of("transformer", condition=condition), denoiser_of("transformer", n_way=n_way, condition=condition)
+    given, built = (
+        denoiser_of("transformer", condition=condition),
+        denoiser_of("transformer", n_way=n_way, condition=condition),
+    )
     built.load_state_dict(given.state_dict())
     y = given(*inputs(n_way=n_way))
     assert y.equal(built(*inputs(n_way=n_way))) and y.shape == (B, Head(F, 6).space.dim(n_way))
@@ -118,7 +134,9 @@ def test_the_unet_is_for_one_number_of_classes():
 def test_attention_sees_more_of_the_images_than_their_mean(name):
     x, t, support, there = inputs()
     only_means = support.mean(2, keepdim=True).expand_as(support)
-    assert_close(denoiser_of(name)(x, t, only_means, there), denoiser_of(name)(x, t, support, there), rtol=1e-4, atol=1e-4)
+    assert_close(
+        denoiser_of(name)(x, t, only_means, there), denoiser_of(name)(x, t, support, there), rtol=1e-4, atol=1e-4
+    )
     attention = denoiser_of(name, condition="attention")
     assert not attention(x, t, only_means, there).allclose(attention(x, t, support, there), atol=1e-3)
 
@@ -153,7 +171,9 @@ def test_it_starts_as_nothing_and_can_leave_it(name, condition):
 def test_every_parameter_is_trained(name, condition):
     denoiser = denoiser_of(name, condition=condition)
     denoiser(*inputs()).square().sum().backward()
-    idle = [name for name, parameter in denoiser.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    idle = [
+        name for name, parameter in denoiser.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
     assert idle == []
 
 
@@ -164,7 +184,11 @@ def test_every_number_feels_state_time_and_condition(name, condition):
     denoiser = denoiser_of(name, condition=condition)
     x, t, support, there = inputs()
     y = denoiser(x, t, support, there)
-    for other in (denoiser(x + 1, t, support, there), denoiser(x, t + 5, support, there), denoiser(x, t, support + torch.eye(N, F)[:, None], there)):
+    for other in (
+        denoiser(x + 1, t, support, there),
+        denoiser(x, t + 5, support, there),
+        denoiser(x, t, support + torch.eye(N, F)[:, None], there),
+    ):
         assert ((other - y).abs() > 0).float().mean() > 0.99
 
 
@@ -195,7 +219,10 @@ def test_tokens_carry_their_own_numbers():
             tokens.into[layer].weight.copy_(torch.eye(8, tokens.into[layer].in_features))
             tokens.out[layer].weight.copy_(torch.eye(tokens.out[layer].out_features, 8))
     x = random(B, 1, head.space.dim(2))
-    assert {layer: tuple(part.shape) for layer, part in tokens.read(x).items()} == {"hidden": (B, 2, 8), "output": (B, 2, 8)}
+    assert {layer: tuple(part.shape) for layer, part in tokens.read(x).items()} == {
+        "hidden": (B, 2, 8),
+        "output": (B, 2, 8),
+    }
     assert_close(tokens.write(tokens.read(x)), x[:, 0])
 
 

@@ -57,7 +57,12 @@ def test_the_chain_leads_from_the_start_to_the_generated_heads(at_full_strength)
 
     assert list(way["chain"]) == ["x3", "x2", "x1", "x0"] and list(way["recorded"]) == ["w3", "w2", "w1", "w0"]
     distances = {"x3": weight_mse(begin, trained), "x0": weight_mse(generated, trained)}
-    assert_close({name: way["chain"][name] for name in distances}, {name: value.mean().item() for name, value in distances.items()}, rtol=1e-4, atol=0)
+    assert_close(
+        {name: way["chain"][name] for name in distances},
+        {name: value.mean().item() for name, value in distances.items()},
+        rtol=1e-4,
+        atol=0,
+    )
     assert way["chain"]["x3"] != pytest.approx(way["chain"]["x0"], rel=1e-3)
     assert way["recorded"]["w0"] == 0 < way["recorded"]["w1"]
     assert way["recorded"]["w3"] == pytest.approx(way["chain"]["x3"], rel=1e-4)

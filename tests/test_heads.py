@@ -24,9 +24,16 @@ def random(*shape):
 
 def module_of(head, w):
     tensors = head.space.unflatten(w)
-    module = nn.Sequential(nn.Linear(head.n_features, head.hidden), nn.ReLU(), nn.Linear(head.hidden, len(tensors["output.bias"])))
+    module = nn.Sequential(
+        nn.Linear(head.n_features, head.hidden), nn.ReLU(), nn.Linear(head.hidden, len(tensors["output.bias"]))
+    )
     module.load_state_dict(
-        {"0.weight": tensors["hidden.weight"], "0.bias": tensors["hidden.bias"], "2.weight": tensors["output.weight"], "2.bias": tensors["output.bias"]}
+        {
+            "0.weight": tensors["hidden.weight"],
+            "0.bias": tensors["hidden.bias"],
+            "2.weight": tensors["output.weight"],
+            "2.bias": tensors["output.bias"],
+        }
     )
     return module
 
@@ -45,9 +52,15 @@ def test_permuting_the_classes_permutes_the_logits(head):
 
 
 def test_permuting_the_hidden_units_changes_nothing(head):
-    w, features, order = random(B, head.space.dim(N)), random(B, M, 5), torch.randperm(7, generator=generator(0, "order"))
+    w, features, order = (
+        random(B, head.space.dim(N)),
+        random(B, M, 5),
+        torch.randperm(7, generator=generator(0, "order")),
+    )
     tensors = head.space.unflatten(w)
-    tensors |= {name: tensors[name][:, order] for name in ("hidden.weight", "hidden.bias")} | {"output.weight": tensors["output.weight"][..., order]}
+    tensors |= {name: tensors[name][:, order] for name in ("hidden.weight", "hidden.bias")} | {
+        "output.weight": tensors["output.weight"][..., order]
+    }
     assert_close(head(head.space.flatten(tensors), features), head(w, features))
 
 
@@ -83,7 +96,9 @@ def test_a_head_of_zeros_loses_log_n(head):
 
 def test_one_head_serves_tasks_of_any_number_of_classes(head):
     w, features = random(B, head.space.dim(9)), random(B, M, 5)
-    few = head.space.from_tokens({layer: tokens[:, :7] if layer == "hidden" else tokens[:, :2] for layer, tokens in head.space.tokens(w).items()})
+    few = head.space.from_tokens(
+        {layer: tokens[:, :7] if layer == "hidden" else tokens[:, :2] for layer, tokens in head.space.tokens(w).items()}
+    )
     assert few.shape == (B, head.space.dim(2))
     assert_close(head(few, features), head(w, features)[..., :2])
 
@@ -92,5 +107,7 @@ def test_losses_are_the_mean_over_the_images_that_are_there(head):
     w, features = random(B, head.space.dim(N)), random(B, N, 2, 5)
     inputs, labels = labelled(features)
     there = torch.tensor([[True] * 8, [True, False] * 4, [False] * 7 + [True]])
-    expected = torch.stack([F.cross_entropy(module_of(head, w[b])(inputs[b, there[b]]), labels[b, there[b]]) for b in range(B)])
+    expected = torch.stack(
+        [F.cross_entropy(module_of(head, w[b])(inputs[b, there[b]]), labels[b, there[b]]) for b in range(B)]
+    )
     assert_close(task_losses(head, w, inputs, torch.where(there, labels, ABSENT)), expected)

@@ -57,7 +57,9 @@ def test_imports_go_down(file, imports_of):
         assert floor(other) < floor(module), f"{name} is on floor {floor(other)}, this file on floor {floor(module)}"
 
 
-@pytest.mark.parametrize("file", [f for f in SOURCES if f.parent.name == "methods" and f.stem != "__init__"], ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [f for f in SOURCES if f.parent.name == "methods" and f.stem != "__init__"], ids=lambda file: file.stem
+)
 def test_methods_do_not_import_each_other(file, imports_of):
     siblings = [name.split(".")[2] for name in imports_of(file) if name.startswith("ltdi.methods.")]
     assert set(siblings) <= set(METHOD_BASES)
@@ -73,6 +75,10 @@ def test_foreign_packages_stay_where_they_belong(file, imports_of):
 
 @every_source
 def test_nothing_is_pickled(file):
-    calls = {ast.unparse(node) for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)}
+    calls = {
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
     assert not calls & {"torch.load", "torch.save", "np.load", "np.save", "pd.read_pickle"}
     assert not {call for call in calls if call.endswith(".to_pickle")}

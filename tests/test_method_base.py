@@ -35,7 +35,10 @@ def test_a_step_is_of_recorded_tasks_and_of_new_ones(world, n_way, classes):
     (recorded, points), (new, none) = parts_of(world, chosen, n_way=n_way)
     assert none is None and points.equal(world.trajectories.points[chosen.recorded])
     assert recorded.support.features.shape[:3] == (16, N_WAY, N_SHOT) and recorded.query.features.shape[2] == N_QUERY
-    assert new.support.features.shape[:3] == (4, classes, chosen.n_shot) and new.query.features.shape[2] == META["query_images"]
+    assert (
+        new.support.features.shape[:3] == (4, classes, chosen.n_shot)
+        and new.query.features.shape[2] == META["query_images"]
+    )
 
 
 def test_a_recorded_task_is_the_one_that_its_trajectory_is_of(world):
@@ -65,13 +68,22 @@ def test_the_number_of_images_is_even_in_its_logarithm(world):
 
 @pytest.mark.parametrize(
     "meta, sizes",
-    [({}, (16, 4)), ({"weight_loss": 0.0}, (0, 4)), ({"query_loss": 0.0}, (16, 0)), ({"new_tasks": 0}, (16, 0)), ({"recorded_tasks": 0}, (0, 4))],
+    [
+        ({}, (16, 4)),
+        ({"weight_loss": 0.0}, (0, 4)),
+        ({"query_loss": 0.0}, (16, 0)),
+        ({"new_tasks": 0}, (16, 0)),
+        ({"recorded_tasks": 0}, (0, 4)),
+    ],
 )
 def test_what_has_no_weight_in_the_loss_is_not_drawn(world, meta, sizes):
     method = TrainedMethod(world.start, meta=META | meta)
     chosen = TaskBatch.draw(world.train, method.meta, generator(0, "batch"))
     assert (len(chosen.recorded), len(chosen.classes)) == sizes
-    kinds = [points is not None for _, points in chosen.parts(world.train, world.trajectories, method.meta, generator(0, "images"))]
+    kinds = [
+        points is not None
+        for _, points in chosen.parts(world.train, world.trajectories, method.meta, generator(0, "images"))
+    ]
     assert kinds == [True] * (sizes[0] > 0) + [False] * (sizes[1] > 0)
 
 
@@ -99,7 +111,11 @@ def test_a_bias_of_x_is_what_a_logit_gains_at_the_mean_activation(world):
     assert_close(method.activation, world.head.activations(centre, support.labelled[0]).mean((0, 1)))
     w = world.trajectories.points[:, 0]
     before, after, x = (method.space.unflatten(each) for each in (centre, w, method.to_x(w, centre)))
-    gained = (after["output.weight"] - before["output.weight"]) @ method.activation + after["output.bias"] - before["output.bias"]
+    gained = (
+        (after["output.weight"] - before["output.weight"]) @ method.activation
+        + after["output.bias"]
+        - before["output.bias"]
+    )
     assert_close(x["output.bias"] * method.layer_scale[1], gained)
     assert_close(x["output.weight"] * method.layer_scale[1], after["output.weight"] - before["output.weight"])
 
@@ -128,5 +144,7 @@ def test_recorded_tasks_count_by_their_heads_as_well_and_new_ones_by_their_queri
 def test_accuracies_do_not_depend_on_the_batches(world, tasks_a_batch):
     task = world.val.batch(torch.arange(len(world.val)))
     prototype = world.build("prototype")
-    scores = query_accuracies(prototype, world.val, lambda support: draw(prototype, support), tasks_a_batch=tasks_a_batch)
+    scores = query_accuracies(
+        prototype, world.val, lambda support: draw(prototype, support), tasks_a_batch=tasks_a_batch
+    )
     assert_close(scores, nearest_mean_accuracy(task.support.features, task.query.features))

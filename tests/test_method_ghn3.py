@@ -162,7 +162,9 @@ def test_larger_tensors_share_blocks(method, worlds):
         for axis in axes:
             size = x[name].shape[axis]
             assert size > block
-            assert_close(x[name].narrow(axis, block, size - block), x[name].narrow(axis, 0, size - block), rtol=1e-3, atol=1e-3)
+            assert_close(
+                x[name].narrow(axis, block, size - block), x[name].narrow(axis, 0, size - block), rtol=1e-3, atol=1e-3
+            )
             first = x[name].narrow(axis, 0, block)
             assert (first - first.roll(1, axis)).abs().max() > 0.01
 
@@ -224,7 +226,8 @@ def test_permuted_classes_permute_the_output_layer(kind, worlds):
     method, support, permutation = stirred(worlds[kind].prepared("ghn3")), worlds[kind].support, torch.tensor([2, 0, 1])
     centre = [method.start.centre(s) for s in (support, Support(support.features[:, permutation]))]
     w, permuted = (
-        method.space.unflatten(method.to_x(draw(method, s), c)) for s, c in zip((support, Support(support.features[:, permutation])), centre)
+        method.space.unflatten(method.to_x(draw(method, s), c))
+        for s, c in zip((support, Support(support.features[:, permutation])), centre)
     )
     for name in ("output.weight", "output.bias"):
         assert_close(permuted[name], w[name][:, permutation], rtol=1e-3, atol=1e-3)
@@ -245,7 +248,9 @@ def test_a_new_network_keeps_the_start(worlds):
 @pytest.mark.parametrize("kind", ["prototype", "shared"])
 def test_the_loss_falls_and_all_parameters_move(kind, worlds):
     world = worlds[kind]
-    method = world.prepared("ghn3", own={"block": 12}, meta={"new_tasks": 40, "max_shot": 1, "query_loss": 1.0, "weight_loss": 0.0})
+    method = world.prepared(
+        "ghn3", own={"block": 12}, meta={"new_tasks": 40, "max_shot": 1, "query_loss": 1.0, "weight_loss": 0.0}
+    )
     before = {name: value.detach().clone() for name, value in method.named_parameters()}
     losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from torch.testing import assert_close
-
 from worlds import HIDDEN, N_WAY, World, draw, stirred
 
 from ltdi.heads import task_losses
@@ -33,7 +32,9 @@ def gaussian(*shape: int, name: str = "test") -> Tensor:
 
 def batch_of(method, world, n: int = 40, **names) -> dict[str, Tensor]:
     tasks = torch.arange(n)
-    return method.draw(world.train.batch(tasks), world.trajectories.points[tasks], generator(0, "batch", *names.values()))
+    return method.draw(
+        world.train.batch(tasks), world.trajectories.points[tasks], generator(0, "batch", *names.values())
+    )
 
 
 def new_batch_of(method, world, **names) -> dict[str, Tensor]:
@@ -81,23 +82,35 @@ def test_the_loss_is_the_negative_bound(world):
     variance = beta / (beta + A.square().sum(0))
 
     x = gaussian(3, D, name="x")
-    evidence = MultivariateNormal(torch.zeros(D, dtype=torch.float64), A @ A.mT + beta * torch.eye(D, dtype=torch.float64)).log_prob(x)
+    evidence = MultivariateNormal(
+        torch.zeros(D, dtype=torch.float64), A @ A.mT + beta * torch.eye(D, dtype=torch.float64)
+    ).log_prob(x)
     # pairs of opposite draws, in quadrature for each number of z: the mean over them is the expectation of a quadratic
     scale = math.sqrt(L)
-    noise = torch.cat([scale * torch.eye(L, dtype=torch.float64), -scale * torch.eye(L, dtype=torch.float64)]).unflatten(-1, (1 + N_WAY, 2))
+    noise = torch.cat(
+        [scale * torch.eye(L, dtype=torch.float64), -scale * torch.eye(L, dtype=torch.float64)]
+    ).unflatten(-1, (1 + N_WAY, 2))
 
     def bound(to_mean: Tensor, log_var: Tensor) -> Tensor:
         method.vae.to_mean, method.vae.log_var = to_mean, log_var.unflatten(-1, method.vae.latent_shape(N_WAY))
         batch = {name: value[:1].double() for name, value in batch_of(method, world, 1).items()}
         losses = [
-            method.loss_of({}, {name: value.expand(3, *value.shape[1:]) for name, value in (batch | {"noise": each[None]}).items()} | {"x_0": x})
+            method.loss_of(
+                {},
+                {name: value.expand(3, *value.shape[1:]) for name, value in (batch | {"noise": each[None]}).items()}
+                | {"x_0": x},
+            )
             for each in noise
         ]
         return -torch.stack(losses).mean(0) * D / (2 * beta) - D / 2 * math.log(2 * math.pi * beta)
 
     to_mean = variance[:, None] / beta * A.mT
     assert_close(bound(to_mean, variance.log()), evidence)
-    for other in (bound(0.8 * to_mean, variance.log()), bound(to_mean, variance.log() + 0.5), bound(to_mean, variance.log() - 0.5)):
+    for other in (
+        bound(0.8 * to_mean, variance.log()),
+        bound(to_mean, variance.log() + 0.5),
+        bound(to_mean, variance.log() - 0.5),
+    ):
         assert (other < evidence - 0.01).all()
 
 
@@ -112,7 +125,9 @@ def test_the_gradient_goes_through_the_draw(world):
     slope = sum((g * d).sum() for g, d in zip(gradients, direction.values()))
 
     def moved(step: float) -> Tensor:
-        return method.loss_of(phi | {name: value + step * direction[name] for name, value in encoder.items()}, batch).sum()
+        return method.loss_of(
+            phi | {name: value + step * direction[name] for name, value in encoder.items()}, batch
+        ).sum()
 
     with torch.no_grad():
         assert_close(slope, (moved(1e-6) - moved(-1e-6)) / 2e-6, rtol=1e-5, atol=1e-8)
@@ -138,7 +153,9 @@ def test_heads_are_decoded_from_draws_of_the_temperature(world):
     x = cold.to_x(draw(cold, world.support), world.start.centre(world.support))
     first, second, _ = cold.space.tokens(x)["hidden"].unflatten(1, (3, HIDDEN // 3)).unbind(1)
     assert not torch.allclose(first, second, atol=1e-3)
-    z = 2.0 * torch.randn(1, *warm.vae.latent_shape(N_WAY), generator=generator(0, "noise")).expand(len(world.support), -1, -1)
+    z = 2.0 * torch.randn(1, *warm.vae.latent_shape(N_WAY), generator=generator(0, "noise")).expand(
+        len(world.support), -1, -1
+    )
     x = warm.vae.decode(z, world.support.features, world.support.present).detach()
     assert_close(draw(warm, world.support), warm.to_w(x, world.start.centre(world.support)), rtol=1e-4, atol=1e-5)
 
@@ -146,7 +163,12 @@ def test_heads_are_decoded_from_draws_of_the_temperature(world):
 def test_new_tasks_show_the_query_loss_the_draws_that_heads_are_decoded_from(world):
     method = stirred(world.prepared(NAME, meta={"query_loss": 3.0}, own={"temperature": 2.0}))
     batch, task = new_batch_of(method, world), world.train.batch(torch.arange(6))
-    assert_close(torch.stack([new_batch_of(method, world, seed=seed)["z"] for seed in range(30)]).std().item(), 1.0, rtol=0.05, atol=0)
+    assert_close(
+        torch.stack([new_batch_of(method, world, seed=seed)["z"] for seed in range(30)]).std().item(),
+        1.0,
+        rtol=0.05,
+        atol=0,
+    )
     w = method.to_w(method.vae.decode(2.0 * batch["z"], *known(batch)), world.start.centre(task.support))
     loss = method.loss_of(dict(method.named_parameters()), batch)
     assert_close(loss, 3 * task_losses(world.head, w, *labelled(task.query.features)))
@@ -190,7 +212,9 @@ def test_one_step_of_the_inner_loop_is_joint_training(world):
     phi = dict(method.named_parameters())
     for batch in (batch_of(method, world, 6), new_batch_of(method, world)):
         together = method.loss_of(phi, batch)
-        alone = torch.cat([method.loss_of(phi, {name: value[j : j + 1] for name, value in batch.items()}) for j in range(6)])
+        alone = torch.cat(
+            [method.loss_of(phi, {name: value[j : j + 1] for name, value in batch.items()}) for j in range(6)]
+        )
         assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
@@ -198,7 +222,9 @@ def test_recorded_tasks_count_in_the_bound_as_well_and_new_ones_in_the_query_los
     def losses(weight_loss: float, query_loss: float) -> tuple[Tensor, Tensor]:
         method = stirred(world.prepared(NAME, meta={"weight_loss": weight_loss, "query_loss": query_loss}))
         phi = dict(method.named_parameters())
-        return tuple(method.loss_of(phi, batch).detach() for batch in (batch_of(method, world, 6), new_batch_of(method, world)))
+        return tuple(
+            method.loss_of(phi, batch).detach() for batch in (batch_of(method, world, 6), new_batch_of(method, world))
+        )
 
     (bound, nothing), (query, of_new) = losses(1.0, 0.0), losses(0.0, 1.0)
     assert (bound > 0).all() and (query > 0).all() and (of_new > 0).all() and not nothing.any()

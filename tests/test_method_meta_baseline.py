@@ -141,7 +141,9 @@ def test_the_share_of_the_steps_that_classify(share, n_classifying, world, monke
     calls = []
     for name in ("classification_loss", "episodic_loss"):
         of_phase = getattr(method, name)
-        monkeypatch.setattr(method, name, lambda *given, name=name, of_phase=of_phase: calls.append(name) or of_phase(*given))
+        monkeypatch.setattr(
+            method, name, lambda *given, name=name, of_phase=of_phase: calls.append(name) or of_phase(*given)
+        )
     world.rows(method, Training(method, lr=1e-3, steps=5, ema=0.9))
     assert calls == n_classifying * ["classification_loss"] + (5 - n_classifying) * ["episodic_loss"]
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch.testing import assert_close
-
 from worlds import N_WAY, World, draw, stirred
 
 from ltdi.heads import task_losses
@@ -138,4 +137,6 @@ def test_the_loss_is_that_of_the_queries_alone(world):
     method, task = stirred(world.prepared(NAME)), batch_of(world)
     w = draw(method, task.support)
     for points in (world.trajectories.points[:4], None):
-        assert_close(method.loss(task, points, None).detach(), task_losses(method.head, w, *labelled(task.query.features)))
+        assert_close(
+            method.loss(task, points, None).detach(), task_losses(method.head, w, *labelled(task.query.features))
+        )

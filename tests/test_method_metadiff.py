@@ -1,12 +1,10 @@
 """Meta-Diff: its sampler and gradient against closed forms, and what it is before it has learned anything."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
-
 from worlds import META, N_WAY, World, draw, stirred
 
 from ltdi.closed_form import TEMPERATURES
@@ -224,15 +222,23 @@ def test_every_step_has_a_batch_of_its_own(world):
 def test_the_gradient_reaches_every_parameter_and_the_condition(losses, world):
     method, task = stirred(world.prepared("metadiff", meta=losses)), world.train.batch(torch.arange(6))
     features = task.support.features.clone().requires_grad_()
-    method.loss(Task(Support(features), task.query), task.support.class_means.flatten(1), generator(0, "loss")).sum().backward()
+    method.loss(
+        Task(Support(features), task.query), task.support.class_means.flatten(1), generator(0, "loss")
+    ).sum().backward()
     assert [name for name, value in method.named_parameters() if not value.grad.abs().sum() > 0] == []
     assert (features.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
-@pytest.mark.parametrize("losses", [{"weight_loss": 1.0, "query_loss": 0.0}, {"weight_loss": 0.0, "query_loss": 1.0}], ids=["paper", "query"])
+@pytest.mark.parametrize(
+    "losses", [{"weight_loss": 1.0, "query_loss": 0.0}, {"weight_loss": 0.0, "query_loss": 1.0}], ids=["paper", "query"]
+)
 @pytest.mark.parametrize("classifier", ["distance", "cosine"])
 def test_the_loss_falls(losses, classifier, world):
     # stirred, because the class means that it starts from leave little to learn in this world
-    method = stirred(world.prepared("metadiff", meta={"new_tasks": 40, **losses}, own={"classifier": classifier, "sampling_steps": 10}))
+    method = stirred(
+        world.prepared(
+            "metadiff", meta={"new_tasks": 40, **losses}, own={"classifier": classifier, "sampling_steps": 10}
+        )
+    )
     falls = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
     assert sum(falls[-5:]) < 0.8 * sum(falls[:5])

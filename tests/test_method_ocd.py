@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-
 from worlds import PAPER, World, draw, stirred
 
 from ltdi.seeding import generator
@@ -164,7 +163,9 @@ def test_the_query_loss_reaches_both_networks_and_the_condition(diffusion, world
     method.start = SimpleNamespace(head=world.head, centre=lambda support: base)
     loss_of(method, Task(Support(features), task.query), None).sum().backward()
     for network in (method.denoiser, method.scale_network):
-        assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0] == []
+        assert [
+            name for name, value in network.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0
+        ] == []
     assert (features.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
@@ -199,7 +200,9 @@ def test_the_scale_network_learns_a_function_of_the_condition(world):
     direction, _ = method.normalised(torch.ones(40, method.space.dim(3)))
     for step in range(training.steps):
         task = world.train.of_classes(world.train.classes, generator(0, "images", step))
-        trained = world.start.centre(task.support) + method.spread(wanted(task.support), direction.shape[-1]) * direction
+        trained = (
+            world.start.centre(task.support) + method.spread(wanted(task.support), direction.shape[-1]) * direction
+        )
         method.loss(task, trained[:, None], generator(0, "loss", step)).mean().backward()
         training.descend()
     support = world.train.of_classes(world.train.classes, generator(1, "unseen images")).support
@@ -207,7 +210,9 @@ def test_the_scale_network_learns_a_function_of_the_condition(world):
     assert (error < 0.1 * wanted(support).var(0)).all()
 
 
-@pytest.mark.parametrize("kind, diffusion, denoiser", [("shared", {}, "transformer"), ("fresh", PAPER, "unet")], ids=["ours", "paper"])
+@pytest.mark.parametrize(
+    "kind, diffusion, denoiser", [("shared", {}, "transformer"), ("fresh", PAPER, "unet")], ids=["ours", "paper"]
+)
 def test_the_loss_falls(kind, diffusion, denoiser, worlds):
     method = worlds[kind].prepared("ocd", diffusion=diffusion, denoiser={"name": denoiser}, meta={"recorded_tasks": 40})
     losses = [row["loss"] for row in worlds[kind].rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
@@ -234,7 +239,10 @@ def test_noised_states_are_of_the_direction(world):
 def test_noised_and_visited_states_have_their_shares(world):
     """With one step a chain visits one state, whatever is drawn."""
     task, points = a_task(world)
-    noised, visited, mixed = (loss_of(stirred(world.prepared("ocd", diffusion={"steps": 1, "visited": share})), task, points) for share in (0.0, 1.0, 0.25))
+    noised, visited, mixed = (
+        loss_of(stirred(world.prepared("ocd", diffusion={"steps": 1, "visited": share})), task, points)
+        for share in (0.0, 1.0, 0.25)
+    )
     assert_close(mixed, 0.75 * noised + 0.25 * visited)
     assert not torch.allclose(noised, visited, rtol=1e-2)
 

@@ -165,7 +165,9 @@ def test_one_step_of_sgd_is_the_gradient_of_the_mean_loss(world):
     images = torch.cat([task.support.images, task.query.images], 2)
     first = method.first(task.support)
     labels = torch.arange(N_WAY).repeat_interleave(POOL)
-    joint = torch.stack([plain_gradient(method, first[j], images[j].flatten(0, 1), labels) for j in range(len(first))]).mean(0)
+    joint = torch.stack(
+        [plain_gradient(method, first[j], images[j].flatten(0, 1), labels) for j in range(len(first))]
+    ).mean(0)
     tensors = method.space.unflatten(joint)
     kept = kept_gradients(method, world)
     for name, value in method.body.named_parameters():

@@ -92,20 +92,29 @@ def test_the_pseudo_gradient_of_many_steps_leads_to_the_mean_of_the_adapted(worl
 def test_no_step_returns_the_initialisation(worlds):
     for world in worlds.values():
         method = moved(world.prepared("reptile_head", own={"adapt_steps": 0}), 0.1)
-        assert_close(draw(method, world.support), method.start.centre(world.support) + method.phi.detach(), rtol=0, atol=0)
+        assert_close(
+            draw(method, world.support), method.start.centre(world.support) + method.phi.detach(), rtol=0, atol=0
+        )
 
 
 def test_it_begins_at_the_start_or_at_the_shared_draw(worlds):
     for kind, world in worlds.items():
         w = draw(world.prepared("reptile_head", own={"adapt_steps": 0}), world.support)
-        assert_close(w, world.start.shared.expand_as(w) if kind != "prototype" else world.start.centre(world.support), rtol=0, atol=0)
+        assert_close(
+            w,
+            world.start.shared.expand_as(w) if kind != "prototype" else world.start.centre(world.support),
+            rtol=0,
+            atol=0,
+        )
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_tasks_without_information_lead_to_equal_logits(optimizer, worlds):
     """All features are zero: the loss is least, ln N, where the output biases agree; REPTILE gets there from unequal ones and stays."""
     world = worlds["shared"]
-    empty = TaskSource(torch.zeros_like(world.train.features), world.train.classes, world.train.support, world.train.query)
+    empty = TaskSource(
+        torch.zeros_like(world.train.features), world.train.classes, world.train.support, world.train.query
+    )
     own = {"inner_steps": 3, "inner_optimizer": optimizer, "inner_lr": 0.05, "adapt_steps": 0}
     method = world.prepared("reptile_head", own=own)
     bias = torch.tensor([1.0, 0.0, -0.5])
@@ -126,7 +135,9 @@ def test_adapted_heads_fit_the_support_better_than_the_initialisation(kind, worl
     inputs, labels = labelled(world.support.features)
 
     def losses(steps):
-        method = moved(world.prepared("reptile_head", own={"adapt_steps": steps, "inner_optimizer": "sgd", "inner_lr": 0.02}), 0.05)
+        method = moved(
+            world.prepared("reptile_head", own={"adapt_steps": steps, "inner_optimizer": "sgd", "inner_lr": 0.02}), 0.05
+        )
         return task_losses(method.head, draw(method, world.support), inputs, labels)
 
     assert (losses(5) < losses(0)).all() and (losses(20) < losses(5)).all()
@@ -195,7 +206,9 @@ def test_what_is_learned_helps_on_new_tasks(worlds):
     task = world.val.batch(torch.arange(len(world.val)))
 
     def query_loss():
-        return task_losses(method.head, draw(method, Support(task.support.features)), *labelled(task.query.features)).mean()
+        return task_losses(
+            method.head, draw(method, Support(task.support.features)), *labelled(task.query.features)
+        ).mean()
 
     before = query_loss()
     world.rows(method, Training(method, lr=0.02, steps=80, ema=0.9))

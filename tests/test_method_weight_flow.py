@@ -63,7 +63,9 @@ def test_one_step_is_exact_on_a_straight_path(path):
 @pytest.mark.parametrize("steps", [P - 1, 2 * (P - 1)])
 def test_segments_as_steps_visit_every_recorded_point(path, steps):
     """There the mean velocity of a step is the path's own derivative."""
-    derivative = lambda x, u: vmap(jacrev(lambda row, s: point(row[None], s[None])[0], 1))(path, (u + 1e-3) / steps) / steps  # noqa: E731
+    derivative = lambda x, u: (
+        vmap(jacrev(lambda row, s: point(row[None], s[None])[0], 1))(path, (u + 1e-3) / steps) / steps
+    )  # noqa: E731
     states = torch.stack(list(euler(derivative, path[:, 0], steps)), 1)
     assert_close(states[:, :: steps // (P - 1)], path, rtol=1e-4, atol=1e-4)
     assert_close(states, torch.stack(list(euler(perfect(path, steps), path[:, 0], steps)), 1), rtol=1e-4, atol=1e-4)
@@ -95,7 +97,9 @@ def batch_of(world, method, n=6):
 def test_the_loss_is_least_at_the_paths_velocity(kind, steps, visited, worlds):
     """Zero there, as the network knows of each state which path it is on; anything else costs its distance at the step's end."""
     world = worlds[kind]
-    method = world.prepared("weight_flow", own={"steps": steps, "visited": visited}, meta={"weight_loss": 1.0, "query_loss": 0.0})
+    method = world.prepared(
+        "weight_flow", own={"steps": steps, "visited": visited}, meta={"weight_loss": 1.0, "query_loss": 0.0}
+    )
     task, points = batch_of(world, method)
     centre = method.start.centre(task.support)
     path = method._path(method._begin(6, N_WAY, generator(0, "same")), points, centre)
@@ -117,7 +121,9 @@ def test_the_loss_is_least_at_the_paths_velocity(kind, steps, visited, worlds):
 @pytest.mark.parametrize("visited", [0.0, 1.0])
 def test_the_query_loss_is_that_of_the_head_at_the_end_of_the_step(visited, worlds):
     world = worlds["prototype"]
-    method = world.prepared("weight_flow", own={"steps": 1, "visited": visited}, meta={"weight_loss": 0.0, "query_loss": 2.0})
+    method = world.prepared(
+        "weight_flow", own={"steps": 1, "visited": visited}, meta={"weight_loss": 0.0, "query_loss": 2.0}
+    )
     task, points = batch_of(world, method)
     trained = method.to_x(points[:, 0], method.start.centre(task.support))
     method.velocity = lambda x, u, support: (trained - x) / (1 - u)[:, None]
@@ -201,7 +207,9 @@ def test_generation_depends_on_the_support_beyond_its_start(worlds):
 @pytest.mark.parametrize("kind, visited, query_loss", [("shared", 0.0, 0.1), ("shared", 1.0, 0.1), ("fresh", 1.0, 0.0)])
 def test_the_loss_falls(kind, visited, query_loss, worlds):
     world = worlds[kind]
-    method = world.prepared("weight_flow", own={"visited": visited, "noise": 0.0}, meta={"recorded_tasks": 40, "query_loss": query_loss})
+    method = world.prepared(
+        "weight_flow", own={"visited": visited, "noise": 0.0}, meta={"recorded_tasks": 40, "query_loss": query_loss}
+    )
     losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
@@ -210,7 +218,11 @@ def test_recorded_tasks_count_in_the_weight_loss_as_well_and_new_ones_in_the_que
     world = worlds["prototype"]
 
     def losses(weight_loss, query_loss):
-        method = stirred(world.prepared("weight_flow", meta={"weight_loss": weight_loss, "query_loss": query_loss}, own={"visited": 1.0}))
+        method = stirred(
+            world.prepared(
+                "weight_flow", meta={"weight_loss": weight_loss, "query_loss": query_loss}, own={"visited": 1.0}
+            )
+        )
         task, points = batch_of(world, method)
         return tuple(method.loss(task, given, generator(0, "loss")).detach() for given in (points, None))
 

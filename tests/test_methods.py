@@ -5,10 +5,9 @@ from itertools import islice, product
 import pytest
 import torch
 from torch.testing import assert_close
-
-from ltdi.diffusion.denoiser import DENOISERS
 from worlds import N_WAY, PAPER, World, draw, stirred
 
+from ltdi.diffusion.denoiser import DENOISERS
 from ltdi.heads import task_losses
 from ltdi.methods import CONTROLS, METHODS
 from ltdi.methods.base import TrainedMethod
@@ -192,9 +191,17 @@ def support_of(world, n_way, n_shot, n_tasks=5) -> Support:
 
 
 def test_which_methods_are_of_one_size(worlds):
-    assert {name for name in METHODS | CONTROLS if name not in ANY_SIZE} == {"reptile", "reptile_head", "head_sgd", "mean_head", "nearest_head"}
+    assert {name for name in METHODS | CONTROLS if name not in ANY_SIZE} == {
+        "reptile",
+        "reptile_head",
+        "head_sgd",
+        "mean_head",
+        "nearest_head",
+    }
     for name in (*DIFFUSIONS, "ocd", "weight_flow"):
-        assert [worlds["prototype", False].build(name, denoiser={"name": each}).one_size for each in ("transformer", "unet")] == [False, True]
+        assert [
+            worlds["prototype", False].build(name, denoiser={"name": each}).one_size for each in ("transformer", "unet")
+        ] == [False, True]
 
 
 @pytest.mark.parametrize("n_way", [2, 7])
@@ -253,7 +260,11 @@ def masked(support, shots, spoilt=False) -> Support:
     mask = torch.arange(support.features.shape[2]) < shots[..., None]
     if not spoilt:
         return Support(support.features, support.images, mask)
-    images = None if support.images is None else torch.where(mask[..., None, None, None], support.images, 255 - support.images)
+    images = (
+        None
+        if support.images is None
+        else torch.where(mask[..., None, None, None], support.images, 255 - support.images)
+    )
     return Support(support.features.where(mask[..., None], 1e3), images, mask)
 
 
@@ -274,7 +285,9 @@ def test_what_is_not_there_changes_nothing(unequal):
 @pytest.mark.parametrize("n_shot", [1, 2, 4])
 def test_a_mask_that_leaves_equal_numbers_is_a_smaller_support(n_shot, unequal):
     method, support = unequal
-    smaller = Support(support.features[:, :, :n_shot], None if support.images is None else support.images[:, :, :n_shot])
+    smaller = Support(
+        support.features[:, :, :n_shot], None if support.images is None else support.images[:, :, :n_shot]
+    )
     w = draw(method, masked(support, torch.full((5, N_WAY), n_shot), spoilt=True))
     assert_close(w, draw(method, smaller), rtol=1e-4, atol=1e-4)
 
@@ -302,7 +315,9 @@ def test_dropout_is_of_training_alone(name, worlds):
 
 
 @pytest.mark.parametrize("name", DIFFUSIONS)
-@pytest.mark.parametrize("kind, diffusion, denoiser", [("shared", {}, "transformer"), ("fresh", PAPER, "unet")], ids=["ours", "paper"])
+@pytest.mark.parametrize(
+    "kind, diffusion, denoiser", [("shared", {}, "transformer"), ("fresh", PAPER, "unet")], ids=["ours", "paper"]
+)
 def test_the_loss_falls(name, kind, diffusion, denoiser, worlds):
     world = worlds[kind, False]
     method = world.prepared(name, diffusion=diffusion, denoiser={"name": denoiser}, meta={"recorded_tasks": 40})

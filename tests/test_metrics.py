@@ -54,7 +54,9 @@ def test_nearest_mean_accuracy_is_the_loop_over_queries():
         right = 0
         for n in range(N):
             for q in range(Q):
-                distances = [sum((query[b, n, q, f] - support[b, m, :, f].mean()) ** 2 for f in range(F)) for m in range(N)]
+                distances = [
+                    sum((query[b, n, q, f] - support[b, m, :, f].mean()) ** 2 for f in range(F)) for m in range(N)
+                ]
                 right += distances.index(min(distances)) == n
         expected.append(right / (N * Q))
     scores = nearest_mean_accuracy(support, query)

@@ -27,7 +27,11 @@ def torchs(attention, context_width=WIDTH):
         weights = {"in_proj_weight": torch.cat([attention.q.weight, k, v])}
     else:
         weights = {"q_proj_weight": attention.q.weight, "k_proj_weight": k, "v_proj_weight": v}
-    biases = {"in_proj_bias": torch.cat([attention.q.bias, attention.kv.bias]), "out_proj.weight": attention.out.weight, "out_proj.bias": attention.out.bias}
+    biases = {
+        "in_proj_bias": torch.cat([attention.q.bias, attention.kv.bias]),
+        "out_proj.weight": attention.out.weight,
+        "out_proj.bias": attention.out.bias,
+    }
     module.load_state_dict(weights | biases)
     return module
 
@@ -48,7 +52,9 @@ def test_attention_does_not_see_the_order_of_its_context():
 
 def test_the_transformer_block_is_torchs():
     block = TransformerBlock(WIDTH, HEADS)
-    expected = nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+    expected = nn.TransformerEncoderLayer(
+        WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
     expected.self_attn = torchs(block.attention)
     expected.norm1, expected.norm2 = block.norm_attention, block.norm_mlp
     expected.linear1, expected.linear2 = block.mlp[0], block.mlp[-1]
@@ -76,7 +82,9 @@ def test_times_are_told_apart(width):
 
 def test_a_times_embedding_does_not_depend_on_the_batch():
     embedding = TimeEmbedding(8)
-    assert_close(embedding(torch.tensor([3, 7])), torch.cat([embedding(torch.tensor([3])), embedding(torch.tensor([7]))]))
+    assert_close(
+        embedding(torch.tensor([3, 7])), torch.cat([embedding(torch.tensor([3])), embedding(torch.tensor([7]))])
+    )
 
 
 def test_waves_are_sines_and_cosines_of_slowing_frequency():

@@ -57,14 +57,20 @@ def edit(project: Project, section: str, key: str, value: object) -> None:
 
 def plots(project: Project) -> tuple[str, str]:
     """The page of `dvc plots show`, and what DVC complained about."""
-    ended = subprocess.run(["dvc", "plots", "show", "--out", "plots"], cwd=project.folder, env=project.env, capture_output=True, text=True)
+    ended = subprocess.run(
+        ["dvc", "plots", "show", "--out", "plots"], cwd=project.folder, env=project.env, capture_output=True, text=True
+    )
     return (project.folder / "plots" / "index.html").read_text(encoding="utf-8"), ended.stderr
 
 
 def drawn(page: str, title: str) -> list[dict[str, str]]:
     """The rows of the plot with this title; of a plot that failed DVC leaves an empty place in the page."""
     specs = [json.loads(text) for text in re.findall(r"var spec = (\{.*\});", page)]
-    (values,) = [spec["data"]["values"] for spec in specs if spec and isinstance(spec["title"], dict) and spec["title"]["text"] == title]
+    (values,) = [
+        spec["data"]["values"]
+        for spec in specs
+        if spec and isinstance(spec["title"], dict) and spec["title"]["text"] == title
+    ]
     return values
 
 
@@ -88,8 +94,8 @@ def test_metrics(project):
         assert 0 < row["accuracy"] < 1
         assert 0 < row["ci95"] < 0.5
         assert row["weight_mse"] > 0
-        assert 0 < row["ms_per_task"]["batch_64"]
-        assert 0 < row["ms_per_task"]["batch_1"]
+        assert row["ms_per_task"]["batch_64"] > 0
+        assert row["ms_per_task"]["batch_1"] > 0
     assert controls["prototype"]["accuracy"] > controls["mean_head"]["accuracy"] + 0.1
     assert metrics["ceiling"]["accuracy"] > metrics["accuracy"]
     # DVC drops lists and nulls without a word
@@ -112,7 +118,9 @@ def test_an_experiment_with_another_method(project):
     assert data["metrics"][METRICS]["data"] == metrics
 
     rows = list(csv.DictReader(io.StringIO(project.run("dvc", "exp", "show", "--csv"))))
-    accuracies = {row["method.name"]: float(row["accuracy"]) for row in rows if row["Experiment"] or row["rev"] != "workspace"}
+    accuracies = {
+        row["method.name"]: float(row["accuracy"]) for row in rows if row["Experiment"] or row["rev"] != "workspace"
+    }
     assert accuracies == {"ltdi": before["accuracy"], "lvdi": metrics["accuracy"]}
 
     page, complaints = plots(project)
@@ -128,7 +136,10 @@ def test_plots(project):
     assert len([row for row in drawn(page, "Accuracy on meta-val tasks") if row["val_accuracy"]]) == 2
 
     metrics = metrics_of(project)
-    shown = {row["head"]: float(row["accuracy"]) for row in drawn(page, "Accuracy of the generated heads and of the controls")}
+    shown = {
+        row["head"]: float(row["accuracy"])
+        for row in drawn(page, "Accuracy of the generated heads and of the controls")
+    }
     expected = {name: row["accuracy"] for name, row in metrics["controls"].items()} | {
         "ltdi": metrics["accuracy"],
         "ceiling": metrics["ceiling"]["accuracy"],
@@ -177,7 +188,9 @@ def test_turned_classes_where_meta_val_has_too_few(run_stage, write_params, fini
     params = write_params(tmp_path / "wide", {"tasks.n_way": 10, "tasks.val_transforms": "rotations"})
     before = read_tensors(finished.data / "tasks" / "features.safetensors")[0]
     run_stage("prepare_tasks", params, finished.data)
-    features, images = (read_tensors(finished.data / "tasks" / f"{name}.safetensors")[0]["meta_val"] for name in ("features", "images"))
+    features, images = (
+        read_tensors(finished.data / "tasks" / f"{name}.safetensors")[0]["meta_val"] for name in ("features", "images")
+    )
     table = read_table(finished.data / "tasks" / "tasks.parquet")
     drawn = np.stack(table[table.split == "meta_val"].classes)
     assert drawn.shape == (20, 10) and drawn.max() >= 9

@@ -90,8 +90,12 @@ def test_evaluate_knows_no_method(closure):
 @every_stage
 def test_params_are_those_that_the_stage_loads(stage):
     tree = ast.parse((ROOT / "pipeline" / f"{stage}.py").read_text(encoding="utf-8"))
-    loads = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "parameters.load"]
-    assert [[ast.literal_eval(name) for name in load.args[1:]] for load in loads] == [[name.removesuffix(".${method.name}") for name in STAGES[stage]["params"]]]
+    loads = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "parameters.load"
+    ]
+    assert [[ast.literal_eval(name) for name in load.args[1:]] for load in loads] == [
+        [name.removesuffix(".${method.name}") for name in STAGES[stage]["params"]]
+    ]
 
 
 @every_stage
@@ -129,5 +133,7 @@ def test_two_runs_write_the_same_bytes(finished, run_stage, write_params, tmp_pa
         run_stage(stage, params, tmp_path / "again")
     timed = {"model/metrics.json", "weights/timing.parquet", "results/metrics.json"}
     files = {str(file.relative_to(finished.data)) for file in finished.data.rglob("*") if file.is_file()} - timed
-    different = [file for file in files if (finished.data / file).read_bytes() != (tmp_path / "again" / file).read_bytes()]
+    different = [
+        file for file in files if (finished.data / file).read_bytes() != (tmp_path / "again" / file).read_bytes()
+    ]
     assert not sorted(different)

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.diffusion.process import LocalConsistencyProcess, NaiveLocalProcess, TrajectoryProcess, VanillaProcess, uniform_index_map
+from ltdi.diffusion.process import (
+    LocalConsistencyProcess,
+    NaiveLocalProcess,
+    TrajectoryProcess,
+    VanillaProcess,
+    uniform_index_map,
+)
 from ltdi.diffusion.sampler import chain, step
 from ltdi.diffusion.schedule import Schedule, cosine, linear
 from ltdi.seeding import generator

@@ -115,7 +115,12 @@ def test_a_tasks_loop_does_not_feel_its_neighbours(model):
     together, _ = _inner_loops(phi, loss_with(model), batches(3), "adam", 0.05)
     for b in range(B):
         alone, _ = _inner_loops(phi, loss_with(model), [row(batch, b) for batch in batches(3)], "adam", 0.05)
-        assert_close({key: value[0] for key, value in alone.items()}, {key: value[b] for key, value in together.items()}, rtol=1e-4, atol=1e-5)
+        assert_close(
+            {key: value[0] for key, value in alone.items()},
+            {key: value[b] for key, value in together.items()},
+            rtol=1e-4,
+            atol=1e-5,
+        )
 
 
 KNOBS = [(1, "sgd"), (3, "sgd"), (3, "adam")]
@@ -147,13 +152,21 @@ def test_a_start_between_the_tasks_is_found():
     a = torch.tensor([[1.0, 0.0], [3.0, 2.0], [2.0, 4.0]])
     training = Training(model, lr=0.1, steps=400, ema=0.9)
     for _ in range(400):
-        meta_step(training, lambda phi, batch: (phi["phi"] - batch["a"]).square().sum(-1).mean(), [[{"a": a}] * 3], inner_optimizer="sgd", inner_lr=0.1)
+        meta_step(
+            training,
+            lambda phi, batch: (phi["phi"] - batch["a"]).square().sum(-1).mean(),
+            [[{"a": a}] * 3],
+            inner_optimizer="sgd",
+            inner_lr=0.1,
+        )
     assert_close(model.phi.detach(), a.mean(0), rtol=0, atol=1e-2)
 
 
 def test_inner_sgd_on_a_parabola_has_a_closed_form():
     phi, a = {"phi": torch.tensor([4.0])}, torch.tensor([[1.0], [3.0]])
-    moved, _ = _inner_loops(phi, lambda phi, batch: (phi["phi"] - batch["a"]).square().sum(-1).mean(), [{"a": a}] * 5, "sgd", 0.1)
+    moved, _ = _inner_loops(
+        phi, lambda phi, batch: (phi["phi"] - batch["a"]).square().sum(-1).mean(), [{"a": a}] * 5, "sgd", 0.1
+    )
     assert_close(phi["phi"] - moved["phi"], a + 0.8**5 * (4 - a))
 
 

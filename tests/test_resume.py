@@ -44,7 +44,9 @@ def finished_entries(store: Path) -> list[Path]:
 
 def tensors_under(folder: Path) -> dict[str, torch.Tensor]:
     return {
-        f"{file.relative_to(folder)}/{name}": value for file in sorted(folder.rglob("*.safetensors")) for name, value in read_tensors(file)[0].items()
+        f"{file.relative_to(folder)}/{name}": value
+        for file in sorted(folder.rglob("*.safetensors"))
+        for name, value in read_tensors(file)[0].items()
     }
 
 
@@ -80,10 +82,14 @@ def test_collecting_goes_on_after_a_kill(finished, write_params, run_stage, kill
     run_stage("collect_trajectories", params, straight)
     resumed = finished.data / "trajectories"
     assert_close(tensors_under(resumed), tensors_under(straight / "trajectories"), rtol=0, atol=0)
-    pd.testing.assert_frame_equal(without_checksums(resumed / "index.parquet"), without_checksums(straight / "trajectories" / "index.parquet"))
+    pd.testing.assert_frame_equal(
+        without_checksums(resumed / "index.parquet"), without_checksums(straight / "trajectories" / "index.parquet")
+    )
 
 
-def test_meta_training_goes_on_after_a_kill(finished, write_params, run_stage, kill_when, tmp_path, monkeypatch, capsys):
+def test_meta_training_goes_on_after_a_kill(
+    finished, write_params, run_stage, kill_when, tmp_path, monkeypatch, capsys
+):
     params = write_params(tmp_path / "long", {"meta.steps": 120, "meta.val_every": 10})
     shutil.rmtree(finished.data / "model")
     store = tmp_path / "store" / "checkpoints"
@@ -125,7 +131,11 @@ def test_shards_are_found_again_by_what_decides_them(finished, write_params, run
     store = tmp_path / "store" / "trajectories"
 
     def collect(changes: dict) -> set[Path]:
-        run_stage("collect_trajectories", write_params(tmp_path / "params", {"trajectories.shard_size": 10} | changes), finished.data)
+        run_stage(
+            "collect_trajectories",
+            write_params(tmp_path / "params", {"trajectories.shard_size": 10} | changes),
+            finished.data,
+        )
         return set(finished_entries(store))
 
     first = collect({})
@@ -170,7 +180,10 @@ def test_a_trajectory_of_nan_is_dropped_and_counted(finished, run_stage, write_p
 
     run_stage("collect_trajectories", finished.params, finished.data)
     said = capsys.readouterr().out
-    assert "dropped: 1 of 110 trajectories hold NaN or infinity, the first is task 17 of meta_train in meta_train-0000.safetensors" in said
+    assert (
+        "dropped: 1 of 110 trajectories hold NaN or infinity, the first is task 17 of meta_train in meta_train-0000.safetensors"
+        in said
+    )
     assert "59 trajectories" in said
 
     trajectories, kept = load_trajectories(finished.data, "meta_train")

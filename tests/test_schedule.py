@@ -23,7 +23,7 @@ def test_it_goes_from_the_trained_head_to_noise(make, T):
     assert schedule.alpha[0] == 1 and schedule.alpha_bar[0] == 1
     assert 0 < schedule.alpha_bar[T] < 1e-3
     assert (schedule.alpha_bar.diff() < 0).all()
-    assert ((0 < schedule.alpha[1:]) & (schedule.alpha[1:] < 1)).all()
+    assert ((schedule.alpha[1:] > 0) & (schedule.alpha[1:] < 1)).all()
 
 
 @pytest.mark.parametrize("T", [4, 20, 1000])

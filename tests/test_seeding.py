@@ -14,7 +14,21 @@ def test_the_same_names_give_the_same_stream():
 
 
 def test_every_part_of_the_name_counts():
-    names = [(0,), (1,), (0, "a"), (0, "b"), (0, "a", "b"), (0, "b", "a"), (0, "ab"), (0, "a", 1), (0, "a", 11), (0, "a", 1, 1), (0, "a1"), (1, 0), (10,)]
+    names = [
+        (0,),
+        (1,),
+        (0, "a"),
+        (0, "b"),
+        (0, "a", "b"),
+        (0, "b", "a"),
+        (0, "ab"),
+        (0, "a", 1),
+        (0, "a", 11),
+        (0, "a", 1, 1),
+        (0, "a1"),
+        (1, 0),
+        (10,),
+    ]
     assert len({tuple(draw(*name).tolist()) for name in names}) == len(names)
 
 

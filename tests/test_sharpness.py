@@ -21,10 +21,14 @@ def tasks():
 
 def test_it_is_the_hessians_eigenvalue_of_largest_size(tasks):
     w, inputs, labels = tasks
-    hessian = torch.func.vmap(torch.func.hessian(lambda w, x, y: task_losses(HEAD, w[None], x[None], y[None])[0]))(w, inputs, labels)
+    hessian = torch.func.vmap(torch.func.hessian(lambda w, x, y: task_losses(HEAD, w[None], x[None], y[None])[0]))(
+        w, inputs, labels
+    )
     values = torch.linalg.eigvalsh(hessian)
     largest = values.take_along_dim(values.abs().argmax(-1, keepdim=True), -1).squeeze(-1)
-    assert_close(largest_eigenvalue(HEAD, *tasks, generator=generator(0, "λ"), iterations=500), largest, rtol=1e-6, atol=1e-8)
+    assert_close(
+        largest_eigenvalue(HEAD, *tasks, generator=generator(0, "λ"), iterations=500), largest, rtol=1e-6, atol=1e-8
+    )
 
 
 def test_of_a_quadratic_it_is_the_largest_curvature():
@@ -35,7 +39,9 @@ def test_of_a_quadratic_it_is_the_largest_curvature():
         score = inputs @ w[..., None] / 2
         return torch.cat([-score, score], -1)
 
-    found = largest_eigenvalue(forward, torch.zeros(1, 2, dtype=torch.float64), x[None], torch.tensor([[0, 1]]), generator=generator(0, "λ"))
+    found = largest_eigenvalue(
+        forward, torch.zeros(1, 2, dtype=torch.float64), x[None], torch.tensor([[0, 1]]), generator=generator(0, "λ")
+    )
     assert_close(found, torch.tensor([9 / 4 / 2], dtype=torch.float64))
 
 

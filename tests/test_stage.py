@@ -6,7 +6,10 @@ import torch
 from pipeline.stage import precision
 
 
-@pytest.mark.parametrize("avx512, amx, expected", [(False, False, torch.float32), (True, False, torch.bfloat16), (False, True, torch.bfloat16)])
+@pytest.mark.parametrize(
+    "avx512, amx, expected",
+    [(False, False, torch.float32), (True, False, torch.bfloat16), (False, True, torch.bfloat16)],
+)
 def test_auto_is_bfloat16_where_the_processor_has_it(monkeypatch, avx512, amx, expected):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)

@@ -10,7 +10,16 @@ from ltdi.tasks import TaskSource
 from pipeline.collect_trajectories import KINDS, _calibrated, _gains, _start
 from pipeline.params import Trajectories
 
-KNOBS = {"hidden": 12, "fit_on": "class", "augment": False, "optimizer": "adam", "lr": 0.01, "steps": 6, "length": 4, "sam": 0.0}
+KNOBS = {
+    "hidden": 12,
+    "fit_on": "class",
+    "augment": False,
+    "optimizer": "adam",
+    "lr": 0.01,
+    "steps": 6,
+    "length": 4,
+    "sam": 0.0,
+}
 KNOBS |= {"start": "closed_form", "shard_size": 100, "max_dropped": 0.0}
 
 

@@ -40,7 +40,9 @@ def test_tensors_and_metadata_come_back_as_they_went_in(tmp_path):
     tensors, metadata = store.read_tensors(tmp_path / "a.safetensors")
     assert_close(tensors, TENSORS, rtol=0, atol=0)
     assert metadata == METADATA
-    assert {key: type(value) for key, value in metadata.items()} == {key: type(value) for key, value in METADATA.items()}
+    assert {key: type(value) for key, value in metadata.items()} == {
+        key: type(value) for key, value in METADATA.items()
+    }
 
 
 def test_tensors_that_share_memory_or_are_strided_come_back(tmp_path):
@@ -100,7 +102,14 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
     assert (tmp_path / name).read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")], ids=["OSError", "safetensors"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["OSError", "safetensors"],
+)
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, error):
     (tmp_path / "a.safetensors").write_bytes(b"old")
 
@@ -166,7 +175,9 @@ class Intruder:
 
 
 @pytest.mark.parametrize("name", READERS)
-@pytest.mark.parametrize("dump", [lambda value, path: path.write_bytes(pickle.dumps(value)), torch.save], ids=["pickle", "torch.save"])
+@pytest.mark.parametrize(
+    "dump", [lambda value, path: path.write_bytes(pickle.dumps(value)), torch.save], ids=["pickle", "torch.save"]
+)
 def test_a_pickle_is_refused_and_not_run(tmp_path, name, dump):
     dump(Intruder(tmp_path / "run"), tmp_path / name)
     with pytest.raises(InputError, match=name):
@@ -235,7 +246,9 @@ def test_keeping_again_replaces(cache):
     assert store.read_tensors(path)[0]["w"].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("alter", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
+@pytest.mark.parametrize(
+    "alter", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""]
+)
 def test_an_altered_file_is_not_found(cache, alter):
     path = cache.keep("key", TENSORS, METADATA)
     path.write_bytes(alter(path.read_bytes()))

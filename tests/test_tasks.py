@@ -78,7 +78,11 @@ def test_a_table_brings_the_tasks_back(tmp_path):
     write_table(tmp_path / "tasks.parquet", source.to_table())
     for table in (source.to_table(), read_table(tmp_path / "tasks.parquet")):
         again = TaskSource.from_table(coordinates(), table)
-        assert again.classes.equal(source.classes) and again.support.equal(source.support) and again.query.equal(source.query)
+        assert (
+            again.classes.equal(source.classes)
+            and again.support.equal(source.support)
+            and again.query.equal(source.query)
+        )
     assert len(source.to_table()) == len(source)
 
 
@@ -154,7 +158,9 @@ def test_images_stand_beside_their_features():
 
 def test_copies_have_no_images_to_stand_beside():
     with pytest.raises(InputError, match="tasks.views = 1"):
-        TaskSource.sample(coordinates(), **(SIZES | {"n_shot": 1, "n_query": 2}), seed=0, split="meta_train", n_images=3).with_images(pictures())
+        TaskSource.sample(
+            coordinates(), **(SIZES | {"n_shot": 1, "n_query": 2}), seed=0, split="meta_train", n_images=3
+        ).with_images(pictures())
 
 
 def test_new_tasks_are_of_different_classes_and_no_image_twice():
@@ -175,10 +181,14 @@ def test_new_tasks_are_of_the_tables_size_or_of_one_that_is_asked_for(n_way, exp
     assert len(classes.unique(dim=0)) > 15
 
 
-@pytest.mark.parametrize("n_shot, n_query, expected", [(None, None, (2, 3)), (1, None, (1, 3)), (None, 1, (2, 1)), (4, 3, (4, 3))])
+@pytest.mark.parametrize(
+    "n_shot, n_query, expected", [(None, None, (2, 3)), (1, None, (1, 3)), (None, 1, (2, 1)), (4, 3, (4, 3))]
+)
 def test_new_tasks_have_the_tables_numbers_of_images_or_others(n_shot, n_query, expected):
     source = sample()
-    task = source.of_classes(source.draw_classes(20, generator(0, "new")), generator(0, "images"), n_shot=n_shot, n_query=n_query)
+    task = source.of_classes(
+        source.draw_classes(20, generator(0, "new")), generator(0, "images"), n_shot=n_shot, n_query=n_query
+    )
     assert (task.support.features.shape[2], task.query.features.shape[2]) == expected
     images = torch.cat([task.support.features, task.query.features], dim=2)[..., 1]
     assert (images.sort(2).values.diff(dim=2) > 0).all()
@@ -205,7 +215,9 @@ def test_the_images_that_are_there():
 
 def test_class_means_are_of_the_images_that_are_there():
     support = unequal()
-    expected = torch.stack([torch.stack([support.features[b, n, : SHOTS[b, n]].mean(0) for n in range(2)]) for b in range(2)])
+    expected = torch.stack(
+        [torch.stack([support.features[b, n, : SHOTS[b, n]].mean(0) for n in range(2)]) for b in range(2)]
+    )
     assert_close(support.class_means, expected)
 
 

@@ -20,7 +20,16 @@ C, I, F, N, K, Q = 10, 12, 8, 3, 2, 3
 HEAD = Head(F, F + 2)
 KINDS = ["fresh", "shared", "prototype", "ridge"]
 TASKS = torch.tensor([4, 0, 2])
-KNOBS = {"fit_on": "class", "augment": False, "optimizer": "sgd", "lr": 0.2, "steps": 30, "length": 4, "sam": 0.0, "seed": 0}
+KNOBS = {
+    "fit_on": "class",
+    "augment": False,
+    "optimizer": "sgd",
+    "lr": 0.2,
+    "steps": 30,
+    "length": 4,
+    "sam": 0.0,
+    "seed": 0,
+}
 
 
 def features(name="features"):
@@ -101,7 +110,9 @@ def test_a_fresh_start_does_not_depend_on_the_other_tasks(source):
 @pytest.mark.parametrize("n_way", [2, 7])
 def test_a_start_is_there_for_any_number_of_classes(source, n_way):
     tasks = torch.arange(4)
-    support = TaskSource.sample(features(), n_tasks=4, n_way=n_way, n_shot=K, n_query=Q, seed=0, split="meta_val").support_of(tasks)
+    support = TaskSource.sample(
+        features(), n_tasks=4, n_way=n_way, n_shot=K, n_query=Q, seed=0, split="meta_val"
+    ).support_of(tasks)
     expected = {
         "fresh": torch.zeros(4, HEAD.space.dim(n_way)),
         "prototype": prototype_head(HEAD, support.class_means, 0.5),
@@ -199,7 +210,9 @@ def test_fitting_on_the_class_fits_all_its_images_better(source):
 
 def with_views(source, *views):
     """The same tasks over features that carry augmented copies."""
-    return TaskSource(torch.cat([source.features, *views], dim=1), source.classes, source.support, source.query, n_images=I)
+    return TaskSource(
+        torch.cat([source.features, *views], dim=1), source.classes, source.support, source.query, n_images=I
+    )
 
 
 @pytest.mark.parametrize("augment", [False, True])

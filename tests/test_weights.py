@@ -14,7 +14,12 @@ SPACES = {
     "fixed head": {name: tuple(size or 2 for size in shape) for name, shape in HEAD.items()},
     "slots between": {"a.weight": (2, 3), "slots.weight": (None, 5), "b.bias": (4,)},
     "slots alone": {"centroid.weight": (None, 6)},
-    "convolution": {"body.conv.weight": (6, 2, 3, 3), "body.conv.bias": (6,), "body.norm.weight": (6,), "body.norm.bias": (6,)},
+    "convolution": {
+        "body.conv.weight": (6, 2, 3, 3),
+        "body.conv.bias": (6,),
+        "body.norm.weight": (6,),
+        "body.norm.bias": (6,),
+    },
     "no bias": {"output.weight": (5, 7)},
     "layers out of order": {"a.weight": (2, 3), "b.weight": (3, 2), "a.bias": (2,), "b.bias": (3,)},
     "low rank": {"output.a": (5, 2), "output.b": (5, 2)},
@@ -57,14 +62,21 @@ def test_shapes(space, n_way):
     w = random(2, 3, space.dim(n_way))
     shapes = {name: (2, 3, *shape) for name, shape in shapes_of(space, n_way).items()}
     assert {name: tuple(value.shape) for name, value in space.unflatten(w).items()} == shapes
-    tokens = {layer: (2, 3, n_way if neurons is None else neurons, space.numbers[layer]) for layer, neurons in space.neurons.items()}
+    tokens = {
+        layer: (2, 3, n_way if neurons is None else neurons, space.numbers[layer])
+        for layer, neurons in space.neurons.items()
+    }
     assert {layer: tuple(value.shape) for layer, value in space.tokens(w).items()} == tokens
     assert space.sizes(space.dim(n_way)) == [shape[2:] for shape in tokens.values()]
 
 
 def test_class_slots_are_one_layer_and_add_their_numbers_to_the_vector():
     slots = {name: WeightSpace(shapes).slot_layer for name, shapes in SPACES.items()}
-    assert slots == {name: None for name in SPACES} | {"head": "output", "slots between": "slots", "slots alone": "centroid"}
+    assert slots == {name: None for name in SPACES} | {
+        "head": "output",
+        "slots between": "slots",
+        "slots alone": "centroid",
+    }
     space = WeightSpace(HEAD)
     assert [space.dim(n_way) for n_way in (0, 1, 2, 9)] == [16, 21, 26, 61]
     assert WeightSpace(SPACES["fixed head"]).dim() == WeightSpace(SPACES["fixed head"]).dim(9) == 26
@@ -77,10 +89,16 @@ def test_a_slot_added_leaves_the_other_numbers_where_they_were():
     assert three["output.weight"][:2].equal(two["output.weight"]) and three["output.bias"][:2].equal(two["output.bias"])
 
 
-@pytest.mark.parametrize("name, wrong", [("head", 27), ("head", 15), ("fixed head", 31), ("slots between", 14), ("slots alone", 7)])
+@pytest.mark.parametrize(
+    "name, wrong", [("head", 27), ("head", 15), ("fixed head", 31), ("slots between", 14), ("slots alone", 7)]
+)
 def test_a_vector_that_no_number_of_classes_makes_is_refused(name, wrong):
     space = WeightSpace(SPACES[name])
-    for refused in (space.sizes, lambda dim: space.unflatten(torch.zeros(2, dim)), lambda dim: space.spread(torch.ones(len(space.layers)), dim)):
+    for refused in (
+        space.sizes,
+        lambda dim: space.unflatten(torch.zeros(2, dim)),
+        lambda dim: space.spread(torch.ones(len(space.layers)), dim),
+    ):
         with pytest.raises(ValueError, match=f"{wrong} numbers"):
             refused(wrong)
 
@@ -127,7 +145,9 @@ def test_layer_scale_is_the_root_mean_square_of_a_layer():
 
 def test_layer_scale_is_not_centred_and_a_zero_layer_keeps_its_scale():
     space = WeightSpace(HEAD)
-    w = space.flatten({name: torch.full((4, *shape), 2.0 * name.startswith("output")) for name, shape in shapes_of(space, 2).items()})
+    w = space.flatten(
+        {name: torch.full((4, *shape), 2.0 * name.startswith("output")) for name, shape in shapes_of(space, 2).items()}
+    )
     assert_close(space.layer_scale(w), torch.tensor([1.0, 2.0]))
 
 

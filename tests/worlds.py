@@ -25,7 +25,15 @@ DIFFUSION = {
     "gradient_input": False,
 }
 PAPER = {"schedule": "linear", "prediction": "epsilon", "weighting": "theorem", "visited": 0.0}
-DENOISER = {"name": "transformer", "width": 16, "depth": 1, "heads": 2, "neurons_a_token": 4, "condition": "mean", "dropout": 0.0}
+DENOISER = {
+    "name": "transformer",
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+    "neurons_a_token": 4,
+    "condition": "mean",
+    "dropout": 0.0,
+}
 META = {
     "n_way": 5,
     "min_shot": 1,
@@ -52,7 +60,14 @@ OWN: dict[str, dict] = {
     },
     "ghn3": {"width": 16, "depth": 2, "heads": 2, "block": 5},
     "weight_flow": {"steps": 3, "noise": 0.5, "visited": 0.5},
-    "reptile": {"tasks_a_batch": 4, "inner_steps": 2, "adapt_steps": 3, "inner_optimizer": "sgd", "inner_lr": 1e-3, "inner_images": 1},
+    "reptile": {
+        "tasks_a_batch": 4,
+        "inner_steps": 2,
+        "adapt_steps": 3,
+        "inner_optimizer": "sgd",
+        "inner_lr": 1e-3,
+        "inner_images": 1,
+    },
     "meta_baseline": {"classify": 0.5, "images_a_batch": 24, "tasks_a_batch": 4, "temperature": 10.0},
     "meta_hypernetwork": {"adapt_steps": 1, "adapt_lr": 0.1},
     "llo_vae": {"latent": 4, "beta": 0.01, "temperature": 1.0},
@@ -91,7 +106,16 @@ class World:
         shared = self.head.initial(1, N_WAY, generator(0, "shared"))[0]
         self.start = Start(self.head, kind, shared, temperature=2.0, ridge=1.0)
         self.train, self.val = (self._source(name, n, with_images) for name, n in (("train", 40), ("val", 8)))
-        knobs = {"fit_on": "class", "augment": False, "optimizer": "adam", "lr": 0.02, "steps": 6, "length": 4, "sam": 0.0, "seed": 0}
+        knobs = {
+            "fit_on": "class",
+            "augment": False,
+            "optimizer": "adam",
+            "lr": 0.02,
+            "steps": 6,
+            "length": 4,
+            "sam": 0.0,
+            "seed": 0,
+        }
         self.trajectories, self.val_trajectories = (
             collect(self.start, source, torch.arange(len(source)), **knobs) for source in (self.train, self.val)
         )
@@ -106,11 +130,26 @@ class World:
         source = TaskSource.sample(features, **sizes, seed=1, split=name)
         return source.with_images(images) if with_images else source
 
-    def build(self, name: str, *, n_way: int = N_WAY, diffusion: dict = {}, denoiser: dict = {}, meta: dict = {}, own: dict = {}) -> Method:
+    def build(
+        self,
+        name: str,
+        *,
+        n_way: int = N_WAY,
+        diffusion: dict = {},
+        denoiser: dict = {},
+        meta: dict = {},
+        own: dict = {},
+    ) -> Method:
         """``n_way``: classes of a task of the table; new tasks have more, but where there is no generator of more."""
         torch.manual_seed(0)
         chosen = (METHODS | CONTROLS)[name]
-        given = {"length": 4, "n_way": n_way, "n_tasks": len(self.train), "n_classes": len(self.train.features), "body": self.body}
+        given = {
+            "length": 4,
+            "n_way": n_way,
+            "n_tasks": len(self.train),
+            "n_classes": len(self.train.features),
+            "body": self.body,
+        }
         given |= {"diffusion": DIFFUSION | diffusion, "denoiser": DENOISER | denoiser}
         of_one_size = {"n_way": n_way} if self.start.kind == "shared" or given["denoiser"]["name"] == "unet" else {}
         given["meta"] = META | of_one_size | meta

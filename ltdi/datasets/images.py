@@ -135,9 +135,7 @@ def find_images(folder: Path) -> dict[str, Path | zipfile.Path]:
             raise InputError(f"{file} is no zip file or an incomplete one ({error}); get it again") from error
         top = folder.name + "/"
         found = {
-            name.removeprefix(top): zipfile.Path(archive, name)
-            for name in archive.namelist()
-            if name.startswith(top)
+            name.removeprefix(top): zipfile.Path(archive, name) for name in archive.namelist() if name.startswith(top)
         }
     else:
         found = {}

@@ -64,7 +64,9 @@ class Tokens(nn.Module):
         """The inverse of ``read`` for one channel: (B, D)."""
         vectors = {}
         for j, (layer, numbers) in enumerate(self.space.numbers.items()):
-            vectors[layer] = self.out[j](self.norm(tokens[layer])).unflatten(-1, (self.groups[j], numbers)).flatten(1, 2)
+            vectors[layer] = (
+                self.out[j](self.norm(tokens[layer])).unflatten(-1, (self.groups[j], numbers)).flatten(1, 2)
+            )
         return self.space.from_tokens(vectors)
 
 
@@ -72,7 +74,18 @@ class TransformerDenoiser(nn.Module):
     """A transformer over neuron tokens and class slots."""
 
     def __init__(
-        self, space: WeightSpace, n_features: int, *, n_way: int, channels: int, width: int, depth: int, heads: int, neurons_a_token: int, condition: str, dropout: float
+        self,
+        space: WeightSpace,
+        n_features: int,
+        *,
+        n_way: int,
+        channels: int,
+        width: int,
+        depth: int,
+        heads: int,
+        neurons_a_token: int,
+        condition: str,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.tokens = Tokens(space, channels, width, neurons_a_token)
@@ -100,7 +113,18 @@ class UNetDenoiser(nn.Module):
     """
 
     def __init__(
-        self, space: WeightSpace, n_features: int, *, n_way: int, channels: int, width: int, depth: int, heads: int, neurons_a_token: int, condition: str, dropout: float
+        self,
+        space: WeightSpace,
+        n_features: int,
+        *,
+        n_way: int,
+        channels: int,
+        width: int,
+        depth: int,
+        heads: int,
+        neurons_a_token: int,
+        condition: str,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.tokens = Tokens(space, channels, width, neurons_a_token)

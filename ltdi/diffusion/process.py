@@ -20,7 +20,7 @@ def uniform_index_map(length: int, T: int) -> Tensor:
         ValueError: fewer diffusion steps than segments, so that two points would share a time.
     """
     n = length - 1
-    if T < n:
+    if n > T:
         raise ValueError(f"T = {T} diffusion steps cannot hold the {n} segments of a trajectory of {length} points")
     return torch.tensor([round(i * T / n) for i in range(length)])
 

@@ -51,7 +51,9 @@ class Method(nn.Module):
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         """What is learned without gradient steps: statistics of the training tasks, knobs chosen on meta-val."""
 
-    def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
+    def meta_train(
+        self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
+    ) -> Iterator[dict[str, float]]:
         """Train from ``training.step`` to ``training.steps``, yielding a log row a step. Default: learns nothing."""
         yield from ()
 
@@ -135,12 +137,18 @@ class TrainedMethod(Method):
                 self.strength[j:] = self.strength[j - 1]
                 return
             stream, scores = named_generator(seed, "strength", n_shot), []
-            for classes in val.draw_classes(STRENGTH_TASKS, stream, n_way=None if self.one_size else STRENGTH_WAYS).split(64):
+            for classes in val.draw_classes(
+                STRENGTH_TASKS, stream, n_way=None if self.one_size else STRENGTH_WAYS
+            ).split(64):
                 task = val.of_classes(classes, stream, n_shot=n_shot)
                 inputs, labels = labelled(task.query.features)
                 centre = self.start.centre(task.support)
                 w = self.propose(task.support, generator=named_generator(seed, "noise"))
-                scores.append(torch.stack([accuracy(self.head(torch.lerp(centre, w, each), inputs), labels) for each in (*STRENGTHS, 0.0)]))
+                scores.append(
+                    torch.stack(
+                        [accuracy(self.head(torch.lerp(centre, w, each), inputs), labels) for each in (*STRENGTHS, 0.0)]
+                    )
+                )
             *those, none = torch.cat(scores, 1).double()
             best = max(range(len(STRENGTHS)), key=lambda i: those[i].mean().item())
             gain, ci95 = mean_and_ci95(those[best] - none)
@@ -159,13 +167,17 @@ class TrainedMethod(Method):
     def _bias_moved(self, w: Tensor, by: Tensor) -> Tensor:
         """Heads (…, D) whose classes' biases are larger by their logits at the activations ``by`` (H,)."""
         tensors = self.space.unflatten(w)
-        return self.space.flatten(tensors | {"output.bias": tensors["output.bias"] + tensors["output.weight"] @ by.to(w)})
+        return self.space.flatten(
+            tensors | {"output.bias": tensors["output.bias"] + tensors["output.weight"] @ by.to(w)}
+        )
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
         """The loss of each task (B,): by its queries, and of a recorded one by its trajectory in ``points`` (B, P, D)."""
         raise NotImplementedError
 
-    def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
+    def meta_train(
+        self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
+    ) -> Iterator[dict[str, float]]:
         while training.step < training.steps:
             stream = step_stream(seed, training.step)
             parts = TaskBatch.draw(train, self.meta, stream).parts(train, trajectories, self.meta, stream)
@@ -201,11 +213,16 @@ class ReptileTrained(TrainedMethod):
         """``loss_of``, with what a step draws for all of its tasks at once."""
         return self.loss_of
 
-    def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
+    def meta_train(
+        self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
+    ) -> Iterator[dict[str, float]]:
         while training.step < training.steps:
             stream = step_stream(seed, training.step)
             tasks, loss_of = TaskBatch.draw(train, self.meta, stream), self.step_loss(stream)
-            inner = [[self.draw(*part, stream) for part in tasks.parts(train, trajectories, self.meta, stream)] for _ in range(self.meta["inner_steps"])]
+            inner = [
+                [self.draw(*part, stream) for part in tasks.parts(train, trajectories, self.meta, stream)]
+                for _ in range(self.meta["inner_steps"])
+            ]
             loss = meta_step(
                 training,
                 lambda phi, batch: loss_of(phi, batch).mean(),
@@ -230,14 +247,20 @@ class TaskBatch:
     def draw(cls, train: TaskSource, meta: Mapping, stream: torch.Generator) -> "TaskBatch":
         recorded = torch.randperm(len(train), generator=stream)[: meta["recorded_tasks"]]
         # evenly in its logarithm: the fewer images, the more there is to learn
-        n_shot = int(meta["min_shot"] * ((meta["max_shot"] + 1) / meta["min_shot"]) ** torch.rand((), generator=stream).item())
+        n_shot = int(
+            meta["min_shot"] * ((meta["max_shot"] + 1) / meta["min_shot"]) ** torch.rand((), generator=stream).item()
+        )
         return cls(recorded, train.draw_classes(meta["new_tasks"], stream, n_way=meta["n_way"]), n_shot)
 
-    def parts(self, train: TaskSource, trajectories: Trajectories, meta: Mapping, stream: torch.Generator) -> list[tuple[Task, Tensor | None]]:
+    def parts(
+        self, train: TaskSource, trajectories: Trajectories, meta: Mapping, stream: torch.Generator
+    ) -> list[tuple[Task, Tensor | None]]:
         """The recorded tasks with their trajectories (B, P, D), and the new ones, whose images are drawn anew at every call."""
         parts = [(train.batch(self.recorded), trajectories.points[self.recorded])] if len(self.recorded) else []
         if len(self.classes):
-            parts.append((train.of_classes(self.classes, stream, n_shot=self.n_shot, n_query=meta["query_images"]), None))
+            parts.append(
+                (train.of_classes(self.classes, stream, n_shot=self.n_shot, n_query=meta["query_images"]), None)
+            )
         return parts
 
 
@@ -248,11 +271,15 @@ def step_stream(seed: int, step: int) -> torch.Generator:
     return stream
 
 
-def query_accuracies(method: Method, source: TaskSource, weights_of: Callable[[Support], Tensor], *, tasks_a_batch: int = 64) -> Tensor:
+def query_accuracies(
+    method: Method, source: TaskSource, weights_of: Callable[[Support], Tensor], *, tasks_a_batch: int = 64
+) -> Tensor:
     """The query accuracy of each task (M,) with the weights (B, D) that ``weights_of`` gives for the support sets."""
     scores = []
     with torch.no_grad():
         for tasks in torch.arange(len(source)).split(tasks_a_batch):
             task = source.batch(tasks)
-            scores.append(accuracy(method.logits(weights_of(task.support), task.query), labelled(task.query.features)[1]))
+            scores.append(
+                accuracy(method.logits(weights_of(task.support), task.query), labelled(task.query.features)[1])
+            )
     return torch.cat(scores)

@@ -36,7 +36,9 @@ class DiffusionMethod(ReptileTrained):
     takes = ("length", "n_way", "diffusion", "denoiser", "meta")
     process_class = VanillaProcess
 
-    def __init__(self, start: Start, *, length: int, n_way: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping) -> None:
+    def __init__(
+        self, start: Start, *, length: int, n_way: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping
+    ) -> None:
         super().__init__(start, meta=meta)
         self.one_size |= denoiser["name"] == "unet"
         self.diffusion = diffusion
@@ -54,7 +56,9 @@ class DiffusionMethod(ReptileTrained):
         channels = [x_t]
         if self.diffusion["gradient_input"]:
             channels.append(self._support_gradient(x_t, task))
-        output = functional_call(self.denoiser, dict(phi), (torch.stack(channels, 1), t, task["features"], task["present"]))
+        output = functional_call(
+            self.denoiser, dict(phi), (torch.stack(channels, 1), t, task["features"], task["present"])
+        )
         return self.process.epsilon(output, x_t, t, self.diffusion["prediction"])
 
     def _support_gradient(self, x_t: Tensor, task: Mapping[str, Tensor]) -> Tensor:
@@ -77,7 +81,9 @@ class DiffusionMethod(ReptileTrained):
         task = self._known(support)
         centre = task["centre"]
         x_T, noise = (draw.to(centre) for draw in self._draw_noise(1, centre.shape[-1], generator))
-        states = sampler.chain(self.process, lambda x_t, t: self.epsilon(phi, x_t, t, task), x_T.expand_as(centre), noise)
+        states = sampler.chain(
+            self.process, lambda x_t, t: self.epsilon(phi, x_t, t, task), x_T.expand_as(centre), noise
+        )
         return torch.stack([self.to_w(x_t, centre) for _, x_t, _ in states])
 
     def _known(self, support: Support) -> dict[str, Tensor]:
@@ -95,7 +101,11 @@ class DiffusionMethod(ReptileTrained):
         known = self._known(task.support)
         centre, T = known["centre"], self.process.schedule.T
         x_T, chain_noise = self._draw_noise(*centre.shape, stream)
-        drawn = known | {"query": task.query.features, "x_T": x_T.to(centre), "chain_noise": chain_noise.transpose(0, 1).to(centre)}
+        drawn = known | {
+            "query": task.query.features,
+            "x_T": x_T.to(centre),
+            "chain_noise": chain_noise.transpose(0, 1).to(centre),
+        }
         if points is None:
             return drawn
         t = torch.randint(1, T + 1, (len(centre),), generator=stream).to(centre.device)
@@ -116,11 +126,15 @@ class DiffusionMethod(ReptileTrained):
         total = torch.zeros_like(batch["centre"][:, 0])
         if visited < 1:
             t, i = batch["t"], _at(batch["i"], batch["t"])
-            total = total + (1 - visited) * self._loss_at(phi, self.process.sample(_pick(batch["points"], i), t, i, batch["noise"]), t, batch)
+            total = total + (1 - visited) * self._loss_at(
+                phi, self.process.sample(_pick(batch["points"], i), t, i, batch["noise"]), t, batch
+            )
         if visited > 0:
             with torch.no_grad():  # the state is given, not learned through: every step is a regression of its own
                 noise = batch["chain_noise"].transpose(0, 1)
-                *_, (t, x_t, _) = sampler.chain(self.process, lambda x_t, t: self.epsilon(phi, x_t, t, batch), batch["x_T"], noise, until=visit)
+                *_, (t, x_t, _) = sampler.chain(
+                    self.process, lambda x_t, t: self.epsilon(phi, x_t, t, batch), batch["x_T"], noise, until=visit
+                )
             total = total + visited * self._loss_at(phi, x_t, t, batch)
         return total
 

@@ -59,7 +59,8 @@ class Ghn3(TrainedMethod):
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.matrix, self.vector = (
-            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), zero(nn.Linear(4 * width, size))) for size in (block * block, block)
+            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), zero(nn.Linear(4 * width, size)))
+            for size in (block * block, block)
         )
         self.block = block
 
@@ -77,7 +78,9 @@ class Ghn3(TrainedMethod):
         """What the graph with such paths (V, V) says of its nodes, before any task (V, width)."""
         edges, n_way = (distances == 1).long(), len(distances) - len(CHAIN)
         operations = [OPERATIONS.index(operation) for operation in (*CHAIN.values(), *["class"] * n_way)]
-        sizes = [(*(n_way if size is None else size for size in self.space.shapes.get(name, ())), 1, 1)[:2] for name in CHAIN]
+        sizes = [
+            (*(n_way if size is None else size for size in self.space.shapes.get(name, ())), 1, 1)[:2] for name in CHAIN
+        ]
         return (
             self.embed_operation(torch.tensor(operations, device=distances.device))
             + self.embed_size(torch.tensor(sizes + [(1, 1)] * n_way, device=distances.device).log())
@@ -89,7 +92,10 @@ class Ghn3(TrainedMethod):
     def attention_bias(self, distances: Tensor) -> Tensor:
         """What node a adds to its attention to node b, by the paths from a to b and from b to a: (heads, V, V)."""
         lengths = self.embed_distance.weight
-        there, back = (each.flatten(0, 1) for each in (lengths[:, None].expand(-1, len(lengths), -1), lengths.expand(len(lengths), -1, -1)))
+        there, back = (
+            each.flatten(0, 1)
+            for each in (lengths[:, None].expand(-1, len(lengths), -1), lengths.expand(len(lengths), -1, -1))
+        )
         of_pairs = self.distance_bias(torch.cat([there, back], -1)).unflatten(0, (len(lengths), len(lengths)))
         return of_pairs[distances, distances.T].movedim(-1, 0)
 
@@ -109,9 +115,13 @@ class Ghn3(TrainedMethod):
         shapes = self.space.shapes
         return self.space.flatten(
             {
-                "hidden.weight": tiled(self.matrix(node["hidden.weight"]).unflatten(-1, (self.block, self.block)), shapes["hidden.weight"]),
+                "hidden.weight": tiled(
+                    self.matrix(node["hidden.weight"]).unflatten(-1, (self.block, self.block)), shapes["hidden.weight"]
+                ),
                 "hidden.bias": tiled(self.vector(node["hidden.bias"]), shapes["hidden.bias"]),
-                "output.weight": tiled(self.vector(node["output.weight"][:, None] + classes), shapes["output.weight"][1:]),
+                "output.weight": tiled(
+                    self.vector(node["output.weight"][:, None] + classes), shapes["output.weight"][1:]
+                ),
                 "output.bias": self.vector(node["output.bias"][:, None] + classes)[..., 0],
             }
         )

@@ -45,7 +45,9 @@ class HeadSgd(Method):
         return self._adapt(support, int(self.steps), self.lr.item())
 
     def _adapt(self, support: Support, steps: int, lr: float) -> Tensor:
-        return adapt(self.head, self.first(support), repeat(support.labelled), optimizer="adam", lr=lr, record=[steps]).weights[:, 0]
+        return adapt(
+            self.head, self.first(support), repeat(support.labelled), optimizer="adam", lr=lr, record=[steps]
+        ).weights[:, 0]
 
 
 class PrototypeSgd(HeadSgd):
@@ -60,5 +62,7 @@ class PrototypeSgd(HeadSgd):
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         task = val.batch(torch.arange(len(val)))
-        self.temperature.fill_(calibrated_temperature(self.head, prototype_head(self.head, task.support.class_means, 1.0), task.query)[0])
+        self.temperature.fill_(
+            calibrated_temperature(self.head, prototype_head(self.head, task.support.class_means, 1.0), task.query)[0]
+        )
         super().prepare(train, trajectories, val)

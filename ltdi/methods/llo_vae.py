@@ -40,7 +40,9 @@ class LloVae(ReptileTrained):
 
     takes = ("denoiser", "meta")
 
-    def __init__(self, start: Start, *, denoiser: Mapping, meta: Mapping, latent: int, beta: float, temperature: float) -> None:
+    def __init__(
+        self, start: Start, *, denoiser: Mapping, meta: Mapping, latent: int, beta: float, temperature: float
+    ) -> None:
         super().__init__(start, meta=meta)
         self.beta, self.temperature = beta, temperature
         sizes = {key: value for key, value in denoiser.items() if key != "name"}
@@ -49,21 +51,36 @@ class LloVae(ReptileTrained):
     def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
         centre = self.start.centre(support)
         # all tasks decode the same draw, so that a task does not depend on its neighbours
-        z = self.temperature * torch.randn(1, *self.vae.latent_shape(support.n_way), generator=generator, device=generator.device).to(centre)
+        z = self.temperature * torch.randn(
+            1, *self.vae.latent_shape(support.n_way), generator=generator, device=generator.device
+        ).to(centre)
         return self.to_w(self.vae.decode(z.expand(len(centre), -1, -1), support.features, support.present), centre)
 
     def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Tensor]:
         support, centre = task.support, self.start.centre(task.support)
         z = torch.randn(len(centre), *self.vae.latent_shape(support.n_way), generator=stream).to(centre)
-        drawn = {"features": support.features, "present": support.present, "query": task.query.features, "centre": centre, "z": z}
-        return drawn if points is None else drawn | {"x_0": self.to_x(points[:, 0].to(centre), centre), "noise": torch.randn(z.shape, generator=stream).to(z)}
+        drawn = {
+            "features": support.features,
+            "present": support.present,
+            "query": task.query.features,
+            "centre": centre,
+            "z": z,
+        }
+        return (
+            drawn
+            if points is None
+            else drawn
+            | {"x_0": self.to_x(points[:, 0].to(centre), centre), "noise": torch.randn(z.shape, generator=stream).to(z)}
+        )
 
     def loss_of(self, phi: Phi, batch: Mapping[str, Tensor]) -> Tensor:
         """query_loss × the query cross-entropy of a generated head, and of recorded tasks weight_loss × the negative bound: (B,)."""
         phi = {name.removeprefix("vae."): value for name, value in phi.items()}
         known = batch["features"], batch["present"]
         x = functional_call(self.vae, phi, (None, self.temperature * batch["z"], *known))
-        loss = self.meta["query_loss"] * task_losses(self.head, self.to_w(x, batch["centre"]), *labelled(batch["query"]))
+        loss = self.meta["query_loss"] * task_losses(
+            self.head, self.to_w(x, batch["centre"]), *labelled(batch["query"])
+        )
         if "x_0" in batch:
             error, kl = functional_call(self.vae, phi, (batch["x_0"], batch["noise"], *known))
             loss = loss + self.meta["weight_loss"] * (error + self.beta * 2 / batch["x_0"].shape[-1] * kl)
@@ -81,19 +98,34 @@ class Vae(nn.Module):
     """Vectors x (B, D) given the support set, features (B, N, K, F) of which ``present`` are there <-> latents z (B, L, latent), a row a token."""
 
     def __init__(
-        self, space: WeightSpace, n_features: int, *, latent: int, width: int, depth: int, heads: int, neurons_a_token: int, condition: str, dropout: float
+        self,
+        space: WeightSpace,
+        n_features: int,
+        *,
+        latent: int,
+        width: int,
+        depth: int,
+        heads: int,
+        neurons_a_token: int,
+        condition: str,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.tokens = Tokens(space, 1, width, neurons_a_token)
         self.latent_numbers = latent
         self.condition = ClassCondition(n_features, width, heads, condition, dropout)
-        self.encoder, self.decoder = (nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(depth)) for _ in range(2))
+        self.encoder, self.decoder = (
+            nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(depth)) for _ in range(2)
+        )
         self.posterior = nn.Linear(width, 2 * latent)
         self.latent = nn.Linear(latent, width)
 
     def lengths(self, n_way: int) -> list[int]:
         """Tokens of each layer."""
-        return [n_way if neurons is None else neurons // group for neurons, group in zip(self.tokens.space.neurons.values(), self.tokens.groups)]
+        return [
+            n_way if neurons is None else neurons // group
+            for neurons, group in zip(self.tokens.space.neurons.values(), self.tokens.groups)
+        ]
 
     def latent_shape(self, n_way: int) -> tuple[int, int]:
         return sum(self.lengths(n_way)), self.latent_numbers
@@ -112,7 +144,9 @@ class Vae(nn.Module):
         h = self._through(self.decoder, {layer: row + place for layer, row, place in rows}, features, present)
         return self.tokens.write(dict(zip(layers, h.split(lengths, dim=1))))
 
-    def forward(self, x: Tensor | None, noise: Tensor, features: Tensor, present: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor | None, noise: Tensor, features: Tensor, present: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """The mean squared error of x decoded from its posterior (B,), and the posterior's KL (B,); without x the noise decoded (B, D)."""
         if x is None:
             return self.decode(noise, features, present)

@@ -70,7 +70,9 @@ class MetaBaseline(Method):
         return self.centroids
 
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return self.centroids.flatten({"centroid.weight": Support(self._finished(support.images), mask=support.mask).class_means})
+        return self.centroids.flatten(
+            {"centroid.weight": Support(self._finished(support.images), mask=support.mask).class_means}
+        )
 
     def logits(self, w: Tensor, query: Query) -> Tensor:
         return self.scores(self.centroids.unflatten(w)["centroid.weight"], labelled(self._finished(query.images))[0])
@@ -79,7 +81,9 @@ class MetaBaseline(Method):
         """τ · cos of features (B, M, F) and centroids (B, N, F): (B, M, N)."""
         return self.log_temperature.exp() * F.normalize(features, dim=-1) @ F.normalize(centroids, dim=-1).mT
 
-    def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
+    def meta_train(
+        self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
+    ) -> Iterator[dict[str, float]]:
         """The row's loss is that of its phase: it jumps between the two."""
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
@@ -96,7 +100,9 @@ class MetaBaseline(Method):
         return F.cross_entropy(self.classifier(self._learning(train.images[labels, chosen])), labels)
 
     def episodic_loss(self, train: TaskSource, stream: torch.Generator) -> Tensor:
-        task = train.of_classes(train.draw_classes(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_query=self.query_images)
+        task = train.of_classes(
+            train.draw_classes(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_query=self.query_images
+        )
         support, query = task.support.images, task.query.images
         features = self._learning(torch.cat([support, query], dim=2)).split([support.shape[2], query.shape[2]], dim=2)
         inputs, labels = labelled(features[1])

@@ -41,8 +41,12 @@ class MetaHypernetwork(TrainedMethod):
     def __init__(self, start: Start, *, denoiser: Mapping, meta: Mapping, adapt_steps: int, adapt_lr: float) -> None:
         super().__init__(start, meta=meta)
         self.adapt_steps, self.adapt_lr, self.adapts = adapt_steps, adapt_lr, adapt_steps > 0
-        self.condition = ClassCondition(self.head.n_features, denoiser["width"], denoiser["heads"], denoiser["condition"], denoiser["dropout"])
-        self.hypernetwork = Hypernetwork(self.space, width=denoiser["width"], depth=denoiser["depth"], dropout=denoiser["dropout"])
+        self.condition = ClassCondition(
+            self.head.n_features, denoiser["width"], denoiser["heads"], denoiser["condition"], denoiser["dropout"]
+        )
+        self.hypernetwork = Hypernetwork(
+            self.space, width=denoiser["width"], depth=denoiser["depth"], dropout=denoiser["dropout"]
+        )
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
         return task_losses(self.head, self.weights(task.support), *labelled(task.query.features))
@@ -79,7 +83,14 @@ class Hypernetwork(nn.Module):
             self.templates.append(zero(nn.Linear(width, space.numbers[layer])))
         self.task = nn.Linear(width, width)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)) for _ in range(depth)
+            nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Linear(width, 4 * width),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.Linear(4 * width, width),
+            )
+            for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
 

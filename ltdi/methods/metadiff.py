@@ -53,10 +53,14 @@ class MetaDiff(Method):
 
     takes = ("meta",)
 
-    def __init__(self, start: Start, *, meta: Mapping, diffusion_steps: int, sampling_steps: int, classifier: str, width: int) -> None:
+    def __init__(
+        self, start: Start, *, meta: Mapping, diffusion_steps: int, sampling_steps: int, classifier: str, width: int
+    ) -> None:
         super().__init__(start)
         if sampling_steps > diffusion_steps:
-            raise InputError(f"methods.metadiff.sampling_steps = {sampling_steps} is more than its diffusion_steps = {diffusion_steps}; lower it")
+            raise InputError(
+                f"methods.metadiff.sampling_steps = {sampling_steps} is more than its diffusion_steps = {diffusion_steps}; lower it"
+            )
         self.meta, self.classifier = {**meta, "recorded_tasks": 0}, classifier
         self.process = _process(linear(diffusion_steps, max_beta=0.999).alpha)
         times = torch.linspace(0, diffusion_steps, sampling_steps + 1).round().long()
@@ -68,7 +72,9 @@ class MetaDiff(Method):
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         task = val.batch(torch.arange(len(val)))
-        self.temperature.fill_(calibrated_temperature(self.head, self.head_of(task.support.class_means, 1.0), task.query)[0])
+        self.temperature.fill_(
+            calibrated_temperature(self.head, self.head_of(task.support.class_means, 1.0), task.query)[0]
+        )
 
     def head_of(self, rows: Tensor, temperature: float) -> Tensor:
         """Class weights (B, N, F) as a head (B, D)."""
@@ -92,11 +98,15 @@ class MetaDiff(Method):
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
         means = support.class_means
         x_T = torch.randn(1, *means.shape[1:], generator=generator, device=generator.device).to(means)
-        return self.head_of(self.chain(x_T.expand_as(means).flatten(1), support).view_as(means), self.temperature.item())
+        return self.head_of(
+            self.chain(x_T.expand_as(means).flatten(1), support).view_as(means), self.temperature.item()
+        )
 
     # -- meta-training -----------------------------------------------------------------------------
 
-    def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
+    def meta_train(
+        self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
+    ) -> Iterator[dict[str, float]]:
         means_of_all = train.features[:, : train.n_images].mean(1)
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)

@@ -41,12 +41,16 @@ class Ocd(TrainedMethod):
 
     takes = ("n_way", "diffusion", "denoiser", "meta")
 
-    def __init__(self, start: Start, *, n_way: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping, scale_width: int) -> None:
+    def __init__(
+        self, start: Start, *, n_way: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping, scale_width: int
+    ) -> None:
         super().__init__(start, meta=meta)
         self.one_size |= denoiser["name"] == "unet"
         self.diffusion = diffusion
         T = diffusion["steps"]
-        self.process = VanillaProcess(SCHEDULES[diffusion["schedule"]](T, diffusion["max_beta"]), VanillaProcess.index_map(2, T))
+        self.process = VanillaProcess(
+            SCHEDULES[diffusion["schedule"]](T, diffusion["max_beta"]), VanillaProcess.index_map(2, T)
+        )
         sizes = {key: value for key, value in denoiser.items() if key != "name"}
         self.denoiser = DENOISERS[denoiser["name"]](self.space, self.head.n_features, n_way=n_way, channels=1, **sizes)
         self.scale_network = ScaleNetwork(self.head.n_features, scale_width, len(self.space.layers))
@@ -76,12 +80,16 @@ class Ocd(TrainedMethod):
 
     def epsilon(self, x_t: Tensor, t: Tensor, support: Support) -> Tensor:
         """ε_φ(x_t, t, c) (B, D)"""
-        return self.process.epsilon(self.denoiser(x_t[:, None], t, support.features, support.present), x_t, t, self.diffusion["prediction"])
+        return self.process.epsilon(
+            self.denoiser(x_t[:, None], t, support.features, support.present), x_t, t, self.diffusion["prediction"]
+        )
 
     def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
         base = self.start.centre(support)
         x_T, noise = (draw.to(base) for draw in self._draw_noise(1, base.shape[-1], generator))
-        *_, (_, x_0, _) = sampler.chain(self.process, lambda x_t, t: self.epsilon(x_t, t, support), x_T.expand_as(base), noise)
+        *_, (_, x_0, _) = sampler.chain(
+            self.process, lambda x_t, t: self.epsilon(x_t, t, support), x_T.expand_as(base), noise
+        )
         return base + self.spread(self.log_scale(support), base.shape[-1]) * x_0
 
     def _draw_noise(self, n: int, dim: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -105,7 +113,9 @@ class Ocd(TrainedMethod):
             w = base + self.spread(predicted, base.shape[-1]) * self.process.endpoint(epsilon, x_t, t, i)
             loss = self.meta["query_loss"] * task_losses(self.head, w, *labelled(task.query.features))
             if points is not None:
-                loss = loss + self.meta["weight_loss"] * self.process.loss(epsilon, x_t, t, i, x_0, self.diffusion["weighting"])
+                loss = loss + self.meta["weight_loss"] * self.process.loss(
+                    epsilon, x_t, t, i, x_0, self.diffusion["weighting"]
+                )
             return loss
 
         x_T, chain_noise = (draw.to(base) for draw in self._draw_noise(*base.shape, stream))
@@ -116,7 +126,9 @@ class Ocd(TrainedMethod):
         if visited > 0:
             visit = int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream))
             with torch.no_grad():  # the state is given, not learned through
-                *_, (t, x_t, _) = sampler.chain(self.process, lambda x_t, t: self.epsilon(x_t, t, support), x_T, chain_noise, until=visit)
+                *_, (t, x_t, _) = sampler.chain(
+                    self.process, lambda x_t, t: self.epsilon(x_t, t, support), x_T, chain_noise, until=visit
+                )
             total = total + visited * loss_at(x_t, t)
         return total
 

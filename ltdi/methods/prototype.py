@@ -16,7 +16,9 @@ class Prototype(Method):
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         task = val.batch(torch.arange(len(val)))
-        self.temperature.fill_(calibrated_temperature(self.head, prototype_head(self.head, task.support.class_means, 1.0), task.query)[0])
+        self.temperature.fill_(
+            calibrated_temperature(self.head, prototype_head(self.head, task.support.class_means, 1.0), task.query)[0]
+        )
 
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
         return prototype_head(self.head, support.class_means, self.temperature.item())

@@ -27,7 +27,9 @@ class Refined(Method):
     def __init__(self, method: Method, *, heads: int, adapt_steps: int, adapt_lr: float) -> None:
         super().__init__(method.start)
         if adapt_steps and method.space is not method.head.space:
-            raise InputError(f"generate.adapt_steps = {adapt_steps}, but {type(method).__name__} generates more than a head; set 0")
+            raise InputError(
+                f"generate.adapt_steps = {adapt_steps}, but {type(method).__name__} generates more than a head; set 0"
+            )
         self.method, self.heads, self.adapt_steps, self.adapt_lr = method, heads, adapt_steps, adapt_lr
         self.from_images, self.adapts = method.from_images, method.adapts or adapt_steps > 0
 
@@ -42,4 +44,6 @@ class Refined(Method):
         w = torch.stack([self.method.generate(support, generator=generator) for _ in range(self.heads)]).mean(0)
         if self.adapt_steps == 0:
             return w
-        return adapt(self.head, w, repeat(support.labelled), optimizer="adam", lr=self.adapt_lr, record=[self.adapt_steps]).weights[:, 0]
+        return adapt(
+            self.head, w, repeat(support.labelled), optimizer="adam", lr=self.adapt_lr, record=[self.adapt_steps]
+        ).weights[:, 0]

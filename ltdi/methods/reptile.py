@@ -67,7 +67,9 @@ class Reptile(Method):
         # a fresh start's centre is zero, where a head of two layers has no gradient
         self.shift = nn.Parameter(start.shared.clone() if start.kind == "fresh" else torch.zeros_like(start.shared))
         self.register_buffer("feature_scale", torch.ones(()))
-        self.network = WeightSpace({name: value.shape for name, value in body.named_parameters()} | start.head.space.shapes)
+        self.network = WeightSpace(
+            {name: value.shape for name, value in body.named_parameters()} | start.head.space.shapes
+        )
 
     @property
     def space(self) -> WeightSpace:
@@ -107,15 +109,21 @@ class Reptile(Method):
             x = F.max_pool2d(x, 2).relu()
         return x.mean((2, 3)).unflatten(1, (len(images), -1)).transpose(0, 1) / self.feature_scale
 
-    def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
+    def meta_train(
+        self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
+    ) -> Iterator[dict[str, float]]:
         """The row's loss is that after the inner steps, on the images of the step that would be next."""
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
-            task = train.of_classes(train.draw_classes(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_query=self.query_images)
+            task = train.of_classes(
+                train.draw_classes(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_query=self.query_images
+            )
             images = torch.cat([task.support.images, task.query.images], dim=2)
             order = torch.randperm(images.shape[2], generator=stream)
             first = self.first(task.support)
-            path = adapt(self.forward, first, self._batches(images[:, :, order]), **self.inner, record=[self.inner_steps])
+            path = adapt(
+                self.forward, first, self._batches(images[:, :, order]), **self.inner, record=[self.inner_steps]
+            )
             moved = self.network.unflatten((first - path.weights[:, 0]).mean(0))
             for name, parameter in self.body.named_parameters():
                 parameter.grad = moved[name]
@@ -129,10 +137,18 @@ class Reptile(Method):
         B = len(support)
         features = embed(self.body, support.images, batch=IMAGES_AT_ONCE).to(support.features) / self.feature_scale
         body = {name: value.expand(B, *value.shape) for name, value in self.body.named_parameters()}
-        return self.network.flatten(body | self.head.space.unflatten(self.start.centre(Support(features, mask=support.mask)) + self.shift))
+        return self.network.flatten(
+            body | self.head.space.unflatten(self.start.centre(Support(features, mask=support.mask)) + self.shift)
+        )
 
     def _adapt(self, support: Support) -> Tensor:
-        path = adapt(self.forward, self.first(support), self._batches(support.images, support.present.sum(-1).long()), **self.inner, record=[self.adapt_steps])
+        path = adapt(
+            self.forward,
+            self.first(support),
+            self._batches(support.images, support.present.sum(-1).long()),
+            **self.inner,
+            record=[self.adapt_steps],
+        )
         return path.weights[:, 0]
 
     def _batches(self, images: Tensor, shots: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -141,7 +157,10 @@ class Reptile(Method):
         B, N, M = images.shape[:3]
         shots = torch.full((B, N), M, device=images.device) if shots is None else shots
         chosen = torch.arange(min(self.inner_images, M), device=images.device)
-        task, of_class = torch.arange(B, device=images.device)[:, None, None], torch.arange(N, device=images.device)[:, None]
+        task, of_class = (
+            torch.arange(B, device=images.device)[:, None, None],
+            torch.arange(N, device=images.device)[:, None],
+        )
         for step in count():
             yield _labelled_images(images[task, of_class, (chosen + step * len(chosen)) % shots[..., None]])
 

@@ -65,7 +65,9 @@ class ReptileHead(Method):
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         if self.train_shots > train.n_images:
-            raise InputError(f"methods.reptile_head.train_shots = {self.train_shots} is more than the {train.n_images} images of a class; lower it")
+            raise InputError(
+                f"methods.reptile_head.train_shots = {self.train_shots} is more than the {train.n_images} images of a class; lower it"
+            )
 
     @torch.no_grad()
     def first(self, support: Support) -> Tensor:
@@ -75,11 +77,15 @@ class ReptileHead(Method):
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
         return self._adapt(self.first(support), repeat(support.labelled), self.adapt_steps)[0]
 
-    def meta_train(self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int) -> Iterator[dict[str, float]]:
+    def meta_train(
+        self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
+    ) -> Iterator[dict[str, float]]:
         """The loss of a row is that of the adapted heads, on the mini-batch that would be next."""
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
-            images = train.of_classes(train.draw_classes(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_shot=self.train_shots).support.features
+            images = train.of_classes(
+                train.draw_classes(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_shot=self.train_shots
+            ).support.features
             w = self.first(Support(images[:, :, : train.support.shape[-1]]))
             adapted, loss = self._adapt(w, self._mini_batches(images, stream), self.inner_steps)
             self.phi.grad = (w - adapted).mean(0)

@@ -15,7 +15,10 @@ class Ridge(Method):
         self.register_buffer("penalty", torch.tensor(1.0))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        scores = [query_accuracies(self, val, lambda s: ridge_head(self.head, s, penalty, 1.0)).mean().item() for penalty in PENALTIES]
+        scores = [
+            query_accuracies(self, val, lambda s: ridge_head(self.head, s, penalty, 1.0)).mean().item()
+            for penalty in PENALTIES
+        ]
         self.penalty.fill_(PENALTIES[scores.index(max(scores))])
 
     def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:

@@ -33,7 +33,9 @@ class WeightFlow(TrainedMethod):
 
     takes = ("n_way", "denoiser", "meta")
 
-    def __init__(self, start: Start, *, n_way: int, denoiser: Mapping, meta: Mapping, steps: int, noise: float, visited: float) -> None:
+    def __init__(
+        self, start: Start, *, n_way: int, denoiser: Mapping, meta: Mapping, steps: int, noise: float, visited: float
+    ) -> None:
         super().__init__(start, meta=meta)
         self.one_size |= denoiser["name"] == "unet"
         self.steps, self.noise, self.visited = steps, noise, visited
@@ -85,7 +87,9 @@ class WeightFlow(TrainedMethod):
         if visited > 0:
             visit = int(torch.randint(0, self.steps, (), generator=stream))
             with torch.no_grad():  # the state is given, not learned through
-                *_, x = euler(lambda x, u: self.velocity(x, u, task.support), begin if path is None else path[:, 0], visit)
+                *_, x = euler(
+                    lambda x, u: self.velocity(x, u, task.support), begin if path is None else path[:, 0], visit
+                )
             u = torch.full_like(total, visit)
             total = total + visited * loss_at(x, u, self.velocity(x, u, task.support))
         return total
