@@ -14,13 +14,79 @@ from ltdi.store import write_text
 from pipeline.stage import device
 
 KEY = ["setting", "method", "variant", "train_classes", "seed", "beside", "n_way", "n_shot"]
-COLUMNS = ["setting", "method", "variant", "train_classes", "seed", "tasks", "accuracy", "ci95", "best_control", "paired_diff", "paired_ci95", "ms_batch_1", "ms_batch_64", "seconds_meta_train", "device", "commit"]
-BESIDE_COLUMNS = ["setting", "method", "variant", "train_classes", "seed", "tasks", "beside", "paired_diff", "paired_ci95", "device", "commit"]
-CHOICE_COLUMNS = ["setting", "method", "variant", "train_classes", "seed", "tasks", "val_accuracy", "val_best_control", "val_paired_diff", "val_paired_ci95", "seconds_meta_train", "device", "commit"]
-WAYS_COLUMNS = (
-    ["setting", "seed", "n_way", "n_shot", "method", "tasks", "accuracy", "ci95", "best_control", "paired_diff", "paired_ci95", "device", "commit"]
-)
-SHARPNESS_COLUMNS = ["setting", "variant", "seed", "tasks", "lambda_max", "ci95", "paired_diff", "paired_ci95", "device", "commit"]
+COLUMNS = [
+    "setting",
+    "method",
+    "variant",
+    "train_classes",
+    "seed",
+    "tasks",
+    "accuracy",
+    "ci95",
+    "best_control",
+    "paired_diff",
+    "paired_ci95",
+    "ms_batch_1",
+    "ms_batch_64",
+    "seconds_meta_train",
+    "device",
+    "commit",
+]
+BESIDE_COLUMNS = [
+    "setting",
+    "method",
+    "variant",
+    "train_classes",
+    "seed",
+    "tasks",
+    "beside",
+    "paired_diff",
+    "paired_ci95",
+    "device",
+    "commit",
+]
+CHOICE_COLUMNS = [
+    "setting",
+    "method",
+    "variant",
+    "train_classes",
+    "seed",
+    "tasks",
+    "val_accuracy",
+    "val_best_control",
+    "val_paired_diff",
+    "val_paired_ci95",
+    "seconds_meta_train",
+    "device",
+    "commit",
+]
+WAYS_COLUMNS = [
+    "setting",
+    "seed",
+    "n_way",
+    "n_shot",
+    "method",
+    "tasks",
+    "accuracy",
+    "ci95",
+    "best_control",
+    "paired_diff",
+    "paired_ci95",
+    "device",
+    "commit",
+]
+SHARPNESS_COLUMNS = [
+    "setting",
+    "variant",
+    "seed",
+    "tasks",
+    "lambda_max",
+    "ci95",
+    "paired_diff",
+    "paired_ci95",
+    "device",
+    "commit",
+]
 
 
 def add(name: str, columns: list[str], rows: list[dict]) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import torch
 import typer
+from pipeline.files import load_start, load_tasks, load_trajectories
 from torch import Tensor
 
 from bench.rows import SHARPNESS_COLUMNS, add, commit, machine
@@ -16,7 +17,6 @@ from ltdi.metrics import mean_and_ci95
 from ltdi.seeding import generator
 from ltdi.sharpness import largest_eigenvalue
 from ltdi.tasks import labelled
-from pipeline.files import load_start, load_tasks, load_trajectories
 from pipeline.progress import say
 from pipeline.stage import device
 

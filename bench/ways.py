@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pipeline.body import load_body
+from pipeline.build import load_method
 from torch import Tensor
 
 from bench.rows import WAYS_COLUMNS, add, commit, machine
@@ -19,8 +21,6 @@ from ltdi.metrics import best_and_paired, mean_and_ci95
 from ltdi.seeding import generator
 from ltdi.store import read_json, read_tensors
 from ltdi.tasks import TaskSource
-from pipeline.body import load_body
-from pipeline.build import load_method
 from pipeline.progress import say
 from pipeline.stage import device
 

@@ -2,10 +2,11 @@
 
 Shapes, in every docstring:
     B tasks in a batch    N n_way     K n_shot    Q n_query a class
-    F features            D generated weights     P recorded trajectory points
+    F features            C numbers of a row      D generated weights     P recorded trajectory points
     H hidden units of the head
 
-Imports go down only: floor 0 is ``errors store seeding nn training``, floor 1 ``datasets bodies weights``,
-floor 2 ``heads tasks``, floor 3 ``closed_form adaptation diffusion metrics
-sharpness``, floor 4 ``trajectories reptile``, floor 5 ``methods``; ``pipeline`` stands above all of them.
+Imports go down only: floor 0 is ``errors store seeding nn training metrics weights devices``,
+floor 1 ``learner datasets features provenance diffusion``, floor 2 ``bodies tasks learners adaptation sharpness``,
+floor 3 ``classes extractor starts selection reptile``, floor 4 ``trajectories scenarios``,
+floor 5 ``methods artefacts``, floor 6 ``run``, floor 7 ``cli``; ``pipeline`` stands above all of them.
 """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltdi.heads import Forward, task_losses
+from ltdi.learner import Batch, Loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,35 +21,33 @@ class Path:
     losses: Tensor
 
 
-def gradient(forward: Forward, w: Tensor, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def gradient(loss: Loss, w: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Each task's gradient at its weights (B, D), and its loss (B,)."""
     with torch.enable_grad():
         w = w.detach().requires_grad_()
-        losses = task_losses(forward, w, inputs, labels)
+        losses = loss(w, batch)
         (g,) = torch.autograd.grad(losses.sum(), w)
     return g, losses.detach()
 
 
-def sharpness_aware_gradient(
-    forward: Forward, w: Tensor, inputs: Tensor, labels: Tensor, radius: float
-) -> tuple[Tensor, Tensor]:
+def sharpness_aware_gradient(loss: Loss, w: Tensor, batch: Batch, radius: float) -> tuple[Tensor, Tensor]:
     """The gradient at ŵ = w + ρ·g/‖g‖ (Foret et al. 2021; Algorithm 1), and the loss at w."""
-    g, losses = gradient(forward, w, inputs, labels)
+    g, losses = gradient(loss, w, batch)
     ascent = radius * g / g.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    return gradient(forward, w + ascent, inputs, labels)[0], losses
+    return gradient(loss, w + ascent, batch)[0], losses
 
 
 def adapt(
-    forward: Forward,
+    loss: Loss,
     w: Tensor,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    batches: Iterator[Batch],
     *,
     optimizer: str,
     lr: float,
     record: Sequence[int],
     sam: float = 0.0,
 ) -> Path:
-    """Train weights w (B, D) for ``max(record)`` steps, one item of ``batches`` (inputs, labels) a step.
+    """Train weights w (B, D) for ``max(record)`` steps, one item of ``batches`` a step.
 
     ``record`` holds the steps, in rising order, after which the weights are kept; 0 is the start.
     ``optimizer`` is "sgd" or "adam" (β 0.9, 0.999); ``sam`` the radius ρ, 0 for none.
@@ -57,17 +55,17 @@ def adapt(
     m, v = torch.zeros_like(w), torch.zeros_like(w)
     weights, losses = [], []
     for step in range(record[-1] + 1):
-        inputs, labels = next(batches)
+        batch = next(batches)
         if step == record[-1]:
             with torch.no_grad():
-                g, loss = None, task_losses(forward, w, inputs, labels)
+                g, values = None, loss(w, batch)
         elif sam > 0:
-            g, loss = sharpness_aware_gradient(forward, w, inputs, labels, sam)
+            g, values = sharpness_aware_gradient(loss, w, batch, sam)
         else:
-            g, loss = gradient(forward, w, inputs, labels)
+            g, values = gradient(loss, w, batch)
         if step in record:
             weights.append(w)
-            losses.append(loss)
+            losses.append(values)
         if g is None:
             break
         if optimizer == "adam":

@@ -8,8 +8,9 @@ from torch import Tensor
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """logits (B, M, N), labels (B, M) -> accuracy of each task (B,)."""
-    return (logits.argmax(-1) == labels).float().mean(-1)
+    """logits (B, M, N), labels (B, M), negative where there is nothing to label -> the share that is right, a task (B,)."""
+    there = labels >= 0
+    return ((logits.argmax(-1) == labels) & there).sum(-1) / there.sum(-1)
 
 
 def mean_and_ci95(values: Tensor) -> tuple[float, float]:
@@ -32,9 +33,6 @@ def weight_mse(w: Tensor, trained: Tensor) -> Tensor:
     return (w - trained).square().mean(-1)
 
 
-def nearest_mean_accuracy(support: Tensor, query: Tensor) -> Tensor:
-    """Accuracy (B,) of the nearest class mean; support (B, N, K, F), query (B, N, Q, F)."""
-    means = support.mean(2)
-    distances = torch.cdist(query.flatten(1, 2), means)
-    labels = torch.arange(means.shape[1], device=means.device).repeat_interleave(query.shape[2])
-    return accuracy(-distances, labels.expand(len(means), -1))
+def nearest_mean_accuracy(means: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Accuracy (B,) of the nearest class mean; means (B, N, F), inputs (B, M, F), labels (B, M)."""
+    return accuracy(-torch.cdist(inputs, means), labels)

@@ -1,11 +1,13 @@
 """REPTILE (Nichol et al. 2018; Algorithm 2): two loops, the inner one vectorised over tasks."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
+from ltdi.learner import batch_size, map_batch
 from ltdi.training import Training
 
 Phi = Mapping[str, Tensor]
@@ -13,8 +15,8 @@ Phi = Mapping[str, Tensor]
 
 def meta_step(
     training: Training,
-    loss: Callable[[Phi, Mapping[str, Tensor]], Tensor],
-    parts: list[list[Mapping[str, Tensor]]],
+    loss: Callable[[Phi, Mapping[str, Any]], Tensor],
+    parts: list[list[Mapping[str, Any]]],
     *,
     inner_optimizer: str,
     inner_lr: float,
@@ -45,18 +47,18 @@ def meta_step(
 
 
 def _inner_loops(
-    phi: Phi, loss: Callable, batches: list[Mapping[str, Tensor]], optimizer: str, lr: float
+    phi: Phi, loss: Callable, batches: list[Mapping[str, Any]], optimizer: str, lr: float
 ) -> tuple[dict[str, Tensor], float]:
     """φ − φ_i of every task (B, …), and the mean loss at φ.
 
     The steps are summed apart from φ: the difference of two numbers near 1 would lose small ones.
     """
 
-    def of_one_task(phi_i: Phi, row: Mapping[str, Tensor]) -> Tensor:
-        return loss(phi_i, {name: value[None] for name, value in row.items()})
+    def of_one_task(phi_i: Phi, row: Mapping[str, Any]) -> Tensor:
+        return loss(phi_i, map_batch(lambda value: value[None], row))
 
     gradients = vmap(grad_and_value(of_one_task), randomness="different")
-    B = len(next(iter(batches[0].values())))
+    B = batch_size(batches[0])
     moved = {name: value.new_zeros(B, *value.shape) for name, value in phi.items()}
     m, v = dict(moved), dict(moved)
     first_loss = None

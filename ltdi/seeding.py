@@ -13,3 +13,16 @@ def generator(seed: int, *names: object, device: str | torch.device = "cpu") -> 
     """
     digest = hashlib.sha256(repr((seed, *map(str, names))).encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def pick(counts: torch.Tensor, n: int, stream: torch.Generator) -> torch.Tensor:
+    """In random order ``n`` different numbers below each of ``counts`` (…,), −1 where there are no more: (…, n)."""
+    counts = counts.cpu()
+    most = int(counts.max())
+    order = torch.rand(*counts.shape, most, generator=stream)
+    if int(counts.min()) < most:  # what is not there comes last
+        order = torch.where(torch.arange(most) < counts[..., None], order, 2.0)
+    chosen = order.argsort(-1)[..., :n]
+    if chosen.shape[-1] < n:
+        chosen = torch.nn.functional.pad(chosen, (0, n - chosen.shape[-1]), value=most)
+    return torch.where(chosen < counts[..., None], chosen, -1)

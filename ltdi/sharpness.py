@@ -4,17 +4,17 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from ltdi.heads import Forward, task_losses
+from ltdi.learner import Batch, Loss
 
 
 def largest_eigenvalue(
-    forward: Forward, w: Tensor, inputs: Tensor, labels: Tensor, *, generator: torch.Generator, iterations: int = 50
+    loss: Loss, w: Tensor, batch: Batch, *, generator: torch.Generator, iterations: int = 50
 ) -> Tensor:
     """λ_max of each task's loss Hessian at its weights (B, D), the eigenvalue of largest size: (B,).
 
     By power iteration on Hessian-vector products, of all tasks at once: the summed loss has a block-diagonal Hessian.
     """
-    gradient = grad(lambda w: task_losses(forward, w, inputs, labels).sum())
+    gradient = grad(lambda w: loss(w, batch).sum())
     v = torch.randn(1, w.shape[-1], generator=generator, device=generator.device).to(w).expand_as(w)
     for _ in range(iterations):
         v = v / v.norm(dim=-1, keepdim=True)

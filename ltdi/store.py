@@ -1,6 +1,7 @@
-"""Tensors <-> safetensors, tables <-> parquet, checksums and atomic writes. Knows no machine learning.
+"""Tensors <-> safetensors, tables <-> parquet, digests and atomic writes. Knows no machine learning.
 
-A reader never sees a half-written file: everything is written to a temporary name in the same
+Every tensor file carries its kind, its version and the digest of its content, which are checked when it is read; tables carry
+the checksums of their pages. A reader never sees a half-written file: everything is written to a temporary name in the same
 folder and renamed. No pickle is read or written.
 """
 
@@ -21,6 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ltdi.errors import InputError
+
+VERSION = 1
+"""Of the files that stages exchange and users keep."""
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -69,49 +73,75 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def write_tensors(
-    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None
-) -> None:
-    """``metadata`` values are stored as JSON, so that numbers and lists come back as they went in."""
+    path: str | Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    kind: str,
+    finite: bool = True,
+) -> str:
+    """Write a file of that ``kind`` and give the digest of its content. ``metadata`` values are stored as JSON, so that numbers and
+    lists come back as they went in.
+
+    Raises:
+        InputError: a tensor holds NaN or infinity, unless ``finite`` is False.
+    """
     # safetensors refuses tensors that share memory, which state dicts and views may
     contiguous = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
+    for name, tensor in contiguous.items():
+        if finite and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(
+                f"{path}: {name} of this {kind} is not finite; nothing was written: lower the rates it came from"
+            )
+    values = dict(metadata or {})
+    seal = digest(contiguous, values)
     # one key: safetensors writes several in an order of its own, and the same run must give the same bytes
-    header = {"json": json.dumps(metadata or {})}
+    header = {"ltdi": json.dumps({"kind": kind, "version": VERSION, "digest": seal, "values": values})}
     _atomically(Path(path), lambda p: save_file(contiguous, p, metadata=header))
+    return seal
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors and the metadata of a file.
+def read_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors, mapped rather than read where the system allows it, and the metadata of a file of that ``kind``.
 
     Raises:
-        InputError: the file is missing, truncated or not a safetensors file.
+        InputError: the file is missing, of another kind or version, or not what was written.
     """
     path = _existing(path)
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            metadata = json.loads((file.metadata() or {}).get("json", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = json.loads((file.metadata() or {}).get("ltdi", "null"))
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
             f"{path}: not a whole safetensors file ({error}); delete it and run its stage again"
         ) from error
-    return tensors, metadata
+    if not isinstance(header, dict) or header.get("kind") != kind:
+        found = header.get("kind") if isinstance(header, dict) else "no file of ltdi's"
+        raise InputError(f"{path}: holds {found!r}, and {kind!r} is needed; name another file, or run its stage again")
+    if header.get("version") != VERSION:
+        raise InputError(f"{path}: of version {header.get('version')!r}, and {VERSION} is read; run its stage again")
+    if digest(tensors, header.get("values")) != header.get("digest"):
+        raise InputError(f"{path}: altered since it was written; delete it and run its stage again")
+    return tensors, header["values"]
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
-    _atomically(Path(path), lambda p: pq.write_table(pa.Table.from_pandas(table, preserve_index=False), p))
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    _atomically(Path(path), lambda p: pq.write_table(arrow, p, write_page_checksum=True))
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
     """
     Raises:
-        InputError: the file is missing or not a parquet file.
+        InputError: the file is missing, not a parquet file, or not what was written.
     """
     path = _existing(path)
     try:
-        return pq.read_table(path).to_pandas()
-    except (pa.ArrowInvalid, OSError) as error:
+        return pq.read_table(path, page_checksum_verification=True).to_pandas()
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: not a whole parquet file ({error}); delete it and run its stage again") from error
 
 
@@ -119,18 +149,16 @@ def write_tsv(path: str | Path, table: pd.DataFrame) -> None:
     _atomically(Path(path), lambda p: table.to_csv(p, sep="\t", index=False, lineterminator="\n"))
 
 
-def checksum(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def digest(*values: Any) -> str:
-    """A name for values made of JSON types and tensors: equal values, equal name, on every machine."""
+    """A name for values made of JSON types, tensors and dicts of tensors: equal values, equal name, on every machine."""
     sha = hashlib.sha256()
     for value in values:
         if isinstance(value, torch.Tensor):
             sha.update(repr((str(value.dtype), tuple(value.shape))).encode())
-            sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping) and any(isinstance(each, torch.Tensor) for each in value.values()):
+            for name in sorted(value):
+                sha.update(digest(name, value[name]).encode())
         else:
             # JSON holds no NUL, so this marks where one value ends
             sha.update(json.dumps(value, sort_keys=True).encode() + b"\0")
@@ -146,29 +174,26 @@ class Cache:
 
     def __init__(self, kind: str) -> None:
         root = os.environ.get("LTDI_STORE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltdi"
-        self.folder = Path(root).absolute() / kind
+        self.kind, self.folder = kind, Path(root).absolute() / kind
 
     def path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
 
-    def keep(self, key: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> Path:
-        write_tensors(self.path(key), tensors, metadata)
-        write_text(self._seal(key), checksum(self.path(key)))
+    def keep(
+        self, key: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], *, finite: bool = True
+    ) -> Path:
+        write_tensors(self.path(key), tensors, metadata, kind=self.kind, finite=finite)
         return self.path(key)
 
-    def find(self, key: str) -> Path | None:
-        """The file under ``key``, or None if it is missing or was truncated or altered since it was kept."""
-        path, seal = self.path(key), self._seal(key)
-        if path.exists() and seal.exists() and checksum(path) == seal.read_text().strip():
-            return path
-        return None
+    def find(self, key: str) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]] | None:
+        """The file under ``key`` and what it holds, or None if it is missing or was truncated or altered since it was kept."""
+        try:
+            return self.path(key), *read_tensors(self.path(key), kind=self.kind)
+        except InputError:
+            return None
 
     def drop(self, key: str) -> None:
         self.path(key).unlink(missing_ok=True)
-        self._seal(key).unlink(missing_ok=True)
-
-    def _seal(self, key: str) -> Path:
-        return self.folder / f"{key}.sha256"
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -1,209 +1,115 @@
-"""Task, Support, Query, TaskSource: which images, and so which features, a task has.
-
-The classes of a task stand in label order everywhere: row ``n`` of a support or query belongs to label ``n``.
-"""
+"""Context, Task, and what a source of tasks can do: what methods know of tasks, whatever these are about."""
 
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.errors import InputError
+from ltdi.learner import Batch, map_batch
 from ltdi.nn import masked_mean
-from ltdi.seeding import generator
 
-ABSENT = -100
-"""The label of an image that is not there, where classes have unequal numbers; cross-entropy leaves it out."""
+Self = TypeVar("Self", bound="TaskSource")
 
 
 @dataclass(frozen=True, eq=False)
-class Support:
-    """What a method may see of its tasks: features (B, N, K, F), and where the source has them images
-    (B, N, K, channels, height, width) uint8. Where classes have unequal numbers of images, ``mask`` (B, N, K) says
-    which are there, the first ones of each class; what the others hold has no meaning."""
+class Context:
+    """What a method may see of its tasks: for each of a task's N slots K rows of C numbers (B, N, K, C).
 
-    features: Tensor
-    images: Tensor | None = None
+    A slot is a class, or the only one of a task that has none. Where slots have unequal numbers of rows, ``mask``
+    (B, N, K) says which are there, the first ones of each slot; what the others hold has no meaning. ``examples`` is a
+    batch for ``Learner.loss`` that a method may take gradient steps on, where there are any.
+    """
+
+    rows: Tensor
     mask: Tensor | None = None
+    examples: Batch | None = None
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.rows)
 
-    def __getitem__(self, tasks: slice | Tensor) -> "Support":
-        return Support(*(None if each is None else each[tasks] for each in (self.features, self.images, self.mask)))
+    def __getitem__(self, tasks: slice | Tensor) -> "Context":
+        return Context(
+            self.rows[tasks],
+            None if self.mask is None else self.mask[tasks],
+            None if self.examples is None else map_batch(lambda value: value[tasks], self.examples),
+        )
 
     @property
     def n_way(self) -> int:
-        return self.features.shape[1]
+        return self.rows.shape[1]
 
     @property
     def present(self) -> Tensor:
-        """1 where there is an image, 0 where there is none (B, N, K)."""
-        return torch.ones_like(self.features[..., 0]) if self.mask is None else self.mask.to(self.features)
+        """1 where there is a row, 0 where there is none (B, N, K)."""
+        return torch.ones_like(self.rows[..., 0]) if self.mask is None else self.mask.to(self.rows)
 
     @property
-    def class_means(self) -> Tensor:
-        """(B, N, F)"""
-        return masked_mean(self.features, self.present)
-
-    @property
-    def labelled(self) -> tuple[Tensor, Tensor]:
-        """Features (B, N·K, F) and their labels (B, N·K), ``ABSENT`` where there is no image."""
-        return labelled(self.features, self.mask)
-
-
-@dataclass(frozen=True, eq=False)
-class Query:
-    """What a task is scored on: features (B, N, Q, F), and images (B, N, Q, channels, height, width) uint8."""
-
-    features: Tensor
-    images: Tensor | None = None
+    def means(self) -> Tensor:
+        """Of each slot's rows (B, N, C)."""
+        return masked_mean(self.rows, self.present)
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A batch of tasks: the images of row n belong to label n in both sets."""
+    """A batch of tasks: what is known of them, and what their weights are scored on."""
 
-    support: Support
-    query: Query
-
-
-def labelled(features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """features (B, N, M, F), a class a row -> (B, N·M, F) and their labels (B, N·M), ``ABSENT`` outside the mask (B, N, M)."""
-    B, N, M, _ = features.shape
-    labels = torch.arange(N, device=features.device).repeat_interleave(M).expand(B, -1)
-    if mask is not None:
-        labels = torch.where(mask.flatten(1), labels, ABSENT)
-    return features.flatten(1, 2), labels
+    context: Context
+    query: Batch
 
 
-class TaskSource:
-    """The tasks of one split over the features of its images (C, I, F), by their rows in a table.
+class TaskSource(Protocol):
+    """The tasks of one split: those of a table, by number, and new ones without an end.
 
-    ``classes`` (M, N), ``support`` (M, N, K) and ``query`` (M, N, Q) are indices into the first and second axis.
-    Of a class's images the first ``n_images`` are the data set's, the rest augmented copies, view
-    by view; None says that there are no copies. ``images`` (C, n_images, channels, height, width) uint8
-    are there for methods that adapt more than a head; they need a source without copies.
+    ``n_way`` and ``n_shot`` are the slots of a task of the table and the rows of a slot; ``most_shots`` how many rows a new task
+    may have, and still be scored on others; ``n_views`` how many views of its data there are, 1 and the augmented copies;
+    ``n_classes`` how many classes tasks are made of, 0 where they are made of none.
     """
 
-    def __init__(
-        self,
-        features: Tensor,
-        classes: Tensor,
-        support: Tensor,
-        query: Tensor,
-        n_images: int | None = None,
-        images: Tensor | None = None,
-    ) -> None:
-        self.features, self.classes, self.support, self.query, self.images = features, classes, support, query, images
-        self.n_images = features.shape[1] if n_images is None else n_images
+    @property
+    def n_way(self) -> int: ...
+    @property
+    def n_shot(self) -> int: ...
+    @property
+    def most_shots(self) -> int: ...
+    @property
+    def n_views(self) -> int: ...
+    @property
+    def n_classes(self) -> int: ...
 
-    def __len__(self) -> int:
-        return len(self.classes)
+    def __len__(self) -> int: ...
 
     def batch(self, tasks: Tensor) -> Task:
-        return Task(self.support_of(tasks), self._query(self.classes[tasks], self.query[tasks]))
+        """Tasks of the table."""
+        ...
 
-    def of_classes(
-        self, classes: Tensor, stream: torch.Generator, *, n_shot: int | None = None, n_query: int | None = None
+    def context(self, tasks: Tensor) -> Context:
+        """What is known of tasks of the table."""
+        ...
+
+    def fitted_on(self, tasks: Tensor, view: int = 0) -> Batch:
+        """All that trained weights of tasks of the table are trained on; a later view is an augmented copy."""
+        ...
+
+    def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
+        """Names (n_tasks, …) of tasks that are in no table, of ``n_way`` slots or all there are, or of as many as the table's."""
+        ...
+
+    def new(
+        self, names: Tensor, stream: torch.Generator, *, n_shot: int | None = None, n_query: int | None = None
     ) -> Task:
-        """Tasks of these classes (B, N), their images drawn; as many as the table's tasks have where no number is given."""
-        K, Q = n_shot or self.support.shape[-1], n_query or self.query.shape[-1]
-        chosen = torch.rand(*classes.shape, self.features.shape[1], generator=stream).argsort(2).to(classes.device)
-        return Task(self._support(classes, chosen[..., :K]), self._query(classes, chosen[..., K : K + Q]))
+        """Tasks of these names, what is known and asked of them drawn; as much as the table's have where no number is given."""
+        ...
 
-    def draw_classes(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
-        """The classes (n_tasks, N) of tasks that are in no table: ``n_way`` or all there are, or as many as the table's tasks have."""
-        order = torch.rand(n_tasks, len(self.features), generator=stream).argsort(1)
-        return order[:, : n_way or self.classes.shape[1]].to(self.classes.device)
+    def description(self, tasks: Tensor) -> str:
+        """A name for all that weights of tasks of the table are trained on."""
+        ...
 
-    def support_of(self, tasks: Tensor) -> Support:
-        return self._support(self.classes[tasks], self.support[tasks])
+    def take(self: Self, tasks: Tensor) -> Self:
+        """The same source with these tasks alone in its table."""
+        ...
 
-    @property
-    def n_views(self) -> int:
-        """The images themselves and their augmented copies."""
-        return self.features.shape[1] // self.n_images
 
-    def all_images(self, tasks: Tensor, view: int = 0) -> Tensor:
-        """Every image of the tasks' classes (B, N, n_images, F), or the copy of each in a later view."""
-        return self.features[:, view * self.n_images : (view + 1) * self.n_images][self.classes[tasks]]
-
-    def rows(self, tasks: Tensor) -> "TaskSource":
-        """Only these tasks."""
-        return TaskSource(
-            self.features, self.classes[tasks], self.support[tasks], self.query[tasks], self.n_images, self.images
-        )
-
-    def with_images(self, images: Tensor) -> "TaskSource":
-        """The same tasks, with the images that the features are of (C, n_images, channels, height, width).
-
-        Raises:
-            InputError: the features hold augmented copies, whose images are not there.
-        """
-        if self.n_views > 1:
-            raise InputError(
-                f"tasks.views = {self.n_views - 1}: a method that works on images needs 0; change it, or method.name"
-            )
-        return TaskSource(self.features, self.classes, self.support, self.query, self.n_images, images)
-
-    def to(self, device: torch.device | str) -> "TaskSource":
-        moved = (tensor.to(device) for tensor in (self.features, self.classes, self.support, self.query))
-        return TaskSource(*moved, self.n_images, None if self.images is None else self.images.to(device))
-
-    def to_table(self) -> pd.DataFrame:
-        """One row a task; index lists flattened in the order of the labels."""
-        columns = {"classes": self.classes, "support": self.support, "query": self.query}
-        return pd.DataFrame({name: list(index.flatten(1).numpy()) for name, index in columns.items()})
-
-    @classmethod
-    def from_table(cls, features: Tensor, table: pd.DataFrame, n_images: int | None = None) -> "TaskSource":
-        classes, support, query = (torch.from_numpy(np.stack(table[name])) for name in ("classes", "support", "query"))
-        N = classes.shape[1]
-        return cls(features, classes, support.unflatten(1, (N, -1)), query.unflatten(1, (N, -1)), n_images)
-
-    @classmethod
-    def sample(
-        cls,
-        features: Tensor,
-        *,
-        n_tasks: int,
-        n_way: int,
-        n_shot: int,
-        n_query: int,
-        seed: int,
-        split: str,
-        n_images: int | None = None,
-    ) -> "TaskSource":
-        """Tasks of ``n_way`` different classes and ``n_shot + n_query`` different images of each.
-
-        The first tasks stay the same when more are asked for.
-
-        Raises:
-            InputError: the split has too few classes, or its classes too few images.
-        """
-        n_classes, n_choices = features.shape[:2]
-        if n_way > n_classes:
-            raise InputError(
-                f"tasks.n_way = {n_way} is more than the {n_classes} classes of {split}; lower it, or let tasks.transforms or tasks.val_transforms make further ones"
-            )
-        if n_shot + n_query > n_choices:
-            raise InputError(
-                f"tasks.n_shot + tasks.n_query = {n_shot} + {n_query} is more than the {n_choices} images of a class; lower one"
-            )
-        classes = torch.rand(n_tasks, n_classes, generator=generator(seed, split, "classes")).argsort(1)[:, :n_way]
-        images = torch.rand(n_tasks, n_way, n_choices, generator=generator(seed, split, "images")).argsort(2)
-        return cls(features, classes, images[..., :n_shot], images[..., n_shot : n_shot + n_query], n_images)
-
-    def _support(self, classes: Tensor, chosen: Tensor) -> Support:
-        """The ``chosen`` (B, N, K) images of the classes (B, N)."""
-        return Support(
-            *(None if each is None else each[classes[..., None], chosen] for each in (self.features, self.images))
-        )
-
-    def _query(self, classes: Tensor, chosen: Tensor) -> Query:
-        return Query(
-            *(None if each is None else each[classes[..., None], chosen] for each in (self.features, self.images))
-        )
+def batches(n_tasks: int, tasks_a_batch: int = 64) -> tuple[Tensor, ...]:
+    """The numbers of all tasks, as many at a time as memory holds."""
+    return torch.arange(n_tasks).split(tasks_a_batch)

@@ -88,13 +88,10 @@ class WeightSpace:
 
     def some_slots(self, w: Tensor, n_way: int) -> Tensor:
         """w (…, D) without the slots of all but the first ``n_way`` classes: the network that tells these from each other."""
+        if self.slot_layer is None:
+            return w
         tokens = self.tokens(w)
         return self.from_tokens(tokens | {self.slot_layer: tokens[self.slot_layer][..., :n_way, :]})
-
-    def layer_scale(self, w: Tensor) -> Tensor:
-        """The root mean square of each layer over all of w (M, D): (layers,); 1 where a layer is all zero."""
-        scale = torch.stack([part.square().mean().sqrt() for part in self.tokens(w.double()).values()])
-        return torch.where(scale > 0, scale, 1.0).to(w.dtype)
 
     def spread(self, values: Tensor, dim: int) -> Tensor:
         """A number a layer (…, layers), repeated for all numbers of the layer: (…, ``dim``)."""

@@ -1,4 +1,4 @@
-"""Stage 5: weights for the meta-test tasks from their support sets alone, and the time it takes -> data/weights/."""
+"""Stage 5: weights for the meta-test tasks from their contexts alone, and the time it takes -> data/weights/."""
 
 import statistics
 import time
@@ -9,19 +9,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.bodies.pretraining import embed
-from ltdi.methods import Method
+from ltdi.artefacts import SHARD_NUMBERS, load_sources, load_start, names, write_weights
+from ltdi.bodies import read_body
+from ltdi.devices import deterministic, device
+from ltdi.extractor import FeatureExtractor
+from ltdi.learner import map_batch
+from ltdi.methods.base import Method
 from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.methods.refined import Refined
+from ltdi.methods.saved import read_method
 from ltdi.seeding import generator
-from ltdi.store import read_json, write_table, write_tensors
-from ltdi.tasks import Query, Support, TaskSource
+from ltdi.store import write_table, write_tensors
+from ltdi.tasks import Context, Task, TaskSource, batches
 from pipeline import params as parameters
-from pipeline.body import load_body
-from pipeline.build import load_method
-from pipeline.files import load_tasks
 from pipeline.progress import follow, say
-from pipeline.stage import deterministic, device, run
+from pipeline.stage import run
 
 BATCHES = (1, 64)
 
@@ -31,95 +33,92 @@ def main(params_file: Path, data: Path) -> None:
     knobs, seed = params.generate, params.seed
     deterministic()
     where = device()
-    test = load_tasks(data, splits=["meta_test"], images_of=["meta_test"])["meta_test"].to(where)
-    body = load_body(data).to(where, memory_format=torch.channels_last)
-    names = read_json(data / "model" / "methods" / "names.json")
-    methods = {name: load_method(data / "model", name, body, where) for name in (names["method"], *names["controls"])}
-    trained = methods[names["method"]]
-    methods[names["method"]] = Refined(
-        trained, heads=knobs.heads, adapt_steps=knobs.adapt_steps, adapt_lr=knobs.adapt_lr
-    )
+    test = load_sources(data, splits=["meta_test"], images_of=["meta_test"], device=where)["meta_test"]
+    body = read_body(data / "body" / "body.safetensors").to(where, memory_format=torch.channels_last)
+    name, controls = names(data)
+    methods = {each: read_method(data / "model" / "methods", each, body, where) for each in (name, *controls)}
+    trained = methods[name]
+    methods[name] = Refined(trained, heads=knobs.heads, adapt_steps=knobs.adapt_steps, adapt_lr=knobs.adapt_lr)
 
-    # the same for all methods that take features, so it is timed once
-    waits = (
-        {}
-        if all(method.from_images for method in methods.values())
-        else {batch: _time_before(body, test, batch, knobs.timing_repeats) for batch in BATCHES}
-    )
+    extractor = FeatureExtractor.of(data / "tasks", body, load_start(data, where)[1], where)
+    clock = _Clock(extractor, test, knobs.timing_repeats, seed)
     timings = []
-    for row in follow(
-        ({"method": j} for j in range(len(methods))), name="generate_weights", total=len(methods), show="method"
-    ):
-        name, method = list(methods.items())[row["method"]]
-        write_tensors(data / "weights" / f"{name}.safetensors", _generate_all(method, test, seed), {"method": name})
-        for batch in BATCHES:
-            facts = {
-                "name": name,
-                "batch": batch,
-                "adapts": method.adapts,
-                "ms_embed": 0.0 if method.from_images else waits[batch],
-            }
-            timings.append(facts | _times(method, body, test, batch, knobs.timing_repeats, seed))
-        if name == names["method"] and isinstance(trained, DiffusionMethod):
-            support = test.support_of(torch.arange(min(knobs.chains, len(test)), device=where))
-            write_tensors(
-                data / "weights" / "chain.safetensors",
-                {"states": trained.generate_chain(support, generator=generator(seed, "noise"))},
-            )
+    rows = ({"method": j} for j in range(len(methods)))
+    for row in follow(rows, name="generate_weights", total=len(methods), show="method"):
+        each, method = list(methods.items())[row["method"]]
+        _generate(method, test, data / "weights" / each, seed)
+        timings += clock.rows(each, method)
+    if isinstance(trained, DiffusionMethod):
+        context = test.context(torch.arange(min(knobs.chains, len(test)), device=where))
+        states = trained.generate_chain(context, generator=generator(seed, "noise"))
+        write_tensors(data / "weights" / "chain.safetensors", {"states": states}, kind="chain")
     write_table(data / "weights" / "timing.parquet", pd.DataFrame(timings))
     say(", ".join(f"{t['name']} {t['ms_generate']:.2f} ms" for t in timings if t["batch"] == 1))
 
 
-def _generate_all(method: Method, test: TaskSource, seed: int) -> dict[str, Tensor]:
-    """The heads w (M, D); of a method that makes more than a head, which would fill the disk, what it says of the queries (M, N·Q)."""
-    made = []
-    for tasks in torch.arange(len(test)).split(max(BATCHES)):
-        w = method.generate(test.support_of(tasks), generator=generator(seed, "noise"))
-        made.append(w if _is_head(method) else method.logits(w, test.batch(tasks).query).argmax(-1))
-    return {"w" if _is_head(method) else "predicted": torch.cat(made)}
+def _generate(method: Method, test: TaskSource, folder: Path, seed: int) -> None:
+    """The weights of all tasks, file by file; of a method with a learner of its own, which later stages do not have, the scores."""
+    own = method.learner is not method.start.learner
+    held: list[Tensor] = []
+    first = 0
+    for tasks in batches(len(test), max(BATCHES)):
+        task = test.batch(tasks)
+        w = method.generate(task.context, generator=generator(seed, "noise"))
+        held.append(method.learner.score(w, task.query) if own else w)
+        if sum(part.numel() for part in held) >= SHARD_NUMBERS or int(tasks[-1]) == len(test) - 1:
+            write_weights(folder, first, {"scores" if own else "w": torch.cat(held)})
+            first, held = int(tasks[-1]) + 1, []
 
 
-def _is_head(method: Method) -> bool:
-    return method.space is method.head.space
+class _Clock:
+    """Milliseconds as a user meets them: what the method is given to a task's weights, and a query to its answer."""
+
+    def __init__(self, extractor: FeatureExtractor, test: TaskSource, repeats: int, seed: int) -> None:
+        self.extractor, self.test, self.repeats, self.seed = extractor, test, repeats, seed
+        self.embedding: dict[int, float] = {}
+
+    def rows(self, name: str, method: Method) -> list[dict]:
+        return [
+            {"name": name, "batch": batch, "adapts": method.adapts, **self.times(method, batch)} for batch in BATCHES
+        ]
+
+    def times(self, method: Method, batch: int) -> dict[str, float]:
+        task = self.test.batch(torch.arange(batch) % len(self.test))
+        w = method.generate(task.context, generator=generator(self.seed, "noise"))
+        one = map_batch(lambda value: value[:, :1], task.query)
+
+        def answer() -> Tensor:
+            inputs = one if method.from_images else dict(one) | {"inputs": self.extractor(one["images"])}
+            return method.learner.score(w, inputs)
+
+        def generate() -> Tensor:
+            return method.generate(task.context, generator=generator(self.seed, "noise"))
+
+        return {
+            "ms_embed": 0.0 if method.from_images else self.before(batch, task),
+            "ms_generate": self.median(generate, task.context) / batch,
+            "ms_query": self.median(answer, task.context) / batch,
+        }
+
+    def before(self, batch: int, task: Task) -> float:
+        """Until a method can begin: a task's images to the body's features. The same for all methods, so it is timed once."""
+        if batch not in self.embedding:
+            examples = task.context.examples
+            assert examples is not None
+            self.embedding[batch] = self.median(lambda: self.extractor(examples["images"]), task.context) / batch
+        return self.embedding[batch]
+
+    def median(self, call: Callable[[], Tensor], context: Context) -> float:
+        """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow calls as many as fill a second."""
+        _seconds(call, context)
+        seconds = [_seconds(call, context)]
+        while len(seconds) < self.repeats and sum(seconds) < 1:
+            seconds.append(_seconds(call, context))
+        return 1000 * statistics.median(seconds)
 
 
-def _time_before(body: torch.nn.Module, test: TaskSource, batch: int, repeats: int) -> float:
-    """Milliseconds a task until a method can begin: its support images to the body's features."""
-    support = test.batch(torch.arange(batch) % len(test)).support
-    return _median(lambda: embed(body, support.images), repeats, support) / batch
-
-
-def _times(
-    method: Method, body: torch.nn.Module, test: TaskSource, batch: int, repeats: int, seed: int
-) -> dict[str, float]:
-    """Milliseconds as a user meets them: what the method is given to a task's weights, and a query image to its label."""
-    task = test.batch(torch.arange(batch) % len(test))
-    support, query = task.support, task.query
-    w = method.generate(support, generator=generator(seed, "noise"))
-    one = Query(query.features[:, :1, :1], query.images[:, :1, :1])
-
-    def answer() -> Tensor:
-        features = one.features if method.from_images else embed(body, one.images).to(w)
-        return method.logits(w, Query(features, one.images)).argmax(-1)
-
-    return {
-        "ms_generate": _median(lambda: method.generate(support, generator=generator(seed, "noise")), repeats, support)
-        / batch,
-        "ms_query": _median(answer, repeats, support) / batch,
-    }
-
-
-def _median(call: Callable[[], Tensor], repeats: int, support: Support) -> float:
-    """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow calls as many as fill a second."""
-    _seconds(call, support)
-    seconds = [_seconds(call, support)]
-    while len(seconds) < repeats and sum(seconds) < 1:
-        seconds.append(_seconds(call, support))
-    return 1000 * statistics.median(seconds)
-
-
-def _seconds(call: Callable[[], Tensor], support: Support) -> float:
-    cuda = support.features.is_cuda
+def _seconds(call: Callable[[], Tensor], context: Context) -> float:
+    cuda = context.rows.is_cuda
     if cuda:
         torch.cuda.synchronize()
     started = time.perf_counter()

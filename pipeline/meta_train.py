@@ -1,156 +1,188 @@
 """Stage 4: the method learns from the trajectories; the controls choose their knobs on meta-val -> data/model/."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
+import torch
 from torch import Tensor
 
+from ltdi.artefacts import load_sources, load_start, load_trajectories
+from ltdi.bodies import read_body
+from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
-from ltdi.methods import Method
-from ltdi.methods.base import query_accuracies
+from ltdi.methods import build, method_class
+from ltdi.methods.base import Method, scores
+from ltdi.methods.diffusion_method import DiffusionMethod
+from ltdi.methods.saved import write_method
+from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
 from ltdi.metrics import best_and_paired
+from ltdi.provenance import name_of
 from ltdi.seeding import generator
-from ltdi.store import Cache, digest, write_json, write_tensors, write_tsv
+from ltdi.store import write_json, write_tsv
 from ltdi.tasks import TaskSource
 from ltdi.training import Training
-from ltdi.trajectories import Trajectories
 from pipeline import params as parameters
-from pipeline.body import load_body
-from pipeline.build import KNOBS, build_method, method_class
-from pipeline.checkpoints import resumable, source_digest
-from pipeline.files import load_start, load_tasks, load_trajectories
+from pipeline.checkpoints import resumable
 from pipeline.progress import say
-from pipeline.stage import deterministic, device, run
+from pipeline.stage import run
 
 # what dvc.yaml plots of the curve: without one of these columns DVC draws none; a vanilla process leaves some empty
-PLOTTED = ["loss", "val_loss_w0", "val_loss_w1", "val_loss_w2", "val_accuracy"]
+PLOTTED = ["loss", "val_loss_w0", "val_loss_w1", "val_loss_w2", "val_score"]
+# of the section meta: how it is optimised, and not what is
+OPTIMISED = {"steps", "outer_lr", "lr_schedule", "ema", "val_every"}
 
 
 def main(params_file: Path, data: Path) -> None:
     params = parameters.load(params_file, "seed", "method", "methods", "diffusion", "denoiser", "meta")
-    meta, seed, name = params.meta, params.seed, params.method.name
     deterministic()
-    where = device()
-    names = [name, *(each for each in params.method.controls if each != name)]
-    images_of = ["meta_train", "meta_val"] if any(method_class(each).from_images for each in names) else []
-    sources = {
-        split: source.to(where)
-        for split, source in load_tasks(data, splits=["meta_train", "meta_val"], images_of=images_of).items()
-    }
-    start = load_start(data, where)
-    trajectories, kept = load_trajectories(data, "meta_train")
-    train = sources["meta_train"].rows(kept.to(where))
-    val_trajectories, kept_val = load_trajectories(data, "meta_val")
-    val = sources["meta_val"].rows(kept_val.to(where))
-
-    knobs = {section: getattr(params, section).model_dump() for section in KNOBS}
-    knobs["methods"] = {each: knobs["methods"][each] for each in names}
-    sizes = {
-        "length": trajectories.points.shape[1],
-        "n_way": val.classes.shape[1],
-        "n_tasks": len(train),
-        "n_classes": len(train.features),
-    }
-    _check_tasks(train, val, meta, params.denoiser)
-    body = load_body(data)
-    built = {each: build_method(each, knobs, start, body, **sizes, seed=seed).to(where) for each in names}
+    names = [params.method.name, *(each for each in params.method.controls if each != params.method.name)]
+    world = _world(data, names)
+    setup = _setup(params, world)
+    own = {name: getattr(params.methods, name).model_dump() for name in names if method_class(name)}
+    built = {name: build(name, world.start, setup, own[name], seed=params.seed).to(world.device) for name in names}
     for each in built.values():
-        each.prepare(train, trajectories, val)
-    method = built.pop(name)
-    key = digest(
-        "meta",
-        source_digest(),
-        knobs,
-        sizes,
-        seed,
-        start.state()[1],
-        *body.state_dict().values(),
-        trajectories.points,
-        train.features,
-        train.support,
-    )
-    checkpoints, curve = Cache("checkpoints"), pd.DataFrame()
-    started = time.monotonic()
-    if any(True for _ in method.parameters()):
-        training = Training(method, lr=meta.outer_lr, steps=meta.steps, ema=meta.ema, lr_schedule=meta.lr_schedule)
-        rows = _validated(method, training, train, trajectories, val, val_trajectories, meta.val_every, seed)
-        curve = resumable(
-            training, rows, checkpoints, key, every=meta.val_every, name="meta_train", rate="meta.outer_lr"
-        )
-        method.eval().load_state_dict(training.average)
-        method.finish(val, seed=seed)
-    seconds = time.monotonic() - started
+        each.prepare(world.train, world.trajectories, world.val)
 
-    tensors, values = start.state()
-    for each, made in {name: method, **built}.items():
-        write_tensors(
-            data / "model" / "methods" / f"{each}.safetensors", made.state_dict() | tensors, values | knobs | sizes
-        )
-    write_json(data / "model" / "methods" / "names.json", {"method": name, "controls": list(built)})
-    scores = {each: _accuracies(control, val, seed) for each, control in built.items()}
+    method, curve, seconds = _trained(built[names[0]], world, params, setup, own[names[0]])
+    for name, each in built.items():
+        write_method(data / "model" / "methods", name, each, setup, own[name])
+    write_json(data / "model" / "methods" / "names.json", {"method": names[0], "controls": names[1:]})
+    found = {name: _scores(each, world.val, params.seed) for name, each in built.items()}
     write_tsv(data / "model" / "curve.tsv", curve.reindex(columns=curve.columns.union(PLOTTED, sort=False)))
-    write_json(data / "model" / "metrics.json", _summary(method, _accuracies(method, val, seed), scores, seconds))
-    checkpoints.drop(key)
+    write_json(data / "model" / "metrics.json", _summary(method, found.pop(names[0]), found, seconds))
 
 
-def _check_tasks(train: TaskSource, val: TaskSource, meta: parameters.Meta, denoiser: parameters.Denoiser) -> None:
-    there, train_n_way, n_way = train.features.shape[1], train.classes.shape[1], val.classes.shape[1]
-    if denoiser.name == "unet" and meta.weight_loss > 0 and train_n_way != n_way:
+def _world(data: Path, names: list[str]) -> SimpleNamespace:
+    """The start, and of meta-training and meta-val the tasks that have a trajectory, and these."""
+    where = device()
+    images_of = ["meta_train", "meta_val"] if any("images" in method_class(each).needs for each in names) else []
+    sources = load_sources(data, splits=["meta_train", "meta_val"], images_of=images_of, device=where)
+    start, _, facts = load_start(data, where)
+    world = SimpleNamespace(
+        start=start,
+        device=where,
+        body=read_body(data / "body" / "body.safetensors"),
+        provides=frozenset(facts["provides"]),
+    )
+    world.trajectories, kept = load_trajectories(data, "meta_train")
+    world.train = sources["meta_train"].take(kept.to(where))
+    world.val_trajectories, kept = load_trajectories(data, "meta_val")
+    world.val = sources["meta_val"].take(kept.to(where))
+    return world
+
+
+def _setup(params: SimpleNamespace, world: SimpleNamespace) -> Setup:
+    meta = Meta(**params.meta.model_dump(exclude=OPTIMISED))
+    setup = Setup(
+        meta=meta,
+        diffusion=Diffusion(**params.diffusion.model_dump()),
+        denoiser=Denoiser(**params.denoiser.model_dump()),
+        length=world.trajectories.length,
+        n_way=world.val.n_way,
+        n_shot=world.val.n_shot,
+        n_tasks=len(world.train),
+        n_classes=world.train.n_classes,
+        body=world.body,
+        provides=world.provides,
+    )
+    _check(setup, world.start.one_size, method_class(params.method.name))
+    if setup.one_size and meta.weight_loss > 0 and world.train.n_way != setup.n_way:
         raise InputError(
-            f"denoiser.name = unet is for one number of classes, and tasks.train_n_way = {train_n_way} is not tasks.n_way = {n_way}; set it to null"
+            f"denoiser.name = unet is for one number of classes, and tasks.train_n_way = {world.train.n_way} is not"
+            f" tasks.n_way = {setup.n_way}; set it to null"
         )
-    if meta.max_shot + meta.query_images > there:
+    if meta.max_shot + meta.query_images > world.train.most_shots + 1:
         raise InputError(
-            f"meta.max_shot + meta.query_images = {meta.max_shot} + {meta.query_images} is more than the {there} images of a class; lower one"
+            f"meta.max_shot + meta.query_images = {meta.max_shot} + {meta.query_images} is more than the"
+            f" {world.train.most_shots + 1} images of a class; lower one"
         )
+    return setup
+
+
+def _check(setup: Setup, one_start: bool, chosen: type[Method]) -> None:
+    """Knobs of two sections that do not fit together."""
+    denoiser, meta = setup.denoiser, setup.meta
+    if denoiser.width % denoiser.heads:
+        raise InputError(
+            f"denoiser.width = {denoiser.width} is not a multiple of denoiser.heads = {denoiser.heads}; change one"
+        )
+    if meta.min_shot > meta.max_shot:
+        raise InputError(f"meta.min_shot = {meta.min_shot} is more than meta.max_shot = {meta.max_shot}; change one")
+    recorded, new = meta.weight_loss * meta.recorded_tasks, meta.query_loss * meta.new_tasks
+    if recorded == new == 0:
+        raise InputError(
+            "meta.weight_loss × meta.recorded_tasks and meta.query_loss × meta.new_tasks are 0 and leave nothing to"
+            " learn; raise one of each pair"
+        )
+    of_one_size = {"denoiser.name = unet": setup.one_size, "trajectories.start = shared": one_start}
+    for key in (key for key, holds in of_one_size.items() if holds):
+        if new and meta.n_way != setup.n_way:
+            raise InputError(
+                f"{key} is for one number of classes, and meta.n_way = {meta.n_way} is not tasks.n_way = {setup.n_way};"
+                " make them equal, or set meta.new_tasks = 0"
+            )
+    if issubclass(chosen, DiffusionMethod):
+        try:
+            chosen.process_class.index_map(setup.length, setup.diffusion.steps)
+        except ValueError as error:
+            raise InputError(
+                f"diffusion.steps = {setup.diffusion.steps}: {error}; raise it or lower trajectories.length"
+            ) from error
+
+
+def _trained(
+    method: Method, world: SimpleNamespace, params: SimpleNamespace, setup: Setup, own: dict
+) -> tuple[Method, pd.DataFrame, float]:
+    """The method, meta-trained, the curve of it, and the seconds that it took."""
+    if not any(True for _ in method.parameters()):
+        return method, pd.DataFrame(), 0.0
+    knobs = {section: getattr(params, section).model_dump() for section in ("diffusion", "denoiser", "meta")}
+    tensors, values = world.start.state()
+    everything = torch.arange(len(world.train))
+    inputs = (params.method.name, own, knobs, params.seed, values, tensors, setup.n_way, world.body.state_dict())
+    inputs = (*inputs, world.train.description(everything), *world.trajectories.parts)
+    code = (type(method).__module__, type(world.start.learner).__module__, type(world.train).__module__)
+    key = name_of("meta", *inputs, code=code)
+    meta = params.meta
+    training = Training(method, lr=meta.outer_lr, steps=meta.steps, ema=meta.ema, lr_schedule=meta.lr_schedule)
+    rows = _validated(method, training, world, meta.val_every, params.seed)
+    curve, seconds = resumable(training, rows, key, every=meta.val_every, name="meta_train", rate="meta.outer_lr")
+    method.eval().load_state_dict(training.average)
+    method.finish(world.val, seed=params.seed)
+    return method, curve, seconds
 
 
 def _summary(method: Method, own: Tensor, controls: dict[str, Tensor], seconds: float) -> dict:
     """What to choose by: the method and the controls on the same meta-val tasks."""
-    metrics = {
-        "val_accuracy": own.mean().item(),
-        "parameters": sum(p.numel() for p in method.parameters()),
-        "seconds": seconds,
-    }
+    parameters = sum(p.numel() for p in method.parameters())
+    metrics = {"val_score": own.mean().item(), "parameters": parameters, "seconds": seconds}
     compared = ""
     if controls:
         best, paired = best_and_paired(own, controls)
-        metrics |= {
-            "controls": {name: values.mean().item() for name, values in controls.items()},
-            "best_control": best,
-            "paired": paired,
-        }
+        metrics |= {"controls": {name: values.mean().item() for name, values in controls.items()}}
+        metrics |= {"best_control": best, "paired": paired}
         compared = f", {paired['difference']:+.4f} ± {paired['ci95']:.4f} over {best}"
-    say(f"meta-val accuracy {own.mean():.4f}{compared}; {metrics['parameters']} parameters")
+    say(f"meta-val score {own.mean():.4f}{compared}; {metrics['parameters']} parameters")
     return metrics
 
 
 def _validated(
-    method: Method,
-    training: Training,
-    train: TaskSource,
-    trajectories: Trajectories,
-    val: TaskSource,
-    val_trajectories: Trajectories,
-    every: int,
-    seed: int,
+    method: Method, training: Training, world: SimpleNamespace, every: int, seed: int
 ) -> Iterator[dict[str, float]]:
-    """The method's rows, every so often with the averaged weights' losses and accuracy on meta-val."""
-    for row in method.meta_train(training, train, trajectories, seed=seed):
+    """The method's rows, every so often with the averaged weights' losses and score on meta-val."""
+    for row in method.meta_train(training, world.train, world.trajectories, seed=seed):
         if training.step % every == 0 or training.step == training.steps:
             with training.averaged():
-                row |= method.validate(val, val_trajectories, seed=seed)
-                row["val_accuracy"] = _accuracies(method, val, seed).mean().item()
+                row |= method.validate(world.val, world.val_trajectories, seed=seed)
+                row["val_score"] = _scores(method, world.val, seed).mean().item()
         yield row
 
 
-def _accuracies(method: Method, val: TaskSource, seed: int) -> Tensor:
-    """The accuracy of each meta-val task (M,)."""
-    return query_accuracies(
-        method, val, lambda support: method.generate(support, generator=generator(seed, "val noise"))
-    )
+def _scores(method: Method, val: TaskSource, seed: int) -> Tensor:
+    """The score of each meta-val task (M,)."""
+    return scores(method.learner, val, lambda context: method.generate(context, generator=generator(seed, "val noise")))
 
 
 if __name__ == "__main__":

@@ -62,8 +62,18 @@ class Tasks(Section):
     augment: Augment
 
 
-class Trajectories(Section):
+class Scenario(Section):
+    name: Literal["few_shot"]
+
+
+class Learner(Section):
+    name: Literal["two_layer_head", "linear_head"]
     hidden: Count
+    normalise: Literal["none", "unit", "centred", "auto"]
+    projection: Count | None
+
+
+class Trajectories(Section):
     start: Literal["fresh", "shared", "prototype", "ridge", "closed_form"]
     fit_on: Literal["class", "support"]
     augment: bool
@@ -137,9 +147,11 @@ class Evaluate(Section):
 
 SECTIONS: dict[str, type] = {
     "seed": Annotated[int, Field(ge=0)],
+    "scenario": Scenario,
     "data": Data,
     "body": Body,
     "tasks": Tasks,
+    "learner": Learner,
     "trajectories": Trajectories,
     "method": Method,
     "methods": Methods,

@@ -14,7 +14,7 @@ def show(data: Path) -> None:
     table = Table(title="Heads for meta-test tasks")
     for column, justify in (
         ("head", "left"),
-        ("accuracy", "right"),
+        (metrics["scored_by"], "right"),
         ("± 95 %", "right"),
         ("ms/task", "right"),
         ("64 at once", "right"),
@@ -22,13 +22,13 @@ def show(data: Path) -> None:
     ):
         table.add_column(column, justify=justify)
     rows = metrics.get("controls", {}) | {metrics["method"]: metrics}
-    for name, row in sorted(rows.items(), key=lambda item: -item[1]["accuracy"]):
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["score"]):
         own = name == metrics["method"]
         times = row["ms_per_task"]
         distance = f"{row['weight_mse']:.2e}" if "weight_mse" in row else ""
         cells = (
             name,
-            f"{row['accuracy']:.4f}",
+            f"{row['score']:.4f}",
             f"{row['ci95']:.4f}",
             f"{times['batch_1']:.2f}",
             f"{times['batch_64']:.3f}",
@@ -37,7 +37,7 @@ def show(data: Path) -> None:
         table.add_row(*cells, style="bold" if own else None)
     ceiling = metrics["ceiling"]
     table.add_section()
-    table.add_row("ceiling", f"{ceiling['accuracy']:.4f}", f"{ceiling['ci95']:.4f}", "", "", "")
+    table.add_row("ceiling", f"{ceiling['score']:.4f}", f"{ceiling['ci95']:.4f}", "", "", "")
     console.print(table)
     say(outcome(metrics))
     say("ms/task: from support images to weights, one task at a time and a task of 64 at once")
@@ -51,7 +51,7 @@ def show(data: Path) -> None:
 
 def outcome(metrics: dict) -> str:
     if "paired" not in metrics:
-        return f"{metrics['method']}: {metrics['accuracy']:.4f} ± {metrics['ci95']:.4f}"
+        return f"{metrics['method']}: {metrics['score']:.4f} ± {metrics['ci95']:.4f}"
     paired = metrics["paired"]
     return f"{metrics['method']} − {metrics['best_control']}, the best control: {paired['difference']:+.4f} ± {paired['ci95']:.4f} (paired over tasks)"
 

@@ -10,6 +10,7 @@ import importlib
 import shutil
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ STAGES = ("pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train"
 # also what an experiment in this workspace may have changed, so that no test hangs on it
 TINY = {
     "seed": 0,
+    "scenario.name": "few_shot",
     "data.name": "glyphs",
     "data.train_on_val": False,
     "body.weights": None,
@@ -45,7 +47,10 @@ TINY = {
     "tasks.meta_train": 60,
     "tasks.meta_val": 20,
     "tasks.meta_test": 30,
-    "trajectories.hidden": 16,
+    "learner.name": "two_layer_head",
+    "learner.hidden": 16,
+    "learner.normalise": "none",
+    "learner.projection": None,
     "trajectories.start": "closed_form",
     "trajectories.fit_on": "class",
     "trajectories.augment": False,
@@ -135,7 +140,8 @@ def write_params() -> Callable[..., Path]:
 def few_glyphs():
     """60 glyph classes in place of 500 for the stages of this process: 36 / 9 / 15."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setitem(DATASETS, "glyphs", partial(glyphs.load, n_classes=60))
+        few = replace(DATASETS["glyphs"], load=partial(glyphs.load, n_classes=60))
+        monkeypatch.setitem(DATASETS, "glyphs", few)
         yield
 
 

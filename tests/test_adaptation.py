@@ -5,10 +5,10 @@ from itertools import repeat
 import pytest
 import torch
 import torch.nn.functional as F
+from ltdi.heads import Head
 from torch.testing import assert_close
 
 from ltdi.adaptation import adapt, gradient, sharpness_aware_gradient
-from ltdi.heads import Head
 from ltdi.seeding import generator
 from ltdi.tasks import labelled
 

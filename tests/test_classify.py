@@ -9,6 +9,8 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from pipeline.files import load_tasks
+from pipeline.images import as_files, read_like
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
@@ -17,8 +19,6 @@ from ltdi.datasets.images import read_images
 from ltdi.methods import METHODS
 from ltdi.store import read_tensors
 from pipeline import classify, example
-from pipeline.files import load_tasks
-from pipeline.images import as_files, read_like
 
 
 def call(program, *arguments):

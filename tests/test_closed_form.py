@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from ltdi.closed_form import TEMPERATURES, calibrated_temperature, linear_head, prototype_head, ridge_head
+from ltdi.heads import Head, task_losses
 from torch.testing import assert_close
 
-from ltdi.closed_form import TEMPERATURES, calibrated_temperature, linear_head, prototype_head, ridge_head
 from ltdi.errors import InputError
-from ltdi.heads import Head, task_losses
 from ltdi.metrics import accuracy, nearest_mean_accuracy
 from ltdi.seeding import generator
 from ltdi.tasks import Query, Support, labelled

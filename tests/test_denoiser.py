@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from ltdi.heads import Head
 from torch.testing import assert_close
 
 from ltdi.diffusion.denoiser import DENOISERS
-from ltdi.heads import Head
 from ltdi.seeding import generator
 
 B, N, K, F = 3, 5, 2, 6

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from pipeline.files import load_start, load_tasks, load_trajectories
 from torch.testing import assert_close
 
 from ltdi.metrics import weight_mse
 from ltdi.store import read_json, read_tensors, write_tensors
 from pipeline.evaluate import _way
-from pipeline.files import load_start, load_tasks, load_trajectories
 from pipeline.summary import show
 
 KEPT = torch.tensor([0, 2, 3, 7])

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from ltdi.heads import Head, task_losses
 from torch import nn
 from torch.testing import assert_close
 
-from ltdi.heads import Head, task_losses
 from ltdi.seeding import generator
 from ltdi.tasks import ABSENT, labelled
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from ltdi.heads import task_losses
 from torch.testing import assert_close
 from worlds import META, N_QUERY, N_SHOT, N_WAY, World, draw
 
-from ltdi.heads import task_losses
 from ltdi.methods.base import TaskBatch, TrainedMethod, query_accuracies
 from ltdi.metrics import nearest_mean_accuracy
 from ltdi.seeding import generator

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ltdi.heads import task_losses
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from torch.testing import assert_close
 from worlds import HIDDEN, N_WAY, World, draw, stirred
 
-from ltdi.heads import task_losses
 from ltdi.methods.llo_vae import Vae, kl_to_prior
 from ltdi.seeding import generator
 from ltdi.tasks import labelled

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from ltdi.heads import task_losses
 from torch.testing import assert_close
 from worlds import N_WAY, World, draw, stirred
 
-from ltdi.heads import task_losses
 from ltdi.tasks import Query, Support, Task, TaskSource, labelled
 from ltdi.training import Training
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from ltdi.closed_form import TEMPERATURES
+from ltdi.heads import task_losses
 from torch import nn
 from torch.testing import assert_close
 from worlds import META, N_WAY, World, draw, stirred
 
-from ltdi.closed_form import TEMPERATURES
 from ltdi.errors import InputError
-from ltdi.heads import task_losses
 from ltdi.methods.metadiff import support_gradient
 from ltdi.metrics import accuracy, nearest_mean_accuracy
 from ltdi.seeding import generator

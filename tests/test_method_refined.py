@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from ltdi.heads import task_losses
 from torch.testing import assert_close
 from worlds import World, draw, stirred
 
 from ltdi.errors import InputError
-from ltdi.heads import task_losses
 from ltdi.methods.refined import Refined
 from ltdi.seeding import generator
 from ltdi.tasks import Support, labelled

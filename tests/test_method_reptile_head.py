@@ -5,11 +5,11 @@ from itertools import islice
 
 import pytest
 import torch
+from ltdi.heads import task_losses
 from torch.testing import assert_close
 from worlds import N_QUERY, N_SHOT, N_WAY, F, World, draw
 
 from ltdi.errors import InputError
-from ltdi.heads import task_losses
 from ltdi.seeding import generator
 from ltdi.tasks import Support, TaskSource, labelled
 from ltdi.training import Training

@@ -4,11 +4,11 @@ from itertools import islice, product
 
 import pytest
 import torch
+from ltdi.heads import task_losses
 from torch.testing import assert_close
 from worlds import N_WAY, PAPER, World, draw, stirred
 
 from ltdi.diffusion.denoiser import DENOISERS
-from ltdi.heads import task_losses
 from ltdi.methods import CONTROLS, METHODS
 from ltdi.methods.base import TrainedMethod
 from ltdi.methods.diffusion_method import DiffusionMethod

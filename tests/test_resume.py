@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from pipeline.files import load_trajectories
 from torch.testing import assert_close
 
 from ltdi.store import checksum, read_table, read_tensors, write_table, write_tensors
-from pipeline.files import load_trajectories
 
 SPLITS = ("meta_train", "meta_val", "meta_test")
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from ltdi.heads import Head, task_losses
 from torch.testing import assert_close
 
-from ltdi.heads import Head, task_losses
 from ltdi.seeding import generator
 from ltdi.sharpness import largest_eigenvalue
 

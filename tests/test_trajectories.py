@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ltdi.closed_form import prototype_head, ridge_head
+from ltdi.heads import Head, task_losses
 from torch.testing import assert_close
 
 from ltdi import trajectories
 from ltdi.adaptation import adapt
-from ltdi.closed_form import prototype_head, ridge_head
 from ltdi.errors import InputError
-from ltdi.heads import Head, task_losses
 from ltdi.seeding import generator
 from ltdi.store import read_tensors, write_tensors
 from ltdi.tasks import Support, TaskSource, labelled

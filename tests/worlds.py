@@ -3,14 +3,18 @@
 import torch
 
 from ltdi.bodies.conv4 import Conv4
-from ltdi.bodies.pretraining import embed
-from ltdi.heads import Head
-from ltdi.methods import CONTROLS, METHODS
+from ltdi.bodies.embedding import embed
+from ltdi.classes import Classes, ClassTasks
+from ltdi.learners import TwoLayerHead
+from ltdi.methods import build
 from ltdi.methods.base import Method
+from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
 from ltdi.seeding import generator
-from ltdi.tasks import Support, TaskSource
+from ltdi.starts import STARTS
+from ltdi.starts.closed_form import ClosedForm
+from ltdi.tasks import Context
 from ltdi.training import Training
-from ltdi.trajectories import Start, collect
+from ltdi.trajectories import Trajectories, collect
 
 F, HIDDEN, N_WAY, N_SHOT, N_QUERY, SIDE = 8, 12, 3, 2, 5, 16
 DIFFUSION = {
@@ -102,9 +106,10 @@ class World:
 
     def __init__(self, kind: str, *, with_images: bool = False) -> None:
         self.body = frozen_body()
-        self.head = Head(F, HIDDEN)
+        self.head = TwoLayerHead(F, HIDDEN)
         shared = self.head.initial(1, N_WAY, generator(0, "shared"))[0]
-        self.start = Start(self.head, kind, shared, temperature=2.0, ridge=1.0)
+        values = {"temperature": 2.0, "ridge": 1.0} if issubclass(STARTS[kind], ClosedForm) else {}
+        self.start = STARTS[kind](self.head, shared, **values)
         self.train, self.val = (self._source(name, n, with_images) for name, n in (("train", 40), ("val", 8)))
         knobs = {
             "fit_on": "class",
@@ -116,44 +121,41 @@ class World:
             "sam": 0.0,
             "seed": 0,
         }
-        self.trajectories, self.val_trajectories = (
-            collect(self.start, source, torch.arange(len(source)), **knobs) for source in (self.train, self.val)
+        self.points, self.val_points = (
+            collect(self.start, source, torch.arange(len(source)), **knobs).points for source in (self.train, self.val)
         )
-        self.support = self.val.support_of(torch.arange(5))
+        self.trajectories, self.val_trajectories = Trajectories.of(self.points), Trajectories.of(self.val_points)
+        self.context = self.val.context(torch.arange(5))
 
-    def _source(self, name: str, n_tasks: int, with_images: bool) -> TaskSource:
+    def _source(self, name: str, n_tasks: int, with_images: bool) -> ClassTasks:
         images = patterns(12, name) if with_images else None
-        features = embed(self.body, images) if with_images else clusters(12, name)
+        features = embed(self.body, images) if images is not None else clusters(12, name)
         if with_images:
             features = features / features.square().mean().sqrt()
         sizes = {"n_tasks": n_tasks, "n_way": N_WAY, "n_shot": N_SHOT, "n_query": N_QUERY}
-        source = TaskSource.sample(features, **sizes, seed=1, split=name)
-        return source.with_images(images) if with_images else source
+        classes = Classes(features.flatten(0, 1), torch.full((12,), 10))
+        source = ClassTasks.sample(classes, **sizes, seed=1, split=name)
+        return source.with_images(images.flatten(0, 1)) if images is not None else source
 
-    def build(
-        self,
-        name: str,
-        *,
-        n_way: int = N_WAY,
-        diffusion: dict = {},
-        denoiser: dict = {},
-        meta: dict = {},
-        own: dict = {},
-    ) -> Method:
+    def setup(self, *, n_way: int = N_WAY, diffusion: dict = {}, denoiser: dict = {}, meta: dict = {}) -> Setup:
         """``n_way``: classes of a task of the table; new tasks have more, but where there is no generator of more."""
-        torch.manual_seed(0)
-        chosen = (METHODS | CONTROLS)[name]
-        given = {
-            "length": 4,
-            "n_way": n_way,
-            "n_tasks": len(self.train),
-            "n_classes": len(self.train.features),
-            "body": self.body,
-        }
-        given |= {"diffusion": DIFFUSION | diffusion, "denoiser": DENOISER | denoiser}
-        of_one_size = {"n_way": n_way} if self.start.kind == "shared" or given["denoiser"]["name"] == "unet" else {}
-        given["meta"] = META | of_one_size | meta
-        return chosen(self.start, **{each: given[each] for each in chosen.takes}, **(OWN.get(name, {}) | own))
+        denoiser = DENOISER | denoiser
+        of_one_size = {"n_way": n_way} if self.start.one_size or denoiser["name"] == "unet" else {}
+        return Setup(
+            meta=Meta(**(META | of_one_size | meta)),
+            diffusion=Diffusion(**(DIFFUSION | diffusion)),
+            denoiser=Denoiser(**denoiser),
+            length=4,
+            n_way=n_way,
+            n_shot=N_SHOT,
+            n_tasks=len(self.train),
+            n_classes=len(self.train.of),
+            body=self.body,
+            provides=frozenset({"classes", "examples", "images"}),
+        )
+
+    def build(self, name: str, *, own: dict = {}, **changes) -> Method:
+        return build(name, self.start, self.setup(**changes), OWN.get(name, {}) | own, seed=0)
 
     def prepared(self, name: str, **changes) -> Method:
         method = self.build(name, **changes)
@@ -173,5 +175,5 @@ def stirred(method: Method) -> Method:
     return method.eval()
 
 
-def draw(method: Method, support: Support, seed: int = 0) -> torch.Tensor:
-    return method.generate(support, generator=generator(seed, "noise"))
+def draw(method: Method, context: Context, seed: int = 0) -> torch.Tensor:
+    return method.generate(context, generator=generator(seed, "noise"))

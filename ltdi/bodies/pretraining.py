@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltdi.seeding import generator
+from ltdi.datasets.images import ImageSet
+from ltdi.seeding import generator, pick
 from ltdi.training import Training
 
 
@@ -41,7 +42,7 @@ class EpisodicLoss(nn.Module):
 
 def pretrain(
     training: Training,
-    images: Tensor,
+    images: ImageSet,
     *,
     classes_a_batch: int,
     images_a_class: int,
@@ -51,16 +52,19 @@ def pretrain(
 ) -> Iterator[dict[str, float]]:
     """Train ``training.model`` (an EpisodicLoss) from ``training.step`` to ``training.steps``; yields a row a step.
 
-    images (C, I, channels, height, width) uint8. Each step draws from a stream of its own, so that a
+    Of a class of fewer than ``images_a_class`` images some are taken twice. Each step draws from a stream of its own, so that a
     resumed training goes on with the same batches.
     """
     model = training.model.train()
     device = next(model.parameters()).device
+    first, counts = images.places
     while training.step < training.steps:
         stream = generator(seed, "pretrain", training.step)
-        classes = torch.randperm(len(images), generator=stream)[:classes_a_batch]
-        chosen = torch.rand(len(classes), images.shape[1], generator=stream).argsort(1)[:, :images_a_class]
-        batch = images[classes[:, None], chosen].float().div_(255)
+        classes = torch.randperm(len(counts), generator=stream)[:classes_a_batch]
+        chosen = pick(counts[classes], images_a_class, stream)
+        again = chosen.take_along_dim(torch.arange(images_a_class) % counts[classes, None], 1)
+        chosen = torch.where(chosen < 0, again, chosen)
+        batch = images.images[first[classes, None] + chosen].float().div_(255)
         batch = augment(batch.flatten(0, 1), stream).unflatten(0, chosen.shape)
         batch = batch.to(device, non_blocking=True)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
@@ -68,15 +72,3 @@ def pretrain(
         loss.backward()
         training.descend()
         yield {"step": training.step, "loss": loss.item(), "accuracy": accuracy.item()}
-
-
-@torch.no_grad()
-def embed(body: nn.Module, images: Tensor, *, batch: int = 1000) -> Tensor:
-    """images (..., channels, height, width) uint8 or float in [0, 1] -> features (..., F) of the frozen body."""
-    body.eval()
-    device = next(body.parameters()).device
-    features = []
-    for part in images.flatten(0, -4).split(batch):
-        part = part.to(device).float().div(255) if part.dtype == torch.uint8 else part.to(device)
-        features.append(body(part.contiguous(memory_format=torch.channels_last)).cpu())
-    return torch.cat(features).unflatten(0, images.shape[:-3])

@@ -1,25 +1,64 @@
 """Images by class, in three splits of classes that do not overlap."""
 
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from ltdi.datasets import glyphs, mini_imagenet, omniglot
-from ltdi.datasets.images import SPLITS, TRANSFORMS, ImageSet, augment, expand_classes, join, to_float, transform
+from ltdi.datasets.images import (
+    SPLITS,
+    TRANSFORMS,
+    ImageSet,
+    augment,
+    expand_classes,
+    find_images,
+    join,
+    read_images,
+    to_float,
+    transform,
+)
 
-# name -> load(root, *, download=False) -> {split: ImageSet}
-DATASETS: dict[str, Callable[..., dict[str, ImageSet]]] = {
-    "glyphs": glyphs.load,
-    "omniglot": omniglot.load,
-    "mini_imagenet": mini_imagenet.load,
+
+@dataclass(frozen=True)
+class DataSet:
+    """``load(root, download=…)`` -> split: ImageSet, of images in PIL's ``mode``; ``on_paper`` where files show ink dark on
+    white, and the data set has it 255 on 0."""
+
+    load: Callable[..., dict[str, ImageSet]]
+    mode: str
+    on_paper: bool = False
+    sized: bool = False
+    """Whether it is loaded at a size of choice."""
+
+    def read(self, files: Sequence[Path | zipfile.Path], size: int) -> torch.Tensor:
+        """Image files as the data set's images are: uint8 (len(files), channels, size, size)."""
+        return self.as_files(read_images(files, mode=self.mode, size=size))
+
+    def as_files(self, images: torch.Tensor) -> torch.Tensor:
+        """The data set's images as files show them, and the other way round."""
+        return 255 - images if self.on_paper else images
+
+
+DATASETS: dict[str, DataSet] = {
+    "glyphs": DataSet(glyphs.load, "L", on_paper=True),
+    "omniglot": DataSet(omniglot.load, "L", on_paper=True),
+    "mini_imagenet": DataSet(mini_imagenet.load, "RGB", sized=True),
 }
 
 __all__ = [
     "DATASETS",
     "SPLITS",
     "TRANSFORMS",
+    "DataSet",
     "ImageSet",
     "augment",
     "expand_classes",
+    "find_images",
     "join",
+    "read_images",
     "to_float",
     "transform",
 ]

@@ -41,7 +41,7 @@ STRAY = {
 def load(
     root: Path | None = None, *, download: bool = False, n_classes: int = 500, n_images: int = 20, seed: int = 0
 ) -> dict[str, ImageSet]:
-    """Every split as (classes, n_images, 1, 28, 28), ink 255 on 0; 60 / 15 / 25 % of the classes.
+    """Every split as (classes · n_images, 1, 28, 28), ink 255 on 0; 60 / 15 / 25 % of the classes.
 
     ``root`` and ``download`` change nothing; they are there because every data set has them.
     """
@@ -58,7 +58,7 @@ def load(
 
     ends = [round(n_classes * sum(SPLIT_SHARES[: i + 1])) for i in range(len(SPLITS))]
     return {
-        split: ImageSet(images[start:end].clone(), names[start:end])
+        split: ImageSet.of(images[start:end].clone(), names[start:end])
         for split, start, end in zip(SPLITS, [0, *ends], ends)
     }
 

@@ -32,22 +32,39 @@ TRANSFORMS: dict[str, tuple[tuple[bool, int], ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Classes with equally many images each.
+    """Images by class: those of the first class, then those of the second, and so on.
 
-    ``images`` is uint8 (classes, images a class, channels, height, width); ``names`` are the names
-    of the classes, all different.
+    ``images`` is uint8 (R, channels, height, width), ``names`` the classes' names, all different, ``counts`` how many images each has.
     """
 
     images: Tensor
     names: tuple[str, ...]
+    counts: tuple[int, ...]
 
     def __post_init__(self) -> None:
         assert self.images.dtype == torch.uint8, self.images.dtype
-        assert self.images.dim() == 5, self.images.shape
-        assert len(self.names) == len(self.images), (len(self.names), len(self.images))
+        assert self.images.dim() == 4, self.images.shape
+        assert len(self.names) == len(self.counts), (len(self.names), len(self.counts))
+        assert sum(self.counts) == len(self.images), (sum(self.counts), len(self.images))
         if len(set(self.names)) < len(self.names):
             twice = next(name for i, name in enumerate(self.names) if name in self.names[:i])
             raise InputError(f"class {twice!r} is there twice; the classes of a set must have different names")
+        for name, count in zip(self.names, self.counts):
+            if count < 2:
+                raise InputError(
+                    f"class {name!r} has {count} image; a class needs one to learn from and one to be asked"
+                )
+
+    @classmethod
+    def of(cls, images: Tensor, names: tuple[str, ...]) -> "ImageSet":
+        """Of equally many images a class (classes, images a class, channels, height, width)."""
+        return cls(images.flatten(0, 1), names, (images.shape[1],) * len(images))
+
+    @property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Where each class's images begin, and how many it has (C,)."""
+        counts = torch.tensor(self.counts)
+        return counts.cumsum(0) - counts, counts
 
 
 def transform(images: Tensor, mirrored: bool, quarter_turns: int) -> Tensor:
@@ -67,7 +84,8 @@ def expand_classes(image_set: ImageSet, transforms: str) -> ImageSet:
         raise InputError(f"unknown class transforms {transforms!r}; allowed: {', '.join(TRANSFORMS)}")
     symmetries = TRANSFORMS[transforms]
     images = torch.cat([transform(image_set.images, *symmetry) for symmetry in symmetries])
-    return ImageSet(images, tuple(name + _suffix(*s) for s in symmetries for name in image_set.names))
+    names = tuple(name + _suffix(*s) for s in symmetries for name in image_set.names)
+    return ImageSet(images, names, image_set.counts * len(symmetries))
 
 
 def _suffix(mirrored: bool, quarter_turns: int) -> str:
@@ -77,14 +95,13 @@ def _suffix(mirrored: bool, quarter_turns: int) -> str:
 
 
 def join(a: ImageSet, b: ImageSet) -> ImageSet:
-    """The classes of ``a``, then those of ``b``, with as many images a class as the poorer of the two has."""
-    if a.images.shape[2:] != b.images.shape[2:]:
+    """The classes of ``a``, then those of ``b``."""
+    if a.images.shape[1:] != b.images.shape[1:]:
         raise InputError(
-            f"cannot join images of {tuple(a.images.shape[2:])} and of {tuple(b.images.shape[2:])} "
+            f"cannot join images of {tuple(a.images.shape[1:])} and of {tuple(b.images.shape[1:])} "
             "(channels, height, width); both sets must have the same"
         )
-    n_images = min(a.images.shape[1], b.images.shape[1])
-    return ImageSet(torch.cat([a.images[:, :n_images], b.images[:, :n_images]]), a.names + b.names)
+    return ImageSet(torch.cat([a.images, b.images]), a.names + b.names, a.counts + b.counts)
 
 
 def to_float(images: Tensor) -> Tensor:

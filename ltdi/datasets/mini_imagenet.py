@@ -22,7 +22,7 @@ HOW_TO_GET = (
 
 
 def load(root: Path, *, download: bool = False, size: int = SIZE) -> dict[str, ImageSet]:
-    """Every split as (classes, images a class, 3, size, size), read from ``root`` or its folder ``mini-imagenet``."""
+    """Every split as (images, 3, size, size), read from ``root`` or its folder ``mini-imagenet``."""
     root = Path(root)
     if download:
         raise InputError(f"mini-ImageNet cannot be downloaded: {HOW_TO_GET} in {root}")
@@ -53,15 +53,8 @@ def _load_split(table: Path, found: dict, size: int) -> ImageSet:
             f"{len(missing)} of the {len(files)} images of {table} are not in {table.parent / 'images'} "
             f"(folder or .zip), the first is {missing[0]!r}; add them, or take their lines out of the table"
         )
-    first, *others = classes
-    for other in others:
-        if len(classes[other]) != len(classes[first]):
-            raise InputError(
-                f"{table} lists {len(classes[other])} images of class {other!r} but {len(classes[first])} of "
-                f"class {first!r}; all classes of a split must have equally many"
-            )
     images = read_images([found[file] for file in files], mode="RGB", size=size)
-    return ImageSet(images.unflatten(0, (len(classes), -1)), tuple(classes))
+    return ImageSet(images, tuple(classes), tuple(map(len, classes.values())))
 
 
 def _read_table(table: Path) -> dict[str, list[str]]:

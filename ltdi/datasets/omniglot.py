@@ -43,7 +43,7 @@ def load(root: Path, *, download: bool = False) -> dict[str, ImageSet]:
 
     order = torch.randperm(len(names), generator=generator(0, "omniglot split"))
     return {
-        split: ImageSet(images[chosen], tuple(names[i] for i in chosen))
+        split: ImageSet.of(images[chosen], tuple(names[i] for i in chosen))
         for split, chosen in zip(SPLITS, order.split(SPLIT_SIZES))
     }
 

@@ -60,6 +60,13 @@ class Tokens(nn.Module):
             tokens[layer] = self.into[j](grouped) + self.place[j]
         return tokens
 
+    def told(self, tokens: dict[str, Tensor], condition: Tensor) -> dict[str, Tensor]:
+        """The tokens with what is known of each slot (B, N, width) added to it; without slots, its mean to every token."""
+        slots = self.space.slot_layer
+        if slots is None:
+            return {layer: part + condition.mean(1, keepdim=True) for layer, part in tokens.items()}
+        return tokens | {slots: tokens[slots] + condition}
+
     def write(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """The inverse of ``read`` for one channel: (B, D)."""
         vectors = {}
@@ -96,8 +103,7 @@ class TransformerDenoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor, features: Tensor, present: Tensor) -> Tensor:
         """x (B, channels, D), t (B,), support features (B, N, K, F) and which are there (B, N, K) -> (B, D)."""
         tokens = self.tokens.read(x)
-        slots = self.tokens.space.slot_layer
-        tokens[slots] = tokens[slots] + self.condition(features, present)
+        tokens = self.tokens.told(tokens, self.condition(features, present))
         lengths = [part.shape[1] for part in tokens.values()]
         h = torch.cat(list(tokens.values()), dim=1) + self.time(t)[:, None]
         for block in self.blocks:

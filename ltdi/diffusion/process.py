@@ -5,10 +5,8 @@ law of the sub-chain that ends at w_i, the conversion between what the denoiser 
 Theorem 1's loss. Equation numbers are the paper's.
 """
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltdi.diffusion.schedule import Schedule
 
@@ -25,10 +23,11 @@ def uniform_index_map(length: int, T: int) -> Tensor:
     return torch.tensor([round(i * T / n) for i in range(length)])
 
 
-class VanillaProcess:
+class VanillaProcess(nn.Module):
     """Lv-Di: DDPM, every state is trained toward the trained head w_0."""
 
     corrected = True
+    k: Tensor
 
     @staticmethod
     def index_map(length: int, T: int) -> Tensor:
@@ -36,7 +35,9 @@ class VanillaProcess:
         return uniform_index_map(2, T)
 
     def __init__(self, schedule: Schedule, k: Tensor) -> None:
-        self.schedule, self.k = schedule, k
+        super().__init__()
+        self.schedule = schedule
+        self.register_buffer("k", k, persistent=False)
 
     def target(self, t: Tensor) -> Tensor:
         """The index i of the point that a state at time t (B,), 1 <= t <= T, moves toward."""
@@ -45,10 +46,6 @@ class VanillaProcess:
     def draw_target(self, t: Tensor, generator: torch.Generator) -> Tensor:
         """The index of the point that a state at time t is trained toward in this draw."""
         return self.target(t)
-
-    def map(self, fn: Callable[[Tensor], Tensor]) -> "VanillaProcess":
-        """The process with its constants on another device, as ``nn.Module._apply`` wants it."""
-        return type(self)(Schedule(fn(self.schedule.alpha)), fn(self.k))
 
     # -- forward -------------------------------------------------------------------------------
 

@@ -1,26 +1,25 @@
 """The decay schedule (α_t, ᾱ_t), t = 0 … T; t = 0 is a trained head, t = T is noise."""
 
 import math
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-@dataclass(frozen=True, eq=False)
-class Schedule:
-    """``alpha`` (T+1,) with α_0 = 1; all methods take times t as integer tensors of any shape."""
+class Schedule(nn.Module):
+    """``alpha`` (T+1,) with α_0 = 1, and ``alpha_bar``, ᾱ_t = α_1 … α_t (T+1,), ᾱ_0 = 1; times t are integer tensors of any shape."""
 
     alpha: Tensor
+    alpha_bar: Tensor
+
+    def __init__(self, alpha: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("alpha", alpha, persistent=False)
+        self.register_buffer("alpha_bar", alpha.cumprod(0), persistent=False)
 
     @property
     def T(self) -> int:
         return len(self.alpha) - 1
-
-    @property
-    def alpha_bar(self) -> Tensor:
-        """ᾱ_t = α_1 … α_t (T+1,), ᾱ_0 = 1."""
-        return self.alpha.cumprod(0)
 
     def alpha_bar_given(self, t: Tensor, k: Tensor) -> Tensor:
         """ᾱ_{t|k} = ᾱ_t / ᾱ_k: the decay of the sub-chain that ends at time k."""

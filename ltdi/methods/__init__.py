@@ -1,5 +1,13 @@
 """Every method by its name; each file is one paper or one control."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ltdi.errors import InputError
+from ltdi.learner import Classifier
+from ltdi.learners import TwoLayerHead
 from ltdi.methods.base import Method
 from ltdi.methods.ghn3 import Ghn3
 from ltdi.methods.head_sgd import HeadSgd, PrototypeSgd
@@ -18,7 +26,18 @@ from ltdi.methods.prototype import Prototype
 from ltdi.methods.reptile import Reptile
 from ltdi.methods.reptile_head import ReptileHead
 from ltdi.methods.ridge import Ridge
+from ltdi.methods.setup import Setup
 from ltdi.methods.weight_flow import WeightFlow
+from ltdi.seeding import generator
+from ltdi.starts import Start
+
+NEEDS = {
+    "head": "weights that hold a linear classifier",
+    "two layers": "a two-layer head",
+    "classes": "tasks made of classes",
+    "examples": "labelled examples",
+    "images": "the images of its tasks",
+}
 
 METHODS: dict[str, type[Method]] = {
     "lvdi": LvDi,
@@ -44,3 +63,33 @@ CONTROLS: dict[str, type[Method]] = {
     "mean_head": MeanHead,
     "nearest_head": NearestHead,
 }
+
+
+def method_class(name: str) -> type[Method]:
+    """
+    Raises:
+        InputError: there is none of that name.
+    """
+    classes = METHODS | CONTROLS
+    if name not in classes:
+        raise InputError(f"method.name = {name!r} is unknown; allowed: {', '.join(classes)}")
+    return classes[name]
+
+
+def build(name: str, start: Start, setup: Setup, own: Mapping[str, Any], *, seed: int) -> Method:
+    """The method or control of that name with its ``own`` knobs, its weights drawn from the seed.
+
+    Raises:
+        InputError: the name is unknown, or the method needs what the learner or the tasks do not have.
+    """
+    chosen, there = method_class(name), set(setup.provides)
+    there |= {"head"} if isinstance(start.learner, Classifier) else set()
+    there |= {"two layers"} if isinstance(start.learner, TwoLayerHead) else set()
+    if missing := [need for need in chosen.needs if need not in there]:
+        fitting = [each for each, cls in (METHODS | CONTROLS).items() if set(cls.needs) <= there]
+        raise InputError(
+            f"method.name = {name!r} needs {NEEDS[missing[0]]}, and {type(start.learner).__name__} on these tasks has none;"
+            f" allowed: {', '.join(fitting)}"
+        )
+    torch.manual_seed(generator(seed, "denoiser").initial_seed())
+    return chosen(start, setup, **own)

@@ -2,83 +2,72 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad
 
 from ltdi.diffusion import sampler
-from ltdi.diffusion.denoiser import DENOISERS
 from ltdi.diffusion.process import VanillaProcess
 from ltdi.diffusion.schedule import SCHEDULES
-from ltdi.heads import task_losses
-from ltdi.methods.base import ReptileTrained
+from ltdi.methods.setup import Setup
+from ltdi.methods.trained import ReptileTrained
 from ltdi.reptile import Phi
 from ltdi.seeding import generator as named_generator
-from ltdi.tasks import Support, Task, TaskSource, labelled
-from ltdi.trajectories import Start, Trajectories
+from ltdi.starts import Start
+from ltdi.tasks import Context, Task, TaskSource
+from ltdi.trajectories import Trajectories
 
 
 class DiffusionMethod(ReptileTrained):
-    """Diffusion of weights, given the support set.
+    """Diffusion of weights, given the context.
 
     The chain runs in x = (w − centre) / scale. At generation all tasks start from the same noise, so that
     a task does not depend on its neighbours.
 
-    Args:
-        length: points of the trajectories; a ValueError says if the steps T cannot hold them.
-        n_way: classes of a task of the table; a U-Net is for these alone.
-        diffusion: steps T, schedule, max_beta, prediction, weighting, visited, chain_noise, start_noise, gradient_input.
-        denoiser: name, width, depth, heads, neurons_a_token, condition.
-        meta: the loops and the loss; what ``ReptileTrained`` names.
+    Raises:
+        ValueError: the steps T cannot hold the points of the trajectories.
     """
 
-    takes = ("length", "n_way", "diffusion", "denoiser", "meta")
-    process_class = VanillaProcess
+    process_class: ClassVar[type[VanillaProcess]] = VanillaProcess
 
-    def __init__(
-        self, start: Start, *, length: int, n_way: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping
-    ) -> None:
-        super().__init__(start, meta=meta)
-        self.one_size |= denoiser["name"] == "unet"
-        self.diffusion = diffusion
-        schedule = SCHEDULES[diffusion["schedule"]](diffusion["steps"], diffusion["max_beta"])
-        self.process = self.process_class(schedule, self.process_class.index_map(length, diffusion["steps"]))
-        sizes = {key: value for key, value in denoiser.items() if key != "name"}
-        self.denoiser = DENOISERS[denoiser["name"]](
-            self.space, self.head.n_features, n_way=n_way, channels=1 + diffusion["gradient_input"], **sizes
-        )
+    def __init__(self, start: Start, setup: Setup) -> None:
+        super().__init__(start, setup)
+        self.one_size |= setup.one_size
+        self.diffusion = diffusion = setup.diffusion
+        schedule = SCHEDULES[diffusion.schedule](diffusion.steps, diffusion.max_beta)
+        self.process = self.process_class(schedule, self.process_class.index_map(setup.length, diffusion.steps))
+        self.denoiser = setup.network(self.learner, channels=1 + diffusion.gradient_input)
 
     # -- the chain ---------------------------------------------------------------------------------
 
-    def epsilon(self, phi: Phi, x_t: Tensor, t: Tensor, task: Mapping[str, Tensor]) -> Tensor:
+    def epsilon(self, phi: Phi, x_t: Tensor, t: Tensor, task: Mapping[str, Any]) -> Tensor:
         """ε_φ(x_t, t, c) (B, D) with the denoiser's parameters φ; ``task`` is what ``_known`` says."""
         channels = [x_t]
-        if self.diffusion["gradient_input"]:
-            channels.append(self._support_gradient(x_t, task))
-        output = functional_call(
-            self.denoiser, dict(phi), (torch.stack(channels, 1), t, task["features"], task["present"])
-        )
-        return self.process.epsilon(output, x_t, t, self.diffusion["prediction"])
+        if self.diffusion.gradient_input:
+            channels.append(self._example_gradient(x_t, task))
+        output = functional_call(self.denoiser, dict(phi), (torch.stack(channels, 1), t, task["rows"], task["present"]))
+        return self.process.epsilon(output, x_t, t, self.diffusion.prediction)
 
-    def _support_gradient(self, x_t: Tensor, task: Mapping[str, Tensor]) -> Tensor:
-        """The support loss's gradient by x at x_t, of unit size a task: what a learned optimiser would see."""
-        inputs, labels = labelled(task["features"], task["present"] > 0)
-        g = grad(lambda x: task_losses(self.head, self.to_w(x, task["centre"]), inputs, labels).sum())(x_t.detach())
+    def _example_gradient(self, x_t: Tensor, task: Mapping[str, Any]) -> Tensor:
+        """The gradient by x at x_t of the loss on the examples, of unit size a task: what a learned optimiser would see."""
+        loss = self.learner.loss
+        g = grad(lambda x: loss(self.to_w(x, task["centre"]), task["examples"]).sum())(x_t.detach())
         return g / (g.square().mean(-1, keepdim=True).sqrt() + 1e-6)
 
-    def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return self.chain(support, generator=generator)[-1]
+    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        return self.chain(context, generator=generator)[-1]
 
     @torch.no_grad()
-    def generate_chain(self, support: Support, *, generator: torch.Generator) -> Tensor:
+    def generate_chain(self, context: Context, *, generator: torch.Generator) -> Tensor:
         """The weights at every state of the chain that leads to the generated ones, t = T … 0: (T+1, B, D)."""
-        return self.tempered(self.chain(support, generator=generator), support)
+        return self.tempered(self.chain(context, generator=generator), context)
 
-    def chain(self, support: Support, *, generator: torch.Generator) -> Tensor:
+    def chain(self, context: Context, *, generator: torch.Generator) -> Tensor:
         """The weights at every state, at full strength, t = T … 0: (T+1, B, D)."""
         phi = dict(self.denoiser.named_parameters())
-        task = self._known(support)
+        task = self._known(context)
         centre = task["centre"]
         x_T, noise = (draw.to(centre) for draw in self._draw_noise(1, centre.shape[-1], generator))
         states = sampler.chain(
@@ -86,23 +75,25 @@ class DiffusionMethod(ReptileTrained):
         )
         return torch.stack([self.to_w(x_t, centre) for _, x_t, _ in states])
 
-    def _known(self, support: Support) -> dict[str, Tensor]:
-        """What the support set says of a task: its centre (B, D), features (B, N, K, F), and which of them are there (B, N, K)."""
-        return {"centre": self.start.centre(support), "features": support.features, "present": support.present}
+    def _known(self, context: Context) -> dict[str, Any]:
+        """What the context says of a task: its centre (B, D), rows (B, N, K, C), which of them are there (B, N, K), and the examples
+        where the denoiser sees their gradient."""
+        known: dict[str, Any] = {"centre": self.start.centre(context), "rows": context.rows, "present": context.present}
+        return known | {"examples": context.examples} if self.diffusion.gradient_input else known
 
     def _draw_noise(self, n: int, dim: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """x_T (n, dim) and the chain's noise (T, n, dim)."""
         draws = torch.randn(self.process.schedule.T + 1, n, dim, generator=stream, device=stream.device)
-        return self.diffusion["start_noise"] * draws[0], self.diffusion["chain_noise"] * draws[1:]
+        return self.diffusion.start_noise * draws[0], self.diffusion.chain_noise * draws[1:]
 
     # -- meta-training -----------------------------------------------------------------------------
 
-    def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Tensor]:
-        known = self._known(task.support)
+    def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
+        known = self._known(task.context)
         centre, T = known["centre"], self.process.schedule.T
         x_T, chain_noise = self._draw_noise(*centre.shape, stream)
         drawn = known | {
-            "query": task.query.features,
+            "query": task.query,
             "x_T": x_T.to(centre),
             "chain_noise": chain_noise.transpose(0, 1).to(centre),
         }
@@ -114,15 +105,15 @@ class DiffusionMethod(ReptileTrained):
         noise = torch.randn(centre.shape, generator=stream).to(centre)
         return drawn | {"points": self.to_x(points.to(centre), centre[:, None]), "t": t, "i": i, "noise": noise}
 
-    def step_loss(self, stream: torch.Generator) -> Callable[[Phi, Mapping[str, Tensor]], Tensor]:
+    def step_loss(self, stream: torch.Generator) -> Callable[[Phi, Mapping[str, Any]], Tensor]:
         """Of the states that the sampler visits one a step, the same for all tasks: in equal time that is more tasks."""
         return partial(self.loss_of, visit=int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream)))
 
-    def loss_of(self, phi: Phi, batch: Mapping[str, Tensor], visit: int) -> Tensor:
+    def loss_of(self, phi: Phi, batch: Mapping[str, Any], visit: int) -> Tensor:
         """On states from the data and on the state that the sampler visits at time ``visit``, by their shares. A new task
         has no states but the latter."""
         phi = {name.removeprefix("denoiser."): value for name, value in phi.items()}
-        visited = self.diffusion["visited"] if "points" in batch else 1.0
+        visited = self.diffusion.visited if "points" in batch else 1.0
         total = torch.zeros_like(batch["centre"][:, 0])
         if visited < 1:
             t, i = batch["t"], _at(batch["i"], batch["t"])
@@ -138,17 +129,17 @@ class DiffusionMethod(ReptileTrained):
             total = total + visited * self._loss_at(phi, x_t, t, batch)
         return total
 
-    def _loss_at(self, phi: Phi, x_t: Tensor, t: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    def _loss_at(self, phi: Phi, x_t: Tensor, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The query loss, and of recorded tasks the weight loss (B,)."""
         epsilon, loss = self.epsilon(phi, x_t, t, batch), torch.zeros_like(x_t[:, 0])
         if "points" in batch:
             i = _at(batch["i"], t)
-            weights = self.process.loss(epsilon, x_t, t, i, _pick(batch["points"], i), self.diffusion["weighting"])
-            loss = loss + self.meta["weight_loss"] * weights
-        if self.meta["query_loss"] > 0:
-            # the head that the state points at must work on the query, whichever recorded point it stands for
+            weights = self.process.loss(epsilon, x_t, t, i, _pick(batch["points"], i), self.diffusion.weighting)
+            loss = loss + self.meta.weight_loss * weights
+        if self.meta.query_loss > 0:
+            # the weights that the state points at must work on the query, whichever recorded point it stands for
             w = self.to_w(self.process.endpoint(epsilon, x_t, t, self.process.target(t)), batch["centre"])
-            loss = loss + self.meta["query_loss"] * task_losses(self.head, w, *labelled(batch["query"]))
+            loss = loss + self.meta.query_loss * self.learner.loss(w, batch["query"])
         return loss
 
     @torch.no_grad()
@@ -156,7 +147,7 @@ class DiffusionMethod(ReptileTrained):
         """The weight loss of every sub-chain, on states from the data (the paper's Figure 4, right)."""
         stream = named_generator(seed, "validate")
         phi = dict(self.denoiser.named_parameters())
-        batch = self.draw(val.batch(torch.arange(len(val))), trajectories.points, stream)
+        batch = self.draw(val.batch(torch.arange(len(val))), trajectories.points(torch.arange(len(val))), stream)
         losses = {}
         for t in range(1, self.process.schedule.T + 1):
             times = torch.full_like(batch["t"], t)
@@ -166,12 +157,6 @@ class DiffusionMethod(ReptileTrained):
             loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights").mean().item()
             losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
         return {name: sum(values) / len(values) for name, values in sorted(losses.items())}
-
-    def _apply(self, fn, recurse: bool = True):
-        """Also moves the constants of the process to another device."""
-        super()._apply(fn, recurse)
-        self.process = self.process.map(fn)
-        return self
 
 
 def _pick(points: Tensor, i: Tensor) -> Tensor:

@@ -13,17 +13,17 @@ is decoded row by row, from its own node and the class's, so that classes are in
 decoded numbers are a difference to the start (published: weights scaled by fan-in), and zero at first.
 """
 
-from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from ltdi.methods.base import TrainedMethod
+from ltdi.methods.setup import Setup
+from ltdi.methods.trained import TrainedMethod
 from ltdi.nn import TransformerBlock, zero
-from ltdi.tasks import Support, Task
-from ltdi.trajectories import Start
+from ltdi.starts import Start
+from ltdi.tasks import Context, Task
 
 # the head's nodes in order, and the operation of each
 CHAIN = {
@@ -46,16 +46,16 @@ class Ghn3(TrainedMethod):
         block: the side of the decoded block.
     """
 
-    takes = ("meta",)
+    needs = ("two layers",)
 
-    def __init__(self, start: Start, *, meta: Mapping, width: int, depth: int, heads: int, block: int) -> None:
-        super().__init__(start, meta=meta)
+    def __init__(self, start: Start, setup: Setup, *, width: int, depth: int, heads: int, block: int) -> None:
+        super().__init__(start, setup)
         self.embed_operation = nn.Embedding(len(OPERATIONS), width)
         self.embed_size = nn.Linear(2, width)
         self.embed_in, self.embed_out = (nn.Embedding(NO_PATH + 1, width) for _ in range(2))
         self.embed_from_input, self.embed_distance = (nn.Embedding(NO_PATH + 1, width) for _ in range(2))
         self.distance_bias = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, heads))
-        self.condition = nn.Linear(self.head.n_features, width, bias=False)
+        self.condition = nn.Linear(self.learner.n_numbers, width, bias=False)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.matrix, self.vector = (
@@ -64,15 +64,15 @@ class Ghn3(TrainedMethod):
         )
         self.block = block
 
-    def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return self.weights(support)
+    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        return self.weights(context)
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
-        return self.head_loss(self.weights(task.support), task, points)
+        return self.weights_loss(self.weights(task.context), task, points)
 
-    def weights(self, support: Support) -> Tensor:
+    def weights(self, context: Context) -> Tensor:
         """(B, D)"""
-        return self.to_w(self._decode(self.states(self.condition(support.class_means))), self.start.centre(support))
+        return self.to_w(self._decode(self.states(self.condition(context.means))), self.start.centre(context))
 
     def nodes(self, distances: Tensor) -> Tensor:
         """What the graph with such paths (V, V) says of its nodes, before any task (V, width)."""

@@ -10,59 +10,71 @@ import torch
 from torch import Tensor
 
 from ltdi.adaptation import adapt
-from ltdi.closed_form import calibrated_temperature, prototype_head
-from ltdi.methods.base import Method, query_accuracies
-from ltdi.tasks import Support, TaskSource
-from ltdi.trajectories import Start, Trajectories
+from ltdi.methods.base import Method, scores
+from ltdi.methods.setup import Setup
+from ltdi.starts import Start
+from ltdi.starts.closed_form import calibrated_temperature, linear_classifier, prototype_weights
+from ltdi.tasks import Context, TaskSource
+from ltdi.trajectories import Trajectories
 
 STEPS = (5, 20, 100)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 
 class HeadSgd(Method):
+    needs = ("examples",)
     adapts = one_size = True
+    initial: Tensor
+    steps: Tensor
+    lr: Tensor
 
-    def __init__(self, start: Start) -> None:
-        super().__init__(start)
+    def __init__(self, start: Start, setup: Setup) -> None:
+        super().__init__(start, setup)
         self.register_buffer("initial", start.shared.clone())
         self.register_buffer("steps", torch.tensor(STEPS[0]))
         self.register_buffer("lr", torch.tensor(RATES[0], dtype=torch.float64))
 
-    def first(self, support: Support) -> Tensor:
+    def first(self, context: Context) -> Tensor:
         """The weights (B, D) that training starts from."""
-        return self.initial.expand(len(support), -1)
+        return self.initial.expand(len(context), -1)
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        scores = {
-            (steps, lr): query_accuracies(self, val, lambda s: self._adapt(s, steps, lr)).mean().item()
-            for steps, lr in product(STEPS, RATES)
-        }
-        steps, lr = max(scores, key=scores.get)
+        means = {}
+        for steps, lr in product(STEPS, RATES):
+
+            def weights_of(context: Context, steps: int = steps, lr: float = lr) -> Tensor:
+                return self._adapt(context, steps, lr)
+
+            means[steps, lr] = scores(self.learner, val, weights_of).mean().item()
+        steps, lr = max(means, key=means.__getitem__)
         self.steps.fill_(steps)
         self.lr.fill_(lr)
 
-    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return self._adapt(support, int(self.steps), self.lr.item())
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        return self._adapt(context, int(self.steps), self.lr.item())
 
-    def _adapt(self, support: Support, steps: int, lr: float) -> Tensor:
-        return adapt(
-            self.head, self.first(support), repeat(support.labelled), optimizer="adam", lr=lr, record=[steps]
-        ).weights[:, 0]
+    def _adapt(self, context: Context, steps: int, lr: float) -> Tensor:
+        assert context.examples is not None
+        examples = repeat(context.examples)
+        loss = self.learner.loss
+        return adapt(loss, self.first(context), examples, optimizer="adam", lr=lr, record=[steps]).weights[:, 0]
 
 
 class PrototypeSgd(HeadSgd):
+    needs = ("head", "examples")
     one_size = False
+    temperature: Tensor
 
-    def __init__(self, start: Start) -> None:
-        super().__init__(start)
+    def __init__(self, start: Start, setup: Setup) -> None:
+        super().__init__(start, setup)
+        self.head = linear_classifier(self.learner, "prototype_sgd")
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
-    def first(self, support: Support) -> Tensor:
-        return prototype_head(self.head, support.class_means, self.temperature.item())
+    def first(self, context: Context) -> Tensor:
+        return prototype_weights(self.head, context.means, self.temperature.item())
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         task = val.batch(torch.arange(len(val)))
-        self.temperature.fill_(
-            calibrated_temperature(self.head, prototype_head(self.head, task.support.class_means, 1.0), task.query)[0]
-        )
+        w = prototype_weights(self.head, task.context.means, 1.0)
+        self.temperature.fill_(calibrated_temperature(self.head, w, task.query)[0])
         super().prepare(train, trajectories, val)

@@ -10,19 +10,21 @@ Differences from the published form, of which the paper gives no more than the n
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ltdi.diffusion.denoiser import ClassCondition, Tokens
-from ltdi.heads import task_losses
-from ltdi.methods.base import ReptileTrained
+from ltdi.methods.setup import Setup
+from ltdi.methods.trained import ReptileTrained
 from ltdi.nn import TransformerBlock
 from ltdi.reptile import Phi
 from ltdi.seeding import generator as named_generator
-from ltdi.tasks import Support, Task, TaskSource, labelled
-from ltdi.trajectories import Start, Trajectories
+from ltdi.starts import Start
+from ltdi.tasks import Context, Task, TaskSource
+from ltdi.trajectories import Trajectories
 from ltdi.weights import WeightSpace
 
 LARGEST_LOG_VAR = 20.0
@@ -31,38 +33,32 @@ LARGEST_LOG_VAR = 20.0
 class LloVae(ReptileTrained):
     """
     Args:
-        denoiser: width, depth, heads, neurons_a_token, condition and dropout, of the encoder and of the decoder.
-        meta: what ``ReptileTrained`` names; weight_loss is the coefficient of the bound.
+        setup: the denoiser's sizes are those of the encoder and of the decoder; weight_loss is the coefficient of the bound.
         latent: numbers of z a token.
         beta: the weight of the KL, which is the decoder's variance in units of the trained heads' distance from the start.
         temperature: the scale of the draws that heads are decoded from; 1 draws from the prior, 0 takes its mean.
     """
 
-    takes = ("denoiser", "meta")
-
-    def __init__(
-        self, start: Start, *, denoiser: Mapping, meta: Mapping, latent: int, beta: float, temperature: float
-    ) -> None:
-        super().__init__(start, meta=meta)
+    def __init__(self, start: Start, setup: Setup, *, latent: int, beta: float, temperature: float) -> None:
+        super().__init__(start, setup)
         self.beta, self.temperature = beta, temperature
-        sizes = {key: value for key, value in denoiser.items() if key != "name"}
-        self.vae = Vae(self.space, self.head.n_features, latent=latent, **sizes)
+        self.vae = Vae(self.space, self.learner.n_numbers, latent=latent, **setup.denoiser.sizes)
 
-    def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        centre = self.start.centre(support)
+    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        centre = self.start.centre(context)
         # all tasks decode the same draw, so that a task does not depend on its neighbours
         z = self.temperature * torch.randn(
-            1, *self.vae.latent_shape(support.n_way), generator=generator, device=generator.device
+            1, *self.vae.latent_shape(context.n_way), generator=generator, device=generator.device
         ).to(centre)
-        return self.to_w(self.vae.decode(z.expand(len(centre), -1, -1), support.features, support.present), centre)
+        return self.to_w(self.vae.decode(z.expand(len(centre), -1, -1), context.rows, context.present), centre)
 
-    def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Tensor]:
-        support, centre = task.support, self.start.centre(task.support)
-        z = torch.randn(len(centre), *self.vae.latent_shape(support.n_way), generator=stream).to(centre)
+    def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
+        context, centre = task.context, self.start.centre(task.context)
+        z = torch.randn(len(centre), *self.vae.latent_shape(context.n_way), generator=stream).to(centre)
         drawn = {
-            "features": support.features,
-            "present": support.present,
-            "query": task.query.features,
+            "rows": context.rows,
+            "present": context.present,
+            "query": task.query,
             "centre": centre,
             "z": z,
         }
@@ -73,24 +69,26 @@ class LloVae(ReptileTrained):
             | {"x_0": self.to_x(points[:, 0].to(centre), centre), "noise": torch.randn(z.shape, generator=stream).to(z)}
         )
 
-    def loss_of(self, phi: Phi, batch: Mapping[str, Tensor]) -> Tensor:
+    def loss_of(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
         """query_loss × the query cross-entropy of a generated head, and of recorded tasks weight_loss × the negative bound: (B,)."""
         phi = {name.removeprefix("vae."): value for name, value in phi.items()}
-        known = batch["features"], batch["present"]
+        known = batch["rows"], batch["present"]
         x = functional_call(self.vae, phi, (None, self.temperature * batch["z"], *known))
-        loss = self.meta["query_loss"] * task_losses(
-            self.head, self.to_w(x, batch["centre"]), *labelled(batch["query"])
-        )
+        loss = self.meta.query_loss * self.learner.loss(self.to_w(x, batch["centre"]), batch["query"])
         if "x_0" in batch:
             error, kl = functional_call(self.vae, phi, (batch["x_0"], batch["noise"], *known))
-            loss = loss + self.meta["weight_loss"] * (error + self.beta * 2 / batch["x_0"].shape[-1] * kl)
+            loss = loss + self.meta.weight_loss * (error + self.beta * 2 / batch["x_0"].shape[-1] * kl)
         return loss
 
     @torch.no_grad()
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
         """How far off the trained heads are decoded from draws of their posterior, and what these say of them."""
-        batch = self.draw(val.batch(torch.arange(len(val))), trajectories.points, named_generator(seed, "validate"))
-        error, kl = self.vae(*(batch[name] for name in ("x_0", "noise", "features", "present")))
+        batch = self.draw(
+            val.batch(torch.arange(len(val))),
+            trajectories.points(torch.arange(len(val))),
+            named_generator(seed, "validate"),
+        )
+        error, kl = self.vae(*(batch[name] for name in ("x_0", "noise", "rows", "present")))
         return {"val_loss_w0": error.mean().item(), "val_kl": kl.mean().item()}
 
 
@@ -155,8 +153,7 @@ class Vae(nn.Module):
         return error, kl_to_prior(mean, log_var)
 
     def _through(self, blocks: nn.ModuleList, tokens: dict[str, Tensor], features: Tensor, present: Tensor) -> Tensor:
-        slots = self.tokens.space.slot_layer
-        tokens[slots] = tokens[slots] + self.condition(features, present)
+        tokens = self.tokens.told(tokens, self.condition(features, present))
         h = torch.cat(list(tokens.values()), dim=1)
         for block in blocks:
             h = block(h)

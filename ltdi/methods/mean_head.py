@@ -4,20 +4,23 @@ import torch
 from torch import Tensor
 
 from ltdi.methods.base import Method
-from ltdi.tasks import Support, TaskSource
-from ltdi.trajectories import Start, Trajectories
+from ltdi.methods.setup import Setup
+from ltdi.starts import Start
+from ltdi.tasks import Context, TaskSource, batches
+from ltdi.trajectories import Trajectories
 
 
 class MeanHead(Method):
-    takes = ("n_way",)
     one_size = True
+    mean: Tensor
 
-    def __init__(self, start: Start, *, n_way: int) -> None:
-        super().__init__(start)
-        self.register_buffer("mean", torch.zeros(self.space.dim(n_way)))
+    def __init__(self, start: Start, setup: Setup) -> None:
+        super().__init__(start, setup)
+        self.register_buffer("mean", torch.zeros(self.space.dim(setup.n_way)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        self.mean.copy_(self.space.some_slots(trajectories.points[:, 0].mean(0), val.classes.shape[1]))
+        total = torch.stack([trajectories.trained(tasks).double().sum(0) for tasks in batches(len(train))]).sum(0)
+        self.mean.copy_(self.space.some_slots(total / len(train), val.n_way))
 
-    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return self.mean.expand(len(support), -1)
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        return self.mean.expand(len(context), -1)

@@ -9,82 +9,113 @@ Differs from the published form: classification goes on from the pre-trained bod
 phases (published: SGD, a schedule each), so τ is learned as its logarithm, whose steps do not depend on its size.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import deepcopy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltdi.bodies.pretraining import embed
+from ltdi.bodies.embedding import embed
+from ltdi.classes import ClassTasks
+from ltdi.learner import Batch, Learner
 from ltdi.methods.base import Method
+from ltdi.methods.setup import Setup
+from ltdi.metrics import accuracy
+from ltdi.nn import masked_mean
 from ltdi.seeding import generator as named_generator
-from ltdi.tasks import Query, Support, TaskSource, labelled
+from ltdi.starts import Start
+from ltdi.tasks import Context, TaskSource
 from ltdi.training import Training
-from ltdi.trajectories import Start, Trajectories
+from ltdi.trajectories import Trajectories
 from ltdi.weights import WeightSpace
 
 IMAGES_AT_ONCE = 128
 """What one pass of the finished body holds in memory."""
 
 
+class Centroids(Learner):
+    """Centroids (N, F) in the features of a body: logits τ · cos(f(x), c_n)."""
+
+    scored_by = "accuracy"
+    inputs_together = IMAGES_AT_ONCE
+
+    def __init__(self, body: nn.Module, n_features: int, log_temperature: Tensor) -> None:
+        self.body, self.n_numbers, self.log_temperature = body, n_features, log_temperature
+        self.space = WeightSpace({"centroid.weight": (None, n_features)})
+
+    def facts(self) -> dict[str, Any]:
+        return {"name": "centroids"}
+
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(n_tasks, self.space.dim(n_way), generator=generator, device=generator.device)
+
+    def loss(self, w: Tensor, batch: Batch) -> Tensor:
+        logits, labels = self.logits(w, batch["images"]), batch["labels"]
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").unflatten(0, labels.shape)
+        return losses.sum(1) / (labels >= 0).sum(1)
+
+    def score(self, w: Tensor, batch: Batch) -> Tensor:
+        return accuracy(self.logits(w, batch["images"]), batch["labels"])
+
+    def logits(self, w: Tensor, images: Tensor) -> Tensor:
+        """w (B, D), images (B, M, channels, height, width) -> (B, M, N)."""
+        return self.cosines(self.space.unflatten(w)["centroid.weight"], self.features(images))
+
+    def cosines(self, centroids: Tensor, features: Tensor) -> Tensor:
+        """τ · cos of features (B, M, F) and centroids (B, N, F): (B, M, N)."""
+        return self.log_temperature.exp() * F.normalize(features, dim=-1) @ F.normalize(centroids, dim=-1).mT
+
+    def features(self, images: Tensor) -> Tensor:
+        """(…, F) with the running statistics: an image's do not depend on the others."""
+        return embed(self.body, images, batch=IMAGES_AT_ONCE).to(images.device)
+
+
 class MetaBaseline(Method):
     """Generates centroids (N, F) in the features of a body of its own.
 
     Args:
-        meta: query_images a class in an episode.
-        n_classes: of the meta-training images.
+        setup: query_images a class in an episode; n_way classes of an episode; n_classes of the meta-training images.
         classify: the share of the steps that are classification.
         images_a_batch: in a step of classification.
-        n_way: classes of an episode.
         tasks_a_batch: in a step of episodes.
         temperature: τ at the start.
     """
 
-    takes = ("meta", "body", "n_way", "n_classes")
-    from_images = True
+    needs = ("images", "head", "examples")
 
     def __init__(
         self,
         start: Start,
+        setup: Setup,
         *,
-        meta: Mapping,
-        body: nn.Module,
-        n_way: int,
-        n_classes: int,
         classify: float,
         images_a_batch: int,
         tasks_a_batch: int,
         temperature: float,
     ) -> None:
-        super().__init__(start)
-        self.n_way, self.query_images, self.tasks_a_batch = n_way, meta["query_images"], tasks_a_batch
+        super().__init__(start, setup)
+        self.n_way, self.query_images, self.tasks_a_batch = setup.n_way, setup.meta.query_images, tasks_a_batch
         self.classify, self.images_a_batch = classify, images_a_batch
-        self.body = deepcopy(body).requires_grad_()
-        self.classifier = nn.Linear(start.head.n_features, n_classes)
+        self.body = deepcopy(setup.body).requires_grad_()
+        self.classifier = nn.Linear(start.learner.n_numbers, setup.n_classes)
         self.log_temperature = nn.Parameter(torch.tensor(temperature).log())
-        self.centroids = WeightSpace({"centroid.weight": (None, start.head.n_features)})
 
     @property
-    def space(self) -> WeightSpace:
-        return self.centroids
+    def learner(self) -> Centroids:
+        return Centroids(self.body, self.start.learner.n_numbers, self.log_temperature)
 
-    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return self.centroids.flatten(
-            {"centroid.weight": Support(self._finished(support.images), mask=support.mask).class_means}
-        )
-
-    def logits(self, w: Tensor, query: Query) -> Tensor:
-        return self.scores(self.centroids.unflatten(w)["centroid.weight"], labelled(self._finished(query.images))[0])
-
-    def scores(self, centroids: Tensor, features: Tensor) -> Tensor:
-        """τ · cos of features (B, M, F) and centroids (B, N, F): (B, M, N)."""
-        return self.log_temperature.exp() * F.normalize(features, dim=-1) @ F.normalize(centroids, dim=-1).mT
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        assert context.examples is not None
+        features = self.learner.features(context.examples["images"]).unflatten(1, context.rows.shape[1:3])
+        return self.space.flatten({"centroid.weight": masked_mean(features, context.present)})
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
     ) -> Iterator[dict[str, float]]:
         """The row's loss is that of its phase: it jumps between the two."""
+        assert isinstance(train, ClassTasks)
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
             classifies = training.step < round(self.classify * training.steps)
@@ -93,27 +124,27 @@ class MetaBaseline(Method):
             training.descend()
             yield {"step": training.step, "loss": loss.item()}
 
-    def classification_loss(self, train: TaskSource, stream: torch.Generator) -> Tensor:
-        n_classes, n_images = train.images.shape[:2]
-        labels = torch.randint(n_classes, (self.images_a_batch,), generator=stream).to(train.images.device)
-        chosen = torch.randint(n_images, (self.images_a_batch,), generator=stream).to(train.images.device)
-        return F.cross_entropy(self.classifier(self._learning(train.images[labels, chosen])), labels)
+    def classification_loss(self, train: ClassTasks, stream: torch.Generator) -> Tensor:
+        images, counts, first = train.of.images, train.of.counts, train.of.first
+        assert images is not None
+        labels = torch.randint(len(counts), (self.images_a_batch,), generator=stream).to(images.device)
+        chosen = torch.randint(int(counts.max()), (self.images_a_batch,), generator=stream).to(images.device)
+        some = images[first[labels] + chosen % counts[labels]]
+        return F.cross_entropy(self.classifier(self._learning(some)), labels)
 
-    def episodic_loss(self, train: TaskSource, stream: torch.Generator) -> Tensor:
-        task = train.of_classes(
-            train.draw_classes(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_query=self.query_images
-        )
-        support, query = task.support.images, task.query.images
-        features = self._learning(torch.cat([support, query], dim=2)).split([support.shape[2], query.shape[2]], dim=2)
-        inputs, labels = labelled(features[1])
-        return F.cross_entropy(self.scores(Support(features[0]).class_means, inputs).flatten(0, 1), labels.flatten())
+    def episodic_loss(self, train: ClassTasks, stream: torch.Generator) -> Tensor:
+        task = train.new(train.draw(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_query=self.query_images)
+        context, query = task.context, task.query
+        assert context.examples is not None
+        N, K = context.rows.shape[1:3]
+        images = [context.examples["images"].unflatten(1, (N, -1)), query["images"].unflatten(1, (N, -1))]
+        features = self._learning(torch.cat(images, dim=2))
+        support, queries = features.split([K, features.shape[2] - K], dim=2)
+        logits = self.learner.cosines(masked_mean(support, context.present), queries.flatten(1, 2))
+        return F.cross_entropy(logits.flatten(0, 1), query["labels"].flatten())
 
     def _learning(self, images: Tensor) -> Tensor:
         """Features (…, F) with the batch's own statistics in batch norm; moves the running ones."""
         self.body.train()
         features = self.body(images.flatten(0, -4).float() / 255)
         return features.unflatten(0, images.shape[:-3])
-
-    def _finished(self, images: Tensor) -> Tensor:
-        """Features (…, F) with the running statistics: an image's do not depend on the others."""
-        return embed(self.body, images, batch=IMAGES_AT_ONCE).to(images.device)

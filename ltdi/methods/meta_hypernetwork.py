@@ -12,18 +12,16 @@ Differences from the published form:
 - It writes the difference from the start, in units of the trained heads' distance from it, as every trained method here does.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.func import grad
 
 from ltdi.diffusion.denoiser import ClassCondition
-from ltdi.heads import task_losses
-from ltdi.methods.base import TrainedMethod
+from ltdi.methods.setup import Setup
+from ltdi.methods.trained import TrainedMethod
 from ltdi.nn import zero
-from ltdi.tasks import Support, Task, labelled
-from ltdi.trajectories import Start
+from ltdi.starts import Start
+from ltdi.tasks import Context, Task
 from ltdi.weights import WeightSpace
 
 
@@ -35,37 +33,35 @@ class MetaHypernetwork(TrainedMethod):
         adapt_steps, adapt_lr: gradient steps of e on the support loss, learned through; 0 for none.
     """
 
-    takes = ("denoiser", "meta")
     records = False
 
-    def __init__(self, start: Start, *, denoiser: Mapping, meta: Mapping, adapt_steps: int, adapt_lr: float) -> None:
-        super().__init__(start, meta=meta)
+    def __init__(self, start: Start, setup: Setup, *, adapt_steps: int, adapt_lr: float) -> None:
+        super().__init__(start, setup)
+        denoiser = setup.denoiser
         self.adapt_steps, self.adapt_lr, self.adapts = adapt_steps, adapt_lr, adapt_steps > 0
         self.condition = ClassCondition(
-            self.head.n_features, denoiser["width"], denoiser["heads"], denoiser["condition"], denoiser["dropout"]
+            self.learner.n_numbers, denoiser.width, denoiser.heads, denoiser.condition, denoiser.dropout
         )
         self.hypernetwork = Hypernetwork(
-            self.space, width=denoiser["width"], depth=denoiser["depth"], dropout=denoiser["dropout"]
+            self.space, width=denoiser.width, depth=denoiser.depth, dropout=denoiser.dropout
         )
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
-        return task_losses(self.head, self.weights(task.support), *labelled(task.query.features))
+        return self.learner.loss(self.weights(task.context), task.query)
 
-    def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return self.weights(support)
+    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        return self.weights(context)
 
-    def weights(self, support: Support) -> Tensor:
+    def weights(self, context: Context) -> Tensor:
         """(B, D)"""
-        centre = self.start.centre(support)
-        inputs, labels = support.labelled
+        centre = self.start.centre(context)
 
         def weights_of(e: Tensor) -> Tensor:
             return self.to_w(self.hypernetwork(e), centre)
 
-        e = self.condition(support.features, support.present)
-        support_gradient = grad(lambda e: task_losses(self.head, weights_of(e), inputs, labels).sum())
+        e = self.condition(context.rows, context.present)
         for _ in range(self.adapt_steps):
-            e = e - self.adapt_lr * support_gradient(e)
+            e = e - self.adapt_lr * grad(lambda e: self.learner.loss(weights_of(e), context.examples).sum())(e)
         return weights_of(e)
 
 

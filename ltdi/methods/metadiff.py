@@ -20,86 +20,93 @@ Its rows do not see each other, and its gradient vanishes at the class means of 
 generates nearly these (cosine above 0.99): it is a prototype classifier with a learned correction.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltdi.closed_form import calibrated_temperature, linear_head, prototype_head
+from ltdi.classes import ClassTasks
 from ltdi.diffusion import sampler
 from ltdi.diffusion.process import VanillaProcess
 from ltdi.diffusion.schedule import Schedule, linear
 from ltdi.errors import InputError
-from ltdi.heads import task_losses
-from ltdi.methods.base import Method, TaskBatch
+from ltdi.methods.base import Method
+from ltdi.methods.setup import Setup
+from ltdi.methods.trained import TaskBatch
 from ltdi.nn import TimeEmbedding, zero
 from ltdi.seeding import generator as named_generator
-from ltdi.tasks import Support, Task, TaskSource, labelled
+from ltdi.starts import Start
+from ltdi.starts.closed_form import calibrated_temperature, linear_classifier, prototype_weights
+from ltdi.tasks import Context, Task, TaskSource
 from ltdi.training import Training
-from ltdi.trajectories import Start, Trajectories
+from ltdi.trajectories import Trajectories
 
 
 class MetaDiff(Method):
     """Diffusion of the class weights x (B, N·F).
 
     Args:
-        meta: what ``TaskBatch`` names; weight_loss weighs the ε-loss, whose targets new tasks have as well.
+        setup: weight_loss weighs the ε-loss, whose targets new tasks have as well.
         diffusion_steps: times T of the chain.
         sampling_steps: how many of them are visited; all of them are the published sampler.
         classifier: how rows become a head, "cosine" or "distance".
         width: of the narrow part of the network; the outer layers have twice as much.
     """
 
-    takes = ("meta",)
+    needs = ("head",)
+    times: Tensor
+    temperature: Tensor
 
     def __init__(
-        self, start: Start, *, meta: Mapping, diffusion_steps: int, sampling_steps: int, classifier: str, width: int
+        self, start: Start, setup: Setup, *, diffusion_steps: int, sampling_steps: int, classifier: str, width: int
     ) -> None:
-        super().__init__(start)
+        super().__init__(start, setup)
         if sampling_steps > diffusion_steps:
             raise InputError(
-                f"methods.metadiff.sampling_steps = {sampling_steps} is more than its diffusion_steps = {diffusion_steps}; lower it"
+                f"methods.metadiff.sampling_steps = {sampling_steps} is more than its diffusion_steps ="
+                f" {diffusion_steps}; lower it"
             )
-        self.meta, self.classifier = {**meta, "recorded_tasks": 0}, classifier
+        self.head = linear_classifier(self.learner, "metadiff")
+        self.meta, self.classifier = replace(setup.meta, recorded_tasks=0), classifier
         self.process = _process(linear(diffusion_steps, max_beta=0.999).alpha)
         times = torch.linspace(0, diffusion_steps, sampling_steps + 1).round().long()
         alpha_bar = self.process.schedule.alpha_bar[times]
         self.sampling = _process(torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]]))
         self.register_buffer("times", times, persistent=False)
-        self.denoiser = LearnedGradient(start.head.n_features, width)
+        self.denoiser = LearnedGradient(self.learner.n_numbers, width)
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         task = val.batch(torch.arange(len(val)))
-        self.temperature.fill_(
-            calibrated_temperature(self.head, self.head_of(task.support.class_means, 1.0), task.query)[0]
-        )
+        w = self.head_of(task.context.means, 1.0)
+        self.temperature.fill_(calibrated_temperature(self.head, w, task.query)[0])
 
     def head_of(self, rows: Tensor, temperature: float) -> Tensor:
         """Class weights (B, N, F) as a head (B, D)."""
         if self.classifier == "distance":
-            return prototype_head(self.head, rows, temperature)
-        return linear_head(self.head, temperature * F.normalize(rows, dim=-1), rows.new_zeros(rows.shape[:2]))
+            return prototype_weights(self.head, rows, temperature)
+        return self.head.linear(temperature * F.normalize(rows, dim=-1), rows.new_zeros(rows.shape[:2]))
 
     # -- the chain ---------------------------------------------------------------------------------
 
-    def epsilon(self, x_t: Tensor, t: Tensor, support: Support) -> Tensor:
+    def epsilon(self, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
         """ε_φ(x_t, t, S) (B, N·F)"""
-        means = support.class_means
+        means = context.means
         return self.denoiser(support_gradient(x_t.view_as(means), means), means, t).flatten(1)
 
-    def chain(self, x_T: Tensor, support: Support) -> Tensor:
+    def chain(self, x_T: Tensor, context: Context) -> Tensor:
         """x_T (B, N·F) to x_0, over the visited times."""
-        *_, (_, x_0, _) = sampler.chain(self.sampling, lambda x_t, t: self.epsilon(x_t, self.times[t], support), x_T)
+        *_, (_, x_0, _) = sampler.chain(self.sampling, lambda x_t, t: self.epsilon(x_t, self.times[t], context), x_T)
         return x_0
 
     @torch.no_grad()
-    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        means = support.class_means
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        means = context.means
         x_T = torch.randn(1, *means.shape[1:], generator=generator, device=generator.device).to(means)
         return self.head_of(
-            self.chain(x_T.expand_as(means).flatten(1), support).view_as(means), self.temperature.item()
+            self.chain(x_T.expand_as(means).flatten(1), context).view_as(means), self.temperature.item()
         )
 
     # -- meta-training -----------------------------------------------------------------------------
@@ -107,12 +114,13 @@ class MetaDiff(Method):
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
     ) -> Iterator[dict[str, float]]:
-        means_of_all = train.features[:, : train.n_images].mean(1)
+        assert isinstance(train, ClassTasks)
+        means_of_all = train.of.means()
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
             batch = TaskBatch.draw(train, self.meta, stream)
             ((task, _),) = batch.parts(train, trajectories, self.meta, stream)
-            loss = self.loss(task, means_of_all[batch.classes].flatten(1), stream).mean()
+            loss = self.loss(task, means_of_all[batch.names].flatten(1), stream).mean()
             loss.backward()
             training.descend()
             yield {"step": training.step, "loss": loss.item()}
@@ -122,18 +130,12 @@ class MetaDiff(Method):
         t = torch.randint(1, self.process.schedule.T + 1, (len(x_0),), generator=stream).to(x_0.device)
         noise, x_T = torch.randn(2, *x_0.shape, generator=stream).to(x_0)
         x_t = self.process.sample(x_0, t, self.process.target(t), noise)
-        loss = self.meta["weight_loss"] * (self.epsilon(x_t, t, task.support) - noise).square().mean(-1)
-        if self.meta["query_loss"] > 0:
-            rows = self.chain(x_T, task.support).view_as(task.support.class_means)
+        loss = self.meta.weight_loss * (self.epsilon(x_t, t, task.context) - noise).square().mean(-1)
+        if self.meta.query_loss > 0:
+            rows = self.chain(x_T, task.context).view_as(task.context.means)
             w = self.head_of(rows, self.temperature.item())
-            loss = loss + self.meta["query_loss"] * task_losses(self.head, w, *labelled(task.query.features))
+            loss = loss + self.meta.query_loss * self.head.loss(w, task.query)
         return loss
-
-    def _apply(self, fn, recurse: bool = True):
-        """Also moves the constants of the process to another device."""
-        super()._apply(fn, recurse)
-        self.process, self.sampling = self.process.map(fn), self.sampling.map(fn)
-        return self
 
 
 def _process(alpha: Tensor) -> VanillaProcess:

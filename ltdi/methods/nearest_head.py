@@ -4,26 +4,31 @@ import torch
 from torch import Tensor
 
 from ltdi.methods.base import Method
-from ltdi.tasks import Support, TaskSource
-from ltdi.trajectories import Start, Trajectories
+from ltdi.methods.setup import Setup
+from ltdi.starts import Start
+from ltdi.tasks import Context, TaskSource
+from ltdi.trajectories import Trajectories
+
+MOST_TASKS = 1000
 
 
 class NearestHead(Method):
-    """``n_tasks`` training tasks are kept."""
+    """The first training tasks are kept, at most ``MOST_TASKS``."""
 
-    takes = ("n_tasks", "n_way")
     one_size = True
+    conditions: Tensor
+    heads: Tensor
 
-    def __init__(self, start: Start, *, n_tasks: int, n_way: int) -> None:
-        super().__init__(start)
-        self.register_buffer("conditions", torch.zeros(n_tasks, n_way * self.head.n_features))
-        self.register_buffer("heads", torch.zeros(n_tasks, self.space.dim(n_way)))
+    def __init__(self, start: Start, setup: Setup) -> None:
+        super().__init__(start, setup)
+        n_tasks = min(setup.n_tasks, MOST_TASKS)
+        self.register_buffer("conditions", torch.zeros(n_tasks, setup.n_way * self.learner.n_numbers))
+        self.register_buffer("heads", torch.zeros(n_tasks, self.space.dim(setup.n_way)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         kept = torch.arange(len(self.heads))
-        n_way = val.classes.shape[1]
-        self.conditions.copy_(train.support_of(kept).class_means[:, :n_way].flatten(1))
-        self.heads.copy_(self.space.some_slots(trajectories.points[: len(self.heads), 0], n_way))
+        self.conditions.copy_(train.context(kept).means[:, : val.n_way].flatten(1))
+        self.heads.copy_(self.space.some_slots(trajectories.trained(kept), val.n_way))
 
-    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return self.heads[torch.cdist(support.class_means.flatten(1), self.conditions).argmin(1)]
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        return self.heads[torch.cdist(context.means.flatten(1), self.conditions).argmin(1)]

@@ -14,20 +14,18 @@ added to the base. What differs:
 - meta.query_loss through the generated head, and losses on visited states; it had the weight loss on noised ones.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from ltdi.diffusion import sampler
-from ltdi.diffusion.denoiser import DENOISERS
 from ltdi.diffusion.process import VanillaProcess
 from ltdi.diffusion.schedule import SCHEDULES
-from ltdi.heads import task_losses
-from ltdi.methods.base import TrainedMethod
+from ltdi.methods.setup import Setup
+from ltdi.methods.trained import TrainedMethod
 from ltdi.nn import masked_mean, zero
-from ltdi.tasks import Support, Task, TaskSource, labelled
-from ltdi.trajectories import Start, Trajectories
+from ltdi.starts import Start
+from ltdi.tasks import Context, Task, TaskSource, batches
+from ltdi.trajectories import Trajectories
 
 
 class Ocd(TrainedMethod):
@@ -39,26 +37,24 @@ class Ocd(TrainedMethod):
         scale_width: width of the network of the scale.
     """
 
-    takes = ("n_way", "diffusion", "denoiser", "meta")
-
-    def __init__(
-        self, start: Start, *, n_way: int, diffusion: Mapping, denoiser: Mapping, meta: Mapping, scale_width: int
-    ) -> None:
-        super().__init__(start, meta=meta)
-        self.one_size |= denoiser["name"] == "unet"
-        self.diffusion = diffusion
-        T = diffusion["steps"]
+    def __init__(self, start: Start, setup: Setup, *, scale_width: int) -> None:
+        super().__init__(start, setup)
+        self.one_size |= setup.one_size
+        self.diffusion = diffusion = setup.diffusion
+        T = diffusion.steps
         self.process = VanillaProcess(
-            SCHEDULES[diffusion["schedule"]](T, diffusion["max_beta"]), VanillaProcess.index_map(2, T)
+            SCHEDULES[diffusion.schedule](T, diffusion.max_beta), VanillaProcess.index_map(2, T)
         )
-        sizes = {key: value for key, value in denoiser.items() if key != "name"}
-        self.denoiser = DENOISERS[denoiser["name"]](self.space, self.head.n_features, n_way=n_way, channels=1, **sizes)
-        self.scale_network = ScaleNetwork(self.head.n_features, scale_width, len(self.space.layers))
+        self.denoiser = setup.network(self.learner)
+        self.scale_network = ScaleNetwork(self.learner.n_numbers, scale_width, len(self.space.layers))
         self.register_buffer("mean_log_scale", torch.zeros(len(self.space.layers)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        centre = self.start.centre(train.support_of(torch.arange(len(train))))
-        self.mean_log_scale.copy_(self.normalised(trajectories.points[:, 0].to(centre) - centre)[1].mean(0))
+        total = torch.zeros_like(self.mean_log_scale)
+        for tasks in batches(len(train)):
+            centre = self.start.centre(train.context(tasks))
+            total += self.normalised(trajectories.trained(tasks).to(centre) - centre)[1].sum(0)
+        self.mean_log_scale.copy_(total / len(train))
 
     # -- a difference as a direction and its log-scales --------------------------------------------
 
@@ -72,49 +68,49 @@ class Ocd(TrainedMethod):
         """The log-scales (B, layers) as factors (B, ``dim``)."""
         return self.space.spread(log_scale.exp(), dim)
 
-    def log_scale(self, support: Support) -> Tensor:
+    def log_scale(self, context: Context) -> Tensor:
         """As predicted (B, layers)."""
-        return self.mean_log_scale + self.scale_network(support.features, support.present)
+        return self.mean_log_scale + self.scale_network(context.rows, context.present)
 
     # -- the chain ---------------------------------------------------------------------------------
 
-    def epsilon(self, x_t: Tensor, t: Tensor, support: Support) -> Tensor:
+    def epsilon(self, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
         """ε_φ(x_t, t, c) (B, D)"""
         return self.process.epsilon(
-            self.denoiser(x_t[:, None], t, support.features, support.present), x_t, t, self.diffusion["prediction"]
+            self.denoiser(x_t[:, None], t, context.rows, context.present), x_t, t, self.diffusion.prediction
         )
 
-    def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        base = self.start.centre(support)
+    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        base = self.start.centre(context)
         x_T, noise = (draw.to(base) for draw in self._draw_noise(1, base.shape[-1], generator))
         *_, (_, x_0, _) = sampler.chain(
-            self.process, lambda x_t, t: self.epsilon(x_t, t, support), x_T.expand_as(base), noise
+            self.process, lambda x_t, t: self.epsilon(x_t, t, context), x_T.expand_as(base), noise
         )
-        return base + self.spread(self.log_scale(support), base.shape[-1]) * x_0
+        return base + self.spread(self.log_scale(context), base.shape[-1]) * x_0
 
     def _draw_noise(self, n: int, dim: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """x_T (n, dim) and the chain's noise (T, n, dim)."""
         draws = torch.randn(self.process.schedule.T + 1, n, dim, generator=stream, device=stream.device)
-        return self.diffusion["start_noise"] * draws[0], self.diffusion["chain_noise"] * draws[1:]
+        return self.diffusion.start_noise * draws[0], self.diffusion.chain_noise * draws[1:]
 
     # -- meta-training -----------------------------------------------------------------------------
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
         """Of each task (B,) the generated head's query loss, and of recorded ones how far x and the log-scales are from theirs."""
-        support, base = task.support, self.start.centre(task.support)
-        predicted, total = self.log_scale(support), torch.zeros_like(base[:, 0])
-        visited = 1.0 if points is None else self.diffusion["visited"]
+        context, base = task.context, self.start.centre(task.context)
+        predicted, total = self.log_scale(context), torch.zeros_like(base[:, 0])
+        visited = 1.0 if points is None else self.diffusion.visited
         if points is not None:
             x_0, log_scale = self.normalised(points[:, 0].to(base) - base)
-            total = total + self.meta["weight_loss"] * (predicted - log_scale).square().mean(-1)
+            total = total + self.meta.weight_loss * (predicted - log_scale).square().mean(-1)
 
         def loss_at(x_t: Tensor, t: Tensor) -> Tensor:
-            i, epsilon = self.process.target(t), self.epsilon(x_t, t, support)
+            i, epsilon = self.process.target(t), self.epsilon(x_t, t, context)
             w = base + self.spread(predicted, base.shape[-1]) * self.process.endpoint(epsilon, x_t, t, i)
-            loss = self.meta["query_loss"] * task_losses(self.head, w, *labelled(task.query.features))
+            loss = self.meta.query_loss * self.learner.loss(w, task.query)
             if points is not None:
-                loss = loss + self.meta["weight_loss"] * self.process.loss(
-                    epsilon, x_t, t, i, x_0, self.diffusion["weighting"]
+                loss = loss + self.meta.weight_loss * self.process.loss(
+                    epsilon, x_t, t, i, x_0, self.diffusion.weighting
                 )
             return loss
 
@@ -127,16 +123,10 @@ class Ocd(TrainedMethod):
             visit = int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream))
             with torch.no_grad():  # the state is given, not learned through
                 *_, (t, x_t, _) = sampler.chain(
-                    self.process, lambda x_t, t: self.epsilon(x_t, t, support), x_T, chain_noise, until=visit
+                    self.process, lambda x_t, t: self.epsilon(x_t, t, context), x_T, chain_noise, until=visit
                 )
             total = total + visited * loss_at(x_t, t)
         return total
-
-    def _apply(self, fn, recurse: bool = True):
-        """Also moves the constants of the process to another device."""
-        super()._apply(fn, recurse)
-        self.process = self.process.map(fn)
-        return self
 
 
 class ScaleNetwork(nn.Module):

@@ -3,22 +3,27 @@
 import torch
 from torch import Tensor
 
-from ltdi.closed_form import calibrated_temperature, prototype_head
 from ltdi.methods.base import Method
-from ltdi.tasks import Support, TaskSource
-from ltdi.trajectories import Start, Trajectories
+from ltdi.methods.setup import Setup
+from ltdi.starts import Start
+from ltdi.starts.closed_form import calibrated_temperature, linear_classifier, prototype_weights
+from ltdi.tasks import Context, TaskSource
+from ltdi.trajectories import Trajectories
 
 
 class Prototype(Method):
-    def __init__(self, start: Start) -> None:
-        super().__init__(start)
+    needs = ("head",)
+    temperature: Tensor
+
+    def __init__(self, start: Start, setup: Setup) -> None:
+        super().__init__(start, setup)
+        self.head = linear_classifier(self.learner, "prototype")
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         task = val.batch(torch.arange(len(val)))
-        self.temperature.fill_(
-            calibrated_temperature(self.head, prototype_head(self.head, task.support.class_means, 1.0), task.query)[0]
-        )
+        w = prototype_weights(self.head, task.context.means, 1.0)
+        self.temperature.fill_(calibrated_temperature(self.head, w, task.query)[0])
 
-    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return prototype_head(self.head, support.class_means, self.temperature.item())
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        return prototype_weights(self.head, context.means, self.temperature.item())

@@ -20,33 +20,37 @@ import torch
 from torch import Tensor, nn
 
 from ltdi.adaptation import adapt
+from ltdi.classes import context_of, labelled
 from ltdi.errors import InputError
+from ltdi.learner import Batch
 from ltdi.methods.base import Method
+from ltdi.methods.setup import Setup
 from ltdi.seeding import generator as named_generator
-from ltdi.tasks import Support, TaskSource, labelled
+from ltdi.starts import Start
+from ltdi.tasks import Context, TaskSource
 from ltdi.training import Training
-from ltdi.trajectories import Start, Trajectories
+from ltdi.trajectories import Trajectories
 
 
 class ReptileHead(Method):
     """
     Args:
-        n_way: classes of a task, at meta-training as well.
+        setup: n_way classes of a task, at meta-training as well.
         tasks_a_batch: training tasks of a step.
         train_shots: images of each class in a training task's inner loop.
         inner_steps, inner_images: steps on a training task, and how many of these images a class each sees.
-        adapt_steps: steps on a new task, each on all of its support set.
+        adapt_steps: steps on a new task, each on all of its examples.
         inner_optimizer, inner_lr: of both; "sgd" or "adam".
     """
 
-    takes = ("n_way",)
+    needs = ("examples", "classes")
     adapts = one_size = True
 
     def __init__(
         self,
         start: Start,
+        setup: Setup,
         *,
-        n_way: int,
         tasks_a_batch: int,
         train_shots: int,
         inner_steps: int,
@@ -55,27 +59,29 @@ class ReptileHead(Method):
         inner_lr: float,
         inner_images: int,
     ) -> None:
-        super().__init__(start)
-        self.n_way, self.tasks_a_batch = n_way, tasks_a_batch
+        super().__init__(start, setup)
+        self.n_way, self.n_shot, self.tasks_a_batch = setup.n_way, setup.n_shot, tasks_a_batch
         self.train_shots, self.inner_images = train_shots, inner_images
         self.inner_steps, self.adapt_steps = inner_steps, adapt_steps
         self.inner_optimizer, self.inner_lr = inner_optimizer, inner_lr
-        # the centre of a fresh start is zero, from where no hidden unit learns
-        self.phi = nn.Parameter(start.shared.clone() if start.kind == "fresh" else torch.zeros_like(start.shared))
+        # the centre of a start that is drawn is zero, from where no hidden unit learns
+        self.phi = nn.Parameter(start.shared.clone() if start.drawn else torch.zeros_like(start.shared))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        if self.train_shots > train.n_images:
+        if self.train_shots > train.most_shots + 1:
             raise InputError(
-                f"methods.reptile_head.train_shots = {self.train_shots} is more than the {train.n_images} images of a class; lower it"
+                f"methods.reptile_head.train_shots = {self.train_shots} is more than the {train.most_shots + 1} images"
+                " of a class; lower it"
             )
 
     @torch.no_grad()
-    def first(self, support: Support) -> Tensor:
+    def first(self, context: Context) -> Tensor:
         """The weights (B, D) that adaptation starts from."""
-        return self.start.centre(support) + self.phi
+        return self.start.centre(context) + self.phi
 
-    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return self._adapt(self.first(support), repeat(support.labelled), self.adapt_steps)[0]
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        assert context.examples is not None
+        return self._adapt(self.first(context), repeat(context.examples), self.adapt_steps)[0]
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
@@ -83,22 +89,22 @@ class ReptileHead(Method):
         """The loss of a row is that of the adapted heads, on the mini-batch that would be next."""
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
-            images = train.of_classes(
-                train.draw_classes(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_shot=self.train_shots
-            ).support.features
-            w = self.first(Support(images[:, :, : train.support.shape[-1]]))
-            adapted, loss = self._adapt(w, self._mini_batches(images, stream), self.inner_steps)
+            names = train.draw(self.tasks_a_batch, stream, n_way=self.n_way)
+            rows = train.new(names, stream, n_shot=self.train_shots).context.rows
+            w = self.first(context_of(rows[:, :, : self.n_shot]))
+            adapted, loss = self._adapt(w, self._mini_batches(rows, stream), self.inner_steps)
             self.phi.grad = (w - adapted).mean(0)
             training.descend()
             yield {"step": training.step, "loss": loss.mean().item()}
 
-    def _adapt(self, w: Tensor, batches: Iterator[tuple[Tensor, Tensor]], steps: int) -> tuple[Tensor, Tensor]:
+    def _adapt(self, w: Tensor, batches: Iterator[Batch], steps: int) -> tuple[Tensor, Tensor]:
         """Weights (B, D) after ``steps`` steps from w (B, D), and their losses (B,)."""
-        path = adapt(self.head, w, batches, optimizer=self.inner_optimizer, lr=self.inner_lr, record=[steps])
+        knobs = {"optimizer": self.inner_optimizer, "lr": self.inner_lr, "record": [steps]}
+        path = adapt(self.learner.loss, w, batches, **knobs)
         return path.weights[:, 0], path.losses[:, 0]
 
-    def _mini_batches(self, images: Tensor, stream: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def _mini_batches(self, rows: Tensor, stream: torch.Generator) -> Iterator[Batch]:
         """Some images of each class out of (B, N, train_shots, F), drawn for every step, one choice for all tasks."""
         while True:
-            chosen = torch.randperm(images.shape[2], generator=stream)[: self.inner_images].to(images.device)
-            yield labelled(images[:, :, chosen])
+            chosen = torch.randperm(rows.shape[2], generator=stream)[: self.inner_images].to(rows.device)
+            yield labelled(rows[:, :, chosen])

@@ -3,23 +3,29 @@
 import torch
 from torch import Tensor
 
-from ltdi.closed_form import PENALTIES, ridge_head
-from ltdi.methods.base import Method, query_accuracies
-from ltdi.tasks import Support, TaskSource
-from ltdi.trajectories import Start, Trajectories
+from ltdi.methods.base import Method, scores
+from ltdi.methods.setup import Setup
+from ltdi.starts import Start
+from ltdi.starts.closed_form import PENALTIES, linear_classifier, ridge_weights
+from ltdi.tasks import Context, TaskSource
+from ltdi.trajectories import Trajectories
 
 
 class Ridge(Method):
-    def __init__(self, start: Start) -> None:
-        super().__init__(start)
+    needs = ("head",)
+    penalty: Tensor
+
+    def __init__(self, start: Start, setup: Setup) -> None:
+        super().__init__(start, setup)
+        self.head = linear_classifier(self.learner, "ridge")
         self.register_buffer("penalty", torch.tensor(1.0))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        scores = [
-            query_accuracies(self, val, lambda s: ridge_head(self.head, s, penalty, 1.0)).mean().item()
+        means = [
+            scores(self.head, val, lambda c, penalty=penalty: ridge_weights(self.head, c, penalty, 1.0)).mean().item()
             for penalty in PENALTIES
         ]
-        self.penalty.fill_(PENALTIES[scores.index(max(scores))])
+        self.penalty.fill_(PENALTIES[means.index(max(means))])
 
-    def generate(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        return ridge_head(self.head, support, self.penalty.item(), 1.0)
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        return ridge_weights(self.head, context, self.penalty.item(), 1.0)

@@ -12,15 +12,15 @@ query cross-entropy is ours, as for the diffusion methods.
 Inside, time is u = steps·s, counted in Euler steps: its whole part is exact.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from ltdi.diffusion.denoiser import DENOISERS
-from ltdi.methods.base import TrainedMethod
-from ltdi.tasks import Support, Task
-from ltdi.trajectories import Start
+from ltdi.methods.setup import Setup
+from ltdi.methods.trained import TrainedMethod
+from ltdi.starts import Start
+from ltdi.tasks import Context, Task
 
 
 class WeightFlow(TrainedMethod):
@@ -31,45 +31,40 @@ class WeightFlow(TrainedMethod):
         visited: share of the loss on states that the integration visits; the rest is on the recorded path.
     """
 
-    takes = ("n_way", "denoiser", "meta")
-
-    def __init__(
-        self, start: Start, *, n_way: int, denoiser: Mapping, meta: Mapping, steps: int, noise: float, visited: float
-    ) -> None:
-        super().__init__(start, meta=meta)
-        self.one_size |= denoiser["name"] == "unet"
+    def __init__(self, start: Start, setup: Setup, *, steps: int, noise: float, visited: float) -> None:
+        super().__init__(start, setup)
+        self.one_size |= setup.one_size
         self.steps, self.noise, self.visited = steps, noise, visited
-        sizes = {key: value for key, value in denoiser.items() if key != "name"}
-        self.network = DENOISERS[denoiser["name"]](self.space, self.head.n_features, n_way=n_way, channels=1, **sizes)
+        self.network = setup.network(self.learner)
 
-    def velocity(self, x: Tensor, u: Tensor, support: Support) -> Tensor:
+    def velocity(self, x: Tensor, u: Tensor, context: Context) -> Tensor:
         """v_φ(x, u, c) = dx/du (B, D)."""
-        return self.network(x[:, None], u, support.features, support.present)
+        return self.network(x[:, None], u, context.rows, context.present)
 
-    def propose(self, support: Support, *, generator: torch.Generator) -> Tensor:
-        centre = self.start.centre(support)
-        x = self._begin(1, support.n_way, generator).expand_as(centre)
-        *_, x = euler(lambda x, u: self.velocity(x, u, support), x, self.steps)
+    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        centre = self.start.centre(context)
+        x = self._begin(1, context.n_way, generator).expand_as(centre)
+        *_, x = euler(lambda x, u: self.velocity(x, u, context), x, self.steps)
         return self.to_w(x, centre)
 
     def _begin(self, n: int, n_way: int, stream: torch.Generator) -> Tensor:
         """x(0) (n, D)."""
         dim = self.space.dim(n_way)
         noise = self.noise * torch.randn(n, dim, generator=stream, device=stream.device).to(self.layer_scale)
-        if self.start.kind == "fresh":  # the only start that the centre, zero, does not hold
-            return noise + self.head.initial(n, n_way, stream).to(noise) / self.scale(dim)
+        if self.start.drawn:  # the only start that the centre, zero, does not hold
+            return noise + self.learner.initial(n, n_way, stream).to(noise) / self.scale(dim)
         return noise
 
     def _path(self, begin: Tensor, points: Tensor, centre: Tensor) -> Tensor:
         """x(s) at s = 0, 1/(P−1), …, 1: (B, P, D), from x(0) = ``begin`` (B, D)."""
         recorded = self.to_x(points.to(centre).flip(1), centre[:, None])
-        if self.start.kind == "fresh":  # hidden units stand in the order of the task's own draw
+        if self.start.drawn:  # hidden units stand in the order of the task's own draw
             return recorded
         return torch.cat([begin[:, None], recorded[:, 1:]], 1)
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
-        centre = self.start.centre(task.support)
-        begin = self._begin(len(centre), task.support.n_way, stream)
+        centre = self.start.centre(task.context)
+        begin = self._begin(len(centre), task.context.n_way, stream)
         path = None if points is None else self._path(begin, points, centre)
         visited = 1.0 if path is None else self.visited
 
@@ -77,21 +72,21 @@ class WeightFlow(TrainedMethod):
             end = u.floor() + 1
             landing = self.to_w(x + (end - u)[:, None] * v, centre)
             target = None if path is None else self.to_w(point(path, end / self.steps), centre)[:, None]
-            return self.head_loss(landing, task, target)
+            return self.weights_loss(landing, task, target)
 
         total = torch.zeros_like(centre[:, 0])
         if visited < 1:
             u = self.steps * torch.rand(len(centre), generator=stream).to(centre)
             x = point(path, u / self.steps)
-            total = total + (1 - visited) * loss_at(x, u, self.velocity(x, u, task.support))
+            total = total + (1 - visited) * loss_at(x, u, self.velocity(x, u, task.context))
         if visited > 0:
             visit = int(torch.randint(0, self.steps, (), generator=stream))
             with torch.no_grad():  # the state is given, not learned through
                 *_, x = euler(
-                    lambda x, u: self.velocity(x, u, task.support), begin if path is None else path[:, 0], visit
+                    lambda x, u: self.velocity(x, u, task.context), begin if path is None else path[:, 0], visit
                 )
             u = torch.full_like(total, visit)
-            total = total + visited * loss_at(x, u, self.velocity(x, u, task.support))
+            total = total + visited * loss_at(x, u, self.velocity(x, u, task.context))
         return total
 
 

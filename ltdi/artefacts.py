@@ -1,0 +1,134 @@
+"""What the stages hand to each other, and a finished run consists of: written, read back and checked."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ltdi.classes import read_class_tasks
+from ltdi.errors import InputError
+from ltdi.features import FeatureMap
+from ltdi.learners import learner_of
+from ltdi.starts import Start, start_of
+from ltdi.store import read_json, read_table, read_tensors, write_tensors
+from ltdi.trajectories import Recorded, Trajectories
+
+SPLITS = ("meta_train", "meta_val", "meta_test")
+SOURCES = {"classes": read_class_tasks}
+"""How the prepared tasks of a scenario are read back: (folder, splits, images_of) -> the TaskSource of each split."""
+
+SHARD_NUMBERS = 2**24
+"""How many numbers of weights are held in memory and written as one file."""
+
+
+# -- where training starts ---------------------------------------------------------------------------
+
+
+def write_start(data: Path, start: Start, seen: FeatureMap | None, facts: Mapping[str, Any]) -> None:
+    """``facts``: the scenario's name, and its ``source`` and what it ``provides``."""
+    tensors, values = start.state()
+    if seen is not None:
+        of_map, knobs = seen.state()
+        tensors, values = tensors | of_map, values | knobs
+    values = values | {"facts": dict(facts)}
+    write_tensors(data / "trajectories" / "start.safetensors", tensors, values, kind="start")
+
+
+def load_start(data: Path, device: torch.device | str = "cpu") -> tuple[Start, FeatureMap | None, dict[str, Any]]:
+    """The start, what features are seen through, and the facts of the scenario."""
+    tensors, values = read_tensors(data / "trajectories" / "start.safetensors", kind="start")
+    start = start_of(learner_of(values["learner"]), tensors, values).to(device)
+    seen = FeatureMap.from_state(tensors, values).to(device) if "normalise" in values else None
+    return start, seen, values["facts"]
+
+
+def load_sources(
+    data: Path,
+    *,
+    splits: Collection[str] = SPLITS,
+    images_of: Collection[str] = (),
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """The tasks of the splits, their features seen as the start's; of the splits ``images_of`` with their images."""
+    _, seen, facts = load_start(data, device)
+    sources = SOURCES[facts["source"]](data / "tasks", splits, images_of)
+    moved = {split: source.to(device) for split, source in sources.items()}
+    return moved if seen is None else {split: source.through(seen) for split, source in moved.items()}
+
+
+# -- trajectories ------------------------------------------------------------------------------------
+
+
+def index_rows(split: str, shard: str, name: str, tasks: Tensor, recorded: Recorded) -> pd.DataFrame:
+    """The index's rows for one shard: where each task's trajectory is, and its losses and scores by point."""
+    columns: dict[str, Any] = {
+        "split": split,
+        "task": tasks.tolist(),
+        "shard": shard,
+        "row": range(len(tasks)),
+        "name": name,
+        "kept": recorded.finite.tolist(),
+    }
+    for i in range(recorded.points.shape[1]):
+        columns |= {f"loss_w{i}": recorded.losses[:, i].tolist(), f"score_w{i}": recorded.scores[:, i].tolist()}
+    return pd.DataFrame(columns)
+
+
+def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
+    """The trajectories of a split, its files mapped, and the numbers of the tasks that have one (M,).
+
+    Raises:
+        InputError: a shard is missing or not what was written, or all were dropped.
+    """
+    folder = data / "trajectories"
+    index = read_table(folder / "index.parquet")
+    index = index[(index.split == split) & index.kept].sort_values(["shard", "row"])
+    if index.empty:
+        raise InputError(
+            f"{folder}: every trajectory of {split} was dropped; lower trajectories.lr and run `dvc repro`"
+        )
+    parts, shards = [], sorted(index["shard"].unique())
+    for shard in shards:
+        tensors, values = read_tensors(folder / shard, kind="trajectories")
+        if values.get("name") != index[index["shard"] == shard]["name"].iloc[0]:
+            raise InputError(
+                f"{folder / shard}: of another run than {folder / 'index.parquet'}; delete {folder} and run `dvc repro`,"
+                " it alone is collected again"
+            )
+        parts.append(tensors["points"])
+    part = torch.tensor([shards.index(shard) for shard in index["shard"]])
+    return Trajectories(parts, part, torch.tensor(index["row"].tolist())), torch.tensor(index["task"].tolist())
+
+
+# -- weights -----------------------------------------------------------------------------------------
+
+
+def write_weights(folder: Path, first: int, tensors: Mapping[str, Tensor]) -> None:
+    """What is generated for the tasks from number ``first`` on: weights ``w`` (m, D), or the ``scores`` (m,) of a learner of the
+    method's own."""
+    write_tensors(folder / f"{first:06d}.safetensors", tensors, {"first": first}, kind="weights")
+
+
+def read_weights(folder: Path) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """The numbers of the tasks and their tensors, file by file, mapped.
+
+    Raises:
+        InputError: there is no file.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{folder}: no weights; run `dvc repro`")
+    found = []
+    for file in files:
+        tensors, values = read_tensors(file, kind="weights")
+        found.append((values["first"] + torch.arange(len(next(iter(tensors.values())))), tensors))
+    return found
+
+
+def names(data: Path) -> tuple[str, list[str]]:
+    """The method of a run and its controls."""
+    found = read_json(data / "model" / "methods" / "names.json")
+    return found["method"], found["controls"]

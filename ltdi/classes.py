@@ -1,0 +1,264 @@
+"""Tasks that tell classes from each other: how rows of features by class become contexts and tasks.
+
+The classes of a task stand in label order everywhere: slot ``n`` belongs to label ``n``.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ltdi.errors import InputError
+from ltdi.features import FeatureMap
+from ltdi.learner import ABSENT
+from ltdi.seeding import generator, pick
+from ltdi.store import digest, read_table, read_tensors
+from ltdi.tasks import Context, Task
+
+
+def labelled(rows: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """rows (B, N, M, …), a class a row -> ``inputs`` (B, N·M, …) and their ``labels`` (B, N·M), ``ABSENT`` outside the mask (B, N, M)."""
+    B, N, M = rows.shape[:3]
+    labels = torch.arange(N, device=rows.device).repeat_interleave(M).expand(B, -1)
+    if mask is not None:
+        labels = torch.where(mask.flatten(1), labels, ABSENT)
+    return {"inputs": rows.flatten(1, 2), "labels": labels}
+
+
+def context_of(rows: Tensor, mask: Tensor | None = None, images: Tensor | None = None) -> Context:
+    """What a few labelled rows (B, N, K, F), and where there are any the images (B, N, K, …) that they are of, say of tasks."""
+    examples = labelled(rows, mask)
+    if images is not None:
+        examples["images"] = images.flatten(1, 2)
+    return Context(rows, mask, examples)
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """Rows of features by class, of unequal numbers: those of class c are ``features[first[c] : first[c] + counts[c]]``.
+
+    Behind these R rows stand as many of augmented copies, view by view: (V·R, F). ``images`` (R, channels, height, width)
+    uint8 are there for methods that adapt more than a head; ``seen`` is what is done to features before a task has them.
+    """
+
+    features: Tensor
+    counts: Tensor
+    images: Tensor | None = None
+    seen: FeatureMap | None = None
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def first(self) -> Tensor:
+        return self.counts.cumsum(0) - self.counts
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def n_views(self) -> int:
+        """The rows themselves and their augmented copies."""
+        return len(self.features) // self.n_rows
+
+    def rows_of(self, classes: Tensor, chosen: Tensor) -> Tensor:
+        """Places in ``features`` of images ``chosen`` (B, N, K) of classes (B, N), 0 where −1 is; a class's first images are the data
+        set's, those after them the copies, view by view."""
+        counts, first = self.counts[classes][..., None], self.first[classes][..., None]
+        chosen = chosen.clamp_min(0)
+        return chosen // counts * self.n_rows + first + chosen % counts
+
+    @cached_property
+    def name(self) -> str:
+        """Equal for equal features, seen in the same way."""
+        return digest(self.features, self.counts, *(() if self.seen is None else self.seen.state()))
+
+    def means(self) -> Tensor:
+        """Of all of a class's rows but the copies (C, F)."""
+        rows = self.features[: self.n_rows]
+        rows = rows if self.seen is None else self.seen(rows)
+        if bool((self.counts == self.counts[0]).all()):
+            return rows.unflatten(0, (len(self), -1)).mean(1)
+        of_row = torch.arange(len(self), device=rows.device).repeat_interleave(self.counts)
+        return torch.zeros(len(self), rows.shape[1]).to(rows).index_add_(0, of_row, rows) / self.counts[:, None]
+
+    def to(self, device: torch.device | str) -> "Classes":
+        images = None if self.images is None else self.images.to(device)
+        seen = None if self.seen is None else self.seen.to(device)
+        return Classes(self.features.to(device), self.counts.to(device), images, seen)
+
+
+class ClassTasks:
+    """The tasks of one split: of ``classes`` (M, N) the images ``support`` (M, N, K) and ``query`` (M, N, Q), −1 where a class has
+    none; they are numbers within the class. A TaskSource."""
+
+    def __init__(self, of: Classes, classes: Tensor, support: Tensor, query: Tensor) -> None:
+        self.of, self.classes, self.support, self.query = of, classes, support, query
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def n_way(self) -> int:
+        return self.classes.shape[1]
+
+    @property
+    def n_shot(self) -> int:
+        return self.support.shape[-1]
+
+    @property
+    def most_shots(self) -> int:
+        return int(self.of.counts.max()) * self.n_views - 1
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.of)
+
+    @property
+    def n_views(self) -> int:
+        return self.of.n_views
+
+    def batch(self, tasks: Tensor) -> Task:
+        return Task(self.context(tasks), self._query(self.classes[tasks], self.query[tasks]))
+
+    def context(self, tasks: Tensor) -> Context:
+        return context_of(*self._rows(self.classes[tasks], self.support[tasks]))
+
+    def fitted_on(self, tasks: Tensor, view: int = 0) -> dict[str, Tensor]:
+        """Every image of the tasks' classes, or the copy of each in a later view."""
+        classes = self.classes[tasks]
+        counts = self.of.counts[classes]
+        number = torch.arange(int(counts.max()), device=counts.device)
+        chosen = torch.where(number < counts[..., None], number + view * counts[..., None], -1)
+        rows, mask, _ = self._rows(classes, chosen)
+        return labelled(rows, mask)
+
+    def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
+        """The classes (n_tasks, N)."""
+        order = torch.rand(n_tasks, len(self.of), generator=stream).argsort(1)
+        return order[:, : n_way or self.n_way].to(self.classes.device)
+
+    def new(
+        self, names: Tensor, stream: torch.Generator, *, n_shot: int | None = None, n_query: int | None = None
+    ) -> Task:
+        """Tasks of these classes (B, N), their images drawn."""
+        K, Q = n_shot or self.n_shot, n_query or self.query.shape[-1]
+        support, query = drawn_images(self.of.counts[names] * self.n_views, K, Q, stream)
+        device = names.device
+        return Task(context_of(*self._rows(names, support.to(device))), self._query(names, query.to(device)))
+
+    def description(self, tasks: Tensor) -> str:
+        return digest(tasks, self.of.name, self.classes[tasks], self.support[tasks])
+
+    def take(self, tasks: Tensor) -> "ClassTasks":
+        return ClassTasks(self.of, self.classes[tasks], self.support[tasks], self.query[tasks])
+
+    def with_images(self, images: Tensor) -> "ClassTasks":
+        """The same tasks, with the images that the features are of (R, channels, height, width).
+
+        Raises:
+            InputError: the features hold augmented copies, whose images are not there.
+        """
+        if self.n_views > 1:
+            raise InputError(
+                f"tasks.views = {self.n_views - 1}: a method that works on images needs 0; change it, or method.name"
+            )
+        return ClassTasks(replace(self.of, images=images), self.classes, self.support, self.query)
+
+    def through(self, seen: FeatureMap) -> "ClassTasks":
+        """The same tasks, whose features are seen through a map."""
+        return ClassTasks(replace(self.of, seen=seen), self.classes, self.support, self.query)
+
+    def to(self, device: torch.device | str) -> "ClassTasks":
+        return ClassTasks(self.of.to(device), *(each.to(device) for each in (self.classes, self.support, self.query)))
+
+    def to_table(self) -> pd.DataFrame:
+        """One row a task; index lists flattened in the order of the labels."""
+        columns = {"classes": self.classes, "support": self.support, "query": self.query}
+        return pd.DataFrame({name: list(index.flatten(1).numpy()) for name, index in columns.items()})
+
+    @classmethod
+    def from_table(cls, of: Classes, table: pd.DataFrame) -> "ClassTasks":
+        classes, support, query = (
+            torch.from_numpy(np.stack(list(table[name]))) for name in ("classes", "support", "query")
+        )
+        N = classes.shape[1]
+        return cls(of, classes, support.unflatten(1, (N, -1)), query.unflatten(1, (N, -1)))
+
+    @classmethod
+    def sample(
+        cls, of: Classes, *, n_tasks: int, n_way: int, n_shot: int, n_query: int, seed: int, split: str
+    ) -> "ClassTasks":
+        """Tasks of ``n_way`` different classes and of each ``n_shot + n_query`` different images, or all there are.
+
+        The first tasks stay the same when more are asked for.
+
+        Raises:
+            InputError: the split has too few classes, or no class has as many images.
+        """
+        if n_way > len(of):
+            raise InputError(
+                f"tasks.n_way = {n_way} is more than the {len(of)} classes of {split}; lower it, or let tasks.transforms"
+                " or tasks.val_transforms make further ones"
+            )
+        counts = of.counts * of.n_views
+        if n_shot + n_query > int(counts.max()):
+            raise InputError(
+                f"tasks.n_shot + tasks.n_query = {n_shot} + {n_query} is more than the {int(counts.max())} images of a"
+                " class; lower one"
+            )
+        names, images = generator(seed, split, "classes"), generator(seed, split, "images")
+        parts = []
+        for part in torch.arange(n_tasks).split(1000):  # what is drawn for all at once would not fit for many classes
+            classes = torch.rand(len(part), len(of), generator=names).argsort(1)[:, :n_way]
+            parts.append((classes, *drawn_images(counts[classes], n_shot, n_query, images)))
+        return cls(of, *(torch.cat(each) for each in zip(*parts, strict=True)))
+
+    def _rows(self, classes: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The ``chosen`` (B, N, K) rows of the classes (B, N), which of them are there, and their images."""
+        places, mask = self.of.rows_of(classes, chosen), chosen >= 0
+        images = None if self.of.images is None else self.of.images[places]
+        rows = self.of.features[places]
+        rows = rows if self.of.seen is None else self.of.seen(rows)
+        return rows, None if bool(mask.all()) else mask, images
+
+    def _query(self, classes: Tensor, chosen: Tensor) -> dict[str, Tensor]:
+        rows, mask, images = self._rows(classes, chosen)
+        batch = labelled(rows, mask)
+        return batch if images is None else batch | {"images": images.flatten(1, 2)}
+
+
+def read_class_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, ClassTasks]:
+    """The prepared tasks of the splits, from features.safetensors and tasks.parquet; of some with images.safetensors' images."""
+    features, _ = read_tensors(folder / "features.safetensors", kind="features")
+    table = read_table(folder / "tasks.parquet")
+    sources = {}
+    for split in splits:
+        classes = Classes(features[split], features[f"{split}/counts"])
+        sources[split] = ClassTasks.from_table(classes, table[table.split == split])
+    if images_of:
+        images, _ = read_tensors(folder / "images.safetensors", kind="images")
+        sources |= {split: sources[split].with_images(images[split]) for split in images_of}
+    return sources
+
+
+def drawn_images(counts: Tensor, n_shot: int, n_query: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Support (…, n_shot) and query (…, n_query) images of classes of so many (…,), −1 where there are no more. Of a class of too
+    few, a fair share of what it has is asked, one at least."""
+    chosen = pick(counts, n_shot + n_query, stream)
+    if bool((chosen >= 0).all()):
+        return chosen[..., :n_shot], chosen[..., n_shot:]
+    counts = counts.cpu()[..., None]
+    shots = (counts * n_shot / (n_shot + n_query)).ceil().clamp(1, n_shot).minimum(counts - 1).long()
+    shots = torch.where(counts >= n_shot + n_query, n_shot, shots)
+    order = torch.arange(n_shot)
+    support = torch.where(order < shots, chosen[..., :n_shot], -1)
+    places = shots + torch.arange(n_query)
+    query = torch.where(places < counts, chosen.take_along_dim(places.clamp(max=n_shot + n_query - 1), -1), -1)
+    return support, query

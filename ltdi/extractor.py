@@ -1,0 +1,50 @@
+"""From image files to rows of features as a run's tasks have them."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ltdi.bodies.embedding import embed
+from ltdi.datasets import DATASETS
+from ltdi.features import FeatureMap
+from ltdi.store import digest, read_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureExtractor:
+    """The data set whose images the body knows and their side, the body, what features are divided by, and seen through."""
+
+    data_set: str
+    size: int
+    body: nn.Module
+    scale: float
+    seen: FeatureMap | None
+    device: torch.device | str
+
+    @classmethod
+    def of(
+        cls, tasks: Path, body: nn.Module, seen: FeatureMap | None, device: torch.device | str
+    ) -> "FeatureExtractor":
+        """That of the prepared tasks in a folder."""
+        facts = read_tensors(tasks / "features.safetensors", kind="features")[1]
+        body = body.to(device, memory_format=torch.channels_last)
+        return cls(facts["data_set"], facts["size"], body, facts["scale"], seen, device)
+
+    def read(self, files: Sequence[Path | zipfile.Path]) -> Tensor:
+        """uint8 (M, channels, size, size)"""
+        return DATASETS[self.data_set].read(files, self.size).to(self.device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 images (…, channels, size, size) -> (…, F)"""
+        features = embed(self.body, images).to(self.device) / self.scale
+        return features if self.seen is None else self.seen(features)
+
+    @property
+    def name(self) -> str:
+        """Equal for equal features: weights fit no others."""
+        seen = () if self.seen is None else self.seen.state()
+        return digest(self.body.state_dict(), self.scale, *seen)

@@ -1,0 +1,102 @@
+"""Learner: what the weights are of. The meta-learning term is base learner; everything frozen is inside."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltdi.metrics import accuracy
+from ltdi.weights import WeightSpace
+
+Batch = Mapping[str, Tensor]
+"""What weights are trained on or scored by: tensors (B, …) of B tasks by name, whose meaning the learner knows."""
+
+Loss = Callable[[Tensor, Batch], Tensor]
+"""w (B, D) and a batch -> the loss of each task (B,)."""
+
+
+class Learner(ABC):
+    """Weights w (B, D) of B tasks in a ``space``, their loss and their score."""
+
+    space: WeightSpace
+    n_numbers: int
+    """C, the numbers of a row of a task's context."""
+    n_reference: int = 0
+    """Of the numbers that ``reference`` gives."""
+    scored_by: str
+    """The name of the score."""
+    inputs_together: int
+    """How many inputs one pass should hold: tasks do not touch each other, and those whose activations stay in the
+    processor's cache are trained twice as fast."""
+
+    @abstractmethod
+    def loss(self, w: Tensor, batch: Batch) -> Tensor:
+        """What training lowers: w (B, D) -> (B,)."""
+
+    @abstractmethod
+    def score(self, w: Tensor, batch: Batch) -> Tensor:
+        """What is reported, larger is better: w (B, D) -> (B,)."""
+
+    @abstractmethod
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
+        """Random weights (n_tasks, D) from which training may start (Algorithm 1: w_n ~ N)."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Plain values from which the learner is made again, ``name`` among them."""
+
+    def reference(self, w: Tensor, batch: Batch) -> Tensor:
+        """Where biases are best counted (H,), by what the last layer sees of the batch; nothing where it makes no difference."""
+        return w.new_zeros(self.n_reference)
+
+    def rebased(self, w: Tensor, reference: Tensor) -> Tensor:
+        """The weights (…, D) with their biases counted at the ``reference`` instead of at zero. Linear in ``w``, and undone by −reference."""
+        return w
+
+
+class Classifier(Learner):
+    """A learner whose weights hold any linear classifier of the rows, so that closed forms can be written as its weights.
+
+    Its batches have ``inputs`` (B, M, F) and ``labels`` (B, M), ``ABSENT`` for an input that is not there.
+    """
+
+    scored_by = "accuracy"
+
+    @abstractmethod
+    def logits(self, w: Tensor, inputs: Tensor) -> Tensor:
+        """w (B, D), inputs (B, M, F) -> (B, M, N)."""
+
+    @abstractmethod
+    def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """The linear classifier weight (B, N, F), bias (B, N) as weights (B, D).
+
+        Raises:
+            InputError: the learner has no room for it.
+        """
+
+    def loss(self, w: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy over the inputs that are there."""
+        logits, labels = self.logits(w, batch["inputs"]), batch["labels"]
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        return losses.unflatten(0, labels.shape).sum(1) / (labels >= 0).sum(1)
+
+    def score(self, w: Tensor, batch: Batch) -> Tensor:
+        """The share of the inputs that are labelled rightly."""
+        return accuracy(self.logits(w, batch["inputs"]), batch["labels"])
+
+
+ABSENT = -100
+"""The label of an input that is not there, where classes have unequal numbers; cross-entropy leaves it out."""
+
+
+def map_batch(fn: Callable[[Tensor], Tensor], batch: Mapping[str, Any]) -> dict[str, Any]:
+    """``fn`` of every tensor of a batch, which may hold batches."""
+    return {name: map_batch(fn, value) if isinstance(value, Mapping) else fn(value) for name, value in batch.items()}
+
+
+def batch_size(batch: Mapping[str, Any]) -> int:
+    """B of a batch, which may hold batches."""
+    value = next(iter(batch.values()))
+    return batch_size(value) if isinstance(value, Mapping) else len(value)

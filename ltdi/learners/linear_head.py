@@ -1,0 +1,45 @@
+"""A linear classifier on the body's features: one layer, a row and a bias a class."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltdi.learner import Batch, Classifier
+from ltdi.weights import WeightSpace
+
+
+class LinearHead(Classifier):
+    """F features -> N logits."""
+
+    inputs_together = 6400
+
+    def __init__(self, n_features: int) -> None:
+        self.n_features = self.n_numbers = self.n_reference = n_features
+        self.space = WeightSpace({"output.weight": (None, n_features), "output.bias": (None,)})
+
+    def facts(self) -> dict[str, Any]:
+        return {"name": "linear_head", "n_features": self.n_features}
+
+    def logits(self, w: Tensor, inputs: Tensor) -> Tensor:
+        t = self.space.unflatten(w)
+        return torch.baddbmm(t["output.bias"][:, None], inputs, t["output.weight"].mT)
+
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
+        """Gaussian rows of variance 1 / F, biases zero."""
+        shape = (n_tasks, n_way, self.n_features)
+        rows = torch.randn(shape, generator=generator, device=generator.device) / math.sqrt(self.n_features)
+        return self.linear(rows, rows.new_zeros(n_tasks, n_way))
+
+    def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
+        return self.space.flatten({"output.weight": weight, "output.bias": bias})
+
+    def reference(self, w: Tensor, batch: Batch) -> Tensor:
+        """The mean input: features are not centred."""
+        return batch["inputs"][batch["labels"] >= 0].mean(0)
+
+    def rebased(self, w: Tensor, reference: Tensor) -> Tensor:
+        tensors = self.space.unflatten(w)
+        bias = tensors["output.bias"] + tensors["output.weight"] @ reference.to(w)
+        return self.space.flatten(tensors | {"output.bias": bias})

@@ -1,0 +1,98 @@
+"""The paper's head: two fully connected layers on the body's features, functional and batched over tasks."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltdi.errors import InputError
+from ltdi.learner import Batch, Classifier
+from ltdi.weights import WeightSpace
+
+
+class TwoLayerHead(Classifier):
+    """F features -> H hidden units, ReLU -> N logits. Its weights are vectors w (B, D), whose width says the number of classes.
+
+    ``floor`` is a number that no feature is below: a linear classifier passes its features, raised by it, through the ReLU.
+    """
+
+    inputs_together = 6400
+
+    def __init__(self, n_features: int, hidden: int, floor: float = 0.0) -> None:
+        self.n_features = self.n_numbers = n_features
+        self.hidden = self.n_reference = hidden
+        self.floor = floor
+        self.space = WeightSpace(
+            {
+                "hidden.weight": (hidden, n_features),
+                "hidden.bias": (hidden,),
+                "output.weight": (None, hidden),
+                "output.bias": (None,),
+            }
+        )
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "name": "two_layer_head",
+            "n_features": self.n_features,
+            "hidden": self.hidden,
+            "floor": self.floor,
+        }
+
+    def logits(self, w: Tensor, inputs: Tensor) -> Tensor:
+        t = self.space.unflatten(w)
+        return torch.baddbmm(t["output.bias"][:, None], self.activations(w, inputs), t["output.weight"].mT)
+
+    def activations(self, w: Tensor, inputs: Tensor) -> Tensor:
+        """Of the hidden units: w (B, D), inputs (B, M, F) -> (B, M, H)."""
+        t = self.space.unflatten(w)
+        return torch.baddbmm(t["hidden.bias"][:, None], inputs, t["hidden.weight"].mT).relu()
+
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
+        """Gaussian weights of variance 1 / fan-in, biases zero."""
+        device = generator.device
+
+        def gaussian(*shape: int) -> Tensor:
+            return torch.randn(n_tasks, *shape, generator=generator, device=device) / math.sqrt(shape[1])
+
+        return self.space.flatten(
+            {
+                "hidden.weight": gaussian(self.hidden, self.n_features),
+                "hidden.bias": torch.zeros(n_tasks, self.hidden, device=device),
+                "output.weight": gaussian(n_way, self.hidden),
+                "output.bias": torch.zeros(n_tasks, n_way, device=device),
+            }
+        )
+
+    def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """Exact for features that are not below ``floor``: a first layer that is the identity, raised by −floor, passes
+        them through the ReLU, and the second layer takes what that adds back. Spare hidden units stay zero."""
+        B, N, n_features = weight.shape
+        if self.hidden < n_features:
+            raise InputError(
+                f"learner.hidden = {self.hidden} is less than the {n_features} features; a closed form needs at least as"
+                " many: raise it, set learner.projection to at most as many, or learner.name = linear_head"
+            )
+        spare = weight.new_zeros(B, N, self.hidden - n_features)
+        identity = torch.eye(self.hidden, n_features, dtype=weight.dtype, device=weight.device)
+        raised = weight.new_zeros(self.hidden)
+        raised[:n_features] = -self.floor
+        return self.space.flatten(
+            {
+                "hidden.weight": identity.expand(B, -1, -1),
+                "hidden.bias": raised.expand(B, -1),
+                "output.weight": torch.cat([weight, spare], dim=-1),
+                "output.bias": bias + self.floor * weight.sum(-1) if self.floor else bias,
+            }
+        )
+
+    def reference(self, w: Tensor, batch: Batch) -> Tensor:
+        """The hidden units' mean activation. They are never negative, and what a class's weights add to all images alike would
+        have to be taken back, exactly, by a bias of a hundred times their size."""
+        return self.activations(w, batch["inputs"])[batch["labels"] >= 0].mean(0)
+
+    def rebased(self, w: Tensor, reference: Tensor) -> Tensor:
+        tensors = self.space.unflatten(w)
+        bias = tensors["output.bias"] + tensors["output.weight"] @ reference.to(w)
+        return self.space.flatten(tensors | {"output.bias": bias})

@@ -1,0 +1,36 @@
+"""A meta-trained method, or a control, as a file."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ltdi.learners import learner_of
+from ltdi.methods import build
+from ltdi.methods.base import Method
+from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.starts import start_of
+from ltdi.store import read_tensors, write_tensors
+
+
+def write_method(folder: Path, name: str, method: Method, setup: Setup, own: Mapping[str, Any]) -> None:
+    tensors, values = method.start.state()
+    facts = {key: value for key, value in vars(setup).items() if key != "body"}
+    facts |= {key: asdict(facts[key]) for key in ("meta", "diffusion", "denoiser")}
+    values |= {"setup": facts | {"provides": sorted(setup.provides)}, "own": dict(own)}
+    write_tensors(folder / f"{name}.safetensors", method.state_dict() | tensors, values, kind="method")
+
+
+def read_method(folder: Path, name: str, body: nn.Module, device: torch.device | str) -> Method:
+    tensors, values = read_tensors(folder / f"{name}.safetensors", kind="method")
+    start = start_of(learner_of(values["learner"]), {"start/shared": tensors.pop("start/shared")}, values)
+    facts = values["setup"]
+    sections = {"meta": Meta, "diffusion": Diffusion, "denoiser": Denoiser}
+    facts |= {key: section(**facts[key]) for key, section in sections.items()}
+    setup = Setup(**(facts | {"body": body, "provides": frozenset(facts["provides"])}))
+    method = build(name, start.to(device), setup, values["own"], seed=0)
+    method.load_state_dict(tensors)
+    return method.to(device).eval()

@@ -1,0 +1,94 @@
+"""What methods are built with: the knobs that several of them share, and the sizes of the run."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from ltdi.diffusion.denoiser import DENOISERS
+from ltdi.learner import Learner
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Meta-training.
+
+    ``recorded_tasks`` and ``new_tasks``: how many of each in a step; ``n_way``: the slots of a new task (all, where there are
+    fewer); ``min_shot``, ``max_shot``: between which the number of its rows a slot is drawn at every step; ``query_images``: a
+    slot. ``query_loss`` is the coefficient of the loss on the queries, ``weight_loss`` that of the distance to the trained
+    weights, in which recorded tasks alone count. ``inner_*`` are REPTILE's inner loop.
+    """
+
+    n_way: int
+    min_shot: int
+    max_shot: int
+    query_images: int
+    new_tasks: int
+    recorded_tasks: int
+    query_loss: float
+    weight_loss: float
+    inner_steps: int
+    inner_optimizer: str
+    inner_lr: float
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """``steps`` T; the schedule and its largest β; what the denoiser's output is read as (``prediction``); how the loss weighs times;
+    the share of the loss on ``visited`` states; the size of the sampler's noise; whether the denoiser sees the examples' gradient."""
+
+    steps: int
+    schedule: str
+    max_beta: float
+    prediction: str
+    weighting: str
+    visited: float
+    chain_noise: float
+    start_noise: float
+    gradient_input: bool
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """``name`` is "transformer" or "unet"; ``condition`` "mean" or "attention"."""
+
+    name: str
+    width: int
+    depth: int
+    heads: int
+    neurons_a_token: int
+    condition: str
+    dropout: float
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """All but the name."""
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The same for all methods of a run: the knobs, ``length`` P, ``n_way`` and ``n_shot`` of a task of the table, the number of
+    recorded tasks and of the classes that tasks are drawn from, the frozen body, where there is one, and what tasks have that
+    not all do: "classes", "examples", "images"."""
+
+    meta: Meta
+    diffusion: Diffusion
+    denoiser: Denoiser
+    length: int
+    n_way: int
+    n_shot: int
+    n_tasks: int
+    n_classes: int
+    body: nn.Module | None = None
+    provides: frozenset[str] = frozenset()
+
+    def network(self, learner: Learner, *, channels: int = 1) -> nn.Module:
+        """The denoiser for a learner's weights, of so many vectors as input."""
+        network = DENOISERS[self.denoiser.name]
+        return network(learner.space, learner.n_numbers, n_way=self.n_way, channels=channels, **self.denoiser.sizes)
+
+    @property
+    def one_size(self) -> bool:
+        """Whether the denoiser is for as many slots as it was built for."""
+        return self.denoiser.name == "unet"

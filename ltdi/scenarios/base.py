@@ -1,0 +1,69 @@
+"""Scenario: where tasks come from, what is frozen, what is known of a task, where training starts."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ltdi.features import FeatureMap
+from ltdi.starts import Start
+
+
+@dataclass(frozen=True, eq=False)
+class Pretraining:
+    """How the frozen part of a scenario is made.
+
+    ``frozen`` is what is kept, with the ``facts`` to build it again. ``model`` is what is trained, by ``rows(training)``,
+    which goes on from ``training.step`` and yields a log row a step; None where the frozen part is there already.
+    ``optimizer`` are the arguments of ``Training``, ``inputs`` all that decides the result, ``code`` the modules that
+    make it, ``scores`` measures it on meta-val.
+    """
+
+    frozen: nn.Module
+    facts: Mapping[str, Any]
+    scores: Callable[[], dict[str, float]]
+    model: nn.Module | None = None
+    rows: Callable[[Any], Iterator[dict[str, float]]] | None = None
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[Any, ...] = ()
+    code: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The tasks of all splits as they are kept: tensors with their facts by kind, a row a task, and one line of what they are."""
+
+    tensors: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]]
+    table: pd.DataFrame
+    line: str
+
+
+class Scenario(Protocol):
+    """Where tasks come from, what is frozen, what is known of a task. Sections of params.yaml come as plain mappings."""
+
+    source: ClassVar[str]
+    """How its tasks are read back: a key of ``artefacts.SOURCES``."""
+
+    provides: ClassVar[frozenset[str]]
+    """What its tasks have that not all have: "classes", "examples", "images" (``Method.needs``)."""
+
+    def pretrain(
+        self, data: Mapping[str, Any], body: Mapping[str, Any], *, seed: int, device: torch.device
+    ) -> Pretraining:
+        """What is frozen afterwards."""
+        ...
+
+    def prepare(
+        self, frozen: nn.Module, data: Mapping[str, Any], tasks: Mapping[str, Any], *, seed: int, follow: Callable
+    ) -> Prepared:
+        """The tasks of the splits meta_train, meta_val and meta_test; ``follow(rows, …)`` shows how far it has come."""
+        ...
+
+    def begin(
+        self, sources: Mapping[str, Any], learner: Mapping[str, Any], kind: str, *, seed: int
+    ) -> tuple[Start, FeatureMap | None]:
+        """Where training starts, with its learner, and what features are seen through: what is left open is chosen on meta-val."""
+        ...

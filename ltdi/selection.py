@@ -1,0 +1,38 @@
+"""What is chosen on meta-val: a candidate is taken only where it is ahead beyond chance on new tasks."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ltdi.learner import Learner
+from ltdi.metrics import mean_and_ci95
+from ltdi.tasks import Context, TaskSource
+
+
+@torch.no_grad()
+def scores_on_new_tasks(
+    learner: Learner,
+    source: TaskSource,
+    weights_of: Callable[[Context], Sequence[Tensor]],
+    *,
+    n_tasks: int,
+    stream: torch.Generator,
+    n_way: int | None = None,
+    n_shot: int | None = None,
+) -> Tensor:
+    """The score of each task (candidates, n_tasks) with the weights of each candidate, a (B, D) each that ``weights_of`` gives.
+
+    Tasks are drawn by ``stream`` alone: scores from two calls with streams of one name are paired.
+    """
+    scores = []
+    for names in source.draw(n_tasks, stream, n_way=n_way).split(64):
+        task = source.new(names, stream, n_shot=n_shot)
+        scores.append(torch.stack([learner.score(w, task.query) for w in weights_of(task.context)]))
+    return torch.cat(scores, 1).double()
+
+
+def is_ahead(scores: Tensor, of: Tensor) -> bool:
+    """Whether scores (M,) are above others of the same tasks by more than the 95 % interval over these."""
+    gain, ci95 = mean_and_ci95(scores - of)
+    return gain > ci95

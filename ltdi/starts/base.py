@@ -1,0 +1,48 @@
+"""Start: where training, and so generation, begins."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ltdi.learner import Learner
+from ltdi.seeding import generator
+from ltdi.tasks import Context
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where training starts. ``shared`` (D,) is one Gaussian draw for all tasks, of one number of classes."""
+
+    learner: Learner
+    shared: Tensor
+
+    kind: ClassVar[str]
+    one_size: ClassVar[bool] = False
+    """Whether it is there for as many classes as ``shared`` has, and for no other number."""
+    drawn: ClassVar[bool] = False
+    """Whether training starts from draws of the task's own, of which the centre knows nothing."""
+
+    def centre(self, context: Context) -> Tensor:
+        """What is known of the start from the context alone (B, D); the origin of the diffusion."""
+        raise NotImplementedError
+
+    def draw(self, context: Context, tasks: Tensor, seed: int) -> Tensor:
+        """w_n (B, D) of the tasks of these numbers."""
+        return self.centre(context)
+
+    def values(self) -> dict[str, Any]:
+        """What is its own: plain values."""
+        return {}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values from which it is made again."""
+        return {"start/shared": self.shared}, {"start": self.kind, "learner": self.learner.facts(), **self.values()}
+
+    def to(self, device: torch.device | str) -> "Start":
+        return type(self)(self.learner, self.shared.to(device), **self.values())
+
+
+def shared_draw(learner: Learner, n_way: int, seed: int) -> Tensor:
+    return learner.initial(1, n_way, generator(seed, "shared start"))[0]

@@ -1,0 +1,107 @@
+"""Starts with a closed form, of learners whose weights hold any linear classifier."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ltdi.errors import InputError
+from ltdi.learner import Batch, Classifier, Learner
+from ltdi.nn import masked_mean
+from ltdi.starts.base import Start
+from ltdi.tasks import Context, Task
+
+PENALTIES = tuple(10.0**e for e in range(-3, 4))
+TEMPERATURES = tuple(2.0 ** (e / 2) for e in range(-20, 17))
+
+
+def prototype_weights(learner: Classifier, means: Tensor, temperature: float) -> Tensor:
+    """The nearest-mean classifier of class means p (B, N, F) as weights (B, D): logits -τ‖f - p_n‖², less the τ‖f‖²
+    that all classes share."""
+    return learner.linear(2 * temperature * means, -temperature * means.square().sum(-1))
+
+
+def ridge_weights(learner: Classifier, context: Context, penalty: float, temperature: float) -> Tensor:
+    """Ridge regression of ±1 labels on the centred rows as weights (B, D) (Bertinetto et al. 2019), logits times τ.
+
+    Solved in the space of the N·K rows, which are fewer than features.
+    """
+    N, K = context.rows.shape[1:3]
+    x, there = context.rows.flatten(1, 2), context.present.flatten(1)
+    centre = masked_mean(x, there)[:, None]
+    y = 2 * torch.eye(N, dtype=x.dtype, device=x.device).repeat_interleave(K, 0).expand(len(x), -1, -1) - 1
+    offset = masked_mean(y, there)[:, None]
+    # a row that is not there is a row of zeros, which moves nothing
+    x, y = (x - centre) * there[..., None], (y - offset) * there[..., None]
+    alpha = torch.linalg.solve(x @ x.mT + penalty * torch.eye(N * K, dtype=x.dtype, device=x.device), y)
+    weight = alpha.mT @ x
+    bias = offset.squeeze(1) - (weight @ centre.mT).squeeze(-1)
+    return learner.linear(temperature * weight, temperature * bias)
+
+
+def calibrated_temperature(learner: Classifier, w: Tensor, query: Batch) -> tuple[float, float]:
+    """The τ of ``TEMPERATURES`` at which classifiers give the least mean cross-entropy on ``query``, and that. Their logits are
+    linear in τ; w (B, D) are the classifiers at τ = 1."""
+    logits, labels = learner.logits(w, query["inputs"]).flatten(0, 1), query["labels"].flatten()
+    losses = [F.cross_entropy(temperature * logits, labels).item() for temperature in TEMPERATURES]
+    return TEMPERATURES[losses.index(min(losses))], min(losses)
+
+
+def linear_classifier(learner: Learner, what: str) -> Classifier:
+    """The learner, if its weights hold a linear classifier.
+
+    Raises:
+        InputError: they do not; ``what`` needs one.
+    """
+    if not isinstance(learner, Classifier):
+        raise InputError(f"{what} is a linear classifier, which {type(learner).__name__} does not hold; choose another")
+    return learner
+
+
+@dataclass(frozen=True, eq=False)
+class ClosedForm(Start):
+    """The classifier that a closed form gives for the context."""
+
+    temperature: float = 1.0
+    ridge: float = 1.0
+
+    def values(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "ridge": self.ridge}
+
+    def candidates(self) -> "list[ClosedForm]":
+        """What the closed form leaves open but for the temperature."""
+        return [self]
+
+    def calibrated(self, val: Task) -> "ClosedForm":
+        """Penalty and temperature by the cross-entropy of the queries of meta-val tasks."""
+        fitted = []
+        for candidate in self.candidates():
+            w = candidate.centre(val.context)
+            temperature, loss = calibrated_temperature(linear_classifier(self.learner, self.kind), w, val.query)
+            fitted.append((loss, replace(candidate, temperature=temperature)))
+        return min(fitted, key=lambda each: each[0])[1]
+
+
+class Prototype(ClosedForm):
+    """The nearest class mean."""
+
+    kind: ClassVar[str] = "prototype"
+
+    def centre(self, context: Context) -> Tensor:
+        return prototype_weights(
+            linear_classifier(self.learner, "the start prototype"), context.means, self.temperature
+        )
+
+
+class Ridge(ClosedForm):
+    """Ridge regression; ``ridge`` is its penalty."""
+
+    kind: ClassVar[str] = "ridge"
+
+    def centre(self, context: Context) -> Tensor:
+        return ridge_weights(linear_classifier(self.learner, "the start ridge"), context, self.ridge, self.temperature)
+
+    def candidates(self) -> list[ClosedForm]:
+        return [replace(self, ridge=penalty) for penalty in PENALTIES]
