@@ -6,19 +6,20 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test example paper compare bench bench-omniglot ablation show lock clean
+.PHONY: help setup repro test test-fast quality format example paper compare bench bench-omniglot ablation show lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with the pinned versions
 
-$(READY): requirements.lock
+$(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ltdi needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned packages, about 5 GB with torch's CUDA libraries; a few minutes"
 	$(VENV)/bin/python -m pip install --quiet --no-deps --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet torch torchvision --constraint requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 repro: $(READY) ## run the changed stages and show the table
@@ -26,8 +27,8 @@ repro: $(READY) ## run the changed stages and show the table
 	@python -m pipeline.summary
 
 example: $(READY) ## a head for a folder of images without training, on a task of the last run
-	python -m pipeline.example
-	python -m pipeline.classify data/example/support data/example/query
+	ltdi example
+	ltdi classify data/example/support data/example/query
 
 # what the paper says, where it says it; its noise schedule and inner steps it does not. β is bounded, because one
 # step of the sampler multiplies every error of ε by 1/√α
@@ -64,11 +65,23 @@ ablation: $(READY) ## what each part of the method does, on the embedded glyphs:
 test: $(READY) ## the whole test suite
 	python -m pytest
 
+test-fast: $(READY) ## the tests that take no more than a few seconds each
+	python -m pytest -m "not slow"
+
+quality: $(READY) ## lint, format and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(READY) ## what the formatter and the linter can mend by themselves
+	ruff check --fix .
+	ruff format .
+
 show: $(READY) ## the table of the last run
 	@python -m pipeline.summary
 
 lock: $(READY) ## pin what is installed now
-	(sed -n '/^#/p' requirements.lock; pip freeze | grep -viE '^(nvidia|cuda|triton)') > requirements.lock.new
+	(sed -n '/^#/p' requirements.lock; pip freeze | grep -viE '^(nvidia|cuda|triton|-e )') > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
 clean: ## remove what the stages wrote; the caches stay

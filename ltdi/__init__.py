@@ -5,8 +5,20 @@ Shapes, in every docstring:
     F features            C numbers of a row      D generated weights     P recorded trajectory points
     H hidden units of the head
 
-Imports go down only: floor 0 is ``errors store seeding nn training metrics weights devices``,
+Imports go down only: floor 0 is ``errors store seeding nn training metrics weights devices console``,
 floor 1 ``learner datasets features provenance diffusion``, floor 2 ``bodies tasks learners adaptation sharpness``,
-floor 3 ``classes extractor starts selection reptile``, floor 4 ``trajectories scenarios``,
+floor 3 ``classes extractor starts selection reptile``, floor 4 ``trajectories scenarios head``,
 floor 5 ``methods artefacts``, floor 6 ``run``, floor 7 ``cli``; ``pipeline`` stands above all of them.
 """
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> Any:
+    """``ltdi.load`` and ``ltdi.Run``, imported when they are asked for: stages do without."""
+    if name in ("load", "Run"):
+        return getattr(import_module("ltdi.run"), name)
+    raise AttributeError(f"module 'ltdi' has no attribute {name!r}")

@@ -31,7 +31,7 @@ class FeatureExtractor:
     ) -> "FeatureExtractor":
         """That of the prepared tasks in a folder."""
         facts = read_tensors(tasks / "features.safetensors", kind="features")[1]
-        body = body.to(device, memory_format=torch.channels_last)
+        body = body.to(device).to(memory_format=torch.channels_last)
         return cls(facts["data_set"], facts["size"], body, facts["scale"], seen, device)
 
     def read(self, files: Sequence[Path | zipfile.Path]) -> Tensor:

@@ -33,14 +33,14 @@ def meta_step(
     """
     phi = dict(training.model.named_parameters())
     if len(parts[0]) == 1 and inner_optimizer == "sgd":
-        value = sum(loss(phi, batches[0]) for batches in parts)
-        (inner_lr * value).backward()
-        mean_loss = value.item()
+        whole = torch.stack([loss(phi, batches[0]) for batches in parts]).sum()
+        (inner_lr * whole).backward()
+        mean_loss = whole.item()
     else:
         start = {name: value.detach() for name, value in phi.items()}
         loops = [_inner_loops(start, loss, batches, inner_optimizer, inner_lr) for batches in parts]
         for name, value in phi.items():
-            value.grad = sum(moved[name].mean(0) for moved, _ in loops)
+            value.grad = torch.stack([moved[name].mean(0) for moved, _ in loops]).sum(0)
         mean_loss = sum(first for _, first in loops)
     training.descend()
     return mean_loss
@@ -61,10 +61,10 @@ def _inner_loops(
     B = batch_size(batches[0])
     moved = {name: value.new_zeros(B, *value.shape) for name, value in phi.items()}
     m, v = dict(moved), dict(moved)
-    first_loss = None
+    first_loss = 0.0
     for step, batch in enumerate(batches, start=1):
         g, losses = gradients({name: phi[name] - moved[name] for name in phi}, batch)
-        first_loss = losses.mean().item() if first_loss is None else first_loss
+        first_loss = losses.mean().item() if step == 1 else first_loss
         if optimizer == "adam":
             m = {name: torch.lerp(g[name], m[name], 0.9) for name in g}
             v = {name: torch.lerp(g[name].square(), v[name], 0.999) for name in g}

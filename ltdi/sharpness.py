@@ -18,6 +18,6 @@ def largest_eigenvalue(
     v = torch.randn(1, w.shape[-1], generator=generator, device=generator.device).to(w).expand_as(w)
     for _ in range(iterations):
         v = v / v.norm(dim=-1, keepdim=True)
-        _, Hv = jvp(gradient, (w,), (v,))
+        Hv = jvp(gradient, (w,), (v,))[1]
         v, rayleigh = Hv, (v * Hv).sum(-1)
     return rayleigh

@@ -31,13 +31,15 @@ class WeightSpace:
             if len(neurons) > 1:
                 raise ValueError(f"layer {layer!r} has tensors of {sorted(neurons, key=str)} neurons; they must agree")
             self.neurons[layer] = neurons.pop()
-        self.numbers = {
-            layer: sum(prod(self.shapes[name][1:]) for name in names) for layer, names in self.layers.items()
-        }
+        self.numbers = {layer: sum(self._numbers(name) for name in names) for layer, names in self.layers.items()}
         slots = [layer for layer, neurons in self.neurons.items() if neurons is None]
         if len(slots) > 1:
             raise ValueError(f"layers {slots} all have a neuron a class; one may")
         self.slot_layer = slots[0] if slots else None
+
+    def _numbers(self, name: str) -> int:
+        """How many numbers a tensor has for each neuron."""
+        return prod(size for size in self.shapes[name][1:] if size is not None)
 
     def dim(self, n_way: int = 0) -> int:
         """D for tasks of ``n_way`` classes."""
@@ -67,7 +69,7 @@ class WeightSpace:
         tensors = {}
         for layer, tokens in self.tokens(w).items():
             names = self.layers[layer]
-            columns = tokens.split([prod(self.shapes[name][1:]) for name in names], dim=-1)
+            columns = tokens.split([self._numbers(name) for name in names], dim=-1)
             for name, column in zip(names, columns):
                 tensors[name] = column.reshape(*column.shape[:-1], *self.shapes[name][1:])
         return tensors

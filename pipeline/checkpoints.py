@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from ltdi.console import say
 from ltdi.errors import InputError
 from ltdi.store import Cache
 from ltdi.training import Training
-from pipeline.progress import follow, say
+from pipeline.progress import follow
 
 
 def resumable(

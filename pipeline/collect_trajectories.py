@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 
 from ltdi.artefacts import SOURCES, SPLITS, index_rows, write_start
+from ltdi.console import say
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.provenance import name_of
@@ -16,7 +17,7 @@ from ltdi.store import Cache, link_or_copy, write_table
 from ltdi.tasks import TaskSource
 from ltdi.trajectories import Recorded, collect
 from pipeline import params as parameters
-from pipeline.progress import follow, say
+from pipeline.progress import follow
 from pipeline.stage import run
 
 

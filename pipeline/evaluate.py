@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ltdi.artefacts import load_sources, load_start, load_trajectories, read_weights
+from ltdi.console import say
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.learner import Learner
@@ -17,7 +18,6 @@ from ltdi.tasks import TaskSource, batches
 from ltdi.trajectories import Trajectories
 from pipeline import params as parameters
 from pipeline.figures import draw_landscape
-from pipeline.progress import say
 from pipeline.stage import run
 from pipeline.summary import outcome
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ltdi.artefacts import SHARD_NUMBERS, load_sources, load_start, names, write_weights
 from ltdi.bodies import read_body
+from ltdi.console import say
 from ltdi.devices import deterministic, device
 from ltdi.extractor import FeatureExtractor
 from ltdi.learner import map_batch
@@ -22,7 +23,7 @@ from ltdi.seeding import generator
 from ltdi.store import write_table, write_tensors
 from ltdi.tasks import Context, Task, TaskSource, batches
 from pipeline import params as parameters
-from pipeline.progress import follow, say
+from pipeline.progress import follow
 from pipeline.stage import run
 
 BATCHES = (1, 64)
@@ -34,7 +35,7 @@ def main(params_file: Path, data: Path) -> None:
     deterministic()
     where = device()
     test = load_sources(data, splits=["meta_test"], images_of=["meta_test"], device=where)["meta_test"]
-    body = read_body(data / "body" / "body.safetensors").to(where, memory_format=torch.channels_last)
+    body = read_body(data / "body" / "body.safetensors").to(where).to(memory_format=torch.channels_last)
     name, controls = names(data)
     methods = {each: read_method(data / "model" / "methods", each, body, where) for each in (name, *controls)}
     trained = methods[name]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ltdi.artefacts import load_sources, load_start, load_trajectories
 from ltdi.bodies import read_body
+from ltdi.console import say
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.methods import build, method_class
@@ -25,7 +27,6 @@ from ltdi.tasks import TaskSource
 from ltdi.training import Training
 from pipeline import params as parameters
 from pipeline.checkpoints import resumable
-from pipeline.progress import say
 from pipeline.stage import run
 
 # what dvc.yaml plots of the curve: without one of these columns DVC draws none; a vanilla process leaves some empty
@@ -157,7 +158,7 @@ def _trained(
 def _summary(method: Method, own: Tensor, controls: dict[str, Tensor], seconds: float) -> dict:
     """What to choose by: the method and the controls on the same meta-val tasks."""
     parameters = sum(p.numel() for p in method.parameters())
-    metrics = {"val_score": own.mean().item(), "parameters": parameters, "seconds": seconds}
+    metrics: dict[str, Any] = {"val_score": own.mean().item(), "parameters": parameters, "seconds": seconds}
     compared = ""
     if controls:
         best, paired = best_and_paired(own, controls)

@@ -6,7 +6,7 @@ is what DVC tracks.
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -145,7 +145,7 @@ class Evaluate(Section):
     landscape_points: Annotated[int, Field(ge=5)]
 
 
-SECTIONS: dict[str, type] = {
+SECTIONS: dict[str, Any] = {
     "seed": Annotated[int, Field(ge=0)],
     "scenario": Scenario,
     "data": Data,

@@ -5,18 +5,19 @@ from pathlib import Path
 import torch
 
 from ltdi.bodies import read_body
+from ltdi.console import say
 from ltdi.devices import deterministic, device
 from ltdi.scenarios import SCENARIOS
 from ltdi.store import write_table, write_tensors
 from pipeline import params as parameters
-from pipeline.progress import follow, say
+from pipeline.progress import follow
 from pipeline.stage import run
 
 
 def main(params_file: Path, data: Path) -> None:
     params = parameters.load(params_file, "seed", "scenario", "data", "tasks")
     deterministic()
-    body = read_body(data / "body" / "body.safetensors").to(device(), memory_format=torch.channels_last)
+    body = read_body(data / "body" / "body.safetensors").to(device()).to(memory_format=torch.channels_last)
     sections = params.data.model_dump(), params.tasks.model_dump()
     prepared = SCENARIOS[params.scenario.name].prepare(body, *sections, seed=params.seed, follow=follow)
     for kind, (tensors, facts) in prepared.tensors.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from ltdi.bodies import write_body
+from ltdi.console import say
 from ltdi.devices import deterministic, device
 from ltdi.provenance import name_of
 from ltdi.scenarios import SCENARIOS
@@ -13,7 +14,6 @@ from ltdi.store import write_json, write_tsv
 from ltdi.training import Training
 from pipeline import params as parameters
 from pipeline.checkpoints import resumable
-from pipeline.progress import say
 from pipeline.stage import run
 
 

@@ -1,13 +1,14 @@
 """What a stage shows while it works: a bar with rate, loss and time left; plain lines when not on a terminal."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(highlight=False)
+from ltdi.console import console
+
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -16,9 +17,10 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "-")
 
 
-def follow(
-    rows: Iterable[dict[str, float]], *, name: str, total: int, done: int = 0, show: str = "loss"
-) -> Iterator[dict[str, float]]:
+Row = TypeVar("Row", bound=Mapping[str, Any])
+
+
+def follow(rows: Iterable[Row], *, name: str, total: int, done: int = 0, show: str = "loss") -> Iterator[Row]:
     """Pass rows through, showing how far they have come; ``show`` is the column shown beside the bar."""
     if console.is_terminal:
         columns = [
@@ -46,7 +48,3 @@ def follow(
             console.print(f"{name}: {done}/{total}, {rate:.1f}/s{shown}, {(total - done) / rate:.0f} s left")
             last = now
         yield row
-
-
-def say(line: str) -> None:
-    console.print(line, markup=False, soft_wrap=True)

@@ -1,15 +1,13 @@
 """What every stage shares: its command line, its device, and how it ends on bad input."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ltdi.errors import InputError
-from pipeline.progress import console, say
+from ltdi.console import one_line_errors, say
 
 Params = Annotated[Path, typer.Option(help="The params file.")]
 Folder = Annotated[Path, typer.Option(help="The folder that the stages read from and write to.")]
@@ -27,14 +25,3 @@ def run(main: Callable[..., None]) -> None:
             say(f"{name}: done in {seconds:.1f} s")
 
     typer.run(guarded)
-
-
-@contextmanager
-def one_line_errors(name: str) -> Iterator[None]:
-    """The user's mistakes end the program ``name`` with one line and exit code 2."""
-    try:
-        yield
-    except InputError as error:
-        console.print(f"[bold red]{name}[/]", end=": ")
-        say(str(error))
-        raise SystemExit(2) from error

@@ -1,25 +1,27 @@
 """The table at the end of a run: ``python -m pipeline.summary``."""
 
 from pathlib import Path
+from typing import Literal
 
 from rich.table import Table
 
+from ltdi.console import console, say
 from ltdi.store import read_json
-from pipeline.progress import console, say
 
 
 def show(data: Path) -> None:
     """Accuracy, time and distance of the generated heads and of every control, best first."""
     metrics = read_json(data / "results" / "metrics.json")
     table = Table(title="Heads for meta-test tasks")
-    for column, justify in (
+    columns: tuple[tuple[str, Literal["left", "right"]], ...] = (
         ("head", "left"),
         (metrics["scored_by"], "right"),
         ("± 95 %", "right"),
         ("ms/task", "right"),
         ("64 at once", "right"),
         ("distance²", "right"),
-    ):
+    )
+    for column, justify in columns:
         table.add_column(column, justify=justify)
     rows = metrics.get("controls", {}) | {metrics["method"]: metrics}
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["score"]):

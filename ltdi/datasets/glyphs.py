@@ -121,13 +121,13 @@ def _draw(characters: Tensor, generator: torch.Generator) -> Tensor:
 
 def _trace(drawings: Tensor) -> Tensor:
     """The points (M, strokes, POINTS, 2) along the strokes of ``drawings`` (M, strokes, numbers)."""
-    length, heading, turn, bend, corner, corner_at, start_at, *gap = drawings[..., None].unbind(-2)
+    length, heading, turn, bend, corner, corner_at, start_at, *gaps = drawings[..., None].unbind(-2)
     u = torch.linspace(-0.5, 0.5, POINTS)  # symmetric, so that ``heading`` is the mean one but for the corner
     angle = heading + turn * u + bend * (4 * u**2 - 1 / 3) + corner * (u + 0.5 > corner_at)
     steps = length / POINTS * torch.stack([angle.cos(), angle.sin()])
     paths = steps.cumsum(-1).movedim(0, -1)
 
-    gap = torch.cat(gap, -1)
+    gap = torch.cat(gaps, -1)
     start_index = (start_at.clamp(0, 1) * (POINTS - 1)).round().long()
     strokes = [paths[:, 0]]
     for i in range(1, MAX_STROKES):

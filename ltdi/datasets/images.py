@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ltdi.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+ImageFile = Path | zipfile.Path
 
 SPLITS = ("meta_train", "meta_val", "meta_test")
 
@@ -138,36 +142,66 @@ def augment(
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def find_images(folder: Path) -> dict[str, Path | zipfile.Path]:
-    """The PNG and JPEG files of ``folder``, or of the zip of its name beside it, by path below the folder.
+def find_images(folder: Path) -> dict[str, ImageFile]:
+    """The image files of ``folder``, or of the zip of its name beside it, by path below the folder.
 
-    Both kinds of values have the same ``read_bytes``. Empty if there is neither folder nor zip.
+    Links to folders are followed; what a dot hides is left out. Both kinds of values have the same ``read_bytes``. Empty if there
+    is neither folder nor zip.
     """
+    found: dict[str, ImageFile] = {}
     if folder.is_dir():
-        found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*")}
+        for place, folders, files in os.walk(folder, followlinks=True):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            paths = (Path(place) / name for name in files if not name.startswith("."))
+            found |= {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
     elif (file := folder.with_suffix(".zip")).is_file():
         try:
             archive = zipfile.ZipFile(file)
         except zipfile.BadZipFile as error:
             raise InputError(f"{file} is no zip file or an incomplete one ({error}); get it again") from error
         top = folder.name + "/"
-        found = {
-            name.removeprefix(top): zipfile.Path(archive, name) for name in archive.namelist() if name.startswith(top)
-        }
-    else:
-        found = {}
-    return {name: found[name] for name in sorted(found) if name.lower().endswith((".png", ".jpg", ".jpeg"))}
+        for name in archive.namelist():
+            if name.startswith(top):
+                found[name.removeprefix(top)] = zipfile.Path(archive, name)
+    return {name: found[name] for name in sorted(found) if name.lower().endswith(SUFFIXES)}
 
 
-def read_images(paths: Sequence[Path | zipfile.Path], *, mode: str, size: int) -> Tensor:
-    """uint8 (len(paths), channels, size, size); ``mode`` is PIL's: "L" one channel, "RGB" three."""
-    images = np.empty((len(paths), size, size, len(mode)), np.uint8)
-    for i, path in enumerate(paths):
+def read_images(pictures: Sequence[ImageFile | Image.Image | np.ndarray], *, mode: str, size: int) -> Tensor:
+    """uint8 (len(pictures), channels, size, size) of files or of images in memory; ``mode`` is PIL's: "L" one channel, "RGB" three.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    images = np.empty((len(pictures), size, size, len(mode)), np.uint8)
+    for i, picture in enumerate(pictures):
         try:
-            image = Image.open(io.BytesIO(path.read_bytes())).convert(mode)
+            image = _upright(_opened(picture)).convert(mode)
         except Exception as error:  # a damaged file makes zlib, zipfile and PIL raise half a dozen different types
-            raise InputError(f"cannot read the image {path} ({type(error).__name__}); get it again") from error
+            what = picture if isinstance(picture, Path | zipfile.Path) else f"number {i}"
+            raise InputError(f"cannot read the image {what} ({type(error).__name__}: {error}); get it again") from error
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BILINEAR)  # antialiased, unlike torch's default
         images[i] = np.asarray(image).reshape(size, size, len(mode))
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def _opened(picture: ImageFile | Image.Image | np.ndarray) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    return Image.fromarray(picture) if isinstance(picture, np.ndarray) else Image.open(io.BytesIO(picture.read_bytes()))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As a viewer shows it: turned as its EXIF says, on white where it is transparent, of 8 bits a channel."""
+    image = ImageOps.exif_transpose(image)
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.float64)
+        # floats are shares of white; integers of more than 8 bits are of 16
+        most = 1.0 if image.mode == "F" else 65535.0
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > most:
+            raise ValueError(f"numbers from {values.min():g} to {values.max():g}, not from 0 to {most:g}")
+        return Image.fromarray((values * 255 / most).round().astype(np.uint8))
+    return image

@@ -34,7 +34,7 @@ def load(root: Path, *, download: bool = False) -> dict[str, ImageSet]:
         _download(root)
     home = locate(root)
 
-    paths = {}
+    paths: dict[str, list] = {}
     for half in N_CLASSES:
         paths |= _classes(home / half)
     names = sorted(paths)

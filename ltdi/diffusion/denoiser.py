@@ -27,7 +27,7 @@ class ClassCondition(nn.Module):
 
     def forward(self, features: Tensor, present: Tensor) -> Tensor:
         rows = self.mean(self.dropout(masked_mean(features, present)))
-        if self.attention is None:
+        if self.attention is None or self.single is None:
             return rows
         # every class mean looks at the support images of all classes
         absent = (1 - present).flatten(-2)[..., None, None, :]

@@ -91,7 +91,7 @@ class DiffusionMethod(ReptileTrained):
     def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
         known = self._known(task.context)
         centre, T = known["centre"], self.process.schedule.T
-        x_T, chain_noise = self._draw_noise(*centre.shape, stream)
+        x_T, chain_noise = self._draw_noise(len(centre), centre.shape[1], stream)
         drawn = known | {
             "query": task.query,
             "x_T": x_T.to(centre),
@@ -109,7 +109,7 @@ class DiffusionMethod(ReptileTrained):
         """Of the states that the sampler visits one a step, the same for all tasks: in equal time that is more tasks."""
         return partial(self.loss_of, visit=int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream)))
 
-    def loss_of(self, phi: Phi, batch: Mapping[str, Any], visit: int) -> Tensor:
+    def loss_of(self, phi: Phi, batch: Mapping[str, Any], visit: int = 1) -> Tensor:
         """On states from the data and on the state that the sampler visits at time ``visit``, by their shares. A new task
         has no states but the latter."""
         phi = {name.removeprefix("denoiser."): value for name, value in phi.items()}
@@ -148,7 +148,7 @@ class DiffusionMethod(ReptileTrained):
         stream = named_generator(seed, "validate")
         phi = dict(self.denoiser.named_parameters())
         batch = self.draw(val.batch(torch.arange(len(val))), trajectories.points(torch.arange(len(val))), stream)
-        losses = {}
+        losses: dict[str, list[float]] = {}
         for t in range(1, self.process.schedule.T + 1):
             times = torch.full_like(batch["t"], t)
             i = self.process.target(times)

@@ -13,8 +13,10 @@ is decoded row by row, from its own node and the class's, so that classes are in
 decoded numbers are a difference to the start (published: weights scaled by fan-in), and zero at first.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +150,7 @@ def shortest_paths(n_nodes: int, edges: list[tuple[int, int]]) -> Tensor:
     return distances
 
 
-def tiled(block: Tensor, shape: tuple[int, ...]) -> Tensor:
+def tiled(block: Tensor, shape: Sequence[Any]) -> Tensor:
     """The block in the last axes, repeated and cut to ``shape``."""
     for axis, size in zip(range(-len(shape), 0), shape):
         block = block.index_select(axis, torch.arange(size, device=block.device) % block.shape[axis])

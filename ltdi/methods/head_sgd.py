@@ -5,6 +5,7 @@
 """
 
 from itertools import product, repeat
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 
 class HeadSgd(Method):
-    needs = ("examples",)
+    needs: ClassVar[tuple[str, ...]] = ("examples",)
     adapts = one_size = True
     initial: Tensor
     steps: Tensor

@@ -98,6 +98,7 @@ class MetaBaseline(Method):
         super().__init__(start, setup)
         self.n_way, self.query_images, self.tasks_a_batch = setup.n_way, setup.meta.query_images, tasks_a_batch
         self.classify, self.images_a_batch = classify, images_a_batch
+        assert setup.body is not None
         self.body = deepcopy(setup.body).requires_grad_()
         self.classifier = nn.Linear(start.learner.n_numbers, setup.n_classes)
         self.log_temperature = nn.Parameter(torch.tensor(temperature).log())

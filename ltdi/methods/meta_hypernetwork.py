@@ -61,7 +61,9 @@ class MetaHypernetwork(TrainedMethod):
 
         e = self.condition(context.rows, context.present)
         for _ in range(self.adapt_steps):
-            e = e - self.adapt_lr * grad(lambda e: self.learner.loss(weights_of(e), context.examples).sum())(e)
+            assert context.examples is not None
+            examples = context.examples
+            e = e - self.adapt_lr * grad(lambda e: self.learner.loss(weights_of(e), examples).sum())(e)
         return weights_of(e)
 
 

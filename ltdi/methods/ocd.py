@@ -37,6 +37,8 @@ class Ocd(TrainedMethod):
         scale_width: width of the network of the scale.
     """
 
+    mean_log_scale: Tensor
+
     def __init__(self, start: Start, setup: Setup, *, scale_width: int) -> None:
         super().__init__(start, setup)
         self.one_size |= setup.one_size
@@ -114,7 +116,7 @@ class Ocd(TrainedMethod):
                 )
             return loss
 
-        x_T, chain_noise = (draw.to(base) for draw in self._draw_noise(*base.shape, stream))
+        x_T, chain_noise = (draw.to(base) for draw in self._draw_noise(len(base), base.shape[1], stream))
         if visited < 1:
             t = torch.randint(1, self.process.schedule.T + 1, (len(base),), generator=stream).to(base.device)
             noise = torch.randn(base.shape, generator=stream).to(base)

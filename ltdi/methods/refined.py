@@ -47,5 +47,5 @@ class Refined(Method):
         if self.adapt_steps == 0:
             return w
         assert context.examples is not None
-        knobs = {"optimizer": "adam", "lr": self.adapt_lr, "record": [self.adapt_steps]}
-        return adapt(self.learner.loss, w, repeat(context.examples), **knobs).weights[:, 0]
+        loss, examples, record = self.learner.loss, repeat(context.examples), [self.adapt_steps]
+        return adapt(loss, w, examples, optimizer="adam", lr=self.adapt_lr, record=record).weights[:, 0]

@@ -83,7 +83,7 @@ class Network(Classifier):
         The tasks are the groups of one convolution, and batch norm is folded into its kernels.
         """
         x = images.transpose(0, 1).flatten(1, 2).float() / 255
-        for i, (_, norm, *_) in enumerate(self.body.blocks):  # type: ignore[arg-type, misc]
+        for i, (_, norm, *_) in enumerate(self.body.blocks):  # type: ignore[arg-type]
             gain = tensors[f"blocks.{i}.1.weight"] / (norm.running_var + norm.eps).sqrt()
             kernel = gain[..., None, None, None] * tensors[f"blocks.{i}.0.weight"]
             bias = tensors[f"blocks.{i}.1.bias"] - gain * norm.running_mean
@@ -122,6 +122,7 @@ class Reptile(Method):
         self.n_way, self.query_images, self.tasks_a_batch = setup.n_way, setup.meta.query_images, tasks_a_batch
         self.inner_steps, self.adapt_steps, self.inner_images = inner_steps, adapt_steps, inner_images
         self.inner_optimizer, self.inner_lr = inner_optimizer, inner_lr
+        assert setup.body is not None
         self.body = deepcopy(setup.body).requires_grad_()
         # the centre of a start that is drawn is zero, where a head of two layers has no gradient
         self.shift = nn.Parameter(start.shared.clone() if start.drawn else torch.zeros_like(start.shared))
@@ -175,8 +176,8 @@ class Reptile(Method):
 
     def _adapt(self, w: Tensor, batches: Iterator[Batch], steps: int) -> tuple[Tensor, Tensor]:
         """Weights (B, D) after ``steps`` steps from w (B, D), and their losses (B,)."""
-        knobs = {"optimizer": self.inner_optimizer, "lr": self.inner_lr, "record": [steps]}
-        path = adapt(self.learner.loss, w, batches, **knobs)
+        optimizer, lr = self.inner_optimizer, self.inner_lr
+        path = adapt(self.learner.loss, w, batches, optimizer=optimizer, lr=lr, record=[steps])
         return path.weights[:, 0], path.losses[:, 0]
 
     def _batches(self, images: Tensor, shots: Tensor | None = None) -> Iterator[Batch]:

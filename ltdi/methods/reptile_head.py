@@ -99,8 +99,8 @@ class ReptileHead(Method):
 
     def _adapt(self, w: Tensor, batches: Iterator[Batch], steps: int) -> tuple[Tensor, Tensor]:
         """Weights (B, D) after ``steps`` steps from w (B, D), and their losses (B,)."""
-        knobs = {"optimizer": self.inner_optimizer, "lr": self.inner_lr, "record": [steps]}
-        path = adapt(self.learner.loss, w, batches, **knobs)
+        optimizer, lr = self.inner_optimizer, self.inner_lr
+        path = adapt(self.learner.loss, w, batches, optimizer=optimizer, lr=lr, record=[steps])
         return path.weights[:, 0], path.losses[:, 0]
 
     def _mini_batches(self, rows: Tensor, stream: torch.Generator) -> Iterator[Batch]:

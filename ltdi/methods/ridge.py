@@ -21,10 +21,10 @@ class Ridge(Method):
         self.register_buffer("penalty", torch.tensor(1.0))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        means = [
-            scores(self.head, val, lambda c, penalty=penalty: ridge_weights(self.head, c, penalty, 1.0)).mean().item()
-            for penalty in PENALTIES
-        ]
+        def mean_score(penalty: float) -> float:
+            return scores(self.head, val, lambda c: ridge_weights(self.head, c, penalty, 1.0)).mean().item()
+
+        means = [mean_score(penalty) for penalty in PENALTIES]
         self.penalty.fill_(PENALTIES[means.index(max(means))])
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:

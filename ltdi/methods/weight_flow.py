@@ -75,7 +75,7 @@ class WeightFlow(TrainedMethod):
             return self.weights_loss(landing, task, target)
 
         total = torch.zeros_like(centre[:, 0])
-        if visited < 1:
+        if visited < 1 and path is not None:
             u = self.steps * torch.rand(len(centre), generator=stream).to(centre)
             x = point(path, u / self.steps)
             total = total + (1 - visited) * loss_at(x, u, self.velocity(x, u, task.context))

@@ -52,12 +52,12 @@ class FewShot:
         splits = image_sets(data)
         facts = {"name": body["name"], "channels": splits["meta_train"].images.shape[1], "filters": body["filters"]}
         if body["weights"]:
-            trained = read_body(Path(body["weights"]), facts).to(device, memory_format=torch.channels_last)
+            trained = read_body(Path(body["weights"]), facts).to(device).to(memory_format=torch.channels_last)
             return Pretraining(trained, facts, partial(_scores, trained, splits["meta_val"], seed))
         images = expand_classes(splits["meta_train"], body["transforms"])
         torch.manual_seed(generator(seed, "body").initial_seed())
         model = EpisodicLoss(BODIES[body["name"]](facts["channels"], filters=body["filters"]))
-        model.to(device, memory_format=torch.channels_last)
+        model.to(device).to(memory_format=torch.channels_last)
         rows = partial(
             pretrain,
             images=images,
@@ -101,7 +101,8 @@ class FewShot:
         features = _embedded(frozen, splits, tasks, follow)
         # scaled, not centred: what ends in ReLU stays >= 0
         scale = features["meta_train"].square().mean().sqrt()
-        kept, tables = {}, []
+        kept: dict[str, Tensor] = {}
+        tables = []
         for split in SPLITS:
             classes = Classes(features[split] / scale, torch.tensor(splits[split].counts))
             kept |= {split: classes.features, f"{split}/counts": classes.counts}

@@ -1,0 +1,144 @@
+"""The command ``ltdi``: a head for a task of one's own, without training, from what the last run has learned."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import torch
+import typer
+from PIL import Image
+from rich.table import Table
+from safetensors.torch import save_file
+
+from ltdi.artefacts import load_sources
+from ltdi.console import console, one_line_errors, plain, say
+from ltdi.datasets import DATASETS
+from ltdi.errors import InputError
+from ltdi.head import Head, listed_of, rightly
+from ltdi.run import Run
+from ltdi.store import read_tensors, write_text
+
+SHOWN = 30
+
+app = typer.Typer(help="Weights for a task that nobody has trained on.", add_completion=False, no_args_is_help=True)
+
+Data = Annotated[Path, typer.Option(help="The folder of a finished run.")]
+Method = Annotated[str, typer.Option(help="A method or a control of the run.", show_default="the trained one")]
+Seed = Annotated[int, typer.Option(help="Of the noise that generation starts from.")]
+Classes = Annotated[Path, typer.Argument(help="A folder that holds a folder of images for each class.")]
+
+
+@app.command()
+def classify(
+    task: Annotated[
+        Path, typer.Argument(help="A folder of classes, each a folder of images, or a head that was kept.")
+    ],
+    images: Annotated[list[Path] | None, typer.Argument(help="Images to classify, or folders of them.")] = None,
+    head: Annotated[Path | None, typer.Option(help="Where to keep the head.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Where to write all answers.")] = None,
+    method: Method = "",
+    seed: Seed = 0,
+    data: Data = Path("data"),
+) -> None:
+    """Generate a head for classes of a few images each, and classify other images by it."""
+    with one_line_errors("ltdi classify"):
+        files = listed_of(images or [])  # first, so that a mistake in them leaves nothing behind
+        run = Run(data, method=method)
+        if not task.is_dir() and (method or head):
+            raise InputError(
+                f"{task} is no folder of classes, so there is nothing to generate; leave --method and --head out, or"
+                " name a folder"
+            )
+        made = _generated(run, task, seed) if task.is_dir() else run.load_head(task)
+        if head:
+            made.save(head)
+        if len(files):
+            _show(made.classify(files), made.classes, csv)
+
+
+@app.command()
+def export(
+    task: Classes,
+    file: Annotated[Path, typer.Argument(help="Where to write the weights, a plain safetensors file.")],
+    method: Method = "",
+    seed: Seed = 0,
+    data: Data = Path("data"),
+) -> None:
+    """Generate a head and write its tensors by name, for any program that reads safetensors."""
+    with one_line_errors("ltdi export"):
+        made = _generated(Run(data, method=method), task, seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: value.contiguous() for name, value in made.state_dict().items()}
+        save_file(tensors, file, metadata={"classes": "\n".join(made.classes)})
+        say(", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items()))
+
+
+@app.command()
+def info(data: Data = Path("data"), method: Method = "") -> None:
+    """What a run is."""
+    with one_line_errors("ltdi info"):
+        table = Table(show_header=False)
+        for name, value in Run(data, method=method).info().items():
+            table.add_row(plain(name), plain(str(value)))
+        console.print(table)
+
+
+@app.command()
+def example(
+    task: Annotated[int, typer.Option(help="Which meta-test task.")] = 0,
+    data: Data = Path("data"),
+) -> None:
+    """Write a meta-test task as folders of images, to try ``classify`` on."""
+    with one_line_errors("ltdi example"):
+        test = load_sources(data, splits=["meta_test"], images_of=["meta_test"])["meta_test"]
+        if not 0 <= task < len(test):
+            raise InputError(
+                f"--task {task} is not one of the {len(test)} meta-test tasks, 0 to {len(test) - 1}; choose one"
+            )
+        chosen, classes = test.batch(torch.tensor([task])), test.classes[task].tolist()
+        data_set = DATASETS[read_tensors(data / "tasks" / "features.safetensors", kind="features")[1]["data_set"]]
+        folder, unfinished = data / "example", data / ".example"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for part, batch in (("support", chosen.context.examples), ("query", chosen.query)):
+            for image, label in zip(data_set.as_files(batch["images"][0]), batch["labels"][0].tolist()):
+                if label >= 0:
+                    place = unfinished / part / f"class{classes[label]}"
+                    place.mkdir(parents=True, exist_ok=True)
+                    picture = Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy())
+                    picture.save(place / f"{len(list(place.iterdir()))}.png")
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+        where = "" if data == Path("data") else f" --data {data}"
+        say(
+            f"{folder}: {len(classes)} classes that nobody has trained on; ltdi classify {folder / 'support'}"
+            f" {folder / 'query'}{where}"
+        )
+
+
+def _generated(run: Run, task: Path, seed: int) -> Head:
+    made = run.generate(task, seed=seed)
+    say(f"a head for {', '.join(made.classes)}, by {made.method}")
+    return made
+
+
+def _show(answers: pd.DataFrame, classes: tuple[str, ...], csv: Path | None) -> None:
+    """The answers as a table, and whether they are right where a file lies in a folder named like a class."""
+    if csv:
+        written = answers.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+        write_text(csv, written.encode("utf-8", "backslashreplace").decode())
+    table = Table()
+    for column in answers:
+        table.add_column(str(column), overflow="fold")
+    for image, name, probability in answers.head(SHOWN).itertuples(index=False):
+        table.add_row(plain(image), plain(name), f"{probability:.2f}")
+    console.print(table)
+    if len(answers) > SHOWN:
+        say(f"and {len(answers) - SHOWN} more{f': {csv}' if csv else '; --csv writes all'}")
+    right, of = rightly(answers, classes)
+    if of:
+        say(f"of {of} images in folders named like a class {right} are right, {right / of:.1%}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,174 @@
+"""A generated head: weights for named classes, that answer, are scored, kept and exported; and what images it is asked about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ltdi.datasets import find_images
+from ltdi.errors import InputError
+from ltdi.extractor import FeatureExtractor
+from ltdi.learner import Learner
+from ltdi.learners import LEARNERS, learner_of
+from ltdi.store import read_tensors, write_tensors
+
+IMAGES_TOGETHER = 1000
+"""How many images are in memory at a time."""
+
+Picture = str | Path | np.ndarray | Image.Image
+"""An image file, or an image in memory as a file would show it: (H, W) or (H, W, 3) uint8."""
+
+Pictures = str | Path | Sequence[Picture] | Tensor
+"""Images: a folder, a file, several of them, or a tensor uint8 (M, channels, size, size) as the run's own images are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """Weights that were generated for a task of named classes: ``w`` (1, D) of the ``learner``, on the run's features."""
+
+    classes: tuple[str, ...]
+    learner: Learner
+    w: Tensor
+    extractor: FeatureExtractor
+    method: str
+
+    @torch.no_grad()
+    def probabilities(self, pictures: Pictures) -> Tensor:
+        """(M, N)"""
+        listed, found = listed_of(pictures), []
+        for first in range(0, len(listed), IMAGES_TOGETHER):
+            images = images_of(self.extractor, listed[first : first + IMAGES_TOGETHER])
+            inputs = self.extractor(images) if self.is_kept_by_itself else images
+            found.append(self.learner.logits(self.w, inputs[None])[0].softmax(-1).cpu())  # type: ignore[attr-defined]
+        return torch.cat(found)
+
+    def classify(self, pictures: Pictures) -> pd.DataFrame:
+        """A row an image: where it is, the class, and how probable that is."""
+        listed = listed_of(pictures)
+        columns = ["image", "class", "probability"]
+        if not len(listed):
+            return pd.DataFrame({name: [] for name in columns})
+        share, label = self.probabilities(listed).max(-1)
+        places = [
+            str(each) if isinstance(each, str | Path) or hasattr(each, "at") else j for j, each in enumerate(listed)
+        ]
+        found = (places, [self.classes[each] for each in label.tolist()], share.numpy())
+        return pd.DataFrame(dict(zip(columns, found, strict=True)))
+
+    def score(self, folder: str | Path) -> float:
+        """The share of the images in a folder of class folders that are classified rightly.
+
+        Raises:
+            InputError: no image lies in a folder named like a class.
+        """
+        answers = self.classify(folder)
+        right, of = rightly(answers, self.classes)
+        if not of:
+            raise InputError(f"{folder}: no image lies in a folder named like a class ({', '.join(self.classes)})")
+        return right / of
+
+    @property
+    def is_kept_by_itself(self) -> bool:
+        """Whether it is weights on the run's features alone, and no network of its own."""
+        return self.learner.facts()["name"] in LEARNERS
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights as tensors by name, of one task."""
+        return {name: value[0].cpu().clone() for name, value in self.learner.space.unflatten(self.w).items()}
+
+    @classmethod
+    def read(cls, file: Path, extractor: FeatureExtractor) -> "Head":
+        """A head that ``save`` kept.
+
+        Raises:
+            InputError: it is none, or was made for other features.
+        """
+        if not file.exists():
+            raise InputError(f"{file}: no such file; name a head that was kept, or a folder of classes")
+        tensors, facts = read_tensors(file, kind="head")
+        if facts["features"] != extractor.name:
+            raise InputError(f"{file} was generated for another body; generate it again from its images")
+        learner = learner_of(facts["learner"])
+        w = learner.space.flatten(tensors)[None].to(extractor.device)
+        return cls(tuple(facts["classes"]), learner, w, extractor, facts["method"])
+
+    def save(self, file: str | Path) -> None:
+        """Keep it, to be read again by ``read``.
+
+        Raises:
+            InputError: the method makes more than a head.
+        """
+        if not self.is_kept_by_itself:
+            raise InputError(f"{file}: {self.method} makes more than a head, which cannot be kept; name another method")
+        facts = {"classes": list(self.classes), "method": self.method, "learner": self.learner.facts()}
+        write_tensors(file, self.state_dict(), facts | {"features": self.extractor.name}, kind="head")
+
+
+def by_folder(task: Path) -> dict[str, list]:
+    """The image files of each class: a folder that holds a folder for each.
+
+    Raises:
+        InputError: there are fewer than two, or an image lies in no class's folder.
+    """
+    by_class: dict[str, list] = {}
+    for name, file in find_images(task).items():
+        by_class.setdefault(name.rpartition("/")[0], []).append(file)
+    if "" in by_class:
+        raise InputError(f"{by_class[''][0]} lies in no class's folder; move it into one")
+    if task.is_dir():
+        empty = sorted(each.name for each in task.iterdir() if each.is_dir() and not each.name.startswith("."))
+        empty = [name for name in empty if not any(found.split("/")[0] == name for found in by_class)]
+        if empty:
+            raise InputError(f"{task / empty[0]} holds no image that is read (PNG, JPEG, WebP, BMP, TIFF, GIF)")
+    if len(by_class) < 2:
+        raise InputError(
+            f"{task} holds images of {len(by_class)} classes; give two or more, each in a folder of its own"
+        )
+    return by_class
+
+
+def rightly(answers: pd.DataFrame, classes: Sequence[str]) -> tuple[int, int]:
+    """How many answers are right, of how many whose file lies in a folder named like a class."""
+    folders = [Path(str(image)).parent.name for image in answers["image"]]
+    told = [(folder, answer) for folder, answer in zip(folders, answers["class"]) if folder in classes]
+    return sum(folder == answer for folder, answer in told), len(told)
+
+
+def listed_of(pictures: Pictures) -> Sequence[Any] | Tensor:
+    """One item an image; a folder's in the order of their names.
+
+    Raises:
+        InputError: there is no such file, and no folder with images.
+    """
+    if isinstance(pictures, Tensor):
+        return pictures
+    listed: list[Any] = []
+    for each in [pictures] if isinstance(pictures, str | Path) else pictures:
+        if not isinstance(each, str | Path):
+            listed.append(each)
+            continue
+        place = Path(each)
+        files = [place] if place.is_file() else list(find_images(place).values())
+        if not files:
+            raise InputError(f"{place}: no such file, and no folder with images; name images or folders of them")
+        listed += files
+    return listed
+
+
+def images_of(extractor: FeatureExtractor, listed: Sequence[Any] | Tensor) -> Tensor:
+    """uint8 (M, channels, size, size)"""
+    if isinstance(listed, Tensor):
+        if listed.dtype != torch.uint8 or listed.dim() != 4:
+            raise InputError(
+                f"a tensor of {tuple(listed.shape)} {listed.dtype}; images are uint8 (M, channels, height, width)"
+            )
+        return listed.to(extractor.device)
+    if not len(listed):
+        raise InputError("a class without images; give one or more")
+    return extractor.read(listed)

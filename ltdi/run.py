@@ -1,0 +1,130 @@
+"""A finished run as an object: read it back, generate weights for new tasks, answer, score, keep, export.
+
+run = ltdi.load("data")
+head = run.generate("my_classes")      # a folder that holds a folder of images for each class
+head.classify("photographs")           # a table: image, class, probability
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ltdi.artefacts import load_start, names
+from ltdi.bodies import read_body
+from ltdi.classes import context_of
+from ltdi.devices import deterministic, device
+from ltdi.errors import InputError
+from ltdi.extractor import FeatureExtractor
+from ltdi.head import Head, Pictures, by_folder, images_of, listed_of
+from ltdi.methods.base import Method
+from ltdi.methods.saved import read_method
+from ltdi.seeding import generator
+from ltdi.store import read_json, read_tensors
+from ltdi.tasks import Context
+
+
+class Run:
+    """A finished run.
+
+    Args:
+        data: the folder that its stages wrote.
+        method: the trained method, if no other of the run's methods and controls is named.
+
+    Raises:
+        InputError: the folder holds no finished run, or not that method.
+    """
+
+    def __init__(self, data: str | Path = "data", *, method: str = "") -> None:
+        self.data = Path(data)
+        deterministic()
+        self.device = device()
+        if not (self.data / "model" / "methods").is_dir():
+            raise InputError(f"{self.data}: no finished run; run `dvc repro`, or name a run's data folder")
+        trained, controls = names(self.data)
+        self.name = method or trained
+        if self.name not in (trained, *controls):
+            raise InputError(f"--method {method} is not in {self.data}; allowed: {', '.join((trained, *controls))}")
+        _, seen, self.facts = load_start(self.data, self.device)
+        self.body: nn.Module = read_body(self.data / "body" / "body.safetensors")
+        self.extractor = FeatureExtractor.of(self.data / "tasks", self.body, seen, self.device)
+        self.method: Method = read_method(self.data / "model" / "methods", self.name, self.body, self.device)
+
+    def noise(self, seed: int = 0) -> torch.Generator:
+        """What generation draws from: the same seed, the same weights."""
+        return generator(seed, "noise")
+
+    def context(self, classes: Mapping[str, Pictures]) -> Context:
+        """What the images of some classes say of their task; a class may have more images than another."""
+        by_class = [images_of(self.extractor, listed_of(pictures)) for pictures in classes.values()]
+        images = nn.utils.rnn.pad_sequence(by_class, batch_first=True)[None]
+        shots = torch.tensor([len(each) for each in by_class], device=images.device)
+        mask = torch.arange(images.shape[2], device=images.device) < shots[None, :, None]
+        return context_of(self.extractor(images), None if bool(mask.all()) else mask, images)
+
+    @torch.no_grad()
+    def generate(self, classes: str | Path | Mapping[str, Pictures], *, seed: int = 0) -> Head:
+        """A head for classes that nobody has trained on, from a folder that holds a folder of images for each, or their images by
+        name.
+
+        Raises:
+            InputError: fewer than two classes, a class without images, or more or fewer classes than the method can do.
+        """
+        by_class = by_folder(Path(classes)) if isinstance(classes, str | Path) else dict(classes)
+        if len(by_class) < 2:
+            raise InputError(f"{len(by_class)} classes; give two or more")
+        context = self.context(by_class)
+        known = self.method_n_way
+        if self.method.one_size and context.n_way != known:
+            raise InputError(
+                f"{self.name} has learned heads of {known} classes, and generates none of {context.n_way}; set"
+                f" tasks.n_way = {context.n_way} in params.yaml and run `dvc repro`, or choose another method"
+            )
+        w = self.method.generate(context, generator=self.noise(seed))
+        return Head(tuple(by_class), self.method.learner, w, self.extractor, self.name)
+
+    def load_head(self, file: str | Path) -> Head:
+        """A head that ``Head.save`` kept.
+
+        Raises:
+            InputError: it is none, or was made for other features.
+        """
+        return Head.read(Path(file), self.extractor)
+
+    @property
+    def method_n_way(self) -> int:
+        """Classes of the run's tasks."""
+        file = self.data / "model" / "methods" / f"{self.name}.safetensors"
+        return int(read_tensors(file, kind="method")[1]["setup"]["n_way"])
+
+    def info(self) -> dict[str, Any]:
+        """What the run is: plain values by name."""
+        facts = read_tensors(self.data / "tasks" / "features.safetensors", kind="features")[1]
+        setup = read_tensors(self.data / "model" / "methods" / f"{self.name}.safetensors", kind="method")[1]["setup"]
+        trained, controls = names(self.data)
+        told = {
+            "scenario": self.facts["scenario"],
+            "data set": facts["data_set"],
+            "images": f"{facts['size']} × {facts['size']}",
+            "learner": self.method.start.learner.facts()["name"],
+            "start": self.method.start.kind,
+            "tasks": f"{setup['n_way']} classes, {setup['n_shot']} images of each",
+            "method": trained,
+            "controls": ", ".join(controls) or "none",
+            "any number of classes": "no" if self.method.one_size else "yes",
+        }
+        results = self.data / "results" / "metrics.json"
+        if results.is_file():
+            metrics = read_json(results)
+            told[metrics["scored_by"]] = f"{metrics['score']:.4f} ± {metrics['ci95']:.4f} on meta-test tasks"
+            if "paired" in metrics:
+                paired = metrics["paired"]
+                told |= {f"over {metrics['best_control']}": f"{paired['difference']:+.4f} ± {paired['ci95']:.4f}"}
+        return told
+
+
+def load(data: str | Path = "data", *, method: str = "") -> Run:
+    """A finished run, e.g. after ``dvc repro``."""
+    return Run(data, method=method)
