@@ -81,7 +81,7 @@ show: $(READY) ## the table of the last run
 	@python -m pipeline.summary
 
 lock: $(READY) ## pin what is installed now
-	(sed -n '/^#/p' requirements.lock; pip freeze | grep -viE '^(nvidia|cuda|triton|-e )') > requirements.lock.new
+	(sed -n '/^#/p' requirements.lock; pip freeze | grep -viE '^(nvidia|cuda|triton|-e |#)') > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
 clean: ## remove what the stages wrote; the caches stay

@@ -8,7 +8,8 @@ from ltdi.errors import InputError
 
 
 def device() -> torch.device:
-    """``LTDI_DEVICE`` (cpu, cuda, cuda:1 …), or CUDA where there is one. No param: another machine is no other experiment."""
+    """``LTDI_DEVICE`` (cpu, cuda, cuda:1 …), or CUDA where there is one. No param: another machine is no other
+    experiment."""
     wanted = os.environ.get("LTDI_DEVICE", "auto")
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,7 +16,8 @@ from ltdi.store import digest, read_tensors
 
 @dataclass(frozen=True, eq=False)
 class FeatureExtractor:
-    """The data set whose images the body knows and their side, the body, what features are divided by, and seen through."""
+    """The data set whose images the body knows and their side, the body, what features are divided by, and seen
+    through."""
 
     data_set: str
     size: int

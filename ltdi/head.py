@@ -1,4 +1,5 @@
-"""A generated head: weights for named classes, that answer, are scored, kept and exported; and what images it is asked about."""
+"""A generated head: weights for named classes, that answer, are scored, kept and exported; and what images it is asked
+about."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +26,14 @@ Picture = str | Path | np.ndarray | Image.Image
 """An image file, or an image in memory as a file would show it: (H, W) or (H, W, 3) uint8."""
 
 Pictures = str | Path | Sequence[Picture] | Tensor
-"""Images: a folder, a file, several of them, or a tensor uint8 (M, channels, size, size) as the run's own images are."""
+"""Images: a folder, a file, several of them, or a tensor uint8 (M, channels, size, size) as the run's own images
+are."""
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """Weights that were generated for a task of named classes: ``w`` (1, D) of the ``learner``, on the run's features."""
+    """Weights that were generated for a task of named classes: ``w`` (1, D) of the ``learner``, on the run's
+    features."""
 
     classes: tuple[str, ...]
     learner: Learner

@@ -48,16 +48,19 @@ class Learner(ABC):
         """Plain values from which the learner is made again, ``name`` among them."""
 
     def reference(self, w: Tensor, batch: Batch) -> Tensor:
-        """Where biases are best counted (H,), by what the last layer sees of the batch; nothing where it makes no difference."""
+        """Where biases are best counted (H,), by what the last layer sees of the batch; nothing where it makes no
+        difference."""
         return w.new_zeros(self.n_reference)
 
     def rebased(self, w: Tensor, reference: Tensor) -> Tensor:
-        """The weights (…, D) with their biases counted at the ``reference`` instead of at zero. Linear in ``w``, and undone by −reference."""
+        """The weights (…, D) with their biases counted at the ``reference`` instead of at zero. Linear in ``w``, and
+        undone by −reference."""
         return w
 
 
 class Classifier(Learner):
-    """A learner whose weights hold any linear classifier of the rows, so that closed forms can be written as its weights.
+    """A learner whose weights hold any linear classifier of the rows, so that closed forms can be written as its
+    weights.
 
     Its batches have ``inputs`` (B, M, F) and ``labels`` (B, M), ``ABSENT`` for an input that is not there.
     """

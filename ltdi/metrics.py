@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """logits (B, M, N), labels (B, M), negative where there is nothing to label -> the share that is right, a task (B,)."""
+    """logits (B, M, N), labels (B, M), negative where there is nothing to label -> the share that is right, a task
+    (B,)."""
     there = labels >= 0
     return ((logits.argmax(-1) == labels) & there).sum(-1) / there.sum(-1)
 
@@ -22,7 +23,8 @@ def mean_and_ci95(values: Tensor) -> tuple[float, float]:
 
 
 def best_and_paired(own: Tensor, others: Mapping[str, Tensor]) -> tuple[str, dict[str, float]]:
-    """The name of the best of ``others`` by its mean, and the mean of ``own`` − it over the same tasks, with its interval."""
+    """The name of the best of ``others`` by its mean, and the mean of ``own`` − it over the same tasks, with its
+    interval."""
     best = max(others, key=lambda name: others[name].double().mean().item())
     difference, ci95 = mean_and_ci95(own.double() - others[best].double())
     return best, {"difference": difference, "ci95": ci95}

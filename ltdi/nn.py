@@ -24,7 +24,8 @@ class TimeEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries (B, L, width) to a context (B, S, context_width), with a bias (heads, L, S) on its logits."""
+    """Multi-head attention of queries (B, L, width) to a context (B, S, context_width), with a bias (heads, L, S) on
+    its logits."""
 
     def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
         super().__init__()

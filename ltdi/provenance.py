@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parent
 
 
 def name_of(kind: str, *inputs: Any, code: Iterable[str]) -> str:
-    """A name for what the modules ``code`` make of the inputs, values as ``store.digest`` takes them: what is made by code that was
-    edited since, in a module or in anything of this project that it imports, has another."""
+    """A name for what the modules ``code`` make of the inputs, values as ``store.digest`` takes them: what is made by
+    code that was edited since, in a module or in anything of this project that it imports, has another."""
     return digest(kind, code_of(*sorted(set(code))), *inputs)
 
 

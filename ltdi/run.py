@@ -66,8 +66,8 @@ class Run:
 
     @torch.no_grad()
     def generate(self, classes: str | Path | Mapping[str, Pictures], *, seed: int = 0) -> Head:
-        """A head for classes that nobody has trained on, from a folder that holds a folder of images for each, or their images by
-        name.
+        """A head for classes that nobody has trained on, from a folder that holds a folder of images for each, or their
+        images by name.
 
         Raises:
             InputError: fewer than two classes, a class without images, or more or fewer classes than the method can do.

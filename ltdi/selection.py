@@ -21,7 +21,8 @@ def scores_on_new_tasks(
     n_way: int | None = None,
     n_shot: int | None = None,
 ) -> Tensor:
-    """The score of each task (candidates, n_tasks) with the weights of each candidate, a (B, D) each that ``weights_of`` gives.
+    """The score of each task (candidates, n_tasks) with the weights of each candidate, a (B, D) each that
+    ``weights_of`` gives.
 
     Tasks are drawn by ``stream`` alone: scores from two calls with streams of one name are paired.
     """

@@ -61,9 +61,9 @@ class Task:
 class TaskSource(Protocol):
     """The tasks of one split: those of a table, by number, and new ones without an end.
 
-    ``n_way`` and ``n_shot`` are the slots of a task of the table and the rows of a slot; ``most_shots`` how many rows a new task
-    may have, and still be scored on others; ``n_views`` how many views of its data there are, 1 and the augmented copies;
-    ``n_classes`` how many classes tasks are made of, 0 where they are made of none.
+    ``n_way`` and ``n_shot`` are the slots of a task of the table and the rows of a slot; ``most_shots`` how many rows a
+    new task may have, and still be scored on others; ``n_views`` how many views of its data there are, 1 and the
+    augmented copies; ``n_classes`` how many classes tasks are made of, 0 where they are made of none.
     """
 
     @property
@@ -92,13 +92,15 @@ class TaskSource(Protocol):
         ...
 
     def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
-        """Names (n_tasks, …) of tasks that are in no table, of ``n_way`` slots or all there are, or of as many as the table's."""
+        """Names (n_tasks, …) of tasks that are in no table, of ``n_way`` slots or all there are, or of as many as the
+        table's."""
         ...
 
     def new(
         self, names: Tensor, stream: torch.Generator, *, n_shot: int | None = None, n_query: int | None = None
     ) -> Task:
-        """Tasks of these names, what is known and asked of them drawn; as much as the table's have where no number is given."""
+        """Tasks of these names, what is known and asked of them drawn; as much as the table's have where no number is
+        given."""
         ...
 
     def description(self, tasks: Tensor) -> str:

@@ -92,8 +92,8 @@ def collect(
 ) -> Recorded:
     """Train the weights of ``tasks`` together and record them (Algorithm 1).
 
-    ``fit_on`` is "class" (all that there is of the task) or "support" (the examples of its context). With ``augment`` the
-    steps on all take the source's augmented views in turn.
+    ``fit_on`` is "class" (all that there is of the task) or "support" (the examples of its context). With ``augment``
+    the steps on all take the source's augmented views in turn.
     """
     record = recorded_steps(steps, length)
     w = start.draw(source.context(tasks), tasks, seed)

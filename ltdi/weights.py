@@ -89,7 +89,8 @@ class WeightSpace:
         return self.from_tokens(layers)
 
     def some_slots(self, w: Tensor, n_way: int) -> Tensor:
-        """w (…, D) without the slots of all but the first ``n_way`` classes: the network that tells these from each other."""
+        """w (…, D) without the slots of all but the first ``n_way`` classes: the network that tells these from each
+        other."""
         if self.slot_layer is None:
             return w
         tokens = self.tokens(w)

@@ -1,4 +1,5 @@
-"""Trainings that survive a kill: rows are followed, a checkpoint is kept now and then, and a new run goes on from it."""
+"""Trainings that survive a kill: rows are followed, a checkpoint is kept now and then, and a new run goes on from
+it."""
 
 import json
 import math

@@ -92,8 +92,8 @@ def _check_dropped(table: pd.DataFrame, max_dropped: float) -> None:
         return
     first = lost.iloc[0]
     named = (
-        f"{len(lost)} of {len(table)} trajectories hold NaN or infinity, the first is task {first.task} of {first.split}"
-        f" in {first.shard}"
+        f"{len(lost)} of {len(table)} trajectories hold NaN or infinity, the first is task {first.task} of"
+        f" {first.split} in {first.shard}"
     )
     if len(lost) > max_dropped * len(table):
         raise InputError(f"{named}; more than trajectories.max_dropped = {max_dropped} allows; lower trajectories.lr")

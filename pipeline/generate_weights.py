@@ -58,7 +58,8 @@ def main(params_file: Path, data: Path) -> None:
 
 
 def _generate(method: Method, test: TaskSource, folder: Path, seed: int) -> None:
-    """The weights of all tasks, file by file; of a method with a learner of its own, which later stages do not have, the scores."""
+    """The weights of all tasks, file by file; of a method with a learner of its own, which later stages do not have,
+    the scores."""
     own = method.learner is not method.start.learner
     held: list[Tensor] = []
     first = 0
@@ -102,7 +103,8 @@ class _Clock:
         }
 
     def before(self, batch: int, task: Task) -> float:
-        """Until a method can begin: a task's images to the body's features. The same for all methods, so it is timed once."""
+        """Until a method can begin: a task's images to the body's features. The same for all methods, so it is timed
+        once."""
         if batch not in self.embedding:
             examples = task.context.examples
             assert examples is not None
@@ -110,7 +112,8 @@ class _Clock:
         return self.embedding[batch]
 
     def median(self, call: Callable[[], Tensor], context: Context) -> float:
-        """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow calls as many as fill a second."""
+        """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow calls as many as fill a
+        second."""
         _seconds(call, context)
         seconds = [_seconds(call, context)]
         while len(seconds) < self.repeats and sum(seconds) < 1:

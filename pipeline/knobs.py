@@ -1,6 +1,7 @@
 """The knobs that are a method's own, the section ``methods`` of params.yaml.
 
-It says what is allowed and decides no result, so that no stage depends on it: a new method leaves the others' results alone.
+It says what is allowed and decides no result, so that no stage depends on it: a new method leaves the others' results
+alone.
 """
 
 from typing import Annotated, Literal

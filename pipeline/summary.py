@@ -44,7 +44,8 @@ def show(data: Path) -> None:
     say(outcome(metrics))
     say("ms/task: from support images to weights, one task at a time and a task of 64 at once")
     say(
-        "distance²: mean squared difference from the head trained on all images of the classes; that head, which saw the queries too, is the ceiling"
+        "distance²: mean squared difference from the head trained on all images of the classes; that head, which saw"
+        " the queries too, is the ceiling"
     )
     for name, states in metrics["way"].items():
         say(f"distance² on the way, {name}: " + ", ".join(f"{state} {value:.2e}" for state, value in states.items()))
@@ -55,7 +56,8 @@ def outcome(metrics: dict) -> str:
     if "paired" not in metrics:
         return f"{metrics['method']}: {metrics['score']:.4f} ± {metrics['ci95']:.4f}"
     paired = metrics["paired"]
-    return f"{metrics['method']} − {metrics['best_control']}, the best control: {paired['difference']:+.4f} ± {paired['ci95']:.4f} (paired over tasks)"
+    difference = f"{paired['difference']:+.4f} ± {paired['ci95']:.4f}"
+    return f"{metrics['method']} − {metrics['best_control']}, the best control: {difference} (paired over tasks)"
 
 
 if __name__ == "__main__":

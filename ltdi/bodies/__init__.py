@@ -27,8 +27,8 @@ def read_body(file: Path, wanted: Mapping[str, Any] | None = None) -> nn.Module:
     weights, facts = read_tensors(file, kind="body")
     if wanted and facts != wanted:
         raise InputError(
-            f"body.weights = {file} holds a body of {facts}, and {dict(wanted)} is asked for; name another file, or null"
-            " to train one"
+            f"body.weights = {file} holds a body of {facts}, and {dict(wanted)} is asked for; name another file, or"
+            " null to train one"
         )
     body = BODIES[facts["name"]](facts["channels"], filters=facts["filters"])
     body.load_state_dict(weights)

@@ -52,8 +52,8 @@ def pretrain(
 ) -> Iterator[dict[str, float]]:
     """Train ``training.model`` (an EpisodicLoss) from ``training.step`` to ``training.steps``; yields a row a step.
 
-    Of a class of fewer than ``images_a_class`` images some are taken twice. Each step draws from a stream of its own, so that a
-    resumed training goes on with the same batches.
+    Of a class of fewer than ``images_a_class`` images some are taken twice. Each step draws from a stream of its own,
+    so that a resumed training goes on with the same batches.
     """
     model = training.model.train()
     device = next(model.parameters()).device

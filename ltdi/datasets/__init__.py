@@ -24,8 +24,8 @@ from ltdi.datasets.images import (
 
 @dataclass(frozen=True)
 class DataSet:
-    """``load(root, download=…)`` -> split: ImageSet, of images in PIL's ``mode``; ``on_paper`` where files show ink dark on
-    white, and the data set has it 255 on 0."""
+    """``load(root, download=…)`` -> split: ImageSet, of images in PIL's ``mode``; ``on_paper`` where files show ink
+    dark on white, and the data set has it 255 on 0."""
 
     load: Callable[..., dict[str, ImageSet]]
     mode: str

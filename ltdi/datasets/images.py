@@ -38,7 +38,8 @@ TRANSFORMS: dict[str, tuple[tuple[bool, int], ...]] = {
 class ImageSet:
     """Images by class: those of the first class, then those of the second, and so on.
 
-    ``images`` is uint8 (R, channels, height, width), ``names`` the classes' names, all different, ``counts`` how many images each has.
+    ``images`` is uint8 (R, channels, height, width), ``names`` the classes' names, all different, ``counts`` how many
+    images each has.
     """
 
     images: Tensor
@@ -145,8 +146,8 @@ def augment(
 def find_images(folder: Path) -> dict[str, ImageFile]:
     """The image files of ``folder``, or of the zip of its name beside it, by path below the folder.
 
-    Links to folders are followed; what a dot hides is left out. Both kinds of values have the same ``read_bytes``. Empty if there
-    is neither folder nor zip.
+    Links to folders are followed; what a dot hides is left out. Both kinds of values have the same ``read_bytes``.
+    Empty if there is neither folder nor zip.
     """
     found: dict[str, ImageFile] = {}
     if folder.is_dir():
@@ -167,7 +168,8 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
 
 
 def read_images(pictures: Sequence[ImageFile | Image.Image | np.ndarray], *, mode: str, size: int) -> Tensor:
-    """uint8 (len(pictures), channels, size, size) of files or of images in memory; ``mode`` is PIL's: "L" one channel, "RGB" three.
+    """uint8 (len(pictures), channels, size, size) of files or of images in memory; ``mode`` is PIL's: "L" one channel,
+    "RGB" three.
 
     Raises:
         InputError: one cannot be read.

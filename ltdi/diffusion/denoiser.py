@@ -1,4 +1,5 @@
-"""The denoisers: (x, t, support) -> a vector of D numbers, which the process reads as ε, the weights, their difference from x, or v.
+"""The denoisers: (x, t, support) -> a vector of D numbers, which the process reads as ε, the weights, their difference
+from x, or v.
 
 Both see a vector as tokens, one or a few neurons each, and the support set as one row a class. The class slots of the
 vector share their weights in the transformer, which is thereby exactly equivariant to the order of the classes and
@@ -16,7 +17,8 @@ from ltdi.weights import WeightSpace
 
 
 class ClassCondition(nn.Module):
-    """Support features (B, N, K, F), of which ``present`` (B, N, K) are there -> a row for each class slot (B, N, width)."""
+    """Support features (B, N, K, F), of which ``present`` (B, N, K) are there -> a row for each class slot (B, N,
+    width)."""
 
     def __init__(self, n_features: int, width: int, heads: int, kind: str, dropout: float = 0.0) -> None:
         super().__init__()
@@ -61,7 +63,8 @@ class Tokens(nn.Module):
         return tokens
 
     def told(self, tokens: dict[str, Tensor], condition: Tensor) -> dict[str, Tensor]:
-        """The tokens with what is known of each slot (B, N, width) added to it; without slots, its mean to every token."""
+        """The tokens with what is known of each slot (B, N, width) added to it; without slots, its mean to every
+        token."""
         slots = self.space.slot_layer
         if slots is None:
             return {layer: part + condition.mean(1, keepdim=True) for layer, part in tokens.items()}

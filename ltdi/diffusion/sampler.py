@@ -29,7 +29,8 @@ def chain(
     noise: Tensor | None = None,
     until: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The states that the sampler visits: yields (t (B,), x_t (B, D), ε_φ(x_t, t)) for t = T … until + 1, then (until, x_until, 0).
+    """The states that the sampler visits: yields (t (B,), x_t (B, D), ε_φ(x_t, t)) for t = T … until + 1, then (until,
+    x_until, 0).
 
     ``epsilon(x_t, t)`` is ε_φ. ``noise`` (T, B or 1, D) is added times the posterior's deviation; the paper adds none.
     """

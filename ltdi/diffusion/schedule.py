@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class Schedule(nn.Module):
-    """``alpha`` (T+1,) with α_0 = 1, and ``alpha_bar``, ᾱ_t = α_1 … α_t (T+1,), ᾱ_0 = 1; times t are integer tensors of any shape."""
+    """``alpha`` (T+1,) with α_0 = 1, and ``alpha_bar``, ᾱ_t = α_1 … α_t (T+1,), ᾱ_0 = 1; times t are integer tensors of
+    any shape."""
 
     alpha: Tensor
     alpha_bar: Tensor

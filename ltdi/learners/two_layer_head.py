@@ -12,9 +12,11 @@ from ltdi.weights import WeightSpace
 
 
 class TwoLayerHead(Classifier):
-    """F features -> H hidden units, ReLU -> N logits. Its weights are vectors w (B, D), whose width says the number of classes.
+    """F features -> H hidden units, ReLU -> N logits. Its weights are vectors w (B, D), whose width says the number of
+    classes.
 
-    ``floor`` is a number that no feature is below: a linear classifier passes its features, raised by it, through the ReLU.
+    ``floor`` is a number that no feature is below: a linear classifier passes its features, raised by it, through the
+    ReLU.
     """
 
     inputs_together = 6400
@@ -71,8 +73,8 @@ class TwoLayerHead(Classifier):
         B, N, n_features = weight.shape
         if self.hidden < n_features:
             raise InputError(
-                f"learner.hidden = {self.hidden} is less than the {n_features} features; a closed form needs at least as"
-                " many: raise it, set learner.projection to at most as many, or learner.name = linear_head"
+                f"learner.hidden = {self.hidden} is less than the {n_features} features; a closed form needs at least"
+                " as many: raise it, set learner.projection to at most as many, or learner.name = linear_head"
             )
         spare = weight.new_zeros(B, N, self.hidden - n_features)
         identity = torch.eye(self.hidden, n_features, dtype=weight.dtype, device=weight.device)
@@ -88,8 +90,8 @@ class TwoLayerHead(Classifier):
         )
 
     def reference(self, w: Tensor, batch: Batch) -> Tensor:
-        """The hidden units' mean activation. They are never negative, and what a class's weights add to all images alike would
-        have to be taken back, exactly, by a bias of a hundred times their size."""
+        """The hidden units' mean activation. They are never negative, and what a class's weights add to all images
+        alike would have to be taken back, exactly, by a bias of a hundred times their size."""
         return self.activations(w, batch["inputs"])[batch["labels"] >= 0].mean(0)
 
     def rebased(self, w: Tensor, reference: Tensor) -> Tensor:

@@ -88,8 +88,8 @@ def build(name: str, start: Start, setup: Setup, own: Mapping[str, Any], *, seed
     if missing := [need for need in chosen.needs if need not in there]:
         fitting = [each for each, cls in (METHODS | CONTROLS).items() if set(cls.needs) <= there]
         raise InputError(
-            f"method.name = {name!r} needs {NEEDS[missing[0]]}, and {type(start.learner).__name__} on these tasks has none;"
-            f" allowed: {', '.join(fitting)}"
+            f"method.name = {name!r} needs {NEEDS[missing[0]]}, and {type(start.learner).__name__} on these tasks has"
+            f" none; allowed: {', '.join(fitting)}"
         )
     torch.manual_seed(generator(seed, "denoiser").initial_seed())
     return chosen(start, setup, **own)

@@ -16,14 +16,15 @@ from ltdi.weights import WeightSpace
 
 
 class Method(nn.Module):
-    """A way to obtain weights for a new task. All that it learns is a parameter or a buffer: ``state_dict()`` is the whole artefact.
+    """A way to obtain weights for a new task. All that it learns is a parameter or a buffer: ``state_dict()`` is the
+    whole artefact.
 
     It is handed contexts only, so that no query can leak into the weights. It knows no file, no params and no logger.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """What it cannot do without: "head", weights that hold a linear classifier; "two layers", those of a two-layer head; "classes",
-    "examples" or "images", which not all tasks have."""
+    """What it cannot do without: "head", weights that hold a linear classifier; "two layers", those of a two-layer
+    head; "classes", "examples" or "images", which not all tasks have."""
 
     adapts: bool = False
     """Whether generating weights means gradient steps on the examples."""
@@ -65,7 +66,8 @@ class Method(nn.Module):
         return {}
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        """Weights (B, D) for a batch of tasks. Changes nothing in the method; a task's weights do not depend on its neighbours."""
+        """Weights (B, D) for a batch of tasks. Changes nothing in the method; a task's weights do not depend on its
+        neighbours."""
         raise NotImplementedError
 
 

@@ -1,4 +1,5 @@
-"""GHN-3 (Knyazev, Hwang & Lacoste-Julien 2023, "Can We Scale Transformers to Predict Parameters of Diverse ImageNet Models?").
+"""GHN-3 (Knyazev, Hwang & Lacoste-Julien 2023, "Can We Scale Transformers to Predict Parameters of Diverse ImageNet
+Models?").
 
 A transformer over the nodes of a network's computation graph, its attention biased by the lengths of
 the shortest paths both ways (Graphormer: Ying et al. 2021); a decoder turns the state of a node into

@@ -1,11 +1,15 @@
-"""LLO-VAE, the ablation of "Learning to Learn Weight Generation via Trajectory Diffusion" (Table 1, C1 alone): a vanilla VAE of trained heads.
+"""LLO-VAE, the ablation of "Learning to Learn Weight Generation via Trajectory Diffusion" (Table 1, C1 alone): a
+vanilla VAE of trained heads.
 
-A variational auto-encoder (Kingma, Welling 2014, "Auto-Encoding Variational Bayes") of trained heads x_0, given the support set,
-takes the diffusion's place in the same two loops of REPTILE. The head of a new task is decoded from a draw of the prior.
+A variational auto-encoder (Kingma, Welling 2014, "Auto-Encoding Variational Bayes") of trained heads x_0, given the
+support set, takes the diffusion's place in the same two loops of REPTILE. The head of a new task is decoded from a draw
+of the prior.
 
 Differences from the published form, of which the paper gives no more than the names above:
-- Encoder and decoder are the transformer denoiser's blocks and see the condition as it does; each neuron token has a latent of its own.
-- The decoder's variance is the knob β: the bound is that of x ~ N(decoder(z), β I), times 2β/D, which makes it a squared error and a KL.
+- Encoder and decoder are the transformer denoiser's blocks and see the condition as it does; each neuron token has a
+  latent of its own.
+- The decoder's variance is the knob β: the bound is that of x ~ N(decoder(z), β I), times 2β/D, which makes it a
+  squared error and a KL.
 - ``meta.query_loss`` also trains the decoder through the head that it generates, as for every trained method here.
 """
 
@@ -33,9 +37,11 @@ LARGEST_LOG_VAR = 20.0
 class LloVae(ReptileTrained):
     """
     Args:
-        setup: the denoiser's sizes are those of the encoder and of the decoder; weight_loss is the coefficient of the bound.
+        setup: the denoiser's sizes are those of the encoder and of the decoder; weight_loss is the coefficient of
+            the bound.
         latent: numbers of z a token.
-        beta: the weight of the KL, which is the decoder's variance in units of the trained heads' distance from the start.
+        beta: the weight of the KL, which is the decoder's variance in units of the trained heads' distance from the
+            start.
         temperature: the scale of the draws that heads are decoded from; 1 draws from the prior, 0 takes its mean.
     """
 
@@ -70,7 +76,8 @@ class LloVae(ReptileTrained):
         )
 
     def loss_of(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
-        """query_loss × the query cross-entropy of a generated head, and of recorded tasks weight_loss × the negative bound: (B,)."""
+        """query_loss × the query cross-entropy of a generated head, and of recorded tasks weight_loss × the negative
+        bound: (B,)."""
         phi = {name.removeprefix("vae."): value for name, value in phi.items()}
         known = batch["rows"], batch["present"]
         x = functional_call(self.vae, phi, (None, self.temperature * batch["z"], *known))
@@ -93,7 +100,8 @@ class LloVae(ReptileTrained):
 
 
 class Vae(nn.Module):
-    """Vectors x (B, D) given the support set, features (B, N, K, F) of which ``present`` are there <-> latents z (B, L, latent), a row a token."""
+    """Vectors x (B, D) given the support set, features (B, N, K, F) of which ``present`` are there <-> latents z (B, L,
+    latent), a row a token."""
 
     def __init__(
         self,
@@ -145,7 +153,8 @@ class Vae(nn.Module):
     def forward(
         self, x: Tensor | None, noise: Tensor, features: Tensor, present: Tensor
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """The mean squared error of x decoded from its posterior (B,), and the posterior's KL (B,); without x the noise decoded (B, D)."""
+        """The mean squared error of x decoded from its posterior (B,), and the posterior's KL (B,); without x the noise
+        decoded (B, D)."""
         if x is None:
             return self.decode(noise, features, present)
         mean, log_var = self.encode(x, features, present)

@@ -1,4 +1,5 @@
-"""Control: the mean of the training tasks' heads, cut to as many classes, whatever the support set says. Above chance only by accident."""
+"""Control: the mean of the training tasks' heads, cut to as many classes, whatever the support set says. Above chance
+only by accident."""
 
 import torch
 from torch import Tensor

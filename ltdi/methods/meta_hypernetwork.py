@@ -1,4 +1,5 @@
-"""Meta-Hypernetwork (Zhao, Kobayashi, Sacramento, von Oswald 2020, "Meta-Learning via Hypernetworks"; Ha et al. 2017, "HyperNetworks").
+"""Meta-Hypernetwork (Zhao, Kobayashi, Sacramento, von Oswald 2020, "Meta-Learning via Hypernetworks"; Ha et al. 2017,
+"HyperNetworks").
 
 A hypernetwork writes a task's weights from an embedding e of the task; it is trained through the loss on the
 queries alone, and sees no trained head. As published, a layer's neurons share their rows softly: a neuron's
@@ -6,10 +7,12 @@ weights are coefficients of its own times templates that all neurons of the laye
 
 Differences from the published form:
 - e is a row a class, computed from the support set in one pass. The published e is one learned vector, fitted to
-  each task by gradient steps on the support loss; here those steps are optional (``adapt_steps``) and go on from the computed e.
+  each task by gradient steps on the support loss; here those steps are optional (``adapt_steps``) and go on from the
+  computed e.
 - The coefficients are a small network of e and an embedding of the neuron. Class slots share their embedding and
   have their class's row of e instead, so that permuted classes permute the output layer.
-- It writes the difference from the start, in units of the trained heads' distance from it, as every trained method here does.
+- It writes the difference from the start, in units of the trained heads' distance from it, as every trained method
+  here does.
 """
 
 import torch
@@ -59,11 +62,13 @@ class MetaHypernetwork(TrainedMethod):
         def weights_of(e: Tensor) -> Tensor:
             return self.to_w(self.hypernetwork(e), centre)
 
+        def example_loss(e: Tensor) -> Tensor:
+            assert context.examples is not None
+            return self.learner.loss(weights_of(e), context.examples).sum()
+
         e = self.condition(context.rows, context.present)
         for _ in range(self.adapt_steps):
-            assert context.examples is not None
-            examples = context.examples
-            e = e - self.adapt_lr * grad(lambda e: self.learner.loss(weights_of(e), examples).sum())(e)
+            e = e - self.adapt_lr * grad(example_loss)(e)
         return weights_of(e)
 
 

@@ -1,4 +1,5 @@
-"""Meta-Diff (Zhang, Luo, Yu, Li, Lin, Ye & Zhang 2024, "MetaDiff: Meta-Learning with Conditional Diffusion for Few-Shot Learning", AAAI).
+"""Meta-Diff (Zhang, Luo, Yu, Li, Lin, Ye & Zhang 2024, "MetaDiff: Meta-Learning with Conditional Diffusion for Few-Shot
+Learning", AAAI).
 
 Gradient descent on a classifier's class weights as the denoising of these weights: ε_φ is the gradient of the support
 loss at x_t, corrected by a small network. The classifier is one row of F numbers a class, written into the head of two

@@ -1,4 +1,5 @@
-"""Control: the trained head, cut to as many classes, of the training task whose condition, the class means in label order, is nearest."""
+"""Control: the trained head, cut to as many classes, of the training task whose condition, the class means in label
+order, is nearest."""
 
 import torch
 from torch import Tensor

@@ -98,7 +98,8 @@ class Ocd(TrainedMethod):
     # -- meta-training -----------------------------------------------------------------------------
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
-        """Of each task (B,) the generated head's query loss, and of recorded ones how far x and the log-scales are from theirs."""
+        """Of each task (B,) the generated head's query loss, and of recorded ones how far x and the log-scales are from
+        theirs."""
         context, base = task.context, self.start.centre(task.context)
         predicted, total = self.log_scale(context), torch.zeros_like(base[:, 0])
         visited = 1.0 if points is None else self.diffusion.visited
@@ -132,7 +133,8 @@ class Ocd(TrainedMethod):
 
 
 class ScaleNetwork(nn.Module):
-    """Support features (B, N, K, F), of which ``present`` are there -> (B, layers): every image through a network, their mean through another."""
+    """Support features (B, N, K, F), of which ``present`` are there -> (B, layers): every image through a network,
+    their mean through another."""
 
     def __init__(self, n_features: int, width: int, n_layers: int) -> None:
         super().__init__()

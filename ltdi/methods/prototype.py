@@ -1,4 +1,5 @@
-"""Control: the nearest class mean (Snell et al. 2017), written as weights; its temperature is calibrated on meta-val."""
+"""Control: the nearest class mean (Snell et al. 2017), written as weights; its temperature is calibrated on
+meta-val."""
 
 import torch
 from torch import Tensor

@@ -96,7 +96,8 @@ class Reptile(Method):
     """φ: the parameters of the body and the ``shift`` (D_head,) of the head from its start.
 
     Args:
-        setup: query_images a class join the support in the inner loop; n_way classes of a task, at meta-training as well.
+        setup: query_images a class join the support in the inner loop; n_way classes of a task, at meta-training as
+            well.
         tasks_a_batch: training tasks of a step.
         inner_steps, adapt_steps: gradient steps on a task at meta-training, and at generation.
         inner_images: images a class in one of these steps.
@@ -181,8 +182,8 @@ class Reptile(Method):
         return path.weights[:, 0], path.losses[:, 0]
 
     def _batches(self, images: Tensor, shots: Tensor | None = None) -> Iterator[Batch]:
-        """``inner_images`` of each class in turn, with their labels, without an end: of the images (B, N, M, …) the first
-        ``shots`` (B, N) of a class, or all."""
+        """``inner_images`` of each class in turn, with their labels, without an end: of the images (B, N, M, …) the
+        first ``shots`` (B, N) of a class, or all."""
         B, N, M = images.shape[:3]
         shots = torch.full((B, N), M, device=images.device) if shots is None else shots
         chosen = torch.arange(min(self.inner_images, M), device=images.device)

@@ -13,10 +13,10 @@ from ltdi.learner import Learner
 class Meta:
     """Meta-training.
 
-    ``recorded_tasks`` and ``new_tasks``: how many of each in a step; ``n_way``: the slots of a new task (all, where there are
-    fewer); ``min_shot``, ``max_shot``: between which the number of its rows a slot is drawn at every step; ``query_images``: a
-    slot. ``query_loss`` is the coefficient of the loss on the queries, ``weight_loss`` that of the distance to the trained
-    weights, in which recorded tasks alone count. ``inner_*`` are REPTILE's inner loop.
+    ``recorded_tasks`` and ``new_tasks``: how many of each in a step; ``n_way``: the slots of a new task (all, where
+    there are fewer); ``min_shot``, ``max_shot``: between which the number of its rows a slot is drawn at every step;
+    ``query_images``: a slot. ``query_loss`` is the coefficient of the loss on the queries, ``weight_loss`` that of the
+    distance to the trained weights, in which recorded tasks alone count. ``inner_*`` are REPTILE's inner loop.
     """
 
     n_way: int
@@ -34,8 +34,9 @@ class Meta:
 
 @dataclass(frozen=True)
 class Diffusion:
-    """``steps`` T; the schedule and its largest β; what the denoiser's output is read as (``prediction``); how the loss weighs times;
-    the share of the loss on ``visited`` states; the size of the sampler's noise; whether the denoiser sees the examples' gradient."""
+    """``steps`` T; the schedule and its largest β; what the denoiser's output is read as (``prediction``); how the loss
+    weighs times; the share of the loss on ``visited`` states; the size of the sampler's noise; whether the denoiser
+    sees the examples' gradient."""
 
     steps: int
     schedule: str
@@ -68,9 +69,9 @@ class Denoiser:
 
 @dataclass(frozen=True)
 class Setup:
-    """The same for all methods of a run: the knobs, ``length`` P, ``n_way`` and ``n_shot`` of a task of the table, the number of
-    recorded tasks and of the classes that tasks are drawn from, the frozen body, where there is one, and what tasks have that
-    not all do: "classes", "examples", "images"."""
+    """The same for all methods of a run: the knobs, ``length`` P, ``n_way`` and ``n_shot`` of a task of the table, the
+    number of recorded tasks and of the classes that tasks are drawn from, the frozen body, where there is one, and what
+    tasks have that not all do: "classes", "examples", "images"."""
 
     meta: Meta
     diffusion: Diffusion

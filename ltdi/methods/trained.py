@@ -27,11 +27,11 @@ STRENGTH_WAYS, STRENGTH_TASKS = 20, 1000
 class TrainedMethod(Method):
     """A generator, trained jointly over tasks by gradient steps: a subclass writes ``loss`` and ``propose``.
 
-    Weights are points x = (w − centre) / scale: ``centre`` (B, D) is what the context says of the start (``Start.centre``),
-    ``scale`` (D,) the size of the trained weights' distance from it, by layer. In x biases are counted where the learner
-    says (``Learner.rebased``). How far generated weights go from the centre, ``strength``, is chosen on meta-val at the
-    end, in tasks of ``STRENGTH_SHOTS`` rows a slot: where what was learned does not carry over to other classes, it does
-    no harm.
+    Weights are points x = (w − centre) / scale: ``centre`` (B, D) is what the context says of the start
+    (``Start.centre``), ``scale`` (D,) the size of the trained weights' distance from it, by layer. In x biases are
+    counted where the learner says (``Learner.rebased``). How far generated weights go from the centre, ``strength``, is
+    chosen on meta-val at the end, in tasks of ``STRENGTH_SHOTS`` rows a slot: where what was learned does not carry
+    over to other classes, it does no harm.
     """
 
     records: ClassVar[bool] = True
@@ -76,15 +76,17 @@ class TrainedMethod(Method):
         return self.tempered(self.propose(context, generator=generator), context)
 
     def tempered(self, w: Tensor, context: Context) -> Tensor:
-        """Weights (…, B, D) drawn back to the centre by the strength for as many rows a slot as the task has in the mean."""
+        """Weights (…, B, D) drawn back to the centre by the strength for as many rows a slot as the task has in the
+        mean."""
         shots = torch.tensor(STRENGTH_SHOTS, device=w.device).log()
         nearest = (context.present.sum(-1).mean(-1).log()[:, None] - shots).abs().argmin(-1)
         return torch.lerp(self.start.centre(context), w, self.strength[nearest][:, None])
 
     @torch.no_grad()
     def finish(self, val: TaskSource, *, seed: int) -> None:
-        """For each of ``STRENGTH_SHOTS`` the strength of ``STRENGTHS`` with the best score on new tasks of the split, or 0 if
-        it is not above the centre's by more than the 95 % interval over these tasks: what is not shown to help is left out."""
+        """For each of ``STRENGTH_SHOTS`` the strength of ``STRENGTHS`` with the best score on new tasks of the split,
+        or 0 if it is not above the centre's by more than the 95 % interval over these tasks: what is not shown to help
+        is left out."""
 
         def at_every_strength(context: Context) -> list[Tensor]:
             centre, w = self.start.centre(context), self.propose(context, generator=named_generator(seed, "noise"))
@@ -118,7 +120,8 @@ class TrainedMethod(Method):
         return centre + self.learner.rebased(self.scale(x.shape[-1]) * x, -self.reference)
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
-        """The loss of each task (B,): by its queries, and of a recorded one by its trajectory in ``points`` (B, P, D)."""
+        """The loss of each task (B,): by its queries, and of a recorded one by its trajectory in ``points`` (B, P,
+        D)."""
         raise NotImplementedError
 
     def meta_train(
@@ -133,8 +136,8 @@ class TrainedMethod(Method):
             yield {"step": training.step, "loss": loss.item()}
 
     def weights_loss(self, w: Tensor, task: Task, points: Tensor | None) -> Tensor:
-        """query_loss × the loss on the queries, and of recorded tasks weight_loss × the mean squared distance of x to the
-        trained weights': (B,)."""
+        """query_loss × the loss on the queries, and of recorded tasks weight_loss × the mean squared distance of x to
+        the trained weights': (B,)."""
         loss = self.meta.query_loss * self.learner.loss(w, task.query)
         if points is not None:
             loss = loss + self.meta.weight_loss * self.to_x(w, points[:, 0].to(w)).square().mean(-1)
@@ -142,10 +145,12 @@ class TrainedMethod(Method):
 
 
 class ReptileTrained(TrainedMethod):
-    """A generator trained by the two loops of REPTILE (Algorithm 2): its loss is a function of φ, its parameters, and of tensors."""
+    """A generator trained by the two loops of REPTILE (Algorithm 2): its loss is a function of φ, its parameters, and
+    of tensors."""
 
     def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
-        """All that ``loss_of`` needs of an inner step, everything random included: tensors (B, …), or batches of them."""
+        """All that ``loss_of`` needs of an inner step, everything random included: tensors (B, …), or batches of
+        them."""
         raise NotImplementedError
 
     def loss_of(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
@@ -181,7 +186,8 @@ class ReptileTrained(TrainedMethod):
 
 
 class TaskBatch:
-    """Which tasks a step of meta-training is made of: recorded ones, by number (B,), and new ones, by their names (B, …)."""
+    """Which tasks a step of meta-training is made of: recorded ones, by number (B,), and new ones, by their names (B,
+    …)."""
 
     def __init__(self, recorded: Tensor, names: Tensor, n_shot: int) -> None:
         self.recorded, self.names, self.n_shot = recorded, names, n_shot
@@ -197,7 +203,8 @@ class TaskBatch:
     def parts(
         self, train: TaskSource, trajectories: Trajectories, meta: Meta, stream: torch.Generator
     ) -> list[tuple[Task, Tensor | None]]:
-        """The recorded tasks with their trajectories (B, P, D), and the new ones, whose rows are drawn anew at every call."""
+        """The recorded tasks with their trajectories (B, P, D), and the new ones, whose rows are drawn anew at every
+        call."""
         parts: list[tuple[Task, Tensor | None]] = []
         if len(self.recorded):
             parts.append((train.batch(self.recorded), trajectories.points(self.recorded)))
@@ -207,7 +214,8 @@ class TaskBatch:
 
 
 def step_stream(seed: int, step: int) -> torch.Generator:
-    """The random numbers of a step of meta-training, so that a resumed one goes on with the same; dropout draws them globally."""
+    """The random numbers of a step of meta-training, so that a resumed one goes on with the same; dropout draws them
+    globally."""
     stream = named_generator(seed, "meta", step)
     torch.manual_seed(stream.initial_seed())
     return stream

@@ -16,10 +16,10 @@ from ltdi.starts import Start
 class Pretraining:
     """How the frozen part of a scenario is made.
 
-    ``frozen`` is what is kept, with the ``facts`` to build it again. ``model`` is what is trained, by ``rows(training)``,
-    which goes on from ``training.step`` and yields a log row a step; None where the frozen part is there already.
-    ``optimizer`` are the arguments of ``Training``, ``inputs`` all that decides the result, ``code`` the modules that
-    make it, ``scores`` measures it on meta-val.
+    ``frozen`` is what is kept, with the ``facts`` to build it again. ``model`` is what is trained, by
+    ``rows(training)``, which goes on from ``training.step`` and yields a log row a step; None where the frozen part is
+    there already. ``optimizer`` are the arguments of ``Training``, ``inputs`` all that decides the result, ``code`` the
+    modules that make it, ``scores`` measures it on meta-val.
     """
 
     frozen: nn.Module
@@ -34,7 +34,8 @@ class Pretraining:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The tasks of all splits as they are kept: tensors with their facts by kind, a row a task, and one line of what they are."""
+    """The tasks of all splits as they are kept: tensors with their facts by kind, a row a task, and one line of what
+    they are."""
 
     tensors: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]]
     table: pd.DataFrame
@@ -42,7 +43,8 @@ class Prepared:
 
 
 class Scenario(Protocol):
-    """Where tasks come from, what is frozen, what is known of a task. Sections of params.yaml come as plain mappings."""
+    """Where tasks come from, what is frozen, what is known of a task. Sections of params.yaml come as plain
+    mappings."""
 
     source: ClassVar[str]
     """How its tasks are read back: a key of ``artefacts.SOURCES``."""
@@ -65,5 +67,6 @@ class Scenario(Protocol):
     def begin(
         self, sources: Mapping[str, Any], learner: Mapping[str, Any], kind: str, *, seed: int
     ) -> tuple[Start, FeatureMap | None]:
-        """Where training starts, with its learner, and what features are seen through: what is left open is chosen on meta-val."""
+        """Where training starts, with its learner, and what features are seen through: what is left open is chosen on
+        meta-val."""
         ...
