@@ -50,11 +50,13 @@ def classify(
                 f"{task} is no folder of classes, so there is nothing to generate; leave --method and --head out, or"
                 " name a folder"
             )
-        made = _generated(run, task, seed) if task.is_dir() else run.load_head(task)
+        made = run.generate(task, seed=seed) if task.is_dir() else run.load_head(task)
+        answers = made.classify(files)
         if head:
             made.save(head)
+        _tell(made)
         if len(files):
-            _show(made.classify(files), made.classes, csv)
+            _show(answers, made.classes, csv)
 
 
 @app.command()
@@ -67,7 +69,7 @@ def export(
 ) -> None:
     """Generate a head and write its tensors by name, for any program that reads safetensors."""
     with one_line_errors("ltdi export"):
-        made = _generated(Run(data, method=method), task, seed)
+        made = Run(data, method=method).generate(task, seed=seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.contiguous() for name, value in made.state_dict().items()}
         save_file(tensors, file, metadata={"classes": "\n".join(made.classes)})
@@ -116,10 +118,8 @@ def example(
         )
 
 
-def _generated(run: Run, task: Path, seed: int) -> Head:
-    made = run.generate(task, seed=seed)
-    say(f"a head for {', '.join(made.classes)}, by {made.method}")
-    return made
+def _tell(made: Head) -> None:
+    say(f"a head from {', '.join(f'{n} of {name}' for n, name in zip(made.shots, made.classes))}, by {made.method}")
 
 
 def _show(answers: pd.DataFrame, classes: tuple[str, ...], csv: Path | None) -> None:

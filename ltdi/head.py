@@ -32,14 +32,15 @@ are."""
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """Weights that were generated for a task of named classes: ``w`` (1, D) of the ``learner``, on the run's
-    features."""
+    """Weights that were generated for a task of named classes, from so many images of each (``shots``): ``w`` (1, D) of
+    the ``learner``, on the run's features."""
 
     classes: tuple[str, ...]
     learner: Learner
     w: Tensor
     extractor: FeatureExtractor
     method: str
+    shots: tuple[int, ...]
 
     @torch.no_grad()
     def probabilities(self, pictures: Pictures) -> Tensor:
@@ -93,13 +94,16 @@ class Head:
             InputError: it is none, or was made for other features.
         """
         if not file.exists():
-            raise InputError(f"{file}: no such file; name a head that was kept, or a folder of classes")
+            raise InputError(
+                f"{file}: no such folder or file; name a folder that holds a folder of images for each class, or a head"
+                " that was kept"
+            )
         tensors, facts = read_tensors(file, kind="head")
         if facts["features"] != extractor.name:
             raise InputError(f"{file} was generated for another body; generate it again from its images")
         learner = learner_of(facts["learner"])
         w = learner.space.flatten(tensors)[None].to(extractor.device)
-        return cls(tuple(facts["classes"]), learner, w, extractor, facts["method"])
+        return cls(tuple(facts["classes"]), learner, w, extractor, facts["method"], tuple(facts["shots"]))
 
     def save(self, file: str | Path) -> None:
         """Keep it, to be read again by ``read``.
@@ -109,8 +113,8 @@ class Head:
         """
         if not self.is_kept_by_itself:
             raise InputError(f"{file}: {self.method} makes more than a head, which cannot be kept; name another method")
-        facts = {"classes": list(self.classes), "method": self.method, "learner": self.learner.facts()}
-        write_tensors(file, self.state_dict(), facts | {"features": self.extractor.name}, kind="head")
+        facts = {"classes": list(self.classes), "method": self.method, "shots": list(self.shots)}
+        write_tensors(file, self.state_dict(), facts | {"learner": self.learner.facts(), "features": self.extractor.name}, kind="head")
 
 
 def by_folder(task: Path) -> dict[str, list]:

@@ -83,7 +83,8 @@ class Run:
                 f" tasks.n_way = {context.n_way} in params.yaml and run `dvc repro`, or choose another method"
             )
         w = self.method.generate(context, generator=self.noise(seed))
-        return Head(tuple(by_class), self.method.learner, w, self.extractor, self.name)
+        shots = tuple(int(n) for n in context.present[0].sum(-1))
+        return Head(tuple(by_class), self.method.learner, w, self.extractor, self.name, shots)
 
     def load_head(self, file: str | Path) -> Head:
         """A head that ``Head.save`` kept.

@@ -180,7 +180,8 @@ def read_images(pictures: Sequence[ImageFile | Image.Image | np.ndarray], *, mod
             image = _upright(_opened(picture)).convert(mode)
         except Exception as error:  # a damaged file makes zlib, zipfile and PIL raise half a dozen different types
             what = picture if isinstance(picture, Path | zipfile.Path) else f"number {i}"
-            raise InputError(f"cannot read the image {what} ({type(error).__name__}: {error}); get it again") from error
+            why = str(error) if isinstance(error, ValueError) else type(error).__name__
+            raise InputError(f"cannot read the image {what} ({why}); get it again") from error
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BILINEAR)  # antialiased, unlike torch's default
         images[i] = np.asarray(image).reshape(size, size, len(mode))

@@ -1,48 +1,149 @@
-"""``python -m pipeline.example`` and ``python -m pipeline.classify`` as their user runs them, on a finished run."""
+"""A finished run as an object, and the command ``ltdi`` as its user runs it."""
 
 import re
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-import typer
 from PIL import Image
-from pipeline.files import load_tasks
-from pipeline.images import as_files, read_like
+from safetensors.torch import load_file
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
+import ltdi
+from ltdi.artefacts import load_sources, read_weights
+from ltdi.cli import app
 from ltdi.datasets import DATASETS
 from ltdi.datasets.images import read_images
-from ltdi.methods import METHODS
-from ltdi.store import read_tensors
-from pipeline import classify, example
+from ltdi.errors import InputError
+from ltdi.learner import Learner
+from ltdi.store import read_tensors, write_tensors
 
 
-def call(program, *arguments):
-    app = typer.Typer()
-    app.command()(program.main)
+def call(*arguments):
     return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
 @pytest.fixture
 def task(finished, tmp_path) -> SimpleNamespace:
-    """A meta-test task as folders, and a function that classifies by the run it comes from."""
-    assert call(example, "--task", 3, "--data", finished.data).exit_code == 0
+    """A meta-test task as folders, the run it comes from, and a function that classifies by it."""
+    assert call("example", "--task", 3, "--data", finished.data).exit_code == 0
     folder = finished.data / "example"
     return SimpleNamespace(
         support=folder / "support",
         query=folder / "query",
         data=finished.data,
         csv=tmp_path / "answers.csv",
-        call=lambda *arguments: call(classify, *arguments, "--data", finished.data),
+        call=lambda *arguments: call("classify", *arguments, "--data", finished.data),
     )
 
 
 def names_of(data) -> list[str]:
-    return [f"class{number}" for number in load_tasks(data, splits=["meta_test"])["meta_test"].classes[3].tolist()]
+    return [f"class{number}" for number in load_sources(data, splits=["meta_test"])["meta_test"].classes[3].tolist()]
+
+
+# --- as an object
+
+
+def test_the_lines_of_the_readme(task, tmp_path):
+    run = ltdi.load(task.data)
+    head = run.generate(task.support)
+    answers = head.classify(task.query)
+    assert list(answers) == ["image", "class", "probability"] and len(answers) == 25
+    right = (answers.image.map(lambda image: image.split("/")[-2]) == answers["class"]).mean()
+    assert head.score(task.query) == pytest.approx(right)
+    head.save(tmp_path / "head.safetensors")
+    again = run.load_head(tmp_path / "head.safetensors")
+    pd.testing.assert_frame_equal(again.classify(task.query), answers)
+    images = {place.name: sorted(place.iterdir()) for place in sorted(task.support.iterdir())}
+    w = run.method.generate(run.context(images), generator=run.noise(0))
+    assert_close(w, head.w, rtol=0, atol=0)
+
+
+def test_files_arrays_pictures_and_tensors_say_the_same(task):
+    run = ltdi.load(task.data)
+    files = {place.name: sorted(place.iterdir()) for place in sorted(task.support.iterdir())}
+    of_files = run.generate(files)
+    for read in (np.asarray, Image.Image.copy):
+        made = run.generate({name: [read(Image.open(file)) for file in some] for name, some in files.items()})
+        assert_close(made.w, of_files.w, rtol=0, atol=0)
+    tensors = {name: run.extractor.read(some) for name, some in files.items()}
+    assert_close(run.generate(tensors).w, of_files.w, rtol=0, atol=0)
+
+
+def test_a_finished_run_is_told(task):
+    told = ltdi.load(task.data).info()
+    assert told["method"] == "ltdi" and told["data set"] == "glyphs" and "accuracy" in told
+    ended = call("info", "--data", task.data)
+    assert ended.exit_code == 0 and all(name in ended.output for name in told)
+
+
+def test_exported_weights_are_a_plain_file_that_classifies_alike(task, tmp_path):
+    file = tmp_path / "weights.safetensors"
+    assert call("export", task.support, file, "--data", task.data).exit_code == 0
+    run, tensors = ltdi.load(task.data), load_file(file)
+    images = run.extractor(run.extractor.read(sorted(task.query.rglob("*.png"))))
+    hidden = (images @ tensors["hidden.weight"].T + tensors["hidden.bias"]).relu()
+    logits = hidden @ tensors["output.weight"].T + tensors["output.bias"]
+    assert_close(logits.softmax(-1), run.generate(task.support).probabilities(task.query), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [{"one": torch.zeros(1, 1, 28, 28, dtype=torch.uint8)}, {"a": [], "b": []}, {"a": torch.zeros(3), "b": []}],
+)
+def test_what_is_no_task(task, images):
+    with pytest.raises(InputError):
+        ltdi.load(task.data).generate(images)
+
+
+# --- images as a viewer shows them
+
+
+def saved(tmp_path, image: Image.Image, name: str = "picture.png", **options):
+    image.save(tmp_path / name, **options)
+    return read_images([tmp_path / name], mode="L", size=image.width)[0, 0].numpy()
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    alpha = np.zeros((4, 4), np.uint8)
+    alpha[1, 2] = 255
+    ink = Image.merge("LA", [Image.new("L", (4, 4), 0), Image.fromarray(alpha)])
+    assert (saved(tmp_path, ink) == 255 - alpha).all()
+
+
+def test_pictures_are_turned_as_their_exif_says(tmp_path):
+    values = np.zeros((8, 8), np.uint8)
+    values[:, :4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn with the clock
+    seen = saved(tmp_path, Image.fromarray(values), "picture.png", exif=exif)
+    assert (seen[:4] == 255).all() and (seen[4:] == 0).all()
+
+
+def test_sixteen_bits_and_floats_keep_their_shades(tmp_path):
+    shades = np.linspace(0, 1, 16).reshape(4, 4)
+    expected = (shades * 255).round().astype(int)
+    sixteen = saved(tmp_path, Image.fromarray((shades * 65535).round().astype(np.uint16)))
+    floats = saved(tmp_path, Image.fromarray(shades.astype(np.float32)), "picture.tiff")
+    assert abs(sixteen - expected).max() <= 1 and abs(floats - expected).max() <= 1
+    with pytest.raises(InputError, match="not from 0 to 1"):
+        saved(tmp_path, Image.fromarray(300 * shades.astype(np.float32)), "wrong.tiff")
+
+
+def test_links_are_followed_and_what_a_dot_hides_is_left_out(task, tmp_path):
+    first, *_ = sorted(task.support.iterdir())
+    shutil.move(first, tmp_path / "elsewhere")
+    first.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (task.support / ".ipynb_checkpoints").mkdir()
+    shutil.copy(next(task.query.rglob("*.png")), task.support / ".ipynb_checkpoints" / "0.png")
+    assert len(ltdi.load(task.data).generate(task.support).classes) == 5
+
+
+# --- as a command
 
 
 @pytest.mark.parametrize("data_set", DATASETS)
@@ -50,9 +151,9 @@ def test_files_and_a_data_sets_images_are_inverse(tmp_path, data_set):
     channels = 3 if data_set == "mini_imagenet" else 1
     images = torch.randint(256, (2, channels, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     files = [tmp_path / f"{j}.png" for j in range(2)]
-    for file, image in zip(files, as_files(data_set, images)):
+    for file, image in zip(files, DATASETS[data_set].as_files(images)):
         Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(file)
-    assert read_like(data_set, files, 28).equal(images)
+    assert DATASETS[data_set].read(files, 28).equal(images)
 
 
 def test_characters_are_dark_on_light_in_files(task):
@@ -63,9 +164,9 @@ def test_characters_are_dark_on_light_in_files(task):
 
 def test_the_head_is_the_one_that_the_pipeline_generates(task, tmp_path):
     assert task.call(task.support, "--head", tmp_path / "head.safetensors").exit_code == 0
-    own, facts = read_tensors(tmp_path / "head.safetensors")
+    own, facts = read_tensors(tmp_path / "head.safetensors", kind="head")
     order = [facts["classes"].index(name) for name in names_of(task.data)]  # folders stand in the order of their names
-    w = read_tensors(task.data / "weights" / "ltdi.safetensors")[0]["w"][3]
+    w = read_weights(task.data / "weights" / "ltdi")[0][1]["w"][3]
     hidden = own["hidden.weight"].numel() + own["hidden.bias"].numel()
     assert_close(
         torch.cat([own["hidden.weight"], own["hidden.bias"][:, None]], 1).flatten(), w[:hidden], atol=1e-4, rtol=1e-3
@@ -85,7 +186,7 @@ def test_the_answers_are_the_pipelines(task):
     assert len(answers) == 25 and answers.probability.between(0.2, 1).all()
     right = (answers.image.map(lambda image: image.split("/")[-2]) == answers["class"]).mean()
     scores = pd.read_parquet(task.data / "results" / "per_task.parquet")
-    assert right == pytest.approx(scores[(scores.method == "ltdi") & (scores.task == 3)].accuracy.item(), abs=1e-6)
+    assert right == pytest.approx(scores[(scores.method == "ltdi") & (scores.task == 3)].score.item(), abs=1e-6)
     assert re.search(
         rf"of 25 images in folders named like a class {round(25 * right)} are right, {right:.1%}", ended.output
     )
@@ -119,11 +220,11 @@ def test_classes_of_unequal_numbers_of_images(task, tmp_path):
     place, *others = sorted(task.support.iterdir())
     for name in ("0.png", "1.png"):
         shutil.copy(task.query / place.name / name, place / f"more{name}")
-    eye = classify.Eye.load(task.data, torch.device("cpu"))
+    extractor = ltdi.load(task.data).extractor
     ended = task.call(task.support, "--method", "prototype", "--head", tmp_path / "head.safetensors")
     assert ended.exit_code == 0 and f"from 3 of {place.name}, 1 of {others[0].name}, " in ended.output
-    weight = read_tensors(tmp_path / "head.safetensors")[0]["output.weight"]
-    means = torch.stack([eye.features(eye.read(sorted(each.glob("*.png")))).mean(0) for each in (place, *others)])
+    weight = read_tensors(tmp_path / "head.safetensors", kind="head")[0]["output.weight"]
+    means = torch.stack([extractor(extractor.read(sorted(each.glob("*.png")))).mean(0) for each in (place, *others)])
     rows = weight[:, : means.shape[1]]
     assert_close(rows / rows.norm(), means / means.norm(), rtol=1e-3, atol=1e-5)
     assert task.call(task.support, task.query).exit_code == 0
@@ -165,7 +266,7 @@ def test_a_file_is_classified_like_the_folder_that_holds_it(task):
 
 def refused(ended, *parts):
     assert ended.exit_code == 2
-    assert ended.output.startswith("pipeline.") and ended.output.count("\n") == 1, ended.output
+    assert ended.output.startswith("ltdi ") and ended.output.count("\n") == 1, ended.output
     for part in parts:
         assert str(part) in ended.output
 
@@ -217,30 +318,43 @@ def test_a_head_is_generated_of_images_only(task, tmp_path):
 
 
 def test_what_is_more_than_a_head_is_not_kept(task, tmp_path, monkeypatch):
-    load = classify.load_method
+    def facts(learner: Learner):
+        return {"name": "a body and a head"}
 
-    def of_more_than_a_head(*given):
-        made = load(*given)
-        monkeypatch.setattr(METHODS["ltdi"], "space", "the body's and the head's")
-        return made
-
-    monkeypatch.setattr(classify, "load_method", of_more_than_a_head)
-    refused(task.call(task.support, "--head", tmp_path / "head.safetensors"), "ltdi makes more than a head", "--head")
+    run = ltdi.load(task.data)
+    head = run.generate(task.support)
+    monkeypatch.setattr(type(head.learner), "facts", facts)
+    with pytest.raises(InputError, match="ltdi makes more than a head"):
+        head.save(tmp_path / "head.safetensors")
 
 
 def test_a_head_of_another_body(task, tmp_path):
     head, body = tmp_path / "head.safetensors", task.data / "body" / "body.safetensors"
     task.call(task.support, "--head", head)
-    refused(task.call(body, task.query), body, "no head")
-    tensors, facts = read_tensors(body)
-    classify.write_tensors(body, {name: value + 0.01 for name, value in tensors.items()}, facts)
+    refused(task.call(body, task.query), body, "'head' is needed")
+    tensors, facts = read_tensors(body, kind="body")
+    write_tensors(body, {name: value + 0.01 for name, value in tensors.items()}, facts, kind="body")
     refused(task.call(head, task.query), head, "another body")
 
 
+def test_names_are_shown_as_they_are(task):
+    place = sorted(task.support.iterdir())[0]
+    place.rename(place.with_name("[red] :smile: \x1b[31m"))
+    ended = task.call(task.support, task.query)
+    assert ended.exit_code == 0
+    assert "[red] :smile: \\x1b[31m" in ended.output and "\x1b[31m" not in ended.output
+
+
+def test_a_class_of_no_image_that_is_read(task):
+    place = sorted(task.support.iterdir())[0]
+    next(place.iterdir()).rename(place / "0.xcf")
+    refused(task.call(task.support), place, "no image that is read")
+
+
 def test_no_run_yet(tmp_path):
-    refused(call(classify, tmp_path, "--data", tmp_path / "none"), "features.safetensors", "dvc repro")
-    refused(call(example, "--data", tmp_path / "none"), "features.safetensors", "dvc repro")
+    refused(call("classify", tmp_path, "--data", tmp_path / "none"), tmp_path / "none", "dvc repro")
+    refused(call("example", "--data", tmp_path / "none"), "start.safetensors", "dvc repro")
 
 
 def test_a_task_that_is_not_there(finished):
-    refused(call(example, "--task", 30, "--data", finished.data), "--task 30", "0 to 29")
+    refused(call("example", "--task", 30, "--data", finished.data), "--task 30", "0 to 29")

@@ -1,0 +1,13 @@
+"""What each of a run's methods says of the same images: python examples/compare_methods.py <data> <classes> <images>"""
+
+import sys
+
+import ltdi
+from ltdi.artefacts import names
+
+data, classes, images = [*sys.argv[1:], *("data", "data/example/support", "data/example/query")[len(sys.argv) - 1 :]]
+
+trained, controls = names(ltdi.load(data).data)
+for method in (trained, *controls):
+    head = ltdi.load(data, method=method).generate(classes)
+    print(f"{method:20} {head.score(images):.1%} right")
