@@ -30,15 +30,8 @@ example: $(READY) ## a head for a folder of images without training, on a task o
 	ltdi example
 	ltdi classify data/example/support data/example/query
 
-# what the paper says, where it says it; its noise schedule and inner steps it does not. β is bounded, because one
-# step of the sampler multiplies every error of ε by 1/√α
-PAPER := tasks.train_n_way=null tasks.meta_train=4000 trajectories.start=fresh diffusion.steps=20 diffusion.schedule=linear diffusion.max_beta=0.9 \
-	diffusion.prediction=epsilon diffusion.weighting=theorem diffusion.visited=0.0 diffusion.start_noise=1.0 \
-	denoiser.name=unet denoiser.dropout=0.0 meta.inner_steps=3 meta.inner_optimizer=adam meta.outer_lr=0.001 \
-	meta.weight_loss=1.0 meta.query_loss=0.0 meta.new_tasks=0 meta.recorded_tasks=32
-
 paper: $(READY) ## the paper's literal configuration, as an experiment; ten minutes and more on two cores
-	dvc exp run --temp --force --name paper-literal $(addprefix -S ,$(PAPER))
+	options=$$(python -m bench paper-params) && dvc exp run --temp --force --name paper-literal $$options
 	@$(MAKE) --no-print-directory compare
 
 compare: $(READY) ## all experiments side by side: changed params and accuracy
@@ -50,17 +43,17 @@ FOUR := 5w1s 5w5s 20w1s 20w5s
 
 bench: $(READY) ## every method in every setting whose data are found: LTDI_DATA=<folder> BUDGET=quick|cpu|full
 	LTDI_DATA=$(LTDI_DATA) BUDGET=$(or $(BUDGET),quick) dvc repro --keep-going bench/dvc.yaml
-	python -m bench.tables
+	python -m bench report
 
 bench-omniglot: BUDGET := $(or $(BUDGET),cpu)
 bench-omniglot: $(READY) ## Lt-Di and the controls on Omniglot: LTDI_DATA=<folder> SEEDS="0 1 2" BUDGET=cpu|full
-	LTDI_DATA=$(LTDI_DATA) python -m bench.run $(FOUR:%=--setting omniglot-%) $(SEEDS:%=--seed %) --budget $(BUDGET) --variant ltdi --variant lvdi
-	python -m bench.tables
+	LTDI_DATA=$(LTDI_DATA) python -m bench run $(FOUR:%=--setting omniglot-%) $(SEEDS:%=--seed %) --budget $(BUDGET) --variant ltdi --variant lvdi
+	python -m bench report
 
 ablation: $(READY) ## what each part of the method does, on the embedded glyphs: SEEDS="0 1 2"
-	python -m bench.run --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation --variant all
-	python -m bench.sharpness --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation
-	python -m bench.tables
+	python -m bench run --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation --variant all
+	python -m bench sharpness --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation
+	python -m bench report
 
 test: $(READY) ## the whole test suite
 	python -m pytest

@@ -1,4 +1,8 @@
-"""Measured rows: settings × variants × seeds over the stages of ``pipeline``, one long table."""
+"""Measured rows: settings × methods or variants × seeds over the stages of ``pipeline``.
+
+``plan`` says what each cell would run, ``run`` and its neighbours measure rows, ``report`` writes the tables:
+``python -m bench`` lists the commands.
+"""
 
 from pathlib import Path
 

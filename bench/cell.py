@@ -1,21 +1,25 @@
-"""``python -m bench.cell <setting> <method>``: one cell of the few-shot table, all its seeds, as bench/plan.py wrote it down.
+"""``python -m bench cell <setting> <method>``: one cell of the few-shot table, all its seeds, as it is planned.
 
-The method "controls" stands for all controls, and for what is shown beside them: they learn nothing, and one run has them all.
+The method "controls" stands for all controls: they learn nothing, and one run has them all. What the tables need of the
+runs is kept in bench/work/cells/<setting>/<method>/.
 """
 
 import json
 import shutil
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from bench import CELLS, PLAN
-from ltdi.errors import InputError
+from bench.options import RAW, Root
+from bench.settings import defaults
 
 
 def main(
     setting: Annotated[str, typer.Argument(help="A setting of bench/params.yaml.")],
     method: Annotated[str, typer.Argument(help="A method of bench/params.yaml, or controls.")],
+    root: Root = RAW,
 ) -> None:
     plan = json.loads((PLAN / setting / f"{method}.json").read_text(encoding="utf-8"))
     folder = CELLS / setting / method
@@ -23,18 +27,43 @@ def main(
     if plan["missing"]:
         folder.mkdir(parents=True)
         (folder / "cell.json").write_text(json.dumps(plan), encoding="utf-8")
-        return
-    from bench.measure import measure  # here, because it imports torch: dozens of missing cells should not wait for it
-    from pipeline.progress import console, say
-
-    say(f"bench: {setting} {method}, budget {plan['budget']}")
-    try:
-        measure(plan, folder)
-    except InputError as error:
-        console.print(f"[bold red]bench.cell {setting} {method}[/]", end=": ")
-        say(str(error))
-        raise SystemExit(2) from error
+    else:
+        _measure(plan, folder, root)
 
 
-if __name__ == "__main__":
-    typer.run(main)
+def _measure(plan: dict[str, Any], folder: Path, root: Path) -> None:
+    """The stages for every seed: scores by task, times, and facts."""
+    # here, because they import torch: dozens of missing cells should not wait for it
+    import pandas as pd
+
+    from bench.machine import origin
+    from bench.stages import run_stages
+    from ltdi.store import read_table, write_json, write_table
+
+    scores, times, facts = [], [], {}
+    params = plan["params"]
+    params["methods"] = defaults()["methods"] | params["methods"]
+    params["data"] |= {"root": str(root), "download": False}
+    for seed in plan["seeds"]:
+        data = run_stages(params | {"seed": seed})
+        table = read_table(data / "results" / "per_task.parquet")
+        scores.append(table[["method", "task", "score"]].assign(seed=seed))
+        times.append(read_table(data / "weights" / "timing.parquet").assign(seed=seed))
+        facts[str(seed)] = _facts(data)
+    write_table(folder / "per_task.parquet", pd.concat(scores, ignore_index=True))
+    write_table(folder / "timing.parquet", pd.concat(times, ignore_index=True))
+    write_json(folder / "cell.json", {"missing": "", "budget": plan["budget"], **origin(), "seeds": facts})
+
+
+def _facts(data: Path) -> dict[str, Any]:
+    """What the table says of a run beside its scores."""
+    from bench.stages import train_classes
+    from ltdi.store import read_json
+
+    chosen = read_json(data / "model" / "metrics.json")
+    return {
+        "train_classes": train_classes(data),
+        "ceiling": read_json(data / "results" / "metrics.json")["ceiling"],
+        "body": read_json(data / "body" / "metrics.json"),
+        **{key: chosen[key] for key in ("val_score", "parameters", "seconds")},
+    }

@@ -1,119 +1,78 @@
-"""The long tables of bench/results/: runs.csv, every measured row; choices.csv, what was chosen by on meta-val;
-beside.csv, a method − what learned without it, paired over tasks; sharpness.csv, how sharp the trained heads' minima are;
-ways.csv, heads for other numbers of classes and images than a run was trained on."""
+"""The long tables of bench/results/, the one road into them and out of them."""
 
-import platform
-import subprocess
-from pathlib import Path
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import pandas as pd
-import torch
+from torch import Tensor
 
 from bench import RESULTS
+from ltdi.metrics import best_and_paired, mean_and_ci95
 from ltdi.store import write_text
-from pipeline.stage import device
 
-KEY = ["setting", "method", "variant", "train_classes", "seed", "beside", "n_way", "n_shot"]
-COLUMNS = [
-    "setting",
-    "method",
-    "variant",
-    "train_classes",
-    "seed",
-    "tasks",
-    "accuracy",
-    "ci95",
-    "best_control",
-    "paired_diff",
-    "paired_ci95",
-    "ms_batch_1",
-    "ms_batch_64",
-    "seconds_meta_train",
-    "device",
-    "commit",
-]
-BESIDE_COLUMNS = [
-    "setting",
-    "method",
-    "variant",
-    "train_classes",
-    "seed",
-    "tasks",
-    "beside",
-    "paired_diff",
-    "paired_ci95",
-    "device",
-    "commit",
-]
-CHOICE_COLUMNS = [
-    "setting",
-    "method",
-    "variant",
-    "train_classes",
-    "seed",
-    "tasks",
-    "val_accuracy",
-    "val_best_control",
-    "val_paired_diff",
-    "val_paired_ci95",
-    "seconds_meta_train",
-    "device",
-    "commit",
-]
-WAYS_COLUMNS = [
-    "setting",
-    "seed",
-    "n_way",
-    "n_shot",
-    "method",
-    "tasks",
-    "accuracy",
-    "ci95",
-    "best_control",
-    "paired_diff",
-    "paired_ci95",
-    "device",
-    "commit",
-]
-SHARPNESS_COLUMNS = [
-    "setting",
-    "variant",
-    "seed",
-    "tasks",
-    "lambda_max",
-    "ci95",
-    "paired_diff",
-    "paired_ci95",
-    "device",
-    "commit",
-]
+KEY = ("setting", "method", "variant", "train_classes", "seed", "beside", "n_way", "n_shot", "candidate")
+"""The columns that say which cell a row is of."""
+
+_RUN = "setting method variant train_classes seed tasks"
+_SCORE = "accuracy ci95 best_control paired_diff paired_ci95"
+_CHOICE = "val_accuracy val_best_control val_paired_diff val_paired_ci95"
+
+TABLES = {
+    # every measured row
+    "runs.csv": f"{_RUN} {_SCORE} ms_batch_1 ms_batch_64 seconds_meta_train device commit",
+    # what was chosen by, on meta-val
+    "choices.csv": f"{_RUN} {_CHOICE} seconds_meta_train device commit",
+    # a method − what learned without it, paired over tasks
+    "beside.csv": f"{_RUN} beside paired_diff paired_ci95 device commit",
+    # how sharp the trained heads' minima are
+    "sharpness.csv": "setting variant seed tasks lambda_max ci95 paired_diff paired_ci95 device commit",
+    # heads for other numbers of classes and images than a run was trained on
+    "ways.csv": f"setting seed n_way n_shot method tasks {_SCORE} device commit",
+    # a method's candidates
+    "search.csv": "setting method candidate val_accuracy seconds device commit",
+}
+"""The columns of each table."""
 
 
-def add(name: str, columns: list[str], rows: list[dict]) -> None:
-    """Put rows into a long table, in the place of older rows of the same cells."""
-    key = [name for name in KEY if name in columns]
-    file, new = RESULTS / name, pd.DataFrame(rows)
-    if file.exists():
-        new = pd.concat([pd.read_csv(file, dtype={"commit": str}), new]).drop_duplicates(key, keep="last")
-    write_text(
-        file,
-        new.reindex(columns=columns).sort_values(key).to_csv(index=False, float_format="%.6g", lineterminator="\n"),
-    )
+def read(name: str) -> pd.DataFrame:
+    """A long table, empty where nothing has been measured."""
+    file = RESULTS / name
+    if not file.exists():
+        return pd.DataFrame(columns=TABLES[name].split())
+    return pd.read_csv(file, dtype={"commit": str})
 
 
-def machine() -> str:
-    """What the times were taken on."""
-    if device().type == "cuda":
-        return torch.cuda.get_device_name()
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    return f"{model}, {torch.get_num_threads()} threads"
+def add(name: str, rows: list[dict[str, Any]]) -> None:
+    """Put rows into a long table, in the place of older rows of the same cells; two programs may do so at once."""
+    columns = TABLES[name].split()
+    key = [column for column in KEY if column in columns]
+    with _locked():
+        known = read(name)
+        parts = [part for part in (known, pd.DataFrame(rows)) if len(part)]
+        if not parts:
+            return
+        table = pd.concat(parts).drop_duplicates(key, keep="last").reindex(columns=columns).sort_values(key)
+        write_text(RESULTS / name, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
-def commit() -> str:
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+@contextmanager
+def _locked() -> Iterator[None]:
+    """One program at a time between reading a table and writing it."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with open(RESULTS / ".lock", "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def summary(scores: Tensor) -> dict[str, Any]:
+    """The columns that say how well a method did on its tasks (M,)."""
+    mean, ci95 = mean_and_ci95(scores)
+    return {"tasks": len(scores), "accuracy": mean, "ci95": ci95}
+
+
+def compared(own: Tensor, controls: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The columns that say how far a method is ahead of the best control on the same tasks."""
+    best, paired = best_and_paired(own, controls)
+    return {"best_control": best, "paired_diff": paired["difference"], "paired_ci95": paired["ci95"]}

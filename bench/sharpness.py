@@ -1,4 +1,4 @@
-"""``python -m bench.sharpness``: λ_max at the trained heads, with sharpness-aware minimisation and without -> bench/results/sharpness.csv."""
+"""``python -m bench sharpness``: λ_max at the trained heads, beside those of sharpness-aware minimisation."""
 
 from itertools import product
 from pathlib import Path
@@ -6,86 +6,56 @@ from typing import Annotated
 
 import torch
 import typer
-from pipeline.files import load_start, load_tasks, load_trajectories
 from torch import Tensor
 
-from bench.rows import SHARPNESS_COLUMNS, add, commit, machine
+from bench import RUNS
+from bench.machine import origin
+from bench.options import ONE_SEED, RAW, Base, Budget, Root, Runs, Seeds, Settings
+from bench.rows import add
+from bench.settings import prefix_of, variant_params
 from bench.stages import run_stages
-from bench.variants import prefix_of, variant_params
-from ltdi.errors import InputError
+from ltdi.artefacts import load_sources, load_start, load_trajectories
+from ltdi.devices import device
 from ltdi.metrics import mean_and_ci95
 from ltdi.seeding import generator
 from ltdi.sharpness import largest_eigenvalue
-from ltdi.tasks import labelled
 from pipeline.progress import say
-from pipeline.stage import device
 
 
 def main(
-    setting: Annotated[list[str], typer.Option(help="A setting of bench/params.yaml; may be repeated.")],
+    setting: Settings,
     variant: Annotated[str, typer.Option(help="The variant that is compared with Lt-Di.")] = "sam",
-    base: Annotated[str, typer.Option(help="What the variant changes: a base of bench/params.yaml.")] = "defaults",
-    seed: Annotated[list[int], typer.Option(help="May be repeated.")] = [0],
-    budget: Annotated[str, typer.Option(help="A budget of bench/params.yaml.")] = "cpu",
-    root: Annotated[Path, typer.Option(envvar="LTDI_DATA", help="The folder that holds the data sets.")] = Path(
-        "data/raw"
-    ),
-    runs: Annotated[Path, typer.Option(help="Where the stages' outputs are kept.")] = Path("runs"),
+    base: Base = "defaults",
+    seed: Seeds = ONE_SEED,
+    budget: Budget = "cpu",
+    root: Root = RAW,
+    runs: Runs = RUNS,
 ) -> None:
-    try:
-        for each_seed, each_setting in product(seed, setting):
-            params = {
-                name: variant_params(each_setting, name, base=base, budget=budget, seed=each_seed, root=root)
-                for name in ("ltdi", variant)
-            }
-            found = {
-                name: _of_trained_heads(run_stages(each, runs, until="collect_trajectories"))
-                for name, each in params.items()
-            }
-            both = found["ltdi"].isfinite() & found[variant].isfinite()
-            common = {
-                "setting": each_setting,
-                "seed": each_seed,
-                "tasks": int(both.sum()),
-                "device": machine(),
-                "commit": commit(),
-            }
-            rows = []
-            for name, values in found.items():
-                (mean, ci95), (difference, paired_ci95) = (
-                    mean_and_ci95(values[both]),
-                    mean_and_ci95((values - found["ltdi"])[both]),
-                )
-                rows.append(
-                    common
-                    | {
-                        "variant": prefix_of(base) + name,
-                        "lambda_max": mean,
-                        "ci95": ci95,
-                        "paired_diff": difference,
-                        "paired_ci95": paired_ci95,
-                    }
-                )
-                say(f"{each_setting} seed {each_seed}: λ_max of {name} {mean:.4f} ± {ci95:.4f}")
-            add("sharpness.csv", SHARPNESS_COLUMNS, rows)
-    except InputError as error:
-        say(f"bench: {error}")
-        raise SystemExit(2) from error
+    for each_seed, where in product(seed, setting):
+        found = {}
+        for name in ("ltdi", variant):
+            params = variant_params(where, name, base=base, budget=budget, seed=each_seed, root=root)
+            found[name] = _of_trained_weights(run_stages(params, runs, until="collect_trajectories"))
+        both = found["ltdi"].isfinite() & found[variant].isfinite()
+        common = {"setting": where, "seed": each_seed, "tasks": int(both.sum()), **origin()}
+        rows = []
+        for name, values in found.items():
+            mean, ci95 = mean_and_ci95(values[both])
+            difference, paired_ci95 = mean_and_ci95((values - found["ltdi"])[both])
+            row = {"variant": prefix_of(base) + name, "lambda_max": mean, "ci95": ci95}
+            rows.append(common | row | {"paired_diff": difference, "paired_ci95": paired_ci95})
+            say(f"{where} seed {each_seed}: λ_max of {name} {mean:.4f} ± {ci95:.4f}")
+        add("sharpness.csv", rows)
 
 
-def _of_trained_heads(data: Path) -> Tensor:
-    """λ_max of each meta-test task's loss on all images of its classes, at its trained head (M,); NaN where there is none."""
+def _of_trained_weights(data: Path) -> Tensor:
+    """λ_max of each meta-test task's loss on all its data, at its trained weights (M,); NaN where there are none."""
     where = device()
-    test, head = load_tasks(data, splits=["meta_test"])["meta_test"].to(where), load_start(data, where).head
+    test = load_sources(data, splits=["meta_test"], device=where)["meta_test"]
+    learner = load_start(data, where)[0].learner
     trajectories, kept = load_trajectories(data, "meta_test")
     found = torch.full((len(test),), float("nan"))
-    for rows in torch.arange(len(kept)).split(64):
-        inputs, labels = labelled(test.all_images(kept[rows].to(where)))
-        found[kept[rows]] = largest_eigenvalue(
-            head, trajectories.points[rows, 0].to(where), inputs, labels, generator=generator(0, "λ")
-        ).cpu()
+    for part in torch.arange(len(kept)).split(64):
+        batch, w = test.fitted_on(kept[part].to(where)), trajectories.trained(part).to(where)
+        found[kept[part]] = largest_eigenvalue(learner.loss, w, batch, generator=generator(0, "λ")).cpu()
     return found
-
-
-if __name__ == "__main__":
-    typer.run(main)

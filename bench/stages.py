@@ -1,103 +1,169 @@
-"""The six stages of ``pipeline`` under one set of params, every stage's output kept under a name made of all it depends on.
+"""The stages of dvc.yaml, which is their only list, run under one set of params, their outputs kept.
 
-Runs that agree in the first stages share them: one body serves every setting of a data set, one set of
-tasks and trajectories every method. A killed run goes on at the stage, and in a training at the
-checkpoint, where it was.
+An output is kept by all that it depends on. Runs that agree in the first stages share them: one body serves every
+setting of a data set, one set of tasks and trajectories every method. A killed run goes on at the stage, and in a
+training at the checkpoint, where it was.
 """
 
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
-from bench.plan import code_of
-from ltdi.store import checksum, digest
-from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body
+from bench import ROOT, RUNS
+from bench.settings import load_yaml
+from ltdi.methods import CONTROLS
+from ltdi.store import digest, read_tensors
 
-# stage -> its module, the folder it writes, the sections it reads
-STAGES = {
-    "pretrain_body": (pretrain_body, "body", ("data", "body")),
-    "prepare_tasks": (prepare_tasks, "tasks", ("seed", "data", "tasks")),
-    "collect_trajectories": (collect_trajectories, "trajectories", ("seed", "trajectories")),
-    "meta_train": (meta_train, "model", ("seed", "method", "methods", "diffusion", "denoiser", "meta")),
-    "generate_weights": (generate_weights, "weights", ("seed", "generate")),
-    "evaluate": (evaluate, "results", ("evaluate",)),
-}
+OF_ONE_SEED = "pretrain_body"
+"""One body for all seeds: rows of a setting are compared on the same features."""
 
+FORGOTTEN = "generate_weights"
+"""Its weights take up to half a gigabyte a run, and are made again in a minute where scoring changes."""
 
-def run_stages(params: dict, runs: Path, *, until: str = "evaluate") -> Path:
-    """Run what has not been run, up to a stage; the folder that holds all outputs, as links.
-
-    Generated heads are deleted once they are scored: they take up to half a gigabyte a run, and are made again in less
-    than a minute where the stage that scores them changes.
-    """
-    if until not in STAGES:
-        raise ValueError(f"no stage {until!r}")
-    folders = _folders(params, runs)
-    if not _is_done(folders[until]):
-        inputs = {}
-        for stage, (module, output, _) in STAGES.items():
-            if not _is_done(folders[stage]):
-                # one body for all seeds: rows of a setting are compared on the same features
-                _run(
-                    module.main,
-                    params | ({"seed": 0} if stage == "pretrain_body" else {}),
-                    folders[stage],
-                    inputs,
-                    output,
-                )
-                (folders[stage] / "done").touch()
-            inputs[output] = folders[stage] / "data" / output
-            if stage == until:
-                break
-    if until == "evaluate":
-        _forget_heads(folders["generate_weights"])
-    return folders[until] / "data"
+PLACE = ("root", "download")
+"""Where a data set lies is no part of what it is."""
 
 
-def _folders(params: dict, runs: Path) -> dict[str, Path]:
+@dataclass(frozen=True)
+class Stage:
+    """A stage of dvc.yaml: the dotted ``params``, the ``deps`` and ``outs`` as they stand there, ``${…}`` in them."""
+
+    name: str
+    command: str
+    params: tuple[str, ...]
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+
+    @property
+    def folder(self) -> str:
+        """Of the outputs, in the folder data."""
+        return Path(self.outs[0]).parts[1]
+
+    def run(self, params_file: Path, data: Path) -> None:
+        """What its command runs, in this process."""
+        import_module(self.command.split()[-1]).main(params_file, data)
+
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What it reads of ``params``, by dotted key; of controls' knobs too, which dvc.yaml does not track."""
+        names = (params["method"]["name"], *params["method"]["controls"])
+        keys = (key.replace("${method.name}", name) for key in self.params for name in names)
+        return {key: _at(params, key) for key in keys}
+
+    def code(self, params: Mapping[str, Any]) -> str:
+        """A name for the code that it runs: the files among its deps, those of controls only where there are any."""
+        deps = [re.sub(r"\$\{(.+?)\}", lambda found: str(_at(params, found[1])), dep) for dep in self.deps]
+        files = {file for dep in deps if not dep.startswith("data/") for file in _sources(ROOT / dep)}
+        if not params["method"]["controls"]:
+            of_controls = {ROOT / f"{control.__module__.replace('.', '/')}.py" for control in CONTROLS.values()}
+            files -= of_controls - {ROOT / "ltdi" / "methods" / f"{params['method']['name']}.py"}
+        return name_of_code(ROOT, tuple(sorted(files)))
+
+
+@cache
+def read_stages(file: Path = ROOT / "dvc.yaml") -> dict[str, Stage]:
+    """The stages in their order, by name."""
+    return {name: _stage(name, said) for name, said in load_yaml(file)["stages"].items()}
+
+
+def _stage(name: str, said: Mapping[str, Any]) -> Stage:
+    outs = [out for kind in ("outs", "metrics") for out in said.get(kind, [])]
+    paths = (next(iter(out)) if isinstance(out, dict) else out for out in outs)
+    return Stage(name, said["cmd"], tuple(said["params"]), tuple(said["deps"]), tuple(paths))
+
+
+def _at(params: Mapping[str, Any], key: str) -> Any:
+    """What stands at a dotted key, None where there is nothing: the stage that reads it says so in its own words."""
+    value: Any = params
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _sources(path: Path) -> list[Path]:
+    return list(path.rglob("*.py")) if path.is_dir() else [path] if path.is_file() else []
+
+
+@cache
+def name_of_code(root: Path, files: tuple[Path, ...]) -> str:
+    """A name for what source files hold."""
+    return digest(*(f"{file.relative_to(root)}\n{file.read_text(encoding='utf-8')}" for file in files))
+
+
+def run_stages(params: dict[str, Any], runs: Path = RUNS, *, until: str | None = None) -> Path:
+    """Run what has not been run, up to a stage or to the last; the folder that holds all outputs, as links."""
+    stages, folders = read_stages(), _folders(params, runs)
+    last = until or list(stages)[-1]
+    inputs: dict[str, Path] = {}
+    for stage in () if _is_done(folders[last]) else stages.values():
+        if not _is_done(folders[stage.name]):
+            _run(stage, params, folders[stage.name], inputs)
+        inputs[stage.folder] = folders[stage.name] / "data" / stage.folder
+        if stage.name == last:
+            break
+    if until is None:
+        _forget_weights(folders[FORGOTTEN])
+    return folders[last] / "data"
+
+
+def _folders(params: dict[str, Any], runs: Path) -> dict[str, Path]:
     """stage -> where its output is kept, by all that it depends on."""
     key, folders = "", {}
-    for stage, (_, _, sections) in STAGES.items():
-        identity = {section: _identity(_plain(params[section])) for section in sections}
-        if stage == "meta_train":
-            named = (params["method"]["name"], *params["method"]["controls"])
-            identity["methods"] = {name: identity["methods"].get(name) for name in named}
-        code = code_of(stage, params["method"]["name"], controls=bool(params["method"]["controls"]))
-        key = digest(stage, key, identity, code)
-        folders[stage] = runs / stage / key[:16]
+    for name, stage in read_stages().items():
+        key = digest(name, key, _identity(stage, params), stage.code(params))
+        folders[name] = runs / name / key[:16]
     return folders
 
 
-def _is_done(folder: Path) -> bool:
-    return (folder / "done").exists()
+def _identity(stage: Stage, params: dict[str, Any]) -> dict[str, Any]:
+    """The params that a stage reads, of a body's file what it holds."""
+    values = stage.values(_of_stage(stage, params))
+    if "data" in values:
+        values["data"] = {key: value for key, value in values["data"].items() if key not in PLACE}
+    if "body" in values:
+        values["body"] = values["body"] | {"weights": name_of_body(params)}
+    return values
 
 
-def _forget_heads(folder: Path) -> None:
-    (folder / "done").unlink(missing_ok=True)
-    for file in (folder / "data" / "weights").glob("*.safetensors"):
-        file.unlink()
+def name_of_body(params: Mapping[str, Any]) -> str | None:
+    """A name for what the file holds that params take the body from."""
+    file = params["body"]["weights"]
+    return digest(*read_tensors(file, kind="body")) if file else None
 
 
-def _identity(section: object) -> object:
-    """A section without the keys that say where a data set lies, which is no part of what it is; of a body what its file holds."""
-    if not isinstance(section, dict):
-        return section
-    known = {key: value for key, value in section.items() if key not in ("root", "download")}
-    return known | {"weights": checksum(known["weights"])} if known.get("weights") else known
+def _of_stage(stage: Stage, params: dict[str, Any]) -> dict[str, Any]:
+    return params | {"seed": 0} if stage.name == OF_ONE_SEED else params
 
 
-def _run(main: Callable[[Path, Path], None], params: dict, folder: Path, inputs: dict[str, Path], output: str) -> None:
+def _run(stage: Stage, params: dict[str, Any], folder: Path, inputs: Mapping[str, Path]) -> None:
     data = folder / "data"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     for name, source in inputs.items():
         (data / name).symlink_to(source.absolute())
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
-        YAML().dump({name: _plain(section) for name, section in params.items()}, file)
-    main(folder / "params.yaml", data)
+        YAML().dump(_of_stage(stage, params), file)
+    stage.run(folder / "params.yaml", data)
+    (folder / "done").touch()
 
 
-def _plain(section: object) -> object:
-    return {key: _plain(value) for key, value in section.items()} if isinstance(section, dict) else section
+def _is_done(folder: Path) -> bool:
+    return (folder / "done").exists()
+
+
+def _forget_weights(folder: Path) -> None:
+    """Once they are scored."""
+    (folder / "done").unlink(missing_ok=True)
+    for file in (folder / "data" / "weights").rglob("*.safetensors"):
+        file.unlink()
+
+
+def train_classes(data: Path) -> int:
+    """How many classes a run's methods learned from, symmetries not counted."""
+    return read_tensors(data / "tasks" / "features.safetensors", kind="features")[1]["train_classes"]

@@ -1,0 +1,44 @@
+"""``python -m bench <command>``; each command says its options with ``--help``."""
+
+import sys
+from importlib import import_module
+
+import typer
+
+from pipeline.stage import one_line_errors
+
+COMMANDS = {
+    "plan": ("bench.plan", "what each cell of the few-shot table would run here, or why it cannot"),
+    "cell": ("bench.cell", "measure one cell, as it is planned"),
+    "run": ("bench.run", "measure settings × variants × seeds beside the controls: runs.csv, beside.csv, choices.csv"),
+    "ways": ("bench.ways", "one run's heads for tasks of other sizes: ways.csv"),
+    "sharpness": ("bench.sharpness", "how sharp the minima of trained heads are: sharpness.csv"),
+    "search": ("bench.search", "a method's candidates, compared on meta-val: search.csv"),
+    "bodies": ("bench.bodies", "train the frozen bodies of the tables anew: bench/bodies/"),
+    "report": ("bench.report", "the readable tables and the picture of bench/results/"),
+    "paper-params": ("bench.paper", "the paper's configuration, as options of `dvc exp run`"),
+}
+
+
+def app_of(command: str) -> typer.Typer:
+    """The command as a program: its module's ``main``, whose user's mistakes are one line.
+
+    Its module alone is imported: a cell that is missing should not wait for torch.
+    """
+    main = import_module(COMMANDS[command][0]).main
+    app = typer.Typer(add_completion=False)
+    app.command()(one_line_errors(f"bench {command}")(main))
+    return app
+
+
+def main() -> None:
+    command, *arguments = sys.argv[1:] or [""]
+    if command not in COMMANDS:
+        lines = "".join(f"\n  {name:14}{what}" for name, (_, what) in COMMANDS.items())
+        print(f"usage: python -m bench <command> [options]\n{lines}")
+        sys.exit(0 if command in ("", "--help") else 2)
+    app_of(command)(arguments, prog_name=f"python -m bench {command}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""From a row of bench/params.yaml to the params of its stages."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from bench import BENCH, ROOT
+from ltdi.errors import InputError
+
+
+def load_yaml(file: Path) -> dict[str, Any]:
+    return YAML(typ="safe").load(file)
+
+
+def defaults() -> dict[str, Any]:
+    """params.yaml."""
+    return load_yaml(ROOT / "params.yaml")
+
+
+def bench_params() -> dict[str, Any]:
+    """bench/params.yaml."""
+    return load_yaml(BENCH / "params.yaml")
+
+
+def pick(bench: Mapping[str, Any], section: str, name: str) -> dict[str, Any]:
+    """What a section of bench/params.yaml has under a name.
+
+    Raises:
+        InputError: it has nothing.
+    """
+    if name not in bench[section]:
+        allowed = ", ".join(bench[section])
+        raise InputError(f"{section.removesuffix('s')} {name!r} is not in bench/params.yaml; allowed: {allowed}")
+    return dict(bench[section][name] or {})
+
+
+def changes_of(bench: Mapping[str, Any], setting: str, budget: Mapping[str, Any]) -> dict[str, Any]:
+    """What a setting and a budget of bench/params.yaml change in params.yaml, by dotted key."""
+    values = pick(bench, "settings", setting)
+    data = values.pop("data")
+    return bench["data"][data] | values | budget["overrides"] | budget.get("data", {}).get(data, {})
+
+
+def cell_params(bench: Mapping[str, Any], setting: str, method: str, budget: Mapping[str, Any]) -> dict[str, Any]:
+    """The params of a cell; ``budget`` is one of bench/params.yaml, the method "controls" stands for all controls."""
+    changes = changes_of(bench, setting, budget)
+    if method == "controls":
+        first, *others = bench["controls"]
+        return override(defaults(), changes | {"method.name": first, "method.controls": others})
+    own = pick(bench, "methods", method) | budget["methods"].get(method, {})
+    return override(defaults(), changes | {"method.name": method, "method.controls": []} | own)
+
+
+def variant_params(
+    setting: str, variant: str, *, base: str, budget: str, seed: int, root: Path, train_on_val: bool = False
+) -> dict[str, Any]:
+    """The params of a variant of bench/params.yaml, its controls among them."""
+    bench = bench_params()
+    chosen = pick(bench, "budgets", budget)
+    changes = changes_of(bench, setting, chosen) | {"method.controls": chosen.get("controls", bench["controls"])}
+    changes |= pick(bench, "bases", base) | pick(bench, "variants", variant)
+    # the bodies that are kept have not seen the meta-val classes
+    changes |= {"body.weights": None} if train_on_val else {}
+    return override(defaults(), changes | {"seed": seed, "data.train_on_val": train_on_val, "data.root": str(root)})
+
+
+def prefix_of(base: str) -> str:
+    """What a variant of this base is called by in the long tables."""
+    return "" if base == "defaults" else f"{base}_"
+
+
+def override(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``params`` with dotted keys set, e.g. ``{"tasks.n_way": 20}``.
+
+    Raises:
+        InputError: a key that ``params`` does not have.
+    """
+    changed = deepcopy(dict(params))
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place: Any = changed
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            raise InputError(f"bench: {key} = {value!r} is not a key of params.yaml; correct the name")
+        place[last] = value
+    return changed
