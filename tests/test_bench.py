@@ -1,5 +1,6 @@
 """The bench: cells share stages, only what changed is measured again, tables say what is missing."""
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +10,19 @@ import pytest
 from project import Project
 from ruamel.yaml import YAML
 
-from bench import ROOT, cell, few_shot, plan, rows, tables
-from bench.plan import cell_params, changes_of, load_yaml, override, what_runs
-from bench.stages import STAGES, run_stages
+from bench import ROOT, __main__, cell, cells, few_shot, picture, plan, report, rows, settings, stages
+from bench.plan import what_runs
+from bench.settings import bench_params, cell_params, changes_of, override
+from bench.stages import read_stages, run_stages
 from ltdi.errors import InputError
 from ltdi.methods import METHODS
 from ltdi.store import read_json, write_json, write_table
+
+STAGES = read_stages()
+
+
+def module_of(stage: str):
+    return importlib.import_module(STAGES[stage].command.removeprefix("python -m "))
 
 
 @pytest.fixture
@@ -22,17 +30,18 @@ def stages_run(monkeypatch):
     """Stages that write one file each and are recorded, in place of the real ones."""
     ran = []
 
-    def stub(stage, output):
+    def stub(stage):
         def main(params_file, data):
+            earlier = list(STAGES.values())[: list(STAGES).index(stage)]
+            assert all((data / each.folder).is_dir() for each in earlier)
             ran.append(stage)
-            assert all((data / name).is_dir() for _, name, _ in list(STAGES.values())[: list(STAGES).index(stage)])
-            (data / output).mkdir()
-            (data / output / "params").write_text(params_file.read_text())
+            (data / STAGES[stage].folder).mkdir()
+            (data / STAGES[stage].folder / "params").write_text(params_file.read_text())
 
         return main
 
-    for stage, (module, output, _) in STAGES.items():
-        monkeypatch.setattr(module, "main", stub(stage, output))
+    for stage in STAGES:
+        monkeypatch.setattr(module_of(stage), "main", stub(stage))
     return ran
 
 
@@ -60,24 +69,24 @@ def test_cells_share_what_they_agree_in(stages_run, params, tmp_path, changes, e
     stages_run.clear()
     data = run_stages(override(params, changes), tmp_path)
     assert stages_run == expected
-    assert {path.name for path in data.iterdir()} == {output for _, output, _ in STAGES.values()}
+    assert {path.name for path in data.iterdir()} == {stage.folder for stage in STAGES.values()}
 
 
 def test_heads_are_deleted_once_they_are_scored(stages_run, params, tmp_path, monkeypatch):
     def generated(params_file, data):
-        (data / "weights").mkdir()
-        for name in ("ltdi.safetensors", "timing.parquet"):
+        (data / "weights" / "ltdi").mkdir(parents=True)
+        for name in ("ltdi/000000.safetensors", "chain.safetensors", "timing.parquet"):
             (data / "weights" / name).touch()
 
-    monkeypatch.setattr(STAGES["generate_weights"][0], "main", generated)
+    monkeypatch.setattr(module_of("generate_weights"), "main", generated)
     data = run_stages(params, tmp_path)
-    assert [file.name for file in (data / "weights").iterdir()] == ["timing.parquet"]
+    assert [file.name for file in (data / "weights").rglob("*") if file.is_file()] == ["timing.parquet"]
     stages_run.clear()
     assert run_stages(params, tmp_path) == data and not stages_run
 
 
 def test_a_killed_cell_goes_on_where_it_was(stages_run, params, tmp_path, monkeypatch):
-    module = STAGES["meta_train"][0]
+    module = module_of("meta_train")
     whole = module.main
 
     def killed(params_file, data):
@@ -98,13 +107,11 @@ def code(tmp_path, monkeypatch):
     """A copy of the code, to edit."""
     for name in ("ltdi", "pipeline", "bench"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("work", "results"))
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
-    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
     monkeypatch.setattr(plan, "BENCH", tmp_path / "bench")
-    plan.code_of.cache_clear()
+    stages.name_of_code.cache_clear()
     yield tmp_path
-    plan.code_of.cache_clear()
+    stages.name_of_code.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -117,27 +124,19 @@ def code(tmp_path, monkeypatch):
         ("pipeline/evaluate.py", {("evaluate", method) for method in ("lvdi", "ltdi", "controls")}),
         (
             "ltdi/bodies/conv4.py",
-            {
-                (stage, method)
-                for stage in ("pretrain_body", "prepare_tasks", "meta_train", "generate_weights")
-                for method in ("lvdi", "ltdi", "controls")
-            },
+            {(stage, method) for stage in list(STAGES)[:-1] for method in ("lvdi", "ltdi", "controls")},
         ),
     ],
 )
 def test_edited_code_makes_its_stages_and_cells_new(code, bench, file, stale):
+    methods = ("lvdi", "ltdi", "controls")
+
     def names() -> tuple[dict, dict]:
-        plan.code_of.cache_clear()
-        stages = {
-            (stage, method): plan.code_of(stage, method, controls=False)
-            for stage in STAGES
-            for method in ("lvdi", "ltdi")
-        }
-        stages |= {(stage, "controls"): plan.code_of(stage, "prototype", controls=True) for stage in STAGES}
-        return stages, {
-            method: what_runs(bench, "glyphs-5w1s", method, bench["budgets"]["quick"])["code"]
-            for method in ("lvdi", "ltdi", "controls")
-        }
+        stages.name_of_code.cache_clear()
+        budget = bench["budgets"]["quick"]
+        params = {method: cell_params(bench, "glyphs-5w1s", method, budget) for method in methods}
+        names = {(name, method): stage.code(params[method]) for name, stage in STAGES.items() for method in methods}
+        return names, {method: what_runs(bench, "glyphs-5w1s", method, budget)["names"] for method in methods}
 
     before, cells_before = names()
     assert names() == (before, cells_before)
@@ -152,15 +151,16 @@ def test_edited_code_makes_its_stages_and_cells_new(code, bench, file, stale):
 
 def test_edited_code_of_the_bench_makes_every_cell_new(code, bench):
     before = what_runs(bench, "glyphs-5w1s", "ltdi", bench["budgets"]["quick"])
-    with open(code / "bench" / "rows.py", "a", encoding="utf-8") as edited:
+    with open(code / "bench" / "machine.py", "a", encoding="utf-8") as edited:
         edited.write("# edited\n")
-    assert what_runs(bench, "glyphs-5w1s", "ltdi", bench["budgets"]["quick"])["code"] != before["code"]
+    stages.name_of_code.cache_clear()
+    assert what_runs(bench, "glyphs-5w1s", "ltdi", bench["budgets"]["quick"])["names"] != before["names"]
 
 
-@pytest.mark.parametrize("cell_file", plan.OWN_CODE)
-def test_the_code_of_a_cell_is_all_of_the_bench_that_it_imports(cell_file, imports_of):
+@pytest.mark.parametrize("file", plan.OWN_CODE)
+def test_the_code_of_a_cell_is_all_of_the_bench_that_it_imports(file, imports_of):
     known = {f"bench.{Path(name).stem}" for name in plan.OWN_CODE} | {"bench"}
-    assert {name for name in imports_of(ROOT / "bench" / cell_file) if name.split(".")[0] == "bench"} <= known
+    assert {name for name in imports_of(ROOT / "bench" / file) if name.split(".")[0] == "bench"} <= known
 
 
 def test_an_override_of_an_unknown_key_is_named(params):
@@ -216,7 +216,7 @@ def test_variants_of_another_base_stand_beside_its_ltdi(bench):
     noise = {"setting": "glyphs-5w1s", "train_classes": 300}
     runs = pd.DataFrame([row(), row(**noise, variant="noise_ltdi"), row(**noise, method="lvdi", variant="noise_lvdi")])
     pairs = pd.concat([beside(), beside(seed=1, paired_diff=-0.04)])
-    first, second = tables._ablation(runs, pairs, bench, "").split("## From noise")
+    first, second = report.ablation(runs, pairs, bench, "").split("## From noise")
     assert "| omniglot-5w1s | 800 | ltdi |" in first and "glyphs" not in first
     (line,) = [line for line in second.splitlines() if "| lvdi | lvdi |" in line]
     assert "| -3.000 ± 0.071, sd 1.41 |" in line and "trajectories.start = shared" in second
@@ -224,19 +224,19 @@ def test_variants_of_another_base_stand_beside_its_ltdi(bench):
 
 def test_a_row_replaces_its_older_self(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
-    rows.add("runs.csv", rows.COLUMNS, [row(), row(seed=1)])
-    rows.add("runs.csv", rows.COLUMNS, [row(accuracy=0.98)])
+    rows.add("runs.csv", [row(), row(seed=1)])
+    rows.add("runs.csv", [row(accuracy=0.98)])
     table = pd.read_csv(tmp_path / "runs.csv")
-    assert list(table.columns) == rows.COLUMNS
+    assert list(table.columns) == rows.TABLES["runs.csv"].split()
     for other in ("lvdi", "ltdi", "ltdi"):
-        rows.add("beside.csv", rows.BESIDE_COLUMNS, [row(beside=other)])
+        rows.add("beside.csv", [row(beside=other)])
     assert pd.read_csv(tmp_path / "beside.csv").beside.tolist() == ["ltdi", "lvdi"]
     assert table.accuracy.tolist() == [0.98, 0.99]
 
 
 @pytest.fixture
 def bench():
-    return load_yaml(tables.BENCH / "params.yaml")
+    return bench_params()
 
 
 def test_tables_pool_seeds_and_say_what_is_missing(bench):
@@ -247,11 +247,11 @@ def test_tables_pool_seeds_and_say_what_is_missing(bench):
             row(method="prototype", variant="control", accuracy=0.9),
         ]
     )
-    bar = tables._bar(runs, bench)
+    bar = report.omniglot(runs, bench)
     # the interval of a mean of two seeds, each ± 0.1: √(0.1² + 0.1²)/2
     assert "98.50 ± 0.07, sd 0.71 over 2 seeds" in bar and "+0.200 ± 0.071 (prototype)" in bar
     assert "missing" in bar and "97.12" in bar and "90.00 ± 0.10" in bar
-    assert "| ltdi | ltdi | 98.50" in tables._ablation(runs, beside(), bench, "")
+    assert "| ltdi | ltdi | 98.50" in report.ablation(runs, beside(), bench, "")
 
 
 def test_sharpness_is_told_beside_ltdis_heads():
@@ -269,15 +269,15 @@ def test_sharpness_is_told_beside_ltdis_heads():
         for seed in (0, 1)
         for name, value in (("ltdi", 0.5), ("sam", 0.25))
     ]
-    text = tables._sharpness(pd.DataFrame(rows))
+    text = report.sharpness(pd.DataFrame(rows))
     assert "| noise_sam | 0.2500 ± 0.0141 | -0.2500 ± 0.0071 | 2 | 1000 |" in text
     assert "| noise_ltdi | 0.5000 ± 0.0141 |  | 2 | 1000 |" in text
 
 
 def test_the_components_are_kept_where_their_cells_are_not(tmp_path, bench):
-    assert tables._components(tmp_path / "ablation.md") == ""
-    (tmp_path / "ablation.md").write_text(tables._ablation(pd.DataFrame([row()]), beside(), bench, "C1: as measured\n"))
-    assert tables._components(tmp_path / "ablation.md") == "C1: as measured\n"
+    assert report._components(tmp_path / "ablation.md") == ""
+    (tmp_path / "ablation.md").write_text(report.ablation(pd.DataFrame([row()]), beside(), bench, "C1: as measured\n"))
+    assert report._components(tmp_path / "ablation.md") == "C1: as measured\n"
 
 
 def test_everything_in_the_params_is_made_of_known_keys(params, bench):
@@ -295,9 +295,11 @@ def test_everything_in_the_params_is_made_of_known_keys(params, bench):
         override(params, changes)
 
 
-def test_the_papers_configuration_is_that_of_make_paper(bench, repository):
-    command = (repository / "Makefile").read_text().partition("PAPER := ")[2].partition("\n\n")[0].replace("\\\n", " ")
-    given = dict(override.split("=") for override in command.split())
+def test_the_papers_configuration_is_that_of_make_paper(bench, repository, capsys):
+    assert "options=$$(python -m bench paper-params) && dvc exp run" in (repository / "Makefile").read_text()
+    importlib.import_module(__main__.COMMANDS["paper-params"][0]).main()
+    _, *options = f" {capsys.readouterr().out.strip()}".split(" -S ")
+    given = dict(option.split("=") for option in options)
     assert {key: YAML(typ="safe").load(value) for key, value in given.items()} == bench["variants"]["paper"]
 
 
@@ -313,12 +315,12 @@ def test_every_method_has_a_column_a_name_and_the_same_number_of_candidates(benc
 @pytest.fixture
 def measured(tmp_path, monkeypatch, bench):
     """Two cells of one setting, another setting whose data are missing."""
-    monkeypatch.setattr(few_shot, "CELLS", tmp_path)
+    monkeypatch.setattr(cells, "CELLS", tmp_path)
 
     def write(method: str, scores: dict[str, list[list[float]]], ms: float) -> None:
         folder = tmp_path / "glyphs-5w1s" / method
         frames = [
-            pd.DataFrame({"method": name, "task": range(len(values)), "accuracy": values, "seed": seed})
+            pd.DataFrame({"method": name, "task": range(len(values)), "score": values, "seed": seed})
             for name, seeds in scores.items()
             for seed, values in enumerate(seeds)
         ]
@@ -339,8 +341,8 @@ def measured(tmp_path, monkeypatch, bench):
         write_table(folder / "timing.parquet", pd.DataFrame(times))
         facts = {
             "train_classes": 300,
-            "ceiling": {"accuracy": 0.99, "ci95": 0.0},
-            "val_accuracy": 0.9,
+            "ceiling": {"score": 0.99, "ci95": 0.0},
+            "val_score": 0.9,
             "parameters": 5,
             "seconds": 7.0,
             "body": {},
@@ -357,11 +359,11 @@ def measured(tmp_path, monkeypatch, bench):
     write("ocd", {"ocd": [[0.80, 0.72, 0.61], [0.50, 0.62, 0.71]]}, 8.0)
     write("ghn3", {"ghn3": [[0.71, 0.61, 0.50], [0.41, 0.51, 0.61]]}, 8.0)
     write_json(tmp_path / "omniglot-5w1s" / "ltdi" / "cell.json", {"missing": "no Omniglot; get it"})
-    return few_shot.load(bench)
+    return cells.load(bench)
 
 
 def test_the_few_shot_table(measured, bench):
-    text = few_shot.markdown(*measured, bench)
+    text = few_shot.markdown(measured)
     table = text.partition("## What to use")[0]
     lines = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("|")}
     # six tasks: deviation 0.1059, 1.96·0.1059/√6 = 0.0847; the seeds' means 0.7567 and 0.66 deviate by 0.0967/√2
@@ -375,25 +377,25 @@ def test_the_few_shot_table(measured, bench):
 
 
 def test_the_times_table(measured, bench):
-    times = few_shot._times(measured[0], bench)
+    times = few_shot._times(measured)
     (line,) = [line for line in times.splitlines() if line.startswith("| Lt-Di")]
     assert [part.strip() for part in line.split("|")[2:9]] == ["1.0", "4.00", "", "5.0", "1.06", "2.0", "7"]
 
 
 def test_long_rows_have_a_row_a_seed(measured, bench):
-    table = few_shot.long_rows(measured[0], bench)
+    table = cells.long_rows(measured)
     (first, second) = [each for each in table if each["method"] == "ltdi"]
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["accuracy"] == pytest.approx(0.7567, abs=1e-4) and second["accuracy"] == pytest.approx(0.66)
     assert first["best_control"] == "ridge" and first["paired_diff"] == pytest.approx(0.14 / 3)
-    assert set(first) <= set(rows.COLUMNS) and first["ms_batch_1"] == 5.0
+    assert set(first) <= set(rows.TABLES["runs.csv"].split()) and first["ms_batch_1"] == 5.0
     assert all("paired_diff" not in each for each in table if each["method"] in bench["controls"])
 
 
 def test_the_components_and_the_picture(measured, bench, tmp_path):
-    text = few_shot.ablation(measured[0], bench)
+    text = few_shot.components(measured)
     assert "| Lt-Di | C1 C2 C3 | 70.83 ± 8.47 (+4.83 ± " in text and "| LLO-VAE | C1 | missing |" in text
-    few_shot.picture(measured[0], bench, tmp_path / "picture.png")
+    picture.picture(measured, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -401,12 +403,9 @@ def test_what_a_budget_leaves_out_is_said(monkeypatch, tmp_path, bench):
     monkeypatch.setattr(plan, "PLAN", tmp_path)
     monkeypatch.setattr(cell, "PLAN", tmp_path)
     monkeypatch.setattr(cell, "CELLS", tmp_path / "cells")
-    monkeypatch.setenv("LTDI_DATA", str(tmp_path))
     bench["budgets"]["quick"]["leaves_out"] = ["glyphs-*/rept*", "omniglot-20w*"]
-    monkeypatch.setattr(
-        plan, "load_yaml", lambda path, read=load_yaml: bench if path.parent == plan.BENCH else read(path)
-    )
-    plan.main()
+    monkeypatch.setattr(plan, "bench_params", lambda: bench)
+    plan.main(root=tmp_path)
     cell.main("glyphs-5w1s", "reptile")
     assert read_json(tmp_path / "cells" / "glyphs-5w1s" / "reptile" / "cell.json") == {
         "missing": "reptile is not in the budget quick; make bench BUDGET=cpu"
@@ -433,9 +432,10 @@ def test_what_a_cell_runs_says_neither_where_the_data_lie_nor_what_others_do(ben
 
 def test_an_unknown_budget_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(plan, "PLAN", tmp_path)
-    monkeypatch.setenv("BUDGET", "huge")
-    with pytest.raises(InputError, match="BUDGET = 'huge' is unknown; allowed: quick, cpu, ablation, full"):
-        plan.main()
+    with pytest.raises(
+        InputError, match="budget 'huge' is not in bench/params.yaml; allowed: quick, cpu, ablation, full"
+    ):
+        plan.main("huge")
 
 
 # --- when DVC runs a cell
@@ -450,7 +450,7 @@ def tiny_bench(tmp_path_factory, repository, write_params):
         repository, folder, without=("dvc.lock", "data/results/", "bench/results/", "bench/dvc.lock", "tests/")
     )
     write_params(folder)
-    bench = load_yaml(folder / "bench" / "params.yaml")
+    bench = settings.load_yaml(folder / "bench" / "params.yaml")
     bench |= {key: {} for key in ("bases", "variants", "search")}
     bench["settings"] = {name: bench["settings"][name] for name in ("glyphs-5w1s", "omniglot-5w1s")}
     bench["methods"] = {"ltdi": {}, "meta_hypernetwork": {}}
@@ -480,6 +480,7 @@ def again(project: Project) -> list[str]:
     return sorted(others)
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_measured_again(tiny_bench):
     project, bench = tiny_bench
     assert again(project) == []

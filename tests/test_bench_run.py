@@ -1,14 +1,13 @@
-"""``python -m bench.run`` and ``python -m bench.sharpness`` as their user runs them, in a tiny budget: which rows are where afterwards."""
+"""``python -m bench run``, ``sharpness`` and ``ways`` as their user runs them, in a tiny budget: which rows are where."""
 
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import typer
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from bench import rows, run, sharpness, tables, variants, ways
+from bench import __main__, report, rows, settings
 
 
 @pytest.fixture(scope="module")
@@ -24,29 +23,26 @@ def tiny(tmp_path_factory, write_params, repository, few_glyphs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LTDI_STORE", str(folder / "store"))
         patch.setenv("LTDI_DEVICE", "cpu")
-        patch.setattr(variants, "ROOT", folder)
-        for module in (variants, run):
-            patch.setattr(module, "BENCH", folder / "bench")
+        patch.setattr(settings, "ROOT", folder)
+        patch.setattr(settings, "BENCH", folder / "bench")
         patch.setattr(rows, "RESULTS", folder)
 
-        def call(program, *arguments: str):
-            app = typer.Typer()
-            app.command()(program.main)
-            base = [] if program is ways else ["--base", "noise"]
-            return CliRunner().invoke(
-                app, ["--setting", "glyphs-5w1s", "--budget", "tiny", *base, "--runs", str(folder / "runs"), *arguments]
-            )
+        def call(command: str, *arguments: str):
+            base = [] if command == "ways" else ["--base", "noise"]
+            common = ["--setting", "glyphs-5w1s", "--budget", "tiny", *base, "--runs", str(folder / "runs")]
+            return CliRunner().invoke(__main__.app_of(command), [*common, *arguments])
 
         yield SimpleNamespace(call=call, folder=folder, table=lambda name: pd.read_csv(folder / name))
 
 
 @pytest.fixture(scope="module")
 def measured(tiny):
-    ended = tiny.call(run, "--variant", "lvdi", "--variant", "adapt_5")
+    ended = tiny.call("run", "--variant", "lvdi", "--variant", "adapt_5")
     assert ended.exit_code == 0, ended.output
     return tiny
 
 
+@pytest.mark.slow
 def test_a_variant_has_a_row_beside_the_controls(measured):
     runs = measured.table("runs.csv").set_index(["method", "variant"])
     assert set(runs.index) == {
@@ -60,6 +56,7 @@ def test_a_variant_has_a_row_beside_the_controls(measured):
     assert own.tasks == 30 and own.train_classes == 36 and own.ms_batch_1 > own.ms_batch_64 > 0
 
 
+@pytest.mark.slow
 def test_a_variant_is_paired_with_ltdi_on_the_same_tasks(measured):
     beside = measured.table("beside.csv")
     assert set(zip(beside.variant, beside.beside)) == {("noise_lvdi", "ltdi"), ("noise_adapt_5", "ltdi")}
@@ -69,6 +66,7 @@ def test_a_variant_is_paired_with_ltdi_on_the_same_tasks(measured):
     assert ltdi["noise_lvdi"] == pytest.approx(ltdi["noise_adapt_5"], abs=2e-6)
 
 
+@pytest.mark.slow
 def test_what_was_chosen_by_is_on_meta_val(measured):
     choices = measured.table("choices.csv").set_index("variant")
     assert (choices.tasks == 20).all()
@@ -76,8 +74,9 @@ def test_what_was_chosen_by_is_on_meta_val(measured):
     assert len({path.parent for path in (measured.folder / "runs" / "meta_train").glob("*/done")}) == 2
 
 
+@pytest.mark.slow
 def test_sharpness_is_paired_over_tasks(measured):
-    assert measured.call(sharpness).exit_code == 0
+    assert measured.call("sharpness").exit_code == 0
     table = measured.table("sharpness.csv").set_index("variant")
     assert (
         list(table.index) == ["noise_ltdi", "noise_sam"] and (table.tasks == 30).all() and (table.lambda_max > 0).all()
@@ -88,9 +87,10 @@ def test_sharpness_is_paired_over_tasks(measured):
     assert table.paired_diff["noise_ltdi"] == 0
 
 
+@pytest.mark.slow
 def test_one_run_makes_heads_for_other_tasks(tiny, repository):
     sizes = ("--ways", "2", "--ways", "7", "--shots", "1", "--shots", "3", "--tasks", "40")
-    ended = tiny.call(ways, *sizes)
+    ended = tiny.call("ways", *sizes)
     assert ended.exit_code == 0, ended.output
     table = tiny.table("ways.csv").set_index(["n_way", "n_shot", "method"]).sort_index()
     assert set(table.index) == {(n, k, method) for n in (2, 7) for k in (1, 3) for method in ("ltdi", "prototype")}
@@ -101,11 +101,11 @@ def test_one_run_makes_heads_for_other_tasks(tiny, repository):
             assert row.paired_diff == pytest.approx(accuracy[n, k, "ltdi"] - accuracy[n, k, "prototype"], abs=1e-5)
         assert accuracy[n, 3, "prototype"] > accuracy[n, 1, "prototype"] > 1 / n
     assert accuracy[2, 1, "prototype"] > accuracy[7, 1, "prototype"]
-    text = tables._ways(tiny.table("ways.csv"), YAML(typ="safe").load(repository / "bench" / "params.yaml"))
+    text = report.other_sizes(tiny.table("ways.csv"), YAML(typ="safe").load(repository / "bench" / "params.yaml"))
     assert text.count("| glyphs-5w1s |") == 4
 
 
-@pytest.mark.parametrize("program", [run, sharpness], ids=["run", "sharpness"])
+@pytest.mark.parametrize("program", ["run", "sharpness"])
 @pytest.mark.parametrize(
     "option, kind", [("--variant", "variant"), ("--base", "base"), ("--budget", "budget"), ("--setting", "setting")]
 )
