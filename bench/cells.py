@@ -50,7 +50,7 @@ class Row:
     def ms(self, batch: int, *parts: str) -> float:
         """The median over seeds."""
         chosen = self.times[self.times.batch == batch]
-        return float(sum(chosen[part] for part in parts).median())
+        return float(chosen[list(parts)].sum(axis=1).median())
 
     def to_weights(self, batch: int) -> float:
         """Milliseconds a task from support images to weights."""
@@ -114,8 +114,8 @@ def long_rows(cells: Cells) -> list[dict[str, Any]]:
     for (setting, method), row in cells.rows.items():
         for seed, facts in row.facts["seeds"].items():
             of_seed = cells.of_seed(setting, int(seed))
-            entry = {"setting": setting, "method": method, "variant": f"few_shot_{row.facts['budget']}"}
-            entry |= {"train_classes": facts["train_classes"], "seed": int(seed)}
+            entry: dict[str, Any] = {"setting": setting, "method": method, "seed": int(seed)}
+            entry |= {"variant": f"few_shot_{row.facts['budget']}", "train_classes": facts["train_classes"]}
             entry |= of_seed.rows[setting, method].summary
             if method not in cells.bench["controls"]:
                 entry |= of_seed.compared(setting, method)

@@ -1,6 +1,7 @@
 """accuracy_latency.png: accuracy against time, a panel a setting."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -42,7 +43,12 @@ def _draw(axis: Axes, cells: Cells, setting: str, methods: list[str]) -> dict:
         paired = cells.compared(setting, method)
         marker = "s" if method in cells.bench["controls"] else "o"
         place = cells.rows[setting, method].to_weights(1), 100 * paired["paired_diff"]
-        style = {"color": colormaps["tab20"](j % 20), "marker": marker, "markersize": 5, "linewidth": 0.9}
+        style: dict[str, Any] = {
+            "color": colormaps["tab20"](j % 20),
+            "marker": marker,
+            "markersize": 5,
+            "linewidth": 0.9,
+        }
         shown[method] = axis.errorbar(*place, 100 * paired["paired_ci95"], **style)
     axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     axis.set(xscale="log", title=setting)

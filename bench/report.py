@@ -1,6 +1,6 @@
 """``python -m bench report``: the readable tables of bench/results/, from measured cells and long tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from bench.picture import picture
 from bench.rows import add, read
 from bench.settings import bench_params
 from bench.text import percent, table
+from ltdi.console import say
 from ltdi.store import write_text
-from pipeline.progress import say
 
 REPORTED = {"ltdi": "the paper", "lvdi": "the paper", "prototype": "ProtoNet with Conv4, 1,200 classes"}
 BAR = ("ltdi", "lvdi", "control")
@@ -50,7 +50,7 @@ def omniglot(runs: pd.DataFrame, bench: Mapping[str, Any]) -> str:
     settings = [each for each in bench["settings"] if each.startswith("omniglot-")]
     names, rows = bench["names"], []
     shown = [("ltdi", "ltdi"), ("lvdi", "lvdi"), *((each, "control") for each in (*bench["controls"], "ceiling"))]
-    for classes, group in sorted(runs.groupby("train_classes")):
+    for (classes,), group in _groups(runs, "train_classes"):
         for method, variant in shown:
             own = group[(group.method == method) & (group.variant == variant)]
             rows.append([names[method], str(classes), *(_cell(own[own.setting == each]) for each in settings)])
@@ -80,8 +80,8 @@ def ablation(runs: pd.DataFrame, beside: pd.DataFrame, bench: Mapping[str, Any],
 
 
 def _variants(runs: pd.DataFrame, beside: pd.DataFrame) -> str:
-    keys, rows = ["setting", "train_classes", "method", "variant"], []
-    for (setting, classes, method, variant), group in runs.groupby(keys):
+    keys, rows = ("setting", "train_classes", "method", "variant"), []
+    for (setting, classes, method, variant), group in _groups(runs, *keys):
         of_setting = (beside.setting == setting) & (beside.train_classes == classes)
         pairs = beside[of_setting & (beside.variant == variant) & (beside.beside == "ltdi")]
         over_ltdi = "" if pairs.empty else _difference(pairs) + _spread(pairs.paired_diff)
@@ -98,7 +98,7 @@ def sharpness(rows: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     lines = []
-    for (setting, variant), group in rows.groupby(["setting", "variant"]):
+    for (setting, variant), group in _groups(rows, "setting", "variant"):
         difference = f"{group.paired_diff.mean():+.4f} ± {_pooled(group.paired_ci95):.4f}"
         compared = "" if variant.endswith("ltdi") else difference
         value = f"{group.lambda_max.mean():.4f} ± {_pooled(group.ci95):.4f}"
@@ -114,7 +114,7 @@ def sharpness(rows: pd.DataFrame) -> str:
 def other_sizes(rows: pd.DataFrame, bench: Mapping[str, Any]) -> str:
     """Heads for other numbers of classes and images than a run was trained on, a line each."""
     methods, lines = list(dict.fromkeys(["ltdi", *rows.method])), []
-    for (setting, n_way, n_shot), group in rows.groupby(["setting", "n_way", "n_shot"]):
+    for (setting, n_way, n_shot), group in _groups(rows, "setting", "n_way", "n_shot"):
         scores = (_cell(group[group.method == each]) for each in methods)
         lines.append([setting, str(n_way), str(n_shot), *scores, _paired(group[group.method == "ltdi"])])
     head = ["trained on", "classes", "images of each", *(bench["names"][each] for each in methods)]
@@ -124,6 +124,11 @@ def other_sizes(rows: pd.DataFrame, bench: Mapping[str, Any]) -> str:
         + _caption(rows, "ways.csv")
         + table([*head, "Lt-Di − best control, paired"], lines)
     )
+
+
+def _groups(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """The rows that agree in some columns, with what these hold."""
+    yield from rows.groupby(list(columns))
 
 
 def _cell(group: pd.DataFrame) -> str:

@@ -14,9 +14,9 @@ from bench.options import ONE_SEED, RAW, Base, Budget, Root, Runs, Seeds, Settin
 from bench.rows import add, compared, summary
 from bench.settings import bench_params, prefix_of, variant_params
 from bench.stages import run_stages, train_classes
+from ltdi.console import say
 from ltdi.metrics import mean_and_ci95
 from ltdi.store import read_json, read_table
-from pipeline.progress import say
 
 LTDI = ["ltdi"]
 
@@ -31,17 +31,16 @@ def main(
     root: Root = RAW,
     runs: Runs = RUNS,
 ) -> None:
-    chosen = {"base": base, "budget": budget, "root": root, "train_on_val": train_on_val}
+    chosen: dict[str, Any] = {"base": base, "budget": budget, "root": root, "train_on_val": train_on_val}
     variants = list(bench_params()["variants"]) if variant == ["all"] else variant
     for each_seed, where, name in product(seed, setting, variants):
         called = prefix_of(base) + name
         note = " (meta-val classes train too)" if train_on_val else ""
         say(f"bench: {where} {called} seed {each_seed}{note}")
-        own = run_stages(variant_params(where, name, seed=each_seed, **chosen), runs)
         # what a variant changes is told from chance only beside Lt-Di on the same tasks
-        params = None if name == "ltdi" else variant_params(where, "ltdi", seed=each_seed, **chosen)
-        ltdi = params and run_stages(params, runs)
-        _write(own, ltdi, {"setting": where, "seed": each_seed}, called)
+        both = (variant_params(where, each, seed=each_seed, **chosen) for each in (name, "ltdi"))
+        own, ltdi = (run_stages(params, runs) for params in both)
+        _write(own, None if name == "ltdi" else ltdi, {"setting": where, "seed": each_seed}, called)
 
 
 def _write(data: Path, ltdi: Path | None, cell: dict[str, Any], variant: str) -> None:
@@ -67,7 +66,7 @@ def _write(data: Path, ltdi: Path | None, cell: dict[str, Any], variant: str) ->
 def _scores(data: Path) -> dict[str, Tensor]:
     """The score of each meta-test task by method."""
     table = read_table(data / "results" / "per_task.parquet")
-    return {name: torch.tensor(own.score.to_numpy()) for name, own in table.groupby("method")}
+    return {str(name): torch.tensor(own.score.to_numpy()) for name, own in table.groupby("method")}
 
 
 def _times(metrics: dict[str, Any]) -> dict[str, float]:

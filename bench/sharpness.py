@@ -15,11 +15,11 @@ from bench.rows import add
 from bench.settings import prefix_of, variant_params
 from bench.stages import run_stages
 from ltdi.artefacts import load_sources, load_start, load_trajectories
+from ltdi.console import say
 from ltdi.devices import device
 from ltdi.metrics import mean_and_ci95
 from ltdi.seeding import generator
 from ltdi.sharpness import largest_eigenvalue
-from pipeline.progress import say
 
 
 def main(

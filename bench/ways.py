@@ -19,12 +19,12 @@ from bench.stages import run_stages
 from ltdi.artefacts import load_sources, names
 from ltdi.bodies import read_body
 from ltdi.classes import ClassTasks
+from ltdi.console import say
 from ltdi.devices import device
 from ltdi.methods.base import Method, scores
 from ltdi.methods.saved import read_method
 from ltdi.seeding import generator
 from ltdi.tasks import Context
-from pipeline.progress import say
 
 # the generator, and the controls that can tell any number of classes
 METHODS = ("ltdi", "prototype", "ridge", "prototype_sgd")

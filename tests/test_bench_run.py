@@ -1,4 +1,4 @@
-"""``python -m bench run``, ``sharpness`` and ``ways`` as their user runs them, in a tiny budget: which rows are where."""
+"""``python -m bench run``, ``sharpness`` and ``ways`` as their user runs them, tiny: which rows are where."""
 
 from types import SimpleNamespace
 
