@@ -14,6 +14,7 @@ COMMANDS = {
     "ways": ("bench.ways", "one run's heads for tasks of other sizes: ways.csv"),
     "sharpness": ("bench.sharpness", "how sharp the minima of trained heads are: sharpness.csv"),
     "search": ("bench.search", "a method's candidates, compared on meta-val: search.csv"),
+    "scale": ("bench.scale", "memory and time of every stage at more tasks and more classes: scale.md"),
     "bodies": ("bench.bodies", "train the frozen bodies of the tables anew: bench/bodies/"),
     "report": ("bench.report", "the readable tables and the picture of bench/results/"),
     "paper-params": ("bench.paper", "the paper's configuration, as options of `dvc exp run`"),

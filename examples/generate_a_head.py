@@ -1,4 +1,5 @@
-"""A head for new classes from a few images each, without training: python examples/generate_a_head.py <data> <classes> <images>
+"""A head for new classes from a few images each, without training: python examples/generate_a_head.py <data> <classes>
+<images>
 
 After `make repro` and `ltdi example`, the defaults are a task of that run.
 """

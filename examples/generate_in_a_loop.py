@@ -1,4 +1,5 @@
-"""Weights for one's own training loop: features and a context of tensors, no files: python examples/generate_in_a_loop.py <data>"""
+"""Weights for one's own training loop: features and a context of tensors, no files: python
+examples/generate_in_a_loop.py <data>"""
 
 import sys
 

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.classes import read_class_tasks
+from ltdi.classes import Classes, ClassTasks
 from ltdi.errors import InputError
 from ltdi.features import FeatureMap
 from ltdi.learners import learner_of
@@ -17,10 +17,27 @@ from ltdi.store import read_json, read_table, read_tensors, write_tensors
 from ltdi.trajectories import Recorded, Trajectories
 
 SPLITS = ("meta_train", "meta_val", "meta_test")
+
+
+def read_class_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, ClassTasks]:
+    """The prepared tasks of the splits, from features.safetensors and tasks.parquet; of some with images.safetensors'
+    images."""
+    features, _ = read_tensors(folder / "features.safetensors", kind="features")
+    table = read_table(folder / "tasks.parquet")
+    sources = {}
+    for split in splits:
+        classes = Classes(features[split], features[f"{split}/counts"])
+        sources[split] = ClassTasks.from_table(classes, table[table.split == split])
+    if images_of:
+        images, _ = read_tensors(folder / "images.safetensors", kind="images")
+        sources |= {split: sources[split].with_images(images[split]) for split in images_of}
+    return sources
+
+
 SOURCES = {"classes": read_class_tasks}
 """How the prepared tasks of a scenario are read back: (folder, splits, images_of) -> the TaskSource of each split."""
 
-SHARD_NUMBERS = 2**24
+SHARD_NUMBERS = 2**21
 """How many numbers of weights are held in memory and written as one file."""
 
 

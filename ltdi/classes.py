@@ -3,10 +3,8 @@
 The classes of a task stand in label order everywhere: slot ``n`` belongs to label ``n``.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +15,7 @@ from ltdi.errors import InputError
 from ltdi.features import FeatureMap
 from ltdi.learner import ABSENT
 from ltdi.seeding import generator, pick
-from ltdi.store import digest, read_table, read_tensors
+from ltdi.store import digest
 from ltdi.tasks import Context, Task
 
 
@@ -185,7 +183,7 @@ class ClassTasks:
     def to_table(self) -> pd.DataFrame:
         """One row a task; index lists flattened in the order of the labels."""
         columns = {"classes": self.classes, "support": self.support, "query": self.query}
-        return pd.DataFrame({name: list(index.flatten(1).numpy()) for name, index in columns.items()})
+        return pd.DataFrame({name: list(index.int().flatten(1).numpy()) for name, index in columns.items()})
 
     @classmethod
     def from_table(cls, of: Classes, table: pd.DataFrame) -> "ClassTasks":
@@ -236,21 +234,6 @@ class ClassTasks:
         rows, mask, images = self._rows(classes, chosen)
         batch = labelled(rows, mask)
         return batch if images is None else batch | {"images": images.flatten(1, 2)}
-
-
-def read_class_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, ClassTasks]:
-    """The prepared tasks of the splits, from features.safetensors and tasks.parquet; of some with images.safetensors'
-    images."""
-    features, _ = read_tensors(folder / "features.safetensors", kind="features")
-    table = read_table(folder / "tasks.parquet")
-    sources = {}
-    for split in splits:
-        classes = Classes(features[split], features[f"{split}/counts"])
-        sources[split] = ClassTasks.from_table(classes, table[table.split == split])
-    if images_of:
-        images, _ = read_tensors(folder / "images.safetensors", kind="images")
-        sources |= {split: sources[split].with_images(images[split]) for split in images_of}
-    return sources
 
 
 def drawn_images(counts: Tensor, n_shot: int, n_query: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -113,8 +113,14 @@ class Head:
         """
         if not self.is_kept_by_itself:
             raise InputError(f"{file}: {self.method} makes more than a head, which cannot be kept; name another method")
-        facts = {"classes": list(self.classes), "method": self.method, "shots": list(self.shots)}
-        write_tensors(file, self.state_dict(), facts | {"learner": self.learner.facts(), "features": self.extractor.name}, kind="head")
+        facts = {
+            "classes": list(self.classes),
+            "shots": list(self.shots),
+            "method": self.method,
+            "learner": self.learner.facts(),
+            "features": self.extractor.name,
+        }
+        write_tensors(file, self.state_dict(), facts, kind="head")
 
 
 def by_folder(task: Path) -> dict[str, list]:

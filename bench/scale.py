@@ -1,0 +1,108 @@
+"""``python -m bench scale``: memory and time of every stage at 1, 4 and 16 times the tasks, and 10 times the classes ->
+bench/results/scale.md.
+
+Memory is the peak of what is a stage's own: mapped files, which the system drops when it needs the place, do not count.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from ruamel.yaml import YAML
+
+from bench import BENCH, ROOT
+from bench.machine import origin
+from bench.settings import load_yaml, override
+from bench.stages import read_stages
+from ltdi.console import say
+from ltdi.datasets import DATASETS, glyphs
+from ltdi.store import write_text
+
+TASKS, CLASSES = (1, 4, 16), (1, 10)
+BASE: dict[str, Any] = {
+    "body.weights": str(BENCH / "bodies" / "glyphs.safetensors"),
+    "tasks.meta_train": 300,
+    "tasks.meta_val": 300,
+    "tasks.meta_test": 1000,
+    "meta.steps": 60,
+    "meta.val_every": 60,
+    "meta.weight_loss": 0.01,
+    "generate.timing_repeats": 2,
+}
+
+
+def main(
+    child: Annotated[str, typer.Option(hidden=True)] = "",
+    params: Annotated[Path, typer.Option(hidden=True)] = Path(),
+    data: Annotated[Path, typer.Option(hidden=True)] = Path(),
+    n_classes: Annotated[int, typer.Option(hidden=True)] = 500,
+) -> None:
+    if child:
+        return _run_stage(child, params, data, n_classes)
+    measured = {("tasks", times): _measured(times, 1) for times in TASKS}
+    measured |= {("classes", times): _measured(1, times) for times in CLASSES[1:]}
+    write_text(BENCH / "results" / "scale.md", _table(measured))
+
+
+def _run_stage(stage: str, params: Path, data: Path, n_classes: int) -> None:
+    DATASETS["glyphs"] = replace(DATASETS["glyphs"], load=partial(glyphs.load, n_classes=n_classes))
+    read_stages()[stage].run(params, data)
+
+
+def _measured(tasks: int, classes: int) -> dict[str, tuple[float, float]]:
+    """Peak MiB and seconds of each stage, in a process of its own, in an empty folder with an empty store."""
+    sizes = {key: BASE[key] * tasks for key in ("tasks.meta_train", "tasks.meta_val", "tasks.meta_test")}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        YAML(typ="safe").dump(override(load_yaml(ROOT / "params.yaml"), BASE | sizes), folder / "params.yaml")
+        env = os.environ | {"LTDI_STORE": str(folder / "store"), "LTDI_DEVICE": "cpu"}
+        found = {}
+        for stage in read_stages():
+            say(f"bench.scale: {tasks} × the tasks, {classes} × the classes, {stage}")
+            command = [sys.executable, "-m", "bench", "scale", "--child", stage, "--params", folder / "params.yaml"]
+            command += ["--data", folder / "data", "--n-classes", str(500 * classes)]
+            found[stage] = _watched(list(map(str, command)), env)
+        return found
+
+
+def _watched(command: list[str], env: dict[str, str]) -> tuple[float, float]:
+    """The peak of a process's own memory in MiB, and its seconds."""
+    started, peak = time.monotonic(), 0
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        try:
+            lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+            peak = max(peak, int(lines["RssAnon"].split()[0]))
+        except (OSError, KeyError):
+            pass
+        time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return peak / 1024, time.monotonic() - started
+
+
+def _table(measured: dict[tuple[str, int], dict[str, tuple[float, float]]]) -> str:
+    base = f"{BASE['tasks.meta_train']} / {BASE['tasks.meta_val']} / {BASE['tasks.meta_test']}"
+    heads = [f"{times} × {what}" for what, times in measured]
+    lines = [
+        "# What grows with the number of tasks and of classes",
+        "",
+        f"Glyphs, one run each on {origin()['device']}: the peak of a stage's own memory in MiB (mapped files, which the system"
+        f" drops when it needs the place, do not count) and its seconds, the start of Python with them. 1 × is {base}"
+        f" tasks of 500 classes before turning, {BASE['meta.steps']} steps of meta-training. `python -m bench scale`",
+        "",
+        f"| stage | {' | '.join(heads)} |",
+        f"| --- |{' --- |' * len(heads)}",
+    ]
+    for stage in read_stages():
+        cells = [f"{found[stage][0]:.0f} MiB, {found[stage][1]:.1f} s" for found in measured.values()]
+        lines.append(f"| {stage} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
