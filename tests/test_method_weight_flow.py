@@ -88,7 +88,7 @@ def test_euler_shows_the_velocity_every_state_and_its_time():
 
 def batch_of(world, method, n=6):
     tasks = torch.arange(n)
-    return world.train.batch(tasks), world.trajectories.points[tasks]
+    return world.train.batch(tasks), world.points[tasks]
 
 
 @pytest.mark.parametrize("kind", ["prototype", "fresh"])
@@ -101,10 +101,10 @@ def test_the_loss_is_least_at_the_paths_velocity(kind, steps, visited, worlds):
         "weight_flow", own={"steps": steps, "visited": visited}, meta={"weight_loss": 1.0, "query_loss": 0.0}
     )
     task, points = batch_of(world, method)
-    centre = method.start.centre(task.support)
+    centre = method.start.centre(task.context)
     path = method._path(method._begin(6, N_WAY, generator(0, "same")), points, centre)
 
-    def exact(x, u, support, off=0.0):
+    def exact(x, u, context, off=0.0):
         end = u.floor() + 1
         assert (point(path, u / steps) - x).abs().max() < 1e-4 or off  # every state that it sees is on the path
         return (point(path, end / steps) - x) / (end - u)[:, None] + off
@@ -125,9 +125,9 @@ def test_the_query_loss_is_that_of_the_head_at_the_end_of_the_step(visited, worl
         "weight_flow", own={"steps": 1, "visited": visited}, meta={"weight_loss": 0.0, "query_loss": 2.0}
     )
     task, points = batch_of(world, method)
-    trained = method.to_x(points[:, 0], method.start.centre(task.support))
-    method.velocity = lambda x, u, support: (trained - x) / (1 - u)[:, None]
-    expected = method.head_loss(points[:, 0], task, None)
+    trained = method.to_x(points[:, 0], method.start.centre(task.context))
+    method.velocity = lambda x, u, context: (trained - x) / (1 - u)[:, None]
+    expected = method.weights_loss(points[:, 0], task, None)
     assert expected.min() > 0
     assert_close(method.loss(task, None, generator(0, "loss")), expected, rtol=1e-3, atol=1e-5)
 
@@ -150,8 +150,8 @@ def test_the_visited_state_is_one_of_the_generations_and_given(worlds):
     task, points = batch_of(world, method)
     seen = []
     velocity = method.velocity
-    method.velocity = lambda x, u, support: seen.append(x) or velocity(x, u, support)
-    draw(method, task.support)
+    method.velocity = lambda x, u, context: seen.append(x) or velocity(x, u, context)
+    draw(method, task.context)
     states, visits = list(seen), set()
     for seed in range(20):
         seen.clear()
@@ -167,7 +167,7 @@ def test_the_path_begins_where_generation_does_and_ends_at_the_trained_head(kind
     world = worlds[kind]
     method = world.prepared("weight_flow", own={"noise": 0.0})
     task, points = batch_of(world, method)
-    centre, begin = method.start.centre(task.support), method._begin(6, N_WAY, generator(0, "begin"))
+    centre, begin = method.start.centre(task.context), method._begin(6, N_WAY, generator(0, "begin"))
     path = method._path(begin, points, centre)
     assert_close(method.to_w(path[:, 1:], centre[:, None]), points.flip(1)[:, 1:], rtol=1e-4, atol=1e-5)
     if kind == "fresh":
@@ -181,8 +181,8 @@ def test_the_path_begins_where_generation_does_and_ends_at_the_trained_head(kind
 def test_noise_has_its_deviation_and_is_one_draw_for_all_tasks(worlds):
     method = worlds["prototype"].prepared("weight_flow", own={"noise": 0.5})
     assert_close(method._begin(400, N_WAY, generator(0, "noise")).std(), torch.tensor(0.5), rtol=0.02, atol=0)
-    support = worlds["prototype"].support
-    x = method.to_x(draw(method, support), method.start.centre(support))
+    context = worlds["prototype"].context
+    x = method.to_x(draw(method, context), method.start.centre(context))
     assert_close(x, x[:1].expand_as(x), rtol=1e-3, atol=1e-4)
     assert x.std() > 0.4
 
@@ -194,13 +194,13 @@ def test_noise_has_its_deviation_and_is_one_draw_for_all_tasks(worlds):
 def test_a_new_network_keeps_the_start(denoiser, worlds):
     for kind in ("prototype", "shared"):
         method = worlds[kind].prepared("weight_flow", own={"noise": 0.0}, denoiser={"name": denoiser})
-        support = worlds[kind].support
-        assert_close(draw(method, support), method.start.centre(support), rtol=0, atol=0)
+        context = worlds[kind].context
+        assert_close(draw(method, context), method.start.centre(context), rtol=0, atol=0)
 
 
-def test_generation_depends_on_the_support_beyond_its_start(worlds):
+def test_generation_depends_on_the_context_beyond_its_start(worlds):
     method = stirred(worlds["shared"].prepared("weight_flow"))
-    w = draw(method, worlds["shared"].support)
+    w = draw(method, worlds["shared"].context)
     assert (w[0] - w[1]).abs().max() > 1e-3
 
 
