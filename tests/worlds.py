@@ -111,6 +111,10 @@ class World:
         values = {"temperature": 2.0, "ridge": 1.0} if issubclass(STARTS[kind], ClosedForm) else {}
         self.start = STARTS[kind](self.head, shared, **values)
         self.train, self.val = (self._source(name, n, with_images) for name, n in (("train", 40), ("val", 8)))
+        self.record()
+
+    def record(self) -> None:
+        """The trajectories of both splits, and some contexts."""
         knobs = {
             "fit_on": "class",
             "augment": False,
@@ -147,9 +151,9 @@ class World:
             denoiser=Denoiser(**denoiser),
             length=4,
             n_way=n_way,
-            n_shot=N_SHOT,
+            n_shot=self.train.n_shot,
             n_tasks=len(self.train),
-            n_classes=len(self.train.of),
+            n_classes=self.train.n_classes,
             body=self.body,
             provides=frozenset({"classes", "examples", "images"}),
         )
