@@ -1,5 +1,7 @@
 """The denoisers: symmetries, a start from nothing, and a condition that is heard."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -7,6 +9,7 @@ from torch.testing import assert_close
 from ltdi.diffusion.denoiser import DENOISERS
 from ltdi.learners import TwoLayerHead
 from ltdi.seeding import generator
+from ltdi.weights import WeightSpace
 
 B, N, K, F = 3, 5, 2, 6
 ORDER = torch.tensor([3, 0, 4, 2, 1])
@@ -154,6 +157,32 @@ def test_a_task_does_not_depend_on_its_neighbours(name, condition):
     x, t, support, there = inputs()
     alone = torch.cat([denoiser(x[b : b + 1], t[b : b + 1], support[b : b + 1], there[b : b + 1]) for b in range(B)])
     assert_close(denoiser(x, t, support, there), alone, rtol=1e-4, atol=1e-4)
+
+
+# --- a space without class slots
+
+
+def slotless():
+    return SimpleNamespace(space=WeightSpace({"a.weight": (4, 3), "b.weight": (2, 5)}), n_features=F)
+
+
+def test_without_class_slots_every_number_hears_the_only_slot(name, condition):
+    """Every row of it, and their order changes nothing."""
+    head = slotless()
+    denoiser, (x, t, rows, there) = denoiser_of(name, head, n_way=1, condition=condition), inputs(head, n_way=1)
+    y = denoiser(x, t, rows, there)
+    assert y.shape == (B, 22)
+    assert ((denoiser(x, t, rows + 1, there) - y).abs() > 0).float().mean() > 0.99
+    assert_close(denoiser(x, t, rows.flip(2), there), y, rtol=1e-4, atol=1e-4)
+    rows.requires_grad_()
+    denoiser(x, t, rows, there).square().sum().backward()
+    assert (rows.grad.abs() > 0).all()
+
+
+def test_without_class_slots_the_order_of_the_slots_of_a_context_changes_nothing(condition):
+    head = slotless()
+    denoiser, (x, t, rows, there) = denoiser_of("transformer", head, condition=condition), inputs(head)
+    assert_close(denoiser(x, t, rows[:, ORDER], there), denoiser(x, t, rows, there), rtol=1e-4, atol=1e-4)
 
 
 # --- the start

@@ -1,6 +1,7 @@
 """A family of tasks without pictures, classes or heads: random sines, of which a few points are known.
 
-Its learner, source of tasks and world are all that a new family has to bring. A new method stands in one of the two sets.
+Its learner, source of tasks and world are all that a new family has to bring. A new method stands in one of the two
+sets.
 """
 
 import math
@@ -30,6 +31,7 @@ from ltdi.starts.base import shared_draw
 from ltdi.store import digest, read_tensors, write_tensors
 from ltdi.tasks import Context, Task, TaskSource
 from ltdi.training import Training
+from ltdi.trajectories import collect
 from ltdi.weights import WeightSpace
 
 HIDDEN, N_SHOT, N_QUERY, N_POINTS = 12, 3, 6, 32
@@ -65,7 +67,8 @@ VARIANTS = [
 
 
 class SineNetwork(Learner):
-    """x -> H tanh units -> y. Its batches have ``inputs`` and ``targets`` (B, M), and ``there`` (B, M), 0 where there is no point."""
+    """x -> H tanh units -> y. Its batches have ``inputs`` and ``targets`` (B, M), and ``there`` (B, M), 0 where there
+    is no point."""
 
     scored_by = "negative squared error"
     n_numbers = 2
@@ -111,7 +114,8 @@ def context_of(rows: Tensor, mask: Tensor | None = None) -> Context:
 
 
 class Sines:
-    """y = a·sin(x + φ), a task being (a, φ); of a task in the table (M, 2) the x of all that is known and asked (M, K + Q)."""
+    """y = a·sin(x + φ), a task being (a, φ); of a task in the table (M, 2) the x of all that is known and asked (M, K +
+    Q)."""
 
     n_way, n_shot, most_shots, n_views, n_classes = 1, N_SHOT, 20, 1, 0
 
@@ -149,7 +153,7 @@ class Sines:
         return digest(tasks, self.waves[tasks])
 
     def take(self, tasks: Tensor) -> "Sines":
-        return Sines(self.waves[tasks], self.x[tasks])
+        return type(self)(self.waves[tasks], self.x[tasks])
 
     @staticmethod
     def _task(waves: Tensor, x: Tensor, n_shot: int) -> Task:
@@ -173,14 +177,16 @@ def _heights(waves: Tensor, x: Tensor) -> Tensor:
 class SineWorld(World):
     """What ``World`` is of classes of blobs."""
 
+    source, provides = Sines, frozenset({"examples"})
+
     def __init__(self, kind: str) -> None:
         self.body, learner = None, SineNetwork(HIDDEN)
         self.start = STARTS[kind](learner, shared_draw(learner, 1, 0))
-        self.train, self.val = Sines.sample(40, "train"), Sines.sample(8, "val")
+        self.train, self.val = self.source.sample(40, "train"), self.source.sample(8, "val")
         self.record()
 
     def setup(self, **changes) -> Setup:
-        return replace(super().setup(**({"n_way": 1} | changes)), provides=frozenset({"examples"}))
+        return replace(super().setup(**({"n_way": 1} | changes)), provides=self.provides)
 
 
 @pytest.fixture(scope="module")
@@ -353,6 +359,59 @@ def test_gradient_steps_on_the_examples_lower_their_loss(world):
         world.start.learner.loss(draw(m, world.context), world.context.examples) for m in (method, adapted)
     )
     assert (after < before).all()
+
+
+# --- the same without examples, as where words are all that is known
+
+
+class Untold(Sines):
+    @staticmethod
+    def _task(waves: Tensor, x: Tensor, n_shot: int) -> Task:
+        task = Sines._task(waves, x, n_shot)
+        return Task(Context(task.context.rows), task.query)
+
+
+class UntoldWorld(SineWorld):
+    source, provides = Untold, frozenset()
+
+
+@pytest.fixture(scope="module")
+def untold():
+    return UntoldWorld("shared")
+
+
+UNADAPTED = {"meta_hypernetwork": {"adapt_steps": 0}}
+
+
+@pytest.mark.parametrize("name", sorted(FITTING - {"head_sgd"}))
+def test_without_examples_the_weights_are_the_same(name, untold, world):
+    """Where no step is taken on them."""
+    own = UNADAPTED.get(name, {})
+    w = draw(stirred(untold.prepared(name, own=own)), untold.context)
+    assert_close(w, draw(stirred(world.prepared(name, own=own)), world.context), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_without_examples_it_is_trained(name, untold):
+    method = untold.prepared(name, own=UNADAPTED.get(name, {}))
+    rows = untold.rows(method, Training(method, lr=1e-2, steps=3, ema=0.9))
+    assert len(rows) == 3 and all(math.isfinite(row["loss"]) for row in rows)
+
+
+def test_what_takes_steps_on_examples_is_refused_in_one_line(untold):
+    def refused(what, expected):
+        with pytest.raises(InputError, match=f"^[^\n]*{expected}[^\n]*$"):
+            what()
+
+    gradient, method = {"gradient_input": True}, untold.prepared("ltdi")
+    refused(lambda: untold.build("head_sgd"), "'head_sgd' needs labelled examples")
+    refused(lambda: untold.build("meta_hypernetwork"), "adapt_steps = 1 .* labelled examples.*; set 0")
+    refused(lambda: untold.build("ltdi", diffusion=gradient), "gradient_input = true .* labelled examples.*; set false")
+    refined = Refined(method, heads=1, adapt_steps=2, adapt_lr=0.1)
+    refused(lambda: draw(refined, untold.context), "generate.adapt_steps = 2 .* labelled examples.*; set 0")
+    knobs = {"augment": False, "optimizer": "adam", "lr": 0.1, "steps": 2, "length": 2, "sam": 0.0, "seed": 0}
+    fit = partial(collect, untold.start, untold.train, torch.arange(4), fit_on="support", **knobs)
+    refused(fit, "fit_on = support .* labelled examples.*; set class")
 
 
 # --- as a file

@@ -1,4 +1,5 @@
-"""GHN-3: its graph against matrices by hand, its attention and decoder in closed form, what the condition adds; then that it learns."""
+"""GHN-3: its graph against matrices by hand, its attention and decoder in closed form, what the condition adds; then
+that it learns."""
 
 import math
 

@@ -74,7 +74,8 @@ class LinearVae(Vae):
 
 
 def test_the_loss_is_the_negative_bound(world):
-    """(log p(x) + loss · D/(2β) + constant) is the posterior's distance to the true one: 0 at that, positive elsewhere."""
+    """(log p(x) + loss · D/(2β) + constant) is the posterior's distance to the true one: 0 at that, positive
+    elsewhere."""
     beta, D, L = 0.3, world.head.space.dim(N_WAY), (1 + N_WAY) * 2
     # orthogonal columns make the true posterior independent in each number of z, as the encoder's is
     A = torch.linalg.qr(gaussian(D, L, name="A"))[0] * torch.linspace(0.5, 2.0, L, dtype=torch.float64)

@@ -130,7 +130,7 @@ def test_perfect_networks_have_no_weight_loss(weighting, world):
 
 
 def test_the_query_loss_is_that_of_the_generated_head(world):
-    """With a denoiser that says the same x_0 everywhere, every state of the chain points at the head that is generated."""
+    """With a denoiser that says the same x_0 everywhere, every state of the chain points at the generated head."""
     task, points = a_task(world)
     method = make_perfect(world.prepared("ocd", meta={"weight_loss": 0.0, "query_loss": 2.0}), task, points)
     logits = method.learner.logits(draw(method, task.context), task.query["inputs"])
@@ -189,7 +189,8 @@ def test_the_visited_state_is_one_of_the_generations_and_given(world):
 
 
 def test_the_scale_network_learns_a_function_of_the_condition(world):
-    """The trained heads' distance from the base is made to hang on one feature: what an unseen context says of it is found."""
+    """The trained heads' distance from the base is made to hang on one feature: what an unseen context says of it is
+    found."""
 
     def wanted(context):
         level = context.rows[..., 0].mean((1, 2))
@@ -221,7 +222,8 @@ def test_the_loss_falls(kind, diffusion, denoiser, worlds):
 
 
 def test_noised_states_are_of_the_direction(world):
-    """x_t = √ᾱ_t·x_0 + √(1 − ᾱ_t)·ε, whatever the size of the difference: half the change that its sign makes is √ᾱ_t·x_0."""
+    """x_t = √ᾱ_t·x_0 + √(1 − ᾱ_t)·ε, whatever the size of the difference: half the change that its sign makes is
+    √ᾱ_t·x_0."""
     task, points = a_task(world)
     method = world.prepared("ocd", diffusion=PAPER, meta={"query_loss": 0.0})
     seen = []

@@ -1,4 +1,5 @@
-"""REPTILE on the whole network: grouped tasks against a plain module each, and the outer step against its definition."""
+"""REPTILE on the whole network: grouped tasks against a plain module each, and the outer step against its
+definition."""
 
 from copy import deepcopy
 from itertools import islice
@@ -176,7 +177,7 @@ def test_one_step_of_sgd_is_the_gradient_of_the_mean_loss(world):
     ).mean(0)
     tensors = method.space.unflatten(joint)
     kept = kept_gradients(method, world)
-    for name, value in method.body.named_parameters():
+    for name, _ in method.body.named_parameters():
         assert_close(kept[f"body.{name}"] / 0.1, tensors[name], rtol=1e-2, atol=1e-5)
     assert_close(kept["shift"] / 0.1, world.head.space.flatten(tensors), rtol=1e-2, atol=1e-5)
 
@@ -192,7 +193,7 @@ def test_the_pseudo_gradient_is_the_mean_way_back(world):
         w = torch.stack([w[j] - 0.02 * plain_gradient(method, w[j], images[j], labels) for j in range(len(w))])
     back = method.space.unflatten((first - w).mean(0))
     kept = kept_gradients(method, world)
-    for name, value in method.body.named_parameters():
+    for name, _ in method.body.named_parameters():
         assert_close(kept[f"body.{name}"], back[name], rtol=1e-2, atol=1e-6)
     assert_close(kept["shift"], world.head.space.flatten(back), rtol=1e-2, atol=1e-6)
 

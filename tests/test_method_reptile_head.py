@@ -107,7 +107,8 @@ def test_it_begins_at_the_start_or_at_the_shared_draw(worlds):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_tasks_without_information_lead_to_equal_logits(optimizer, worlds):
-    """All features are zero: the loss is least, ln N, where the output biases agree; REPTILE gets there from unequal ones and stays."""
+    """All features are zero: the loss is least, ln N, where the output biases agree; REPTILE gets there from unequal
+    ones and stays."""
     world = worlds["shared"]
     classes = Classes(torch.zeros_like(world.train.of.features), world.train.of.counts)
     empty = ClassTasks(classes, world.train.classes, world.train.support, world.train.query)

@@ -63,9 +63,10 @@ def test_one_step_is_exact_on_a_straight_path(path):
 @pytest.mark.parametrize("steps", [P - 1, 2 * (P - 1)])
 def test_segments_as_steps_visit_every_recorded_point(path, steps):
     """There the mean velocity of a step is the path's own derivative."""
-    derivative = lambda x, u: (
-        vmap(jacrev(lambda row, s: point(row[None], s[None])[0], 1))(path, (u + 1e-3) / steps) / steps
-    )  # noqa: E731
+
+    def derivative(x, u):
+        return vmap(jacrev(lambda row, s: point(row[None], s[None])[0], 1))(path, (u + 1e-3) / steps) / steps
+
     states = torch.stack(list(euler(derivative, path[:, 0], steps)), 1)
     assert_close(states[:, :: steps // (P - 1)], path, rtol=1e-4, atol=1e-4)
     assert_close(states, torch.stack(list(euler(perfect(path, steps), path[:, 0], steps)), 1), rtol=1e-4, atol=1e-4)
@@ -95,7 +96,8 @@ def batch_of(world, method, n=6):
 @pytest.mark.parametrize("steps", [2, 3])
 @pytest.mark.parametrize("visited", [0.0, 0.5, 1.0])
 def test_the_loss_is_least_at_the_paths_velocity(kind, steps, visited, worlds):
-    """Zero there, as the network knows of each state which path it is on; anything else costs its distance at the step's end."""
+    """Zero there, as the network knows of each state which path it is on; anything else costs its distance at the
+    step's end."""
     world = worlds[kind]
     method = world.prepared(
         "weight_flow", own={"steps": steps, "visited": visited}, meta={"weight_loss": 1.0, "query_loss": 0.0}

@@ -298,7 +298,8 @@ def minimiser_of_local_consistency(process, w):
 
 
 def test_the_mean_target_is_the_minimiser_of_the_drawn_losses():
-    """Points so close together that none has the posterior to itself; ε_φ = the ideal plus c has its least loss at c = 0."""
+    """Points so close together that none has the posterior to itself; ε_φ = the ideal plus c has its least
+    loss at c = 0."""
     process, w, t = process_of(LocalConsistencyProcess), 0.05 * normal(LENGTH, D), torch.tensor(18)
     ideal = minimiser_of_local_consistency(process, w)
     times = torch.full((60_000,), 18)

@@ -1,4 +1,8 @@
-"""A small world of tasks for the tests of methods: sources of two splits, trajectories, and every method by its name."""
+"""A small world of tasks for the tests of methods: sources of two splits, trajectories, every method by its name."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -16,6 +20,8 @@ from ltdi.tasks import Context
 from ltdi.training import Training
 from ltdi.trajectories import Trajectories, collect
 
+Knobs = Mapping[str, Any]
+NONE: Knobs = MappingProxyType({})
 F, HIDDEN, N_WAY, N_SHOT, N_QUERY, SIDE = 8, 12, 3, 2, 5, 16
 DIFFUSION = {
     "steps": 4,
@@ -102,7 +108,7 @@ def frozen_body() -> Conv4:
 
 
 class World:
-    """Tasks of two splits and the trajectories of each, from one kind of start; on blobs, or on images and their features."""
+    """Tasks of two splits and the trajectories of each, from a kind of start; on blobs, or on images and their features."""
 
     def __init__(self, kind: str, *, with_images: bool = False) -> None:
         self.body = frozen_body()
@@ -141,7 +147,9 @@ class World:
         source = ClassTasks.sample(classes, **sizes, seed=1, split=name)
         return source.with_images(images.flatten(0, 1)) if images is not None else source
 
-    def setup(self, *, n_way: int = N_WAY, diffusion: dict = {}, denoiser: dict = {}, meta: dict = {}) -> Setup:
+    def setup(
+        self, *, n_way: int = N_WAY, diffusion: Knobs = NONE, denoiser: Knobs = NONE, meta: Knobs = NONE
+    ) -> Setup:
         """``n_way``: classes of a task of the table; new tasks have more, but where there is no generator of more."""
         denoiser = DENOISER | denoiser
         of_one_size = {"n_way": n_way} if self.start.one_size or denoiser["name"] == "unet" else {}
@@ -158,7 +166,7 @@ class World:
             provides=frozenset({"classes", "examples", "images"}),
         )
 
-    def build(self, name: str, *, own: dict = {}, **changes) -> Method:
+    def build(self, name: str, *, own: Knobs = NONE, **changes) -> Method:
         return build(name, self.start, self.setup(**changes), OWN.get(name, {}) | own, seed=0)
 
     def prepared(self, name: str, **changes) -> Method:

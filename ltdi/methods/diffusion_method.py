@@ -11,6 +11,7 @@ from torch.func import functional_call, grad
 from ltdi.diffusion import sampler
 from ltdi.diffusion.process import VanillaProcess
 from ltdi.diffusion.schedule import SCHEDULES
+from ltdi.errors import InputError
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import ReptileTrained
 from ltdi.reptile import Phi
@@ -28,6 +29,7 @@ class DiffusionMethod(ReptileTrained):
 
     Raises:
         ValueError: the steps T cannot hold the points of the trajectories.
+        InputError: the denoiser is to see the gradient on examples, and tasks have none.
     """
 
     process_class: ClassVar[type[VanillaProcess]] = VanillaProcess
@@ -36,6 +38,11 @@ class DiffusionMethod(ReptileTrained):
         super().__init__(start, setup)
         self.one_size |= setup.one_size
         self.diffusion = diffusion = setup.diffusion
+        if diffusion.gradient_input and "examples" not in setup.provides:
+            raise InputError(
+                "diffusion.gradient_input = true shows the gradient on labelled examples, which these tasks do not"
+                " have; set false"
+            )
         schedule = SCHEDULES[diffusion.schedule](diffusion.steps, diffusion.max_beta)
         self.process = self.process_class(schedule, self.process_class.index_map(setup.length, diffusion.steps))
         self.denoiser = setup.network(self.learner, channels=1 + diffusion.gradient_input)
@@ -51,7 +58,7 @@ class DiffusionMethod(ReptileTrained):
         return self.process.epsilon(output, x_t, t, self.diffusion.prediction)
 
     def _example_gradient(self, x_t: Tensor, task: Mapping[str, Any]) -> Tensor:
-        """The gradient by x at x_t of the loss on the examples, of unit size a task: what a learned optimiser would see."""
+        """The gradient by x at x_t of the loss on the examples, of unit size a task, as a learned optimiser sees it."""
         loss = self.learner.loss
         g = grad(lambda x: loss(self.to_w(x, task["centre"]), task["examples"]).sum())(x_t.detach())
         return g / (g.square().mean(-1, keepdim=True).sqrt() + 1e-6)
@@ -76,8 +83,8 @@ class DiffusionMethod(ReptileTrained):
         return torch.stack([self.to_w(x_t, centre) for _, x_t, _ in states])
 
     def _known(self, context: Context) -> dict[str, Any]:
-        """What the context says of a task: its centre (B, D), rows (B, N, K, C), which of them are there (B, N, K), and the examples
-        where the denoiser sees their gradient."""
+        """What the context says of a task: its centre (B, D), rows (B, N, K, C), which of them are there (B, N, K), and
+        the examples where the denoiser sees their gradient."""
         known: dict[str, Any] = {"centre": self.start.centre(context), "rows": context.rows, "present": context.present}
         return known | {"examples": context.examples} if self.diffusion.gradient_input else known
 
@@ -106,12 +113,12 @@ class DiffusionMethod(ReptileTrained):
         return drawn | {"points": self.to_x(points.to(centre), centre[:, None]), "t": t, "i": i, "noise": noise}
 
     def step_loss(self, stream: torch.Generator) -> Callable[[Phi, Mapping[str, Any]], Tensor]:
-        """Of the states that the sampler visits one a step, the same for all tasks: in equal time that is more tasks."""
+        """Of the states that the sampler visits one a step, for all tasks the same: in equal time that is more tasks."""
         return partial(self.loss_of, visit=int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream)))
 
     def loss_of(self, phi: Phi, batch: Mapping[str, Any], visit: int) -> Tensor:
-        """On states from the data and on the state that the sampler visits at time ``visit``, by their shares. A new task
-        has no states but the latter."""
+        """On states from the data and on the state that the sampler visits at time ``visit``, by their shares. A new
+        task has no states but the latter."""
         phi = {name.removeprefix("denoiser."): value for name, value in phi.items()}
         visited = self.diffusion.visited if "points" in batch else 1.0
         total = torch.zeros_like(batch["centre"][:, 0])

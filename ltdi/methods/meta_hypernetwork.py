@@ -1,4 +1,5 @@
-"""Meta-Hypernetwork (Zhao, Kobayashi, Sacramento, von Oswald 2020, "Meta-Learning via Hypernetworks"; Ha et al. 2017, "HyperNetworks").
+"""Meta-Hypernetwork (Zhao, Kobayashi, Sacramento, von Oswald 2020, "Meta-Learning via Hypernetworks"; Ha et al. 2017,
+"HyperNetworks").
 
 A hypernetwork writes a task's weights from an embedding e of the task; it is trained through the loss on the
 queries alone, and sees no trained head. As published, a layer's neurons share their rows softly: a neuron's
@@ -6,10 +7,12 @@ weights are coefficients of its own times templates that all neurons of the laye
 
 Differences from the published form:
 - e is a row a class, computed from the support set in one pass. The published e is one learned vector, fitted to
-  each task by gradient steps on the support loss; here those steps are optional (``adapt_steps``) and go on from the computed e.
+  each task by gradient steps on the support loss; here those steps are optional (``adapt_steps``) and go on from the
+  computed e.
 - The coefficients are a small network of e and an embedding of the neuron. Class slots share their embedding and
   have their class's row of e instead, so that permuted classes permute the output layer.
-- It writes the difference from the start, in units of the trained heads' distance from it, as every trained method here does.
+- It writes the difference from the start, in units of the trained heads' distance from it, as every trained method here
+  does.
 """
 
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from ltdi.diffusion.denoiser import ClassCondition
+from ltdi.errors import InputError
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import TrainedMethod
 from ltdi.nn import zero
@@ -37,6 +41,11 @@ class MetaHypernetwork(TrainedMethod):
 
     def __init__(self, start: Start, setup: Setup, *, adapt_steps: int, adapt_lr: float) -> None:
         super().__init__(start, setup)
+        if adapt_steps and "examples" not in setup.provides:
+            raise InputError(
+                f"methods.meta_hypernetwork.adapt_steps = {adapt_steps} takes steps on labelled examples, which these"
+                " tasks do not have; set 0"
+            )
         denoiser = setup.denoiser
         self.adapt_steps, self.adapt_lr, self.adapts = adapt_steps, adapt_lr, adapt_steps > 0
         self.condition = ClassCondition(
