@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ltdi.adaptation import adapt
+from ltdi.errors import InputError
 from ltdi.learner import Batch
 from ltdi.starts import Start
 from ltdi.tasks import TaskSource
@@ -104,7 +105,11 @@ def collect(
         batches: Iterator[Batch] = repeat(everything)
         if fit_on == "support":
             examples = source.context(some).examples
-            assert examples is not None
+            if examples is None:
+                raise InputError(
+                    "trajectories.fit_on = support takes steps on labelled examples, which these tasks do not have; set"
+                    " class"
+                )
             batches = repeat(examples)
         elif augment:
             batches = (source.fitted_on(some, view) for view in cycle(range(source.n_views)))

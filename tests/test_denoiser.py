@@ -1,12 +1,15 @@
 """The denoisers: symmetries, a start from nothing, and a condition that is heard."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from ltdi.heads import Head
 from torch.testing import assert_close
 
 from ltdi.diffusion.denoiser import DENOISERS
+from ltdi.learners import TwoLayerHead
 from ltdi.seeding import generator
+from ltdi.weights import WeightSpace
 
 B, N, K, F = 3, 5, 2, 6
 ORDER = torch.tensor([3, 0, 4, 2, 1])
@@ -15,7 +18,7 @@ ORDER = torch.tensor([3, 0, 4, 2, 1])
 def denoiser_of(name, head=None, *, n_way=N, started=True, **sizes):
     """A denoiser; ``started``: with its zero-initialised last layers perturbed, as after some training."""
     torch.manual_seed(0)
-    head = head or Head(F, 6)
+    head = head or TwoLayerHead(F, 6)
     knobs = {
         "channels": 1,
         "width": 16,
@@ -40,7 +43,7 @@ def random(*shape):
 
 def inputs(head=None, channels=1, n_way=N):
     """x, t, support features and which are there: all."""
-    head = head or Head(F, 6)
+    head = head or TwoLayerHead(F, 6)
     support = random(B, n_way, K, head.n_features)
     return random(B, channels, head.space.dim(n_way)), torch.tensor([1, 7, 20]), support, torch.ones(B, n_way, K)
 
@@ -66,7 +69,7 @@ def condition(request):
 @pytest.mark.parametrize("neurons_a_token", [1, 2, 4])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_the_transformer_permutes_with_the_classes(condition, channels, neurons_a_token):
-    space = Head(F, 6).space
+    space = TwoLayerHead(F, 6).space
     denoiser = denoiser_of("transformer", channels=channels, condition=condition, neurons_a_token=neurons_a_token)
     x, t, support, there = inputs(channels=channels)
     y = denoiser(x, t, support, there)
@@ -122,7 +125,7 @@ def test_the_transformer_serves_any_number_of_classes(condition, n_way):
     )
     built.load_state_dict(given.state_dict())
     y = given(*inputs(n_way=n_way))
-    assert y.equal(built(*inputs(n_way=n_way))) and y.shape == (B, Head(F, 6).space.dim(n_way))
+    assert y.equal(built(*inputs(n_way=n_way))) and y.shape == (B, TwoLayerHead(F, 6).space.dim(n_way))
     assert y.std(0).min() > 0
 
 
@@ -156,13 +159,39 @@ def test_a_task_does_not_depend_on_its_neighbours(name, condition):
     assert_close(denoiser(x, t, support, there), alone, rtol=1e-4, atol=1e-4)
 
 
+# --- a space without class slots
+
+
+def slotless():
+    return SimpleNamespace(space=WeightSpace({"a.weight": (4, 3), "b.weight": (2, 5)}), n_features=F)
+
+
+def test_without_class_slots_every_number_hears_the_only_slot(name, condition):
+    """Every row of it, and their order changes nothing."""
+    head = slotless()
+    denoiser, (x, t, rows, there) = denoiser_of(name, head, n_way=1, condition=condition), inputs(head, n_way=1)
+    y = denoiser(x, t, rows, there)
+    assert y.shape == (B, 22)
+    assert ((denoiser(x, t, rows + 1, there) - y).abs() > 0).float().mean() > 0.99
+    assert_close(denoiser(x, t, rows.flip(2), there), y, rtol=1e-4, atol=1e-4)
+    rows.requires_grad_()
+    denoiser(x, t, rows, there).square().sum().backward()
+    assert (rows.grad.abs() > 0).all()
+
+
+def test_without_class_slots_the_order_of_the_slots_of_a_context_changes_nothing(condition):
+    head = slotless()
+    denoiser, (x, t, rows, there) = denoiser_of("transformer", head, condition=condition), inputs(head)
+    assert_close(denoiser(x, t, rows[:, ORDER], there), denoiser(x, t, rows, there), rtol=1e-4, atol=1e-4)
+
+
 # --- the start
 
 
 def test_it_starts_as_nothing_and_can_leave_it(name, condition):
     denoiser = denoiser_of(name, started=False, condition=condition)
     y = denoiser(*inputs())
-    assert y.shape == (B, Head(F, 6).space.dim(N))
+    assert y.shape == (B, TwoLayerHead(F, 6).space.dim(N))
     assert not y.any()
     (y - 1).square().sum().backward()
     assert all(out.weight.grad.any() for out in denoiser.tokens.out)
@@ -208,7 +237,7 @@ def test_every_channel_is_read(name):
 
 def test_tokens_carry_their_own_numbers():
     """Read through an identity and written through one, the vector comes back."""
-    head = Head(3, 4)
+    head = TwoLayerHead(3, 4)
     denoiser = denoiser_of("transformer", head, width=8, neurons_a_token=2, started=False)
     tokens = denoiser.tokens
     tokens.norm = torch.nn.Identity()
@@ -230,7 +259,7 @@ def test_tokens_carry_their_own_numbers():
 @pytest.mark.parametrize("n_way", [2, 5])
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_the_unet_takes_any_number_of_tokens(hidden, n_way, depth):
-    head = Head(4, hidden)
+    head = TwoLayerHead(4, hidden)
     x, t, support, there = inputs(head, n_way=n_way)
     y = denoiser_of("unet", head, n_way=n_way, depth=depth, width=8, neurons_a_token=1)(x, t, support, there)
     assert y.shape == (B, head.space.dim(n_way)) and y.isfinite().all()
@@ -243,4 +272,4 @@ def test_neurons_that_do_not_divide_are_grouped_by_the_largest_number_that_does(
     sizes = {1: 6, 4: 2, 5: 2, 100: 1}
     assert denoiser.tokens.read(inputs()[0])["hidden"].shape[1] == sizes[neurons_a_token]
     assert denoiser.tokens.read(inputs()[0])["output"].shape[1] == N
-    assert denoiser(*inputs()).shape == (B, Head(F, 6).space.dim(N))
+    assert denoiser(*inputs()).shape == (B, TwoLayerHead(F, 6).space.dim(N))

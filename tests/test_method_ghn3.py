@@ -1,4 +1,5 @@
-"""GHN-3: its graph against matrices by hand, its attention and decoder in closed form, what the condition adds; then that it learns."""
+"""GHN-3: its graph against matrices by hand, its attention and decoder in closed form, what the condition adds; then
+that it learns."""
 
 import math
 
@@ -8,10 +9,10 @@ from torch import nn
 from torch.testing import assert_close
 from worlds import HIDDEN, N_WAY, F, World, draw, stirred
 
+from ltdi.classes import context_of
 from ltdi.methods.ghn3 import CHAIN, head_distances, head_edges, shortest_paths, tiled
 from ltdi.nn import Attention, TransformerBlock
 from ltdi.seeding import generator
-from ltdi.tasks import Support
 from ltdi.training import Training
 
 V = len(CHAIN) + N_WAY
@@ -156,7 +157,7 @@ def test_a_block_is_repeated_and_cut():
 
 
 def test_larger_tensors_share_blocks(method, worlds):
-    x = method.space.unflatten(method.to_x(method.weights(worlds["shared"].support), method.start.shared))
+    x = method.space.unflatten(method.to_x(method.weights(worlds["shared"].context), method.start.shared))
     block = 5  # of OWN
     for name, axes in {"hidden.weight": (1, 2), "hidden.bias": (1,), "output.weight": (2,)}.items():
         for axis in axes:
@@ -172,7 +173,7 @@ def test_larger_tensors_share_blocks(method, worlds):
 @pytest.mark.parametrize("block", [1, 5, 40])
 def test_blocks_of_any_size_fill_the_head(block, worlds):
     method = stirred(worlds["shared"].prepared("ghn3", own={"block": block}))
-    assert draw(method, worlds["shared"].support).shape == (5, method.space.dim(N_WAY))
+    assert draw(method, worlds["shared"].context).shape == (5, method.space.dim(N_WAY))
 
 
 @pytest.mark.parametrize("name", ["hidden.weight", "hidden.bias", "output.weight", "output.bias"])
@@ -195,7 +196,7 @@ def test_without_the_condition_it_is_the_original_one_head_for_all_tasks(kind, w
     method = stirred(world.prepared("ghn3"))
 
     def x():
-        return method.to_x(draw(method, world.support), method.start.centre(world.support))
+        return method.to_x(draw(method, world.context), method.start.centre(world.context))
 
     assert (x() - x()[:1]).abs().max() > 0.01
     nn.init.zeros_(method.condition.weight)
@@ -213,21 +214,20 @@ def test_the_condition_is_added_to_what_the_graph_says_of_the_classes(method):
 
 
 @pytest.mark.parametrize("name", ["hidden.weight", "hidden.bias", "output.weight", "output.bias"])
-def test_the_gradient_of_every_tensor_reaches_every_image_of_the_support(name, method, worlds):
-    features = worlds["shared"].support.features.clone().requires_grad_()
-    tensor = method.space.unflatten(method.weights(Support(features)))[name]
-    (g,) = torch.autograd.grad(tensor[2].square().sum(), features)
+def test_the_gradient_of_every_tensor_reaches_every_row_of_the_context(name, method, worlds):
+    rows = worlds["shared"].context.rows.clone().requires_grad_()
+    tensor = method.space.unflatten(method.weights(context_of(rows)))[name]
+    (g,) = torch.autograd.grad(tensor[2].square().sum(), rows)
     assert (g[2].abs().sum(-1) > 0).all()
     assert (g[[0, 1, 3, 4]] == 0).all()
 
 
 @pytest.mark.parametrize("kind", ["prototype", "shared"])
 def test_permuted_classes_permute_the_output_layer(kind, worlds):
-    method, support, permutation = stirred(worlds[kind].prepared("ghn3")), worlds[kind].support, torch.tensor([2, 0, 1])
-    centre = [method.start.centre(s) for s in (support, Support(support.features[:, permutation]))]
+    method, context, permutation = stirred(worlds[kind].prepared("ghn3")), worlds[kind].context, torch.tensor([2, 0, 1])
     w, permuted = (
-        method.space.unflatten(method.to_x(draw(method, s), c))
-        for s, c in zip((support, Support(support.features[:, permutation])), centre)
+        method.space.unflatten(method.to_x(draw(method, c), method.start.centre(c)))
+        for c in (context, context_of(context.rows[:, permutation]))
     )
     for name in ("output.weight", "output.bias"):
         assert_close(permuted[name], w[name][:, permutation], rtol=1e-3, atol=1e-3)
@@ -242,7 +242,7 @@ def test_permuted_classes_permute_the_output_layer(kind, worlds):
 def test_a_new_network_keeps_the_start(worlds):
     for world in worlds.values():
         method = world.prepared("ghn3")
-        assert_close(draw(method, world.support), method.start.centre(world.support), rtol=0, atol=0)
+        assert_close(draw(method, world.context), method.start.centre(world.context), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["prototype", "shared"])

@@ -1,20 +1,19 @@
 """The VAE of trained heads: its KL, its bound, its gradient through the draw, its start, its loops."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
-from ltdi.heads import task_losses
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from torch.testing import assert_close
 from worlds import HIDDEN, N_WAY, World, draw, stirred
 
+from ltdi.learner import map_batch
 from ltdi.methods.llo_vae import Vae, kl_to_prior
 from ltdi.seeding import generator
-from ltdi.tasks import labelled
 from ltdi.training import Training
+from ltdi.trajectories import Trajectories
 
 NAME = "llo_vae"
 BOUND = {"weight_loss": 1.0, "query_loss": 0.0}
@@ -32,17 +31,20 @@ def gaussian(*shape: int, name: str = "test") -> Tensor:
 
 def batch_of(method, world, n: int = 40, **names) -> dict[str, Tensor]:
     tasks = torch.arange(n)
-    return method.draw(
-        world.train.batch(tasks), world.trajectories.points[tasks], generator(0, "batch", *names.values())
-    )
+    return method.draw(world.train.batch(tasks), world.points[tasks], generator(0, "batch", *names.values()))
 
 
 def new_batch_of(method, world, **names) -> dict[str, Tensor]:
     return method.draw(world.train.batch(torch.arange(6)), None, generator(0, "batch", *names.values()))
 
 
+def _double(value: Tensor) -> Tensor:
+    """All but labels."""
+    return value.double() if value.is_floating_point() else value
+
+
 def known(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    return batch["features"], batch["present"]
+    return batch["rows"], batch["present"]
 
 
 # --- the bound
@@ -63,16 +65,17 @@ class LinearVae(Vae):
         super().__init__(world.head.space, world.head.n_features, latent=2, **sizes)
         self.A = A
 
-    def encode(self, x: Tensor, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, rows: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         shape = self.latent_shape(N_WAY)
         return (x @ self.to_mean.mT).unflatten(-1, shape), self.log_var.expand(len(x), *shape)
 
-    def decode(self, z: Tensor, features: Tensor, present: Tensor) -> Tensor:
+    def decode(self, z: Tensor, rows: Tensor, present: Tensor) -> Tensor:
         return z.flatten(-2) @ self.A.mT
 
 
 def test_the_loss_is_the_negative_bound(world):
-    """(log p(x) + loss · D/(2β) + constant) is the posterior's distance to the true one: 0 at that, positive elsewhere."""
+    """(log p(x) + loss · D/(2β) + constant) is the posterior's distance to the true one: 0 at that, positive
+    elsewhere."""
     beta, D, L = 0.3, world.head.space.dim(N_WAY), (1 + N_WAY) * 2
     # orthogonal columns make the true posterior independent in each number of z, as the encoder's is
     A = torch.linalg.qr(gaussian(D, L, name="A"))[0] * torch.linspace(0.5, 2.0, L, dtype=torch.float64)
@@ -93,12 +96,11 @@ def test_the_loss_is_the_negative_bound(world):
 
     def bound(to_mean: Tensor, log_var: Tensor) -> Tensor:
         method.vae.to_mean, method.vae.log_var = to_mean, log_var.unflatten(-1, method.vae.latent_shape(N_WAY))
-        batch = {name: value[:1].double() for name, value in batch_of(method, world, 1).items()}
+        batch = map_batch(lambda value: _double(value[:1]), batch_of(method, world, 1))
         losses = [
             method.loss_of(
                 {},
-                {name: value.expand(3, *value.shape[1:]) for name, value in (batch | {"noise": each[None]}).items()}
-                | {"x_0": x},
+                map_batch(lambda value: value.expand(3, *value.shape[1:]), batch | {"noise": each[None]}) | {"x_0": x},
             )
             for each in noise
         ]
@@ -117,7 +119,7 @@ def test_the_loss_is_the_negative_bound(world):
 def test_the_gradient_goes_through_the_draw(world):
     """The bound's gradient by the encoder alone, against a difference at the same noise."""
     method = stirred(world.prepared(NAME, meta=BOUND)).double()
-    batch = {name: value.double() for name, value in batch_of(method, world, 4).items()}
+    batch = map_batch(_double, batch_of(method, world, 4))
     phi = dict(method.named_parameters())
     encoder = {name: value for name, value in phi.items() if "encoder" in name or "posterior" in name}
     direction = {name: gaussian(*value.shape, name=name) for name, value in encoder.items()}
@@ -142,22 +144,22 @@ def test_the_gradient_goes_through_the_draw(world):
 @pytest.mark.parametrize("kind", ["prototype", "shared", "fresh"])
 def test_it_begins_at_the_start(kind):
     world = World(kind)
-    assert_close(draw(world.prepared(NAME), world.support), world.start.centre(world.support).clone(), rtol=0, atol=0)
+    assert_close(draw(world.prepared(NAME), world.context), world.start.centre(world.context).clone(), rtol=0, atol=0)
 
 
 def test_heads_are_decoded_from_draws_of_the_temperature(world):
     cold, warm = (stirred(world.prepared(NAME, own={"temperature": temperature})) for temperature in (0.0, 2.0))
-    assert_close(draw(cold, world.support, 0), draw(cold, world.support, 1), rtol=0, atol=0)
-    assert not torch.allclose(draw(warm, world.support, 0), draw(warm, world.support, 1), atol=1e-3)
+    assert_close(draw(cold, world.context, 0), draw(cold, world.context, 1), rtol=0, atol=0)
+    assert not torch.allclose(draw(warm, world.context, 0), draw(warm, world.context, 1), atol=1e-3)
     # at the mean all tokens of a layer have the same latent; their places tell them apart
-    x = cold.to_x(draw(cold, world.support), world.start.centre(world.support))
+    x = cold.to_x(draw(cold, world.context), world.start.centre(world.context))
     first, second, _ = cold.space.tokens(x)["hidden"].unflatten(1, (3, HIDDEN // 3)).unbind(1)
     assert not torch.allclose(first, second, atol=1e-3)
     z = 2.0 * torch.randn(1, *warm.vae.latent_shape(N_WAY), generator=generator(0, "noise")).expand(
-        len(world.support), -1, -1
+        len(world.context), -1, -1
     )
-    x = warm.vae.decode(z, world.support.features, world.support.present).detach()
-    assert_close(draw(warm, world.support), warm.to_w(x, world.start.centre(world.support)), rtol=1e-4, atol=1e-5)
+    x = warm.vae.decode(z, world.context.rows, world.context.present).detach()
+    assert_close(draw(warm, world.context), warm.to_w(x, world.start.centre(world.context)), rtol=1e-4, atol=1e-5)
 
 
 def test_new_tasks_show_the_query_loss_the_draws_that_heads_are_decoded_from(world):
@@ -169,9 +171,9 @@ def test_new_tasks_show_the_query_loss_the_draws_that_heads_are_decoded_from(wor
         rtol=0.05,
         atol=0,
     )
-    w = method.to_w(method.vae.decode(2.0 * batch["z"], *known(batch)), world.start.centre(task.support))
+    w = method.to_w(method.vae.decode(2.0 * batch["z"], *known(batch)), world.start.centre(task.context))
     loss = method.loss_of(dict(method.named_parameters()), batch)
-    assert_close(loss, 3 * task_losses(world.head, w, *labelled(task.query.features)))
+    assert_close(loss, 3 * world.head.loss(w, task.query))
 
 
 # --- the loops
@@ -184,14 +186,14 @@ def test_trained_heads_come_back_from_their_latents_with_the_help_of_the_conditi
     world.rows(method, Training(method, lr=1e-2, steps=240, ema=0.0))
     batch = batch_of(method, world)
 
-    def error(features: Tensor) -> tuple[float, float]:
+    def error(rows: Tensor) -> tuple[float, float]:
         """Of heads decoded from their posterior, and from the prior."""
-        own, _ = method.vae(batch["x_0"], batch["noise"], features, batch["present"])
-        x = method.vae(None, batch["z"], features, batch["present"])
+        own, _ = method.vae(batch["x_0"], batch["noise"], rows, batch["present"])
+        x = method.vae(None, batch["z"], rows, batch["present"])
         return own.mean().item(), (x - batch["x_0"]).square().mean().item()
 
-    own, prior = error(batch["features"])
-    others, _ = error(batch["features"].roll(1, 0))
+    own, prior = error(batch["rows"])
+    others, _ = error(batch["rows"].roll(1, 0))
     assert own < 0.8 * others
     assert own < 0.5 * prior
 
@@ -213,7 +215,7 @@ def test_one_step_of_the_inner_loop_is_joint_training(world):
     for batch in (batch_of(method, world, 6), new_batch_of(method, world)):
         together = method.loss_of(phi, batch)
         alone = torch.cat(
-            [method.loss_of(phi, {name: value[j : j + 1] for name, value in batch.items()}) for j in range(6)]
+            [method.loss_of(phi, map_batch(lambda value, j=j: value[j : j + 1], batch)) for j in range(6)]
         )
         assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
@@ -247,13 +249,13 @@ def test_every_step_and_every_inner_step_has_its_own_draws(world):
     assert [len(part[0]["z"]) for part in (recorded, new)] == [16, 4]
     for one, other in (recorded, new):
         assert not torch.equal(one["z"], other["z"])
-    assert not torch.equal(new[0]["features"], new[1]["features"])
+    assert not torch.equal(new[0]["rows"], new[1]["rows"])
 
 
 def test_validation_says_how_heads_come_back(world):
     method = world.prepared(NAME)
     values = method.validate(world.val, world.val_trajectories, seed=0)
-    centre = world.start.centre(world.val.support_of(torch.arange(len(world.val))))
-    assert_close(values["val_loss_w0"], method.to_x(world.val_trajectories.points[:, 0], centre).square().mean().item())
-    further = replace(world.val_trajectories, points=2 * world.val_trajectories.points)
+    centre = world.start.centre(world.val.context(torch.arange(len(world.val))))
+    assert_close(values["val_loss_w0"], method.to_x(world.val_points[:, 0], centre).square().mean().item())
+    further = Trajectories.of(2 * world.val_points)
     assert method.validate(world.val, further, seed=0)["val_kl"] != values["val_kl"] > 0

@@ -9,11 +9,11 @@ from torch.testing import assert_close
 from worlds import N_SHOT, N_WAY, World, draw, stirred
 
 from ltdi.bodies.conv4 import Conv4
-from ltdi.methods.base import query_accuracies
+from ltdi.classes import context_of
+from ltdi.methods.base import scores
 from ltdi.metrics import accuracy
 from ltdi.seeding import generator
 from ltdi.store import read_tensors, write_tensors
-from ltdi.tasks import Query, Support, labelled
 from ltdi.training import Training
 
 
@@ -28,7 +28,7 @@ def draws(*shape):
 
 def score(method, world):
     """On the training classes: few random patterns teach nothing of others."""
-    return query_accuracies(method, world.train, lambda support: draw(method, support)).mean().item()
+    return scores(method.learner, world.train, lambda context: draw(method, context)).mean().item()
 
 
 # --- the classifier
@@ -37,12 +37,12 @@ def score(method, world):
 def test_logits_are_the_temperature_times_the_cosine(world):
     method = world.build("meta_baseline", own={"temperature": 7.0})
     centroids, features = 3 * draws(2, N_WAY, 8), 5 * draws(2, 6, 8)
-    scores = method.scores(centroids, features)
+    logits = method.learner.cosines(centroids, features)
     for b in range(2):
         for m in range(6):
             for n in range(N_WAY):
                 f, c = features[b, m], centroids[b, n]
-                assert_close(scores[b, m, n], 7 * (f @ c) / (f.norm() * c.norm()))
+                assert_close(logits[b, m, n], 7 * (f @ c) / (f.norm() * c.norm()))
 
 
 def test_on_unit_vectors_it_is_the_nearest_mean(world):
@@ -50,21 +50,21 @@ def test_on_unit_vectors_it_is_the_nearest_mean(world):
     method = world.build("meta_baseline", own={"temperature": 4.0})
     centroids, features = (torch.nn.functional.normalize(x, dim=-1) for x in (draws(5, N_WAY, 8), draws(5, 9, 8)))
     distances = torch.cdist(features, centroids).square()
-    assert_close(method.scores(centroids, features), 4 * (1 - distances / 2), rtol=1e-4, atol=1e-4)
-    assert_close(method.scores(centroids, features).argmax(-1), distances.argmin(-1))
+    assert_close(method.learner.cosines(centroids, features), 4 * (1 - distances / 2), rtol=1e-4, atol=1e-4)
+    assert_close(method.learner.cosines(centroids, features).argmax(-1), distances.argmin(-1))
 
 
 def test_untrained_it_is_the_cosine_to_the_frozen_bodys_means(world):
     method = world.build("meta_baseline", own={"temperature": 10.0})
     task = world.val.batch(torch.arange(len(world.val)))
-    w = draw(method, task.support)
-    means = task.support.class_means
+    w = draw(method, task.context)
+    means = task.context.means
     ratio = method.space.unflatten(w)["centroid.weight"] / means
     assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-3, atol=0)
-    queries, labels = labelled(task.query.features)
+    queries, labels = task.query["inputs"], task.query["labels"]
     cosines = torch.cosine_similarity(queries[:, :, None], means[:, None], dim=-1)
-    assert_close(method.logits(w, task.query), 10 * cosines, rtol=1e-4, atol=1e-4)
-    assert_close(accuracy(method.logits(w, task.query), labels), accuracy(cosines, labels))
+    assert_close(method.learner.logits(w, task.query["images"]), 10 * cosines, rtol=1e-4, atol=1e-4)
+    assert_close(method.learner.score(w, task.query), accuracy(cosines, labels))
 
 
 def test_weights_and_logits_do_not_depend_on_neighbours(world):
@@ -72,12 +72,12 @@ def test_weights_and_logits_do_not_depend_on_neighbours(world):
     method = world.build("meta_baseline")
     world.rows(method, Training(method, lr=1e-2, steps=4, ema=0.9))
     task = world.val.batch(torch.arange(4))
-    w = draw(method, task.support)
-    logits = method.logits(w, task.query)
+    w = draw(method, task.context)
+    logits = method.learner.logits(w, task.query["images"])
     for j in range(4):
-        assert_close(draw(method, task.support[j : j + 1]), w[j : j + 1], rtol=1e-4, atol=1e-6)
-        query = Query(task.query.features[j : j + 1], task.query.images[j : j + 1])
-        assert_close(method.logits(w[j : j + 1], query), logits[j : j + 1], rtol=1e-4, atol=1e-4)
+        assert_close(draw(method, task.context[j : j + 1]), w[j : j + 1], rtol=1e-4, atol=1e-6)
+        alone = method.learner.logits(w[j : j + 1], task.query["images"][j : j + 1])
+        assert_close(alone, logits[j : j + 1], rtol=1e-4, atol=1e-4)
 
 
 def test_images_of_mini_imagenet_size():
@@ -85,11 +85,11 @@ def test_images_of_mini_imagenet_size():
     world.body = Conv4(3, filters=8)
     method = stirred(world.build("meta_baseline"))
     images = torch.randint(256, (2, N_WAY, N_SHOT, 3, 84, 84), generator=generator(0, "images")).to(torch.uint8)
-    support = Support(torch.zeros(2, N_WAY, N_SHOT, 8), images)
+    context = context_of(torch.zeros(2, N_WAY, N_SHOT, 8), images=images)
     plain = method.body.eval()(images.flatten(0, 2).float() / 255).unflatten(0, images.shape[:3]).mean(2)
-    w = draw(method, support)
+    w = draw(method, context)
     assert_close(method.space.unflatten(w)["centroid.weight"], plain, rtol=1e-4, atol=1e-5)
-    assert method.logits(w, Query(support.features, images)).shape == (2, N_WAY * N_SHOT, N_WAY)
+    assert method.learner.logits(w, context.examples["images"]).shape == (2, N_WAY * N_SHOT, N_WAY)
 
 
 # --- training
@@ -157,7 +157,7 @@ def test_training_moves_the_running_statistics_and_the_average_follows(world):
     assert not torch.equal(moved, frozen)
     assert not torch.equal(training.average[name], frozen)
     after = deepcopy(method.state_dict())
-    draw(method, world.support)
+    draw(method, world.context)
     assert_close(method.state_dict(), after, rtol=0, atol=0)
 
 
@@ -180,8 +180,8 @@ def test_meta_training_resumes_bit_for_bit_in_either_phase(stop, world, tmp_path
     rows = world.rows(straight, training)
     stopped, half = begin()
     first = list(islice(stopped.meta_train(half, world.train, world.trajectories, seed=0), stop))
-    write_tensors(tmp_path / "checkpoint.safetensors", half.state_dict())
+    write_tensors(tmp_path / "checkpoint.safetensors", half.state_dict(), kind="checkpoint")
     method, resumed = begin()
-    resumed.load_state_dict(read_tensors(tmp_path / "checkpoint.safetensors")[0])
+    resumed.load_state_dict(read_tensors(tmp_path / "checkpoint.safetensors", kind="checkpoint")[0])
     assert first + world.rows(method, resumed) == rows
     assert_close(resumed.state_dict(), training.state_dict(), rtol=0, atol=0)

@@ -3,17 +3,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from ltdi.closed_form import TEMPERATURES
-from ltdi.heads import task_losses
 from torch import nn
 from torch.testing import assert_close
 from worlds import META, N_WAY, World, draw, stirred
 
+from ltdi.classes import context_of
 from ltdi.errors import InputError
 from ltdi.methods.metadiff import support_gradient
-from ltdi.metrics import accuracy, nearest_mean_accuracy
+from ltdi.metrics import nearest_mean_accuracy
 from ltdi.seeding import generator
-from ltdi.tasks import Support, Task, labelled
+from ltdi.starts.closed_form import TEMPERATURES
+from ltdi.tasks import Task
 from ltdi.training import Training
 
 SAMPLING_STEPS = (1, 3, 10, 1000)
@@ -24,8 +24,8 @@ def world():
     return World("prototype")
 
 
-def noise(support, seed=0):
-    return torch.randn(support.class_means.shape, generator=generator(seed, "noise")).flatten(1)
+def noise(context, seed=0):
+    return torch.randn(context.means.shape, generator=generator(seed, "noise")).flatten(1)
 
 
 class Knowing(nn.Module):
@@ -44,9 +44,9 @@ class Knowing(nn.Module):
 
 
 def test_the_gradient_of_the_support_loss_is_autograds(world):
-    means = world.support.class_means
+    means = world.context.means
     rows = torch.randn(means.shape, generator=generator(0, "rows")).requires_grad_()
-    loss = (rows[:, :, None] - world.support.features).square().sum(-1).mean(-1).sum()
+    loss = (rows[:, :, None] - world.context.rows).square().sum(-1).mean(-1).sum()
     assert_close(support_gradient(rows.detach(), means), torch.autograd.grad(loss, rows)[0])
 
 
@@ -58,38 +58,38 @@ def test_all_steps_are_ddpms_mean(world):
     method = world.prepared("metadiff", own={"sampling_steps": 1000})
     beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     alpha_bar = (1 - beta).cumprod(0)
-    x, means = noise(world.support).double(), world.support.class_means.flatten(1).double()
+    x, means = noise(world.context).double(), world.context.means.flatten(1).double()
     for t in reversed(range(1000)):
         epsilon = 2 * (x - means)
         x = (x - beta[t] / (1 - alpha_bar[t]).sqrt() * epsilon) / (1 - beta[t]).sqrt()
     with torch.no_grad():
-        assert_close(method.chain(noise(world.support), world.support), x.float(), rtol=1e-3, atol=1e-3)
+        assert_close(method.chain(noise(world.context), world.context), x.float(), rtol=1e-3, atol=1e-3)
 
 
 def test_a_few_steps_are_ddpms_mean_between_the_visited_times(world):
     method = world.prepared("metadiff", own={"sampling_steps": 4})
     alpha_bar = torch.cat([torch.ones(1), (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)])
-    x, means = noise(world.support).double(), world.support.class_means.flatten(1).double()
+    x, means = noise(world.context).double(), world.context.means.flatten(1).double()
     for t, s in ((1000, 750), (750, 500), (500, 250), (250, 0)):
         alpha = alpha_bar[t] / alpha_bar[s]
         x = (x - (1 - alpha) / (1 - alpha_bar[t]).sqrt() * 2 * (x - means)) / alpha.sqrt()
     with torch.no_grad():
-        assert_close(method.chain(noise(world.support), world.support), x.float(), rtol=1e-3, atol=1e-3)
+        assert_close(method.chain(noise(world.context), world.context), x.float(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("sampling_steps", SAMPLING_STEPS)
 def test_a_perfect_denoiser_is_followed_to_its_point_in_any_number_of_steps(sampling_steps, world):
     method = world.prepared("metadiff", own={"sampling_steps": sampling_steps})
-    x_0 = torch.randn(world.support.class_means.shape, generator=generator(0, "target"))
+    x_0 = torch.randn(world.context.means.shape, generator=generator(0, "target"))
     method.denoiser = Knowing(method.process, x_0)
-    assert_close(method.chain(noise(world.support), world.support), x_0.flatten(1), rtol=1e-3, atol=2e-3)
+    assert_close(method.chain(noise(world.context), world.context), x_0.flatten(1), rtol=1e-3, atol=2e-3)
 
 
 def test_the_denoiser_is_told_the_times_that_it_was_trained_on(world):
     method = world.prepared("metadiff", own={"sampling_steps": 4})
     times = []
     method.denoiser.register_forward_pre_hook(lambda module, inputs: times.append(inputs[2].unique().tolist()))
-    draw(method, world.support)
+    draw(method, world.context)
     assert times == [[1000], [750], [500], [250]]
 
 
@@ -101,15 +101,16 @@ def test_untrained_its_class_weights_are_nearly_the_class_means(sampling_steps, 
     """The known weakness: the gradient alone leads to the prototypes, from any noise."""
     method = world.prepared("metadiff", own={"sampling_steps": sampling_steps})
     with torch.no_grad():
-        rows = method.chain(noise(world.support, seed=1), world.support).unflatten(1, (N_WAY, -1))
-    assert F.cosine_similarity(rows, world.support.class_means, dim=-1).min() > 0.99
+        rows = method.chain(noise(world.context, seed=1), world.context).unflatten(1, (N_WAY, -1))
+    assert F.cosine_similarity(rows, world.context.means, dim=-1).min() > 0.99
 
 
 def test_untrained_it_classifies_as_the_nearest_mean(world):
     task = world.val.batch(torch.arange(len(world.val)))
     method = world.prepared("metadiff", own={"sampling_steps": 1000})
-    scores = accuracy(method.logits(draw(method, task.support), task.query), labelled(task.query.features)[1])
-    assert (scores - nearest_mean_accuracy(task.support.features, task.query.features)).abs().mean() < 0.03
+    scores = world.head.score(draw(method, task.context), task.query)
+    nearest = nearest_mean_accuracy(task.context.means, task.query["inputs"], task.query["labels"])
+    assert (scores - nearest).abs().mean() < 0.03
 
 
 # --- rows as a head
@@ -117,16 +118,18 @@ def test_untrained_it_classifies_as_the_nearest_mean(world):
 
 def test_a_head_is_its_classifier(world):
     rows = torch.randn(5, N_WAY, 8, generator=generator(0, "rows"))
-    features = labelled(world.support.features)[0]
+    features = world.context.examples["inputs"]
     cosines = F.cosine_similarity(features[:, :, None], rows[:, None], dim=-1)
     distances = torch.cdist(features, rows).square()
     by_cosine = world.prepared("metadiff", own={"classifier": "cosine"})
     by_distance = world.prepared("metadiff")
     # what a head cannot hold is the same for all classes: the image's norm
     norms = features.norm(dim=-1, keepdim=True)
-    assert_close(world.head(by_cosine.head_of(rows, 7.0), features), 7 * norms * cosines)
+    assert_close(world.head.logits(by_cosine.head_of(rows, 7.0), features), 7 * norms * cosines)
     shared = -3 * features.square().sum(-1, keepdim=True)
-    assert_close(world.head(by_distance.head_of(rows, 3.0), features) + shared, -3 * distances, rtol=1e-4, atol=1e-4)
+    assert_close(
+        world.head.logits(by_distance.head_of(rows, 3.0), features) + shared, -3 * distances, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("classifier", ["distance", "cosine"])
@@ -135,19 +138,19 @@ def test_the_temperature_is_calibrated_on_meta_val(classifier, world):
     task = world.val.batch(torch.arange(len(world.val)))
 
     def loss(temperature):
-        w = method.head_of(task.support.class_means, temperature)
-        return task_losses(world.head, w, *labelled(task.query.features)).mean().item()
+        w = method.head_of(task.context.means, temperature)
+        return world.head.loss(w, task.query).mean().item()
 
     assert loss(method.temperature.item()) == min(loss(temperature) for temperature in TEMPERATURES)
 
 
 def test_permuted_classes_permute_their_weights(world):
     method, permutation = stirred(world.prepared("metadiff")), torch.tensor([2, 0, 1])
-    x_T = noise(world.support)
+    x_T = noise(world.context)
     permuted = x_T.unflatten(1, (N_WAY, -1))[:, permutation].flatten(1)
     with torch.no_grad():
-        rows = method.chain(x_T, world.support).unflatten(1, (N_WAY, -1))
-        again = method.chain(permuted, Support(world.support.features[:, permutation])).unflatten(1, (N_WAY, -1))
+        rows = method.chain(x_T, world.context).unflatten(1, (N_WAY, -1))
+        again = method.chain(permuted, context_of(world.context.rows[:, permutation])).unflatten(1, (N_WAY, -1))
     assert_close(again, rows[:, permutation], rtol=1e-3, atol=1e-3)
     assert not torch.allclose(again, rows, atol=1e-2)
 
@@ -163,7 +166,7 @@ def test_more_sampling_steps_than_times_are_refused(world):
 def test_a_perfect_denoiser_has_no_weight_loss(world):
     method = world.prepared("metadiff", meta={"query_loss": 0.0})
     task = world.train.batch(torch.arange(6))
-    x_0 = torch.randn(task.support.class_means.shape, generator=generator(0, "target"))
+    x_0 = torch.randn(task.context.means.shape, generator=generator(0, "target"))
     method.denoiser = Knowing(method.process, x_0)
     assert method.loss(task, x_0.flatten(1), generator(0, "loss")).max() < 1e-4
     assert method.loss(task, x_0.flatten(1) + 1, generator(0, "loss")).min() > 1e-5
@@ -174,33 +177,33 @@ def test_the_targets_are_the_class_means_of_all_images(world, monkeypatch):
     seen = []
 
     def loss(task, x_0, stream):
-        seen.append((task.support.features, x_0))
+        seen.append((task.context.rows, x_0))
         return method.temperature * sum(parameter.sum() for parameter in method.parameters()).expand(1)
 
     monkeypatch.setattr(method, "loss", loss)
     world.rows(method, Training(method, lr=1e-3, steps=1, ema=0.9))
-    (support, x_0), means = seen[0], world.train.features.mean(1)
+    (rows, x_0), means = seen[0], world.train.of.features.unflatten(0, (12, 10)).mean(1)
     targets = x_0.unflatten(1, (META["n_way"], -1))
     # every support image is one of the class whose mean is the target
     classes = torch.cdist(targets, means).argmin(-1)
     assert_close(means[classes], targets)
-    images = world.train.features[classes]
-    found = (support[:, :, :, None] == images[:, :, None]).all(-1).any(-1)
-    assert len(support) == 8 and found.all()
+    images = world.train.of.features.unflatten(0, (12, 10))[classes]
+    found = (rows[:, :, :, None] == images[:, :, None]).all(-1).any(-1)
+    assert len(rows) == 8 and found.all()
 
 
 def test_the_query_loss_is_that_of_the_generated_head(world):
     method = world.prepared("metadiff", meta={"weight_loss": 0.0, "query_loss": 2.0})
     task = world.train.batch(torch.arange(6))
-    x_0 = torch.rand(task.support.class_means.shape, generator=generator(0, "target"))
+    x_0 = torch.rand(task.context.means.shape, generator=generator(0, "target"))
     method.denoiser = Knowing(method.process, x_0)
-    wanted = 2 * task_losses(world.head, draw(method, task.support), *labelled(task.query.features))
+    wanted = 2 * world.head.loss(draw(method, task.context), task.query)
     assert_close(method.loss(task, x_0.flatten(1), generator(0, "loss")), wanted, rtol=1e-2, atol=1e-3)
 
 
 def test_the_weight_loss_has_its_coefficient(world):
     task = world.train.batch(torch.arange(6))
-    x_0 = task.support.class_means.flatten(1)
+    x_0 = task.context.means.flatten(1)
     methods = (world.prepared("metadiff", meta={"weight_loss": weight, "query_loss": 0.0}) for weight in (1.0, 3.0))
     one, three = (method.loss(task, x_0, generator(0, "loss")) for method in methods)
     assert_close(three, 3 * one)
@@ -221,12 +224,12 @@ def test_every_step_has_a_batch_of_its_own(world):
 @pytest.mark.parametrize("losses", [{"weight_loss": 0.0}, {"query_loss": 0.0}], ids=["query", "weight"])
 def test_the_gradient_reaches_every_parameter_and_the_condition(losses, world):
     method, task = stirred(world.prepared("metadiff", meta=losses)), world.train.batch(torch.arange(6))
-    features = task.support.features.clone().requires_grad_()
+    rows = task.context.rows.clone().requires_grad_()
     method.loss(
-        Task(Support(features), task.query), task.support.class_means.flatten(1), generator(0, "loss")
+        Task(context_of(rows), task.query), task.context.means.flatten(1), generator(0, "loss")
     ).sum().backward()
     assert [name for name, value in method.named_parameters() if not value.grad.abs().sum() > 0] == []
-    assert (features.grad.abs().sum((1, 2, 3)) > 0).all()
+    assert (rows.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 from worlds import PAPER, World, draw, stirred
 
+from ltdi.classes import context_of
 from ltdi.seeding import generator
-from ltdi.tasks import Support, Task
+from ltdi.tasks import Task
 from ltdi.training import Training
 
 
@@ -24,7 +25,7 @@ def world(worlds):
 
 
 def a_task(world, n=6):
-    return world.train.batch(torch.arange(n)), world.trajectories.points[:n]
+    return world.train.batch(torch.arange(n)), world.points[:n]
 
 
 def loss_of(method, task, points):
@@ -38,7 +39,7 @@ class Knowing(nn.Module):
         super().__init__()
         self.process, self.x_0, self.prediction = process, x_0, prediction
 
-    def forward(self, x, t, features, present):
+    def forward(self, x, t, rows, present):
         if self.prediction == "weights":
             return self.x_0
         a = self.process.schedule.alpha_bar[t][:, None]
@@ -50,15 +51,15 @@ class Constant(nn.Module):
         super().__init__()
         self.value = value
 
-    def forward(self, features, present):
+    def forward(self, rows, present):
         return self.value
 
 
 def make_perfect(method, task, points):
     """The method with networks that know the trained heads of these tasks."""
-    base = method.start.centre(task.support)
+    base = method.start.centre(task.context)
     x_0, log_scale = method.normalised(points[:, 0] - base)
-    method.denoiser = Knowing(method.process, x_0, method.diffusion["prediction"])
+    method.denoiser = Knowing(method.process, x_0, method.diffusion.prediction)
     method.scale_network = Constant(log_scale - method.mean_log_scale)
     return method
 
@@ -68,7 +69,7 @@ def make_perfect(method, task, points):
 
 def test_base_plus_scale_times_direction_is_the_trained_head(world):
     method, (task, points) = world.prepared("ocd"), a_task(world)
-    base = method.start.centre(task.support)
+    base = method.start.centre(task.context)
     x_0, log_scale = method.normalised(points[:, 0] - base)
     assert_close(base + method.spread(log_scale, base.shape[-1]) * x_0, points[:, 0])
     assert not torch.allclose(points[:, 0], base, atol=1e-2)
@@ -92,15 +93,15 @@ def test_every_layer_of_every_task_has_its_own_scale(world):
 
 def test_the_scale_before_training_is_the_mean_log_scale(world):
     method = world.prepared("ocd")
-    base = world.start.centre(world.train.support_of(torch.arange(len(world.train))))
-    _, log_scale = method.normalised(world.trajectories.points[:, 0] - base)
-    assert_close(method.log_scale(world.support), log_scale.mean(0).expand(len(world.support), -1))
+    base = world.start.centre(world.train.context(torch.arange(len(world.train))))
+    _, log_scale = method.normalised(world.points[:, 0] - base)
+    assert_close(method.log_scale(world.context), log_scale.mean(0).expand(len(world.context), -1))
 
 
 @pytest.mark.parametrize("kind", ["prototype", "shared"])
 def test_untrained_it_generates_the_base(kind, worlds):
-    w = draw(worlds[kind].prepared("ocd"), worlds[kind].support)
-    assert_close(w, worlds[kind].start.centre(worlds[kind].support).expand_as(w))
+    w = draw(worlds[kind].prepared("ocd"), worlds[kind].context)
+    assert_close(w, worlds[kind].start.centre(worlds[kind].context).expand_as(w))
 
 
 # --- generation and loss, against networks that know the answer
@@ -111,7 +112,7 @@ def test_untrained_it_generates_the_base(kind, worlds):
 def test_perfect_networks_generate_the_trained_head(kind, diffusion, worlds):
     task, points = a_task(worlds[kind])
     method = make_perfect(worlds[kind].prepared("ocd", diffusion=diffusion), task, points)
-    assert_close(draw(method, task.support), points[:, 0], rtol=1e-3, atol=1e-3)
+    assert_close(draw(method, task.context), points[:, 0], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("weighting", ["weights", "theorem"])
@@ -129,10 +130,10 @@ def test_perfect_networks_have_no_weight_loss(weighting, world):
 
 
 def test_the_query_loss_is_that_of_the_generated_head(world):
-    """With a denoiser that says the same x_0 everywhere, every state of the chain points at the head that is generated."""
+    """With a denoiser that says the same x_0 everywhere, every state of the chain points at the generated head."""
     task, points = a_task(world)
     method = make_perfect(world.prepared("ocd", meta={"weight_loss": 0.0, "query_loss": 2.0}), task, points)
-    logits = method.logits(draw(method, task.support), task.query)
+    logits = method.learner.logits(draw(method, task.context), task.query["inputs"])
     labels = torch.arange(3).repeat_interleave(5).expand(6, -1)
     wanted = 2 * nn.functional.cross_entropy(logits.mT, labels, reduction="none").mean(1)
     assert_close(loss_of(method, task, None), wanted, rtol=1e-3, atol=1e-4)
@@ -157,16 +158,16 @@ def test_recorded_tasks_count_in_the_weight_loss_as_well_and_new_ones_in_the_que
 @pytest.mark.parametrize("diffusion", [{}, PAPER], ids=["ours", "paper"])
 def test_the_query_loss_reaches_both_networks_and_the_condition(diffusion, world):
     method, (task, _) = stirred(world.prepared("ocd", diffusion=diffusion, meta={"weight_loss": 0.0})), a_task(world)
-    features = task.support.features.clone().requires_grad_()
-    # the base depends on the support as well: leave only what goes through the two networks
-    base = world.start.centre(task.support)
-    method.start = SimpleNamespace(head=world.head, centre=lambda support: base)
-    loss_of(method, Task(Support(features), task.query), None).sum().backward()
+    rows = task.context.rows.clone().requires_grad_()
+    # the base depends on the context as well: leave only what goes through the two networks
+    base = world.start.centre(task.context)
+    method.start = SimpleNamespace(learner=world.head, centre=lambda context: base)
+    loss_of(method, Task(context_of(rows), task.query), None).sum().backward()
     for network in (method.denoiser, method.scale_network):
         assert [
             name for name, value in network.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0
         ] == []
-    assert (features.grad.abs().sum((1, 2, 3)) > 0).all()
+    assert (rows.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
 def test_the_visited_state_is_one_of_the_generations_and_given(world):
@@ -175,7 +176,7 @@ def test_the_visited_state_is_one_of_the_generations_and_given(world):
     method = stirred(world.prepared("ocd", diffusion={"start_noise": 0.0}, meta={"query_loss": 1.0}))
     seen = []
     method.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append((int(inputs[1][0]), inputs[0][:, 0])))
-    draw(method, task.support)
+    draw(method, task.context)
     states, visits = dict(seen), set()
     for seed in range(20):
         seen.clear()
@@ -188,10 +189,11 @@ def test_the_visited_state_is_one_of_the_generations_and_given(world):
 
 
 def test_the_scale_network_learns_a_function_of_the_condition(world):
-    """The trained heads' distance from the base is made to hang on one feature: what an unseen support says of it is found."""
+    """The trained heads' distance from the base is made to hang on one feature: what an unseen context says of it is
+    found."""
 
-    def wanted(support):
-        level = support.features[..., 0].mean((1, 2))
+    def wanted(context):
+        level = context.rows[..., 0].mean((1, 2))
         return torch.stack([level, -2 * level], -1)
 
     # a step sees 40 tasks of the same 12 classes with other images
@@ -199,15 +201,15 @@ def test_the_scale_network_learns_a_function_of_the_condition(world):
     training = Training(method, lr=1e-2, steps=100, ema=0.9)
     direction, _ = method.normalised(torch.ones(40, method.space.dim(3)))
     for step in range(training.steps):
-        task = world.train.of_classes(world.train.classes, generator(0, "images", step))
+        task = world.train.new(world.train.classes, generator(0, "images", step))
         trained = (
-            world.start.centre(task.support) + method.spread(wanted(task.support), direction.shape[-1]) * direction
+            world.start.centre(task.context) + method.spread(wanted(task.context), direction.shape[-1]) * direction
         )
         method.loss(task, trained[:, None], generator(0, "loss", step)).mean().backward()
         training.descend()
-    support = world.train.of_classes(world.train.classes, generator(1, "unseen images")).support
-    error = (method.log_scale(support) - wanted(support)).square().mean(0)
-    assert (error < 0.1 * wanted(support).var(0)).all()
+    context = world.train.new(world.train.classes, generator(1, "unseen images")).context
+    error = (method.log_scale(context) - wanted(context)).square().mean(0)
+    assert (error < 0.1 * wanted(context).var(0)).all()
 
 
 @pytest.mark.parametrize(
@@ -220,12 +222,13 @@ def test_the_loss_falls(kind, diffusion, denoiser, worlds):
 
 
 def test_noised_states_are_of_the_direction(world):
-    """x_t = √ᾱ_t·x_0 + √(1 − ᾱ_t)·ε, whatever the size of the difference: half the change that its sign makes is √ᾱ_t·x_0."""
+    """x_t = √ᾱ_t·x_0 + √(1 − ᾱ_t)·ε, whatever the size of the difference: half the change that its sign makes is
+    √ᾱ_t·x_0."""
     task, points = a_task(world)
     method = world.prepared("ocd", diffusion=PAPER, meta={"query_loss": 0.0})
     seen = []
     method.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append((inputs[0][:, 0], inputs[1])))
-    base = world.start.centre(task.support)
+    base = world.start.centre(task.context)
     difference = points[:, 0] - base
     for factor in (1, 1000, -1):
         loss_of(method, task, (base + factor * difference)[:, None])
@@ -251,7 +254,7 @@ def test_noised_and_visited_states_have_their_shares(world):
 def test_noise_enters_where_it_is_asked_for(knob, world):
     def changes(amount):
         method = stirred(world.prepared("ocd", diffusion={"start_noise": 0.0, "chain_noise": 0.0, knob: amount}))
-        return (draw(method, world.support, seed=0) - draw(method, world.support, seed=1)).abs().max()
+        return (draw(method, world.context, seed=0) - draw(method, world.context, seed=1)).abs().max()
 
     assert changes(0.0) == 0
     assert changes(1.0) > 1e-3

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from ltdi.heads import task_losses
 from torch.testing import assert_close
 from worlds import World, draw, stirred
 
+from ltdi.classes import context_of
 from ltdi.errors import InputError
 from ltdi.methods.refined import Refined
 from ltdi.seeding import generator
-from ltdi.tasks import Support, labelled
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +25,8 @@ def refined(method, *, heads: int = 1, adapt_steps: int = 0, adapt_lr: float = 1
     return Refined(method, heads=heads, adapt_steps=adapt_steps, adapt_lr=adapt_lr)
 
 
-def support_loss(world, w):
-    return task_losses(world.start.head, w, *labelled(world.support.features))
+def examples_loss(world, w):
+    return world.head.loss(w, world.context.examples)
 
 
 @pytest.mark.parametrize("name", ["ltdi", "llo_vae", "meta_hypernetwork", "reptile", "meta_baseline"])
@@ -35,34 +34,37 @@ def test_one_head_and_no_step_are_the_method(name):
     world = World("prototype", with_images=True)
     method = stirred(world.prepared(name))
     same = refined(method)
-    assert_close(draw(same, world.support), draw(method, world.support), rtol=0, atol=0)
-    assert (same.space, same.from_images, same.adapts) == (method.space, method.from_images, method.adapts)
+    assert_close(draw(same, world.context), draw(method, world.context), rtol=0, atol=0)
+    assert (same.from_images, same.adapts) == (method.from_images, method.adapts)
+    assert same.space.shapes == method.space.shapes
 
 
 def test_heads_are_averaged_over_noise_of_their_own(world, method):
     stream = generator(0, "noise")
-    first, second = (method.generate(world.support, generator=stream) for _ in range(2))
+    first, second = (method.generate(world.context, generator=stream) for _ in range(2))
     assert not torch.allclose(first, second)
-    both = refined(method, heads=2).generate(world.support, generator=generator(0, "noise"))
+    both = refined(method, heads=2).generate(world.context, generator=generator(0, "noise"))
     assert_close(both, (first + second) / 2)
 
 
 def test_a_method_without_noise_has_one_head(world):
     method = stirred(world.prepared("ltdi", diffusion={"start_noise": 0.0}))
-    assert_close(draw(refined(method, heads=3), world.support), draw(method, world.support))
+    assert_close(draw(refined(method, heads=3), world.context), draw(method, world.context))
 
 
-def test_steps_lower_the_support_loss_of_every_task(world, method):
+def test_steps_lower_the_loss_on_the_examples_of_every_task(world, method):
     adapted = refined(method, adapt_steps=20)
     assert adapted.adapts
-    assert (support_loss(world, draw(adapted, world.support)) < support_loss(world, draw(method, world.support))).all()
+    assert (
+        examples_loss(world, draw(adapted, world.context)) < examples_loss(world, draw(method, world.context))
+    ).all()
 
 
 def test_the_first_step_is_adams(world, method):
     """lr × the sign of the gradient, where that is not nearly zero."""
-    w = draw(method, world.support).requires_grad_()
-    (g,) = torch.autograd.grad(support_loss(world, w).sum(), w)
-    moved = draw(refined(method, adapt_steps=1, adapt_lr=0.25), world.support) - w.detach()
+    w = draw(method, world.context).requires_grad_()
+    (g,) = torch.autograd.grad(examples_loss(world, w).sum(), w)
+    moved = draw(refined(method, adapt_steps=1, adapt_lr=0.25), world.context) - w.detach()
     counts = g.abs() > 1e-4
     assert counts.any()
     assert_close(moved[counts], -0.25 * g.sign()[counts], rtol=1e-2, atol=1e-4)
@@ -76,7 +78,7 @@ def test_steps_on_more_than_a_head_are_refused():
 
 def test_steps_do_not_see_what_is_not_there(world, method):
     mask = torch.arange(2) < torch.tensor([[1, 2, 1]] * 5)[..., None]
-    features = world.support.features
-    shown, spoilt = (Support(features.where(mask[..., None], value), mask=mask) for value in (0.0, 1e3))
+    rows = world.context.rows
+    shown, spoilt = (context_of(rows.where(mask[..., None], value), mask) for value in (0.0, 1e3))
     adapted = refined(method, adapt_steps=5)
     assert_close(draw(adapted, spoilt), draw(adapted, shown))

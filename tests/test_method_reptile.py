@@ -1,4 +1,5 @@
-"""REPTILE on the whole network: grouped tasks against a plain module each, and the outer step against its definition."""
+"""REPTILE on the whole network: grouped tasks against a plain module each, and the outer step against its
+definition."""
 
 from copy import deepcopy
 from itertools import islice
@@ -12,10 +13,10 @@ from torch.testing import assert_close
 from worlds import META, N_SHOT, N_WAY, World, draw, stirred
 
 from ltdi.bodies.conv4 import Conv4
+from ltdi.classes import context_of
 from ltdi.methods import reptile
-from ltdi.methods.base import query_accuracies
+from ltdi.methods.base import scores
 from ltdi.seeding import generator
-from ltdi.tasks import Query, Support, labelled
 from ltdi.training import Training
 
 POOL = N_SHOT + META["query_images"]
@@ -52,6 +53,12 @@ def plain_gradient(method, w, images, labels):
     return torch.autograd.grad(F.cross_entropy(plain_logits(method, w, images), labels), w)[0]
 
 
+def images_of(task):
+    """All that a task shows (B, N, K + Q, …)."""
+    parts = (task.context.examples["images"], task.query["images"])
+    return torch.cat([part.unflatten(1, (N_WAY, -1)) for part in parts], 2)
+
+
 def kept_gradients(method, world, step=0):
     """What the method hands to Adam at a step."""
     kept = {}
@@ -67,8 +74,8 @@ def kept_gradients(method, world, step=0):
 
 def task_of(method, world, step=0):
     stream = generator(0, "meta", step)
-    classes = world.train.draw_classes(method.tasks_a_batch, stream)
-    return world.train.of_classes(classes, stream, n_query=META["query_images"])
+    classes = world.train.draw(method.tasks_a_batch, stream)
+    return world.train.new(classes, stream, n_query=META["query_images"])
 
 
 # --- the network
@@ -77,9 +84,9 @@ def task_of(method, world, step=0):
 def test_without_steps_it_is_the_frozen_body_and_its_closed_form(world):
     method = world.prepared("reptile", own={"adapt_steps": 0})
     task = world.train.batch(torch.arange(6))
-    w = draw(method, task.support)
-    logits = world.head(world.start.centre(task.support), labelled(task.query.features)[0])
-    assert_close(method.logits(w, task.query), logits, rtol=1e-4, atol=1e-4)
+    w = draw(method, task.context)
+    logits = world.head.logits(world.start.centre(task.context), task.query["inputs"])
+    assert_close(method.learner.logits(w, task.query["images"]), logits, rtol=1e-4, atol=1e-4)
     tensors = method.space.unflatten(w)
     for name, value in world.body.named_parameters():
         assert_close(tensors[name], value.expand(6, *value.shape), rtol=0, atol=0)
@@ -95,7 +102,7 @@ def test_grouped_networks_are_the_plain_ones(channels, side):
     images = torch.randint(256, (4, 6, channels, side, side), generator=stream).to(torch.uint8)
     plain = torch.stack([plain_logits(method, w[j], images[j]) for j in range(4)])
     assert plain.std(0).min() > 1e-3
-    assert_close(method(w, images), plain, rtol=1e-4, atol=1e-5)
+    assert_close(method.learner.logits(w, images), plain, rtol=1e-4, atol=1e-5)
 
 
 def test_the_space_is_every_parameter_of_body_and_head(world):
@@ -112,13 +119,13 @@ def test_the_space_is_every_parameter_of_body_and_head(world):
 
 def test_generation_is_steps_on_the_support_images_in_turn(world):
     method = world.prepared("reptile", own={"adapt_steps": 3, "inner_images": 1, "inner_lr": 1e-3})
-    w, labels = method.first(world.support), torch.arange(N_WAY)
+    w, labels = method.first(world.context), torch.arange(N_WAY)
     start = w.clone()
     for step in range(3):
-        images = world.support.images[:, :, step % N_SHOT]
+        images = world.context.examples["images"].unflatten(1, (N_WAY, -1))[:, :, step % N_SHOT]
         w = torch.stack([w[j] - 1e-3 * plain_gradient(method, w[j], images[j], labels) for j in range(len(w))])
     assert (w - start).abs().max() > 1e-3
-    assert_close(draw(method, world.support) - start, w - start, rtol=1e-3, atol=1e-6)
+    assert_close(draw(method, world.context) - start, w - start, rtol=1e-3, atol=1e-6)
 
 
 def test_the_head_starts_in_the_features_of_the_initialisation(world):
@@ -126,33 +133,33 @@ def test_the_head_starts_in_the_features_of_the_initialisation(world):
     method = stirred(world.prepared("reptile"))
     with torch.no_grad():
         method.shift.zero_()
-    tensors = method.space.unflatten(method.first(world.support))
-    features = method.features(tensors, world.support.images.flatten(1, 2)).unflatten(1, (N_WAY, N_SHOT))
-    centre = world.head.space.unflatten(world.start.centre(Support(features)))
+    tensors = method.space.unflatten(method.first(world.context))
+    features = method.learner.features(tensors, world.context.examples["images"]).unflatten(1, (N_WAY, N_SHOT))
+    centre = world.head.space.unflatten(world.start.centre(context_of(features)))
     assert_close(tensors["output.weight"], centre["output.weight"], rtol=1e-4, atol=1e-5)
-    frozen = world.head.space.unflatten(world.start.centre(world.support))
+    frozen = world.head.space.unflatten(world.start.centre(world.context))
     assert not torch.allclose(tensors["output.weight"], frozen["output.weight"], rtol=0.1)
 
 
 def test_parts_that_fit_into_memory_give_the_same(world, monkeypatch):
     method = world.prepared("reptile")
     task = world.val.batch(torch.arange(5))
-    w = draw(method, task.support)
-    logits = method.logits(w, task.query)
+    w = draw(method, task.context)
+    logits = method.learner.logits(w, task.query["images"])
     monkeypatch.setattr(reptile, "IMAGES_AT_ONCE", 7)
-    assert_close(draw(method, task.support), w, rtol=1e-4, atol=1e-5)
-    assert_close(method.logits(w, task.query), logits, rtol=1e-4, atol=1e-4)
+    assert_close(draw(method, task.context), w, rtol=1e-4, atol=1e-5)
+    assert_close(method.learner.logits(w, task.query["images"]), logits, rtol=1e-4, atol=1e-4)
 
 
 def test_two_tasks_are_each_alone(world):
     method = world.prepared("reptile")
     task = world.val.batch(torch.tensor([3, 6]))
-    w = draw(method, task.support)
+    w = draw(method, task.context)
     assert (w[0] - w[1]).abs().max() > 1e-3
     for j in range(2):
-        assert_close(draw(method, task.support[j : j + 1]), w[j : j + 1], rtol=1e-4, atol=1e-5)
-        alone = method.logits(w[j : j + 1], Query(task.query.features[j : j + 1], task.query.images[j : j + 1]))
-        assert_close(method.logits(w, task.query)[j : j + 1], alone, rtol=1e-4, atol=1e-4)
+        assert_close(draw(method, task.context[j : j + 1]), w[j : j + 1], rtol=1e-4, atol=1e-5)
+        alone = method.learner.logits(w[j : j + 1], task.query["images"][j : j + 1])
+        assert_close(method.learner.logits(w, task.query["images"])[j : j + 1], alone, rtol=1e-4, atol=1e-4)
 
 
 # --- the outer step
@@ -162,15 +169,15 @@ def test_one_step_of_sgd_is_the_gradient_of_the_mean_loss(world):
     """All images in the one step, so that their order does not count."""
     method = world.prepared("reptile", own={"inner_steps": 1, "inner_images": POOL, "inner_lr": 0.1})
     task = task_of(method, world)
-    images = torch.cat([task.support.images, task.query.images], 2)
-    first = method.first(task.support)
+    images = images_of(task)
+    first = method.first(task.context)
     labels = torch.arange(N_WAY).repeat_interleave(POOL)
     joint = torch.stack(
         [plain_gradient(method, first[j], images[j].flatten(0, 1), labels) for j in range(len(first))]
     ).mean(0)
     tensors = method.space.unflatten(joint)
     kept = kept_gradients(method, world)
-    for name, value in method.body.named_parameters():
+    for name, _ in method.body.named_parameters():
         assert_close(kept[f"body.{name}"] / 0.1, tensors[name], rtol=1e-2, atol=1e-5)
     assert_close(kept["shift"] / 0.1, world.head.space.flatten(tensors), rtol=1e-2, atol=1e-5)
 
@@ -178,15 +185,15 @@ def test_one_step_of_sgd_is_the_gradient_of_the_mean_loss(world):
 def test_the_pseudo_gradient_is_the_mean_way_back(world):
     method = world.prepared("reptile", own={"inner_steps": 3, "inner_images": POOL, "inner_lr": 0.02})
     task = task_of(method, world)
-    images = torch.cat([task.support.images, task.query.images], 2).flatten(1, 2)
+    images = images_of(task).flatten(1, 2)
     labels = torch.arange(N_WAY).repeat_interleave(POOL)
-    first = method.first(task.support)
+    first = method.first(task.context)
     w = first
     for _ in range(3):
         w = torch.stack([w[j] - 0.02 * plain_gradient(method, w[j], images[j], labels) for j in range(len(w))])
     back = method.space.unflatten((first - w).mean(0))
     kept = kept_gradients(method, world)
-    for name, value in method.body.named_parameters():
+    for name, _ in method.body.named_parameters():
         assert_close(kept[f"body.{name}"], back[name], rtol=1e-2, atol=1e-6)
     assert_close(kept["shift"], world.head.space.flatten(back), rtol=1e-2, atol=1e-6)
 
@@ -194,7 +201,7 @@ def test_the_pseudo_gradient_is_the_mean_way_back(world):
 def test_inner_steps_see_every_image_of_the_task_with_its_label(world, monkeypatch):
     seen = []
 
-    def adapt(forward, w, batches, *, record, **inner):
+    def adapt(loss, w, batches, *, record, **inner):
         seen.extend(islice(batches, POOL))
         return SimpleNamespace(weights=w[:, None], losses=torch.zeros(len(w), 1))
 
@@ -202,9 +209,9 @@ def test_inner_steps_see_every_image_of_the_task_with_its_label(world, monkeypat
     task = task_of(method, world)
     monkeypatch.setattr(reptile, "adapt", adapt)
     kept_gradients(method, world)
-    images = torch.cat([task.support.images, task.query.images], 2)
-    assert all(torch.equal(labels, torch.arange(N_WAY).expand(len(images), -1)) for _, labels in seen)
-    shown = torch.stack([inputs for inputs, _ in seen], 2)
+    images = images_of(task)
+    assert all(torch.equal(batch["labels"], torch.arange(N_WAY).expand(len(images), -1)) for batch in seen)
+    shown = torch.stack([batch["images"] for batch in seen], 2)
     order = [int((images[0, 0] == image).flatten(1).all(1).nonzero()) for image in shown[0, 0]]
     assert sorted(order) == list(range(POOL)) != order
     assert torch.equal(shown, images[:, :, order])
@@ -221,7 +228,7 @@ def test_it_learns(kind):
 
     def score():
         """On the training classes: few random patterns teach nothing of others."""
-        return query_accuracies(method, world.train, lambda support: draw(method, support)).mean().item()
+        return scores(method.learner, world.train, lambda context: draw(method, context)).mean().item()
 
     before = score()
     losses = [row["loss"] for row in world.rows(method, Training(method, lr=2e-3, steps=50, ema=0.9))]

@@ -5,13 +5,12 @@ from itertools import islice
 
 import pytest
 import torch
-from ltdi.heads import task_losses
 from torch.testing import assert_close
 from worlds import N_QUERY, N_SHOT, N_WAY, F, World, draw
 
+from ltdi.classes import Classes, ClassTasks, context_of, labelled
 from ltdi.errors import InputError
 from ltdi.seeding import generator
-from ltdi.tasks import Support, TaskSource, labelled
 from ltdi.training import Training
 
 ALL = N_SHOT + N_QUERY
@@ -44,8 +43,8 @@ def pseudo_gradient(world, method, source=None):
 def images_of(world, method):
     """Those of the first step (B, N, train_shots, F)."""
     stream = generator(0, "meta", 0)
-    classes = world.train.draw_classes(method.tasks_a_batch, stream)
-    return world.train.of_classes(classes, stream, n_shot=method.train_shots).support.features
+    classes = world.train.draw(method.tasks_a_batch, stream)
+    return world.train.new(classes, stream, n_shot=method.train_shots).context.rows
 
 
 def moved(method, size):
@@ -63,10 +62,9 @@ def test_one_step_of_sgd_is_joint_training(kind, worlds):
     gradient, _ = pseudo_gradient(world, method)
 
     images = images_of(world, method)
-    inputs, labels = labelled(images)
-    centre = method.start.centre(Support(images[:, :, :N_SHOT]))
+    centre = method.start.centre(context_of(images[:, :, :N_SHOT]))
     phi = method.phi.detach().requires_grad_()
-    (joint,) = torch.autograd.grad(task_losses(method.head, centre + phi, inputs, labels).mean(), phi)
+    (joint,) = torch.autograd.grad(world.head.loss(centre + phi, labelled(images)).mean(), phi)
     assert_close(gradient, 0.3 * joint, rtol=1e-4, atol=1e-6)
     assert gradient.abs().max() > 1e-3
 
@@ -79,30 +77,29 @@ def test_the_pseudo_gradient_of_many_steps_leads_to_the_mean_of_the_adapted(worl
     gradient, loss = pseudo_gradient(world, method)
 
     images = images_of(world, method)
-    inputs, labels = labelled(images)
-    w = method.first(Support(images))
+    w = method.first(context_of(images))
     for _ in range(2):
         w = w.detach().requires_grad_()
-        (g,) = torch.autograd.grad(task_losses(method.head, w, inputs, labels).sum(), w)
+        (g,) = torch.autograd.grad(world.head.loss(w, labelled(images)).sum(), w)
         w = w - 0.3 * g
     assert_close(gradient, method.start.shared - w.detach().mean(0), rtol=1e-4, atol=1e-6)
-    assert_close(loss, task_losses(method.head, w, inputs, labels).mean().item())
+    assert_close(loss, world.head.loss(w, labelled(images)).mean().item())
 
 
 def test_no_step_returns_the_initialisation(worlds):
     for world in worlds.values():
         method = moved(world.prepared("reptile_head", own={"adapt_steps": 0}), 0.1)
         assert_close(
-            draw(method, world.support), method.start.centre(world.support) + method.phi.detach(), rtol=0, atol=0
+            draw(method, world.context), method.start.centre(world.context) + method.phi.detach(), rtol=0, atol=0
         )
 
 
 def test_it_begins_at_the_start_or_at_the_shared_draw(worlds):
     for kind, world in worlds.items():
-        w = draw(world.prepared("reptile_head", own={"adapt_steps": 0}), world.support)
+        w = draw(world.prepared("reptile_head", own={"adapt_steps": 0}), world.context)
         assert_close(
             w,
-            world.start.shared.expand_as(w) if kind != "prototype" else world.start.centre(world.support),
+            world.start.shared.expand_as(w) if kind != "prototype" else world.start.centre(world.context),
             rtol=0,
             atol=0,
         )
@@ -110,11 +107,11 @@ def test_it_begins_at_the_start_or_at_the_shared_draw(worlds):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_tasks_without_information_lead_to_equal_logits(optimizer, worlds):
-    """All features are zero: the loss is least, ln N, where the output biases agree; REPTILE gets there from unequal ones and stays."""
+    """All features are zero: the loss is least, ln N, where the output biases agree; REPTILE gets there from unequal
+    ones and stays."""
     world = worlds["shared"]
-    empty = TaskSource(
-        torch.zeros_like(world.train.features), world.train.classes, world.train.support, world.train.query
-    )
+    classes = Classes(torch.zeros_like(world.train.of.features), world.train.of.counts)
+    empty = ClassTasks(classes, world.train.classes, world.train.support, world.train.query)
     own = {"inner_steps": 3, "inner_optimizer": optimizer, "inner_lr": 0.05, "adapt_steps": 0}
     method = world.prepared("reptile_head", own=own)
     bias = torch.tensor([1.0, 0.0, -0.5])
@@ -125,20 +122,19 @@ def test_tasks_without_information_lead_to_equal_logits(optimizer, worlds):
     losses = [row["loss"] for row in method.meta_train(training, empty, world.trajectories, seed=0)]
     assert losses[0] > math.log(N_WAY) + 0.05
     assert losses[-1] == pytest.approx(math.log(N_WAY), abs=1e-4)
-    learned = method.space.unflatten(draw(method, world.support))["output.bias"][0]
+    learned = method.space.unflatten(draw(method, world.context))["output.bias"][0]
     assert_close(learned, learned.mean().expand(N_WAY), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("kind", ["prototype", "shared"])
 def test_adapted_heads_fit_the_support_better_than_the_initialisation(kind, worlds):
     world = worlds[kind]
-    inputs, labels = labelled(world.support.features)
 
     def losses(steps):
         method = moved(
             world.prepared("reptile_head", own={"adapt_steps": steps, "inner_optimizer": "sgd", "inner_lr": 0.02}), 0.05
         )
-        return task_losses(method.head, draw(method, world.support), inputs, labels)
+        return world.head.loss(draw(method, world.context), world.context.examples)
 
     assert (losses(5) < losses(0)).all() and (losses(20) < losses(5)).all()
 
@@ -147,9 +143,9 @@ def test_a_new_task_is_adapted_on_all_of_its_support(worlds):
     """One step of SGD by hand."""
     world = worlds["shared"]
     method = world.prepared("reptile_head", own={"adapt_steps": 1, "inner_optimizer": "sgd", "inner_lr": 0.1})
-    w = method.first(world.support).requires_grad_()
-    (g,) = torch.autograd.grad(task_losses(method.head, w, *labelled(world.support.features)).sum(), w)
-    assert_close(draw(method, world.support), (w - 0.1 * g).detach(), rtol=1e-5, atol=1e-6)
+    w = method.first(world.context).requires_grad_()
+    (g,) = torch.autograd.grad(world.head.loss(w, world.context.examples).sum(), w)
+    assert_close(draw(method, world.context), (w - 0.1 * g).detach(), rtol=1e-5, atol=1e-6)
 
 
 # --- the images of the inner loop
@@ -159,8 +155,8 @@ def test_mini_batches_hold_as_many_images_of_each_class(worlds):
     method = worlds["shared"].prepared("reptile_head", own={"inner_images": 2})
     images = torch.arange(5 * N_WAY * 4).float().reshape(5, N_WAY, 4, 1).expand(-1, -1, -1, F)
     drawn = list(islice(method._mini_batches(images, generator(0, "images")), 30))
-    shown = {tuple(inputs[0, :2, 0].tolist()) for inputs, _ in drawn}
-    for inputs, labels in drawn:
+    shown = {tuple(batch["inputs"][0, :2, 0].tolist()) for batch in drawn}
+    for inputs, labels in (batch.values() for batch in drawn):
         assert labels.tolist() == [[0, 0, 1, 1, 2, 2]] * 5
         assert_close(inputs[..., 0] // 4, torch.arange(5)[:, None] * N_WAY + labels.float())
         assert inputs[0, 0, 0] != inputs[0, 1, 0]
@@ -172,7 +168,7 @@ def test_the_inner_loop_knows_train_shots_images_and_its_start_those_of_a_suppor
     world = worlds["prototype"]
     method = world.prepared("reptile_head", own={"train_shots": train_shots, "inner_images": 1, "inner_steps": 40})
     starts, pools, first, mini_batches = [], [], method.first, method._mini_batches
-    method.first = lambda support: starts.append(support.features) or first(support)
+    method.first = lambda context: starts.append(context.rows) or first(context)
     method._mini_batches = lambda images, stream: pools.append(images) or mini_batches(images, stream)
     pseudo_gradient(world, method)
     assert pools[0].equal(images_of(world, method)) and pools[0].shape[2] == train_shots
@@ -206,9 +202,7 @@ def test_what_is_learned_helps_on_new_tasks(worlds):
     task = world.val.batch(torch.arange(len(world.val)))
 
     def query_loss():
-        return task_losses(
-            method.head, draw(method, Support(task.support.features)), *labelled(task.query.features)
-        ).mean()
+        return world.head.loss(draw(method, task.context), task.query).mean()
 
     before = query_loss()
     world.rows(method, Training(method, lr=0.02, steps=80, ema=0.9))

@@ -63,9 +63,10 @@ def test_one_step_is_exact_on_a_straight_path(path):
 @pytest.mark.parametrize("steps", [P - 1, 2 * (P - 1)])
 def test_segments_as_steps_visit_every_recorded_point(path, steps):
     """There the mean velocity of a step is the path's own derivative."""
-    derivative = lambda x, u: (
-        vmap(jacrev(lambda row, s: point(row[None], s[None])[0], 1))(path, (u + 1e-3) / steps) / steps
-    )  # noqa: E731
+
+    def derivative(x, u):
+        return vmap(jacrev(lambda row, s: point(row[None], s[None])[0], 1))(path, (u + 1e-3) / steps) / steps
+
     states = torch.stack(list(euler(derivative, path[:, 0], steps)), 1)
     assert_close(states[:, :: steps // (P - 1)], path, rtol=1e-4, atol=1e-4)
     assert_close(states, torch.stack(list(euler(perfect(path, steps), path[:, 0], steps)), 1), rtol=1e-4, atol=1e-4)
@@ -88,23 +89,24 @@ def test_euler_shows_the_velocity_every_state_and_its_time():
 
 def batch_of(world, method, n=6):
     tasks = torch.arange(n)
-    return world.train.batch(tasks), world.trajectories.points[tasks]
+    return world.train.batch(tasks), world.points[tasks]
 
 
 @pytest.mark.parametrize("kind", ["prototype", "fresh"])
 @pytest.mark.parametrize("steps", [2, 3])
 @pytest.mark.parametrize("visited", [0.0, 0.5, 1.0])
 def test_the_loss_is_least_at_the_paths_velocity(kind, steps, visited, worlds):
-    """Zero there, as the network knows of each state which path it is on; anything else costs its distance at the step's end."""
+    """Zero there, as the network knows of each state which path it is on; anything else costs its distance at the
+    step's end."""
     world = worlds[kind]
     method = world.prepared(
         "weight_flow", own={"steps": steps, "visited": visited}, meta={"weight_loss": 1.0, "query_loss": 0.0}
     )
     task, points = batch_of(world, method)
-    centre = method.start.centre(task.support)
+    centre = method.start.centre(task.context)
     path = method._path(method._begin(6, N_WAY, generator(0, "same")), points, centre)
 
-    def exact(x, u, support, off=0.0):
+    def exact(x, u, context, off=0.0):
         end = u.floor() + 1
         assert (point(path, u / steps) - x).abs().max() < 1e-4 or off  # every state that it sees is on the path
         return (point(path, end / steps) - x) / (end - u)[:, None] + off
@@ -125,9 +127,9 @@ def test_the_query_loss_is_that_of_the_head_at_the_end_of_the_step(visited, worl
         "weight_flow", own={"steps": 1, "visited": visited}, meta={"weight_loss": 0.0, "query_loss": 2.0}
     )
     task, points = batch_of(world, method)
-    trained = method.to_x(points[:, 0], method.start.centre(task.support))
-    method.velocity = lambda x, u, support: (trained - x) / (1 - u)[:, None]
-    expected = method.head_loss(points[:, 0], task, None)
+    trained = method.to_x(points[:, 0], method.start.centre(task.context))
+    method.velocity = lambda x, u, context: (trained - x) / (1 - u)[:, None]
+    expected = method.weights_loss(points[:, 0], task, None)
     assert expected.min() > 0
     assert_close(method.loss(task, None, generator(0, "loss")), expected, rtol=1e-3, atol=1e-5)
 
@@ -150,8 +152,8 @@ def test_the_visited_state_is_one_of_the_generations_and_given(worlds):
     task, points = batch_of(world, method)
     seen = []
     velocity = method.velocity
-    method.velocity = lambda x, u, support: seen.append(x) or velocity(x, u, support)
-    draw(method, task.support)
+    method.velocity = lambda x, u, context: seen.append(x) or velocity(x, u, context)
+    draw(method, task.context)
     states, visits = list(seen), set()
     for seed in range(20):
         seen.clear()
@@ -167,7 +169,7 @@ def test_the_path_begins_where_generation_does_and_ends_at_the_trained_head(kind
     world = worlds[kind]
     method = world.prepared("weight_flow", own={"noise": 0.0})
     task, points = batch_of(world, method)
-    centre, begin = method.start.centre(task.support), method._begin(6, N_WAY, generator(0, "begin"))
+    centre, begin = method.start.centre(task.context), method._begin(6, N_WAY, generator(0, "begin"))
     path = method._path(begin, points, centre)
     assert_close(method.to_w(path[:, 1:], centre[:, None]), points.flip(1)[:, 1:], rtol=1e-4, atol=1e-5)
     if kind == "fresh":
@@ -181,8 +183,8 @@ def test_the_path_begins_where_generation_does_and_ends_at_the_trained_head(kind
 def test_noise_has_its_deviation_and_is_one_draw_for_all_tasks(worlds):
     method = worlds["prototype"].prepared("weight_flow", own={"noise": 0.5})
     assert_close(method._begin(400, N_WAY, generator(0, "noise")).std(), torch.tensor(0.5), rtol=0.02, atol=0)
-    support = worlds["prototype"].support
-    x = method.to_x(draw(method, support), method.start.centre(support))
+    context = worlds["prototype"].context
+    x = method.to_x(draw(method, context), method.start.centre(context))
     assert_close(x, x[:1].expand_as(x), rtol=1e-3, atol=1e-4)
     assert x.std() > 0.4
 
@@ -194,13 +196,13 @@ def test_noise_has_its_deviation_and_is_one_draw_for_all_tasks(worlds):
 def test_a_new_network_keeps_the_start(denoiser, worlds):
     for kind in ("prototype", "shared"):
         method = worlds[kind].prepared("weight_flow", own={"noise": 0.0}, denoiser={"name": denoiser})
-        support = worlds[kind].support
-        assert_close(draw(method, support), method.start.centre(support), rtol=0, atol=0)
+        context = worlds[kind].context
+        assert_close(draw(method, context), method.start.centre(context), rtol=0, atol=0)
 
 
-def test_generation_depends_on_the_support_beyond_its_start(worlds):
+def test_generation_depends_on_the_context_beyond_its_start(worlds):
     method = stirred(worlds["shared"].prepared("weight_flow"))
-    w = draw(method, worlds["shared"].support)
+    w = draw(method, worlds["shared"].context)
     assert (w[0] - w[1]).abs().max() > 1e-3
 
 

@@ -226,9 +226,11 @@ def test_a_step_of_the_whole_segment_adds_the_difference():
 
 def test_constants_move_with_the_process():
     for kind in PROCESSES:
-        moved = process_of(kind).map(lambda x: x.clone())
-        assert type(moved) is kind
-        assert moved.schedule.alpha.equal(process_of(kind).schedule.alpha) and moved.k.equal(process_of(kind).k)
+        process = process_of(kind)
+        assert [name for name, _ in process.named_buffers()] == ["k", "schedule.alpha", "schedule.alpha_bar"]
+        assert process.state_dict() == {}  # they are made again from the knobs
+        moved = process.to("meta")
+        assert moved.k.is_meta and moved.schedule.alpha.is_meta and moved.schedule.alpha_bar.is_meta
 
 
 # --- the closed form: one task, the ideal ε_φ, no noise added
@@ -296,7 +298,8 @@ def minimiser_of_local_consistency(process, w):
 
 
 def test_the_mean_target_is_the_minimiser_of_the_drawn_losses():
-    """Points so close together that none has the posterior to itself; ε_φ = the ideal plus c has its least loss at c = 0."""
+    """Points so close together that none has the posterior to itself; ε_φ = the ideal plus c has its least
+    loss at c = 0."""
     process, w, t = process_of(LocalConsistencyProcess), 0.05 * normal(LENGTH, D), torch.tensor(18)
     ideal = minimiser_of_local_consistency(process, w)
     times = torch.full((60_000,), 18)

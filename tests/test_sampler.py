@@ -64,7 +64,8 @@ def process():
 
 
 def test_a_step_is_the_posterior_mean_of_the_sub_chain(process):
-    """Theorem 1: with its ε_φ, equation 1 is the mean of x_{t-1} given x_t and w_i, and ``posterior_std`` the deviation."""
+    """Theorem 1: with its ε_φ, equation 1 is the mean of x_{t-1} given x_t and w_i, and ``posterior_std`` the
+    deviation."""
     for t in range(1, 21):
         times = torch.tensor([t])
         k = process.k[process.target(times)]

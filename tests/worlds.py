@@ -1,4 +1,8 @@
-"""A small world of tasks for the tests of methods: sources of two splits, trajectories, and every method by its name."""
+"""A small world of tasks for the tests of methods: sources of two splits, trajectories, every method by its name."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -16,6 +20,8 @@ from ltdi.tasks import Context
 from ltdi.training import Training
 from ltdi.trajectories import Trajectories, collect
 
+Knobs = Mapping[str, Any]
+NONE: Knobs = MappingProxyType({})
 F, HIDDEN, N_WAY, N_SHOT, N_QUERY, SIDE = 8, 12, 3, 2, 5, 16
 DIFFUSION = {
     "steps": 4,
@@ -102,7 +108,7 @@ def frozen_body() -> Conv4:
 
 
 class World:
-    """Tasks of two splits and the trajectories of each, from one kind of start; on blobs, or on images and their features."""
+    """Tasks of two splits and the trajectories of each, from a kind of start; on blobs, or on images and their features."""
 
     def __init__(self, kind: str, *, with_images: bool = False) -> None:
         self.body = frozen_body()
@@ -111,6 +117,10 @@ class World:
         values = {"temperature": 2.0, "ridge": 1.0} if issubclass(STARTS[kind], ClosedForm) else {}
         self.start = STARTS[kind](self.head, shared, **values)
         self.train, self.val = (self._source(name, n, with_images) for name, n in (("train", 40), ("val", 8)))
+        self.record()
+
+    def record(self) -> None:
+        """The trajectories of both splits, and some contexts."""
         knobs = {
             "fit_on": "class",
             "augment": False,
@@ -137,7 +147,9 @@ class World:
         source = ClassTasks.sample(classes, **sizes, seed=1, split=name)
         return source.with_images(images.flatten(0, 1)) if images is not None else source
 
-    def setup(self, *, n_way: int = N_WAY, diffusion: dict = {}, denoiser: dict = {}, meta: dict = {}) -> Setup:
+    def setup(
+        self, *, n_way: int = N_WAY, diffusion: Knobs = NONE, denoiser: Knobs = NONE, meta: Knobs = NONE
+    ) -> Setup:
         """``n_way``: classes of a task of the table; new tasks have more, but where there is no generator of more."""
         denoiser = DENOISER | denoiser
         of_one_size = {"n_way": n_way} if self.start.one_size or denoiser["name"] == "unet" else {}
@@ -147,14 +159,14 @@ class World:
             denoiser=Denoiser(**denoiser),
             length=4,
             n_way=n_way,
-            n_shot=N_SHOT,
+            n_shot=self.train.n_shot,
             n_tasks=len(self.train),
-            n_classes=len(self.train.of),
+            n_classes=self.train.n_classes,
             body=self.body,
             provides=frozenset({"classes", "examples", "images"}),
         )
 
-    def build(self, name: str, *, own: dict = {}, **changes) -> Method:
+    def build(self, name: str, *, own: Knobs = NONE, **changes) -> Method:
         return build(name, self.start, self.setup(**changes), OWN.get(name, {}) | own, seed=0)
 
     def prepared(self, name: str, **changes) -> Method:

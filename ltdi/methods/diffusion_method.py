@@ -11,6 +11,7 @@ from torch.func import functional_call, grad
 from ltdi.diffusion import sampler
 from ltdi.diffusion.process import VanillaProcess
 from ltdi.diffusion.schedule import SCHEDULES
+from ltdi.errors import InputError
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import ReptileTrained
 from ltdi.reptile import Phi
@@ -28,6 +29,7 @@ class DiffusionMethod(ReptileTrained):
 
     Raises:
         ValueError: the steps T cannot hold the points of the trajectories.
+        InputError: the denoiser is to see the gradient on examples, and tasks have none.
     """
 
     process_class: ClassVar[type[VanillaProcess]] = VanillaProcess
@@ -36,6 +38,11 @@ class DiffusionMethod(ReptileTrained):
         super().__init__(start, setup)
         self.one_size |= setup.one_size
         self.diffusion = diffusion = setup.diffusion
+        if diffusion.gradient_input and "examples" not in setup.provides:
+            raise InputError(
+                "diffusion.gradient_input = true shows the gradient on labelled examples, which these tasks do not"
+                " have; set false"
+            )
         schedule = SCHEDULES[diffusion.schedule](diffusion.steps, diffusion.max_beta)
         self.process = self.process_class(schedule, self.process_class.index_map(setup.length, diffusion.steps))
         self.denoiser = setup.network(self.learner, channels=1 + diffusion.gradient_input)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from ltdi.diffusion.denoiser import ClassCondition
+from ltdi.errors import InputError
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import TrainedMethod
 from ltdi.nn import zero
@@ -40,6 +41,11 @@ class MetaHypernetwork(TrainedMethod):
 
     def __init__(self, start: Start, setup: Setup, *, adapt_steps: int, adapt_lr: float) -> None:
         super().__init__(start, setup)
+        if adapt_steps and "examples" not in setup.provides:
+            raise InputError(
+                f"methods.meta_hypernetwork.adapt_steps = {adapt_steps} takes steps on labelled examples, which these"
+                " tasks do not have; set 0"
+            )
         denoiser = setup.denoiser
         self.adapt_steps, self.adapt_lr, self.adapts = adapt_steps, adapt_lr, adapt_steps > 0
         self.condition = ClassCondition(

@@ -46,6 +46,10 @@ class Refined(Method):
         w = torch.stack([self.method.generate(context, generator=generator) for _ in range(self.heads)]).mean(0)
         if self.adapt_steps == 0:
             return w
-        assert context.examples is not None
+        if context.examples is None:
+            raise InputError(
+                f"generate.adapt_steps = {self.adapt_steps} takes steps on labelled examples, which these tasks do not"
+                " have; set 0"
+            )
         loss, examples, record = self.learner.loss, repeat(context.examples), [self.adapt_steps]
         return adapt(loss, w, examples, optimizer="adam", lr=self.adapt_lr, record=record).weights[:, 0]

@@ -24,7 +24,7 @@ def write_method(folder: Path, name: str, method: Method, setup: Setup, own: Map
     write_tensors(folder / f"{name}.safetensors", method.state_dict() | tensors, values, kind="method")
 
 
-def read_method(folder: Path, name: str, body: nn.Module, device: torch.device | str) -> Method:
+def read_method(folder: Path, name: str, body: nn.Module | None, device: torch.device | str) -> Method:
     tensors, values = read_tensors(folder / f"{name}.safetensors", kind="method")
     start = start_of(learner_of(values["learner"]), {"start/shared": tensors.pop("start/shared")}, values)
     facts = values["setup"]
