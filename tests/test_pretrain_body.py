@@ -12,7 +12,7 @@ def test_a_trained_body_is_taken_as_it_is(finished, write_params, run_stage, tmp
     params = write_params(tmp_path / "taken", {"body.weights": str(file), "body.steps": 10**6, "seed": 3})
     run_stage("pretrain_body", params, tmp_path / "other")
     (taken, shape), (own, its_shape) = (
-        read_tensors(each) for each in (tmp_path / "other" / "body" / "body.safetensors", file)
+        read_tensors(each, kind="body") for each in (tmp_path / "other" / "body" / "body.safetensors", file)
     )
     assert_close(taken, own, rtol=0, atol=0)
     assert shape == its_shape
