@@ -55,7 +55,8 @@ class FeatureMap:
         # directions of the second moment, not of the covariance: where features are not centred, nor are their
         # components
         directions = torch.linalg.eigh(seen.mT @ seen / len(seen)).eigenvectors.flip(-1)[:, :projection]
-        return cls(normalise, mean, directions.to(features))
+        # laid out as it is read back from a file: products of another layout differ in their last digits
+        return cls(normalise, mean, directions.to(features).contiguous())
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {"features/mean": self.mean}

@@ -129,7 +129,8 @@ def read_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, torch.Tensor
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    # pandas' own notes are read by nobody, and fail in many ways where a byte of them is altered
+    arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
     _atomically(Path(path), lambda p: pq.write_table(arrow, p, write_page_checksum=True))
 
 

@@ -5,15 +5,16 @@ from itertools import repeat
 import pytest
 import torch
 import torch.nn.functional as F
-from ltdi.heads import Head
 from torch.testing import assert_close
 
 from ltdi.adaptation import adapt, gradient, sharpness_aware_gradient
+from ltdi.classes import labelled
+from ltdi.learner import map_batch
+from ltdi.learners import TwoLayerHead
 from ltdi.seeding import generator
-from ltdi.tasks import labelled
 
 B, N, K, FEATURES = 4, 3, 5, 6
-HEAD = Head(FEATURES, 8)
+HEAD = TwoLayerHead(FEATURES, 8)
 STEPS = 7
 
 
@@ -31,11 +32,12 @@ def batches():
 
 
 def train(w, data, **knobs):
-    return adapt(HEAD, w, data, **({"optimizer": "sgd", "lr": 0.1, "record": range(STEPS + 1)} | knobs))
+    return adapt(HEAD.loss, w, data, **({"optimizer": "sgd", "lr": 0.1, "record": range(STEPS + 1)} | knobs))
 
 
-def loss_of(w, inputs, labels):
-    return F.cross_entropy(HEAD(w[None], inputs[None])[0], labels)
+def loss_of(w, of, b):
+    """The loss of weights (D,) on task b of a batch, by torch's own function."""
+    return F.cross_entropy(HEAD.logits(w[None], of["inputs"][b][None])[0], of["labels"][b])
 
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
@@ -48,8 +50,7 @@ def test_it_is_torchs_optimiser_on_each_task(w, name):
         own = w[b].clone().requires_grad_()
         optimizer = OPTIMIZERS[name]([own], lr=0.03)
         for step in range(STEPS + 1):
-            inputs, labels = batch(step)
-            loss = loss_of(own, inputs[b], labels[b])
+            loss = loss_of(own, batch(step), b)
             assert_close(path.weights[b, step], own.detach(), rtol=1e-4, atol=1e-5)
             assert_close(path.losses[b, step], loss.detach(), rtol=1e-4, atol=1e-5)
             optimizer.zero_grad()
@@ -62,12 +63,8 @@ def test_it_is_torchs_optimiser_on_each_task(w, name):
 def test_a_task_does_not_feel_its_neighbours(w, name, sam):
     together = train(w, batches(), optimizer=name, sam=sam)
     for b in range(B):
-        alone = train(
-            w[b : b + 1],
-            ((inputs[b : b + 1], labels[b : b + 1]) for inputs, labels in batches()),
-            optimizer=name,
-            sam=sam,
-        )
+        own = (map_batch(lambda value: value[b : b + 1], each) for each in batches())  # noqa: B023
+        alone = train(w[b : b + 1], own, optimizer=name, sam=sam)
         assert_close(alone.weights[0], together.weights[b], rtol=1e-4, atol=1e-5)
 
 
@@ -90,10 +87,9 @@ def test_the_path_starts_at_the_start_and_leaves_it_alone(w):
 
 def test_losses_are_those_of_the_recorded_weights(w):
     path = train(w, repeat(batch()), sam=0.1)
-    inputs, labels = batch()
     for b in range(B):
         for step in range(STEPS + 1):
-            assert_close(path.losses[b, step], loss_of(path.weights[b, step], inputs[b], labels[b]))
+            assert_close(path.losses[b, step], loss_of(path.weights[b, step], batch(), b))
 
 
 def test_training_works_where_gradients_are_off(w):
@@ -112,38 +108,35 @@ def test_training_lowers_the_loss(w, name):
 
 
 def test_sam_by_hand(w):
-    inputs, labels = batch()
-    g, losses = sharpness_aware_gradient(HEAD, w, inputs, labels, radius=0.2)
+    g, losses = sharpness_aware_gradient(HEAD.loss, w, batch(), radius=0.2)
     for b in range(B):
         own = w[b].clone().requires_grad_()
-        loss = loss_of(own, inputs[b], labels[b])
+        loss = loss_of(own, batch(), b)
         (first,) = torch.autograd.grad(loss, own)
         worst = (own + 0.2 * first / first.norm()).detach().requires_grad_()
-        (second,) = torch.autograd.grad(loss_of(worst, inputs[b], labels[b]), worst)
+        (second,) = torch.autograd.grad(loss_of(worst, batch(), b), worst)
         assert_close(g[b], second)
         assert_close(losses[b], loss.detach())
 
 
 def test_sam_of_a_single_logit():
-    def logits(w, inputs):
-        return torch.stack([w * inputs, torch.zeros_like(inputs)], -1)
+    def loss(w, batch):
+        return F.softplus(-w * batch["inputs"]).mean(-1)
 
     # ∇ -log σ(w) = -σ(-w) points down, so the worst neighbour of w is w - ρ
-    w, inputs, labels = torch.tensor([[0.4]]), torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.long)
-    g, _ = sharpness_aware_gradient(logits, w, inputs, labels, radius=0.1)
+    g, _ = sharpness_aware_gradient(loss, torch.tensor([[0.4]]), {"inputs": torch.ones(1, 1)}, radius=0.1)
     assert_close(g, -torch.sigmoid(torch.tensor([[-0.3]])))
 
 
 def test_sam_of_no_radius_is_the_gradient(w):
-    inputs, labels = batch()
-    assert_close(sharpness_aware_gradient(HEAD, w, inputs, labels, radius=0.0), gradient(HEAD, w, inputs, labels))
+    assert_close(sharpness_aware_gradient(HEAD.loss, w, batch(), radius=0.0), gradient(HEAD.loss, w, batch()))
     assert_close(train(w, batches(), sam=0.0).weights, train(w, batches(), sam=1e-9).weights)
     assert not train(w, batches(), sam=0.0).weights.allclose(train(w, batches(), sam=0.3).weights)
 
 
 def test_sam_at_a_flat_point_stays():
-    def flat(w, inputs):
-        return (0 * w.sum(-1))[:, None, None] * inputs[..., :N]
+    def flat(w, batch):
+        return 0 * w.sum(-1) + batch["inputs"].mean((1, 2))
 
     w = torch.ones(B, 4)
     path = adapt(flat, w, repeat(batch()), optimizer="sgd", lr=1.0, record=[0, 2], sam=0.1)

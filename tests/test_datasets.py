@@ -35,7 +35,23 @@ REAL_DATA = Path(os.environ.get("LTDI_DATA", Path(__file__).resolve().parents[1]
 def random_set(n_classes=3, n_images=2, channels=1, size=5, prefix="c"):
     shape = (n_classes, n_images, channels, size, size)
     images = torch.randint(256, shape, generator=generator(0, prefix, shape)).byte()
-    return ImageSet(images, tuple(f"{prefix}{i}" for i in range(n_classes)))
+    return ImageSet.of(images, tuple(f"{prefix}{i}" for i in range(n_classes)))
+
+
+def unequal_set(counts=(4, 2, 3), prefix="u", channels=1):
+    images = random_set(1, sum(counts), channels=channels, prefix=prefix).images
+    return ImageSet(images, tuple(f"{prefix}{i}" for i in range(len(counts))), counts)
+
+
+def by_class(image_set):
+    """Class name to its images (n, channels, height, width)."""
+    return dict(zip(image_set.names, image_set.images.split(image_set.counts), strict=True))
+
+
+def dense(image_set):
+    """Images (classes, images a class, channels, height, width) of a set that has equally many of each."""
+    (n_images,) = set(image_set.counts)
+    return image_set.images.unflatten(0, (-1, n_images))
 
 
 def assert_one_line(error, *parts):
@@ -80,7 +96,16 @@ def test_expanded_classes_are_transformed_copies(transforms):
     assert len(expanded.names) == len(set(expanded.names)) == 3 * len(TRANSFORMS[transforms])
     assert expanded.images.is_contiguous()
     for j, symmetry in enumerate(TRANSFORMS[transforms]):
-        assert_close(expanded.images[3 * j : 3 * j + 3], transform(original.images, *symmetry))
+        assert_close(dense(expanded)[3 * j : 3 * j + 3], transform(dense(original), *symmetry))
+
+
+@pytest.mark.parametrize("transforms", TRANSFORMS)
+def test_expanded_classes_of_unequal_numbers_keep_theirs(transforms):
+    original = unequal_set()
+    expanded = by_class(expand_classes(original, transforms))
+    for j, symmetry in enumerate(TRANSFORMS[transforms]):
+        for c, images in enumerate(by_class(original).values()):
+            assert_close(list(expanded.values())[3 * j + c], transform(images, *symmetry))
 
 
 def test_expanded_names():
@@ -101,12 +126,32 @@ def test_unknown_transforms():
     assert_one_line(error, "'flips'", *TRANSFORMS)
 
 
-def test_join_keeps_both_and_cuts_to_the_poorer():
-    a, b = random_set(3, 4, prefix="a"), random_set(2, 6, prefix="b")
+def test_join_keeps_both_with_all_their_images():
+    a, b = random_set(3, 4, prefix="a"), unequal_set()
     joined = join(a, b)
-    assert joined.names == a.names + b.names
-    assert_close(joined.images[:3], a.images)
-    assert_close(joined.images[3:], b.images[:, :4])
+    assert joined.names == a.names + b.names and joined.counts == (4, 4, 4, 4, 2, 3)
+    for name, images in by_class(joined).items():
+        assert images.equal((by_class(a) | by_class(b))[name])
+
+
+def test_the_places_of_a_set_are_those_of_its_classes():
+    images = unequal_set()
+    first, counts = images.places
+    assert (first.tolist(), counts.tolist()) == ([0, 4, 6], [4, 2, 3])
+    for name, begin, count in zip(images.names, first, counts, strict=True):
+        assert images.images[begin : begin + count].equal(by_class(images)[name])
+
+
+def test_equally_many_images_are_a_set_of_any():
+    images = torch.randint(256, (3, 2, 1, 5, 5), generator=generator(0, "dense")).byte()
+    flat = ImageSet.of(images, ("a", "b", "c"))
+    assert flat.counts == (2, 2, 2) and dense(flat).equal(images)
+
+
+def test_a_class_of_a_single_image_is_refused():
+    with pytest.raises(InputError) as error:
+        unequal_set((4, 1, 3))
+    assert_one_line(error, "'u1'", "1 image;")
 
 
 def test_join_refuses_equal_names_and_different_sizes():
@@ -206,7 +251,7 @@ def default_glyphs():
 
 
 def test_glyphs_have_the_shape_that_they_promise(default_glyphs):
-    assert [tuple(default_glyphs[split].images.shape) for split in SPLITS] == [
+    assert [tuple(dense(default_glyphs[split]).shape) for split in SPLITS] == [
         (n, 20, 1, 28, 28) for n in (300, 75, 125)
     ]
     names = [name for split in SPLITS for name in default_glyphs[split].names]
@@ -215,7 +260,7 @@ def test_glyphs_have_the_shape_that_they_promise(default_glyphs):
 
 def test_glyphs_are_bright_ink_on_black(default_glyphs):
     for split in SPLITS:
-        images = to_float(default_glyphs[split].images).flatten(2)
+        images = to_float(default_glyphs[split].images).flatten(1)
         assert (images.amax(-1) > 0.9).all()  # no empty image
         assert images.median() == 0
         assert 0.03 < images.mean() < 0.15
@@ -229,7 +274,8 @@ def test_glyphs_depend_on_the_seed_alone():
 
 
 def test_glyphs_do_not_repeat_themselves(default_glyphs):
-    images = torch.cat([default_glyphs[split].images for split in SPLITS]).reshape(10_000, -1)
+    images = torch.cat([default_glyphs[split].images for split in SPLITS]).flatten(1)
+    assert len(images) == 10_000
     assert len(images.unique(dim=0)) == 10_000
 
 
@@ -239,7 +285,7 @@ def test_glyphs_are_neither_trivial_nor_noise(default_glyphs):
 
 
 def pixel_accuracy(image_set, n_tasks=300):
-    images = to_float(image_set.images).flatten(2)
+    images = to_float(dense(image_set)).flatten(2)
     draws = generator(0, "pixel accuracy")
     right = []
     for _ in range(n_tasks):
@@ -287,7 +333,7 @@ def zip_folder(folder):
 def test_omniglot_ink_is_bright(small_omniglot):
     write_png(small_omniglot / "images_background/Alpha/character01/0001_00.png", value=0)
     data = omniglot.load(small_omniglot)
-    means = {name: x for s in data.values() for name, x in zip(s.names, s.images.float().mean((2, 3, 4)).tolist())}
+    means = {name: x for s in data.values() for name, x in zip(s.names, dense(s).float().mean((2, 3, 4)).tolist())}
     assert means.pop("Alpha/character01") == [255, 0]
     assert all(mean == [0, 0] for mean in means.values())
 
@@ -402,15 +448,15 @@ def test_mini_imagenet_reads_what_the_tables_list(small_mini_imagenet):
     assert data["meta_train"].names == ("train0", "train1")
     assert data["meta_test"].names == ("test0", "test1")
     for split in SPLITS:
-        assert data[split].images.shape == (2, 3, 3, 84, 84)
-        colours = data[split].images.float().mean((3, 4))
+        assert dense(data[split]).shape == (2, 3, 3, 84, 84)
+        colours = dense(data[split]).float().mean((3, 4))
         expected = torch.tensor([[200.0, 10.0 * j, 0.0] for j in range(3)]).expand(2, 3, 3)
         assert_close(colours, expected, atol=3, rtol=0)  # JPEG
 
 
 def test_mini_imagenet_at_another_size(small_mini_imagenet):
     data = mini_imagenet.load(small_mini_imagenet, size=42)
-    assert all(data[split].images.shape == (2, 3, 3, 42, 42) for split in SPLITS)
+    assert all(dense(data[split]).shape == (2, 3, 3, 42, 42) for split in SPLITS)
 
 
 def test_mini_imagenet_as_a_zip(small_mini_imagenet):
@@ -464,10 +510,22 @@ def test_mini_imagenet_with_images_missing(small_mini_imagenet):
 
 def test_mini_imagenet_with_unequal_classes(small_mini_imagenet):
     rows = [(f"train{c}_{j}.jpg", f"train{c}") for c, n in ((0, 3), (1, 2)) for j in range(n)]
+    whole = by_class(mini_imagenet.load(small_mini_imagenet)["meta_val"])
+    write_table(small_mini_imagenet / "train.csv", rows)
+    data = mini_imagenet.load(small_mini_imagenet)
+    assert data["meta_train"].counts == (3, 2)
+    green = [images.float().mean((2, 3))[:, 1].tolist() for images in by_class(data["meta_train"]).values()]
+    assert green == [pytest.approx([0, 10, 20], abs=3), pytest.approx([0, 10], abs=3)]  # JPEG
+    for name, images in by_class(data["meta_val"]).items():
+        assert images.equal(whole[name])
+
+
+def test_mini_imagenet_with_a_class_of_one_image(small_mini_imagenet):
+    rows = [("train0_0.jpg", "train0"), ("train1_0.jpg", "train1"), ("train0_1.jpg", "train0")]
     write_table(small_mini_imagenet / "train.csv", rows)
     with pytest.raises(InputError) as error:
         mini_imagenet.load(small_mini_imagenet)
-    assert_one_line(error, "2 images of class 'train1'", "3 of class 'train0'")
+    assert_one_line(error, "'train1'", "1 image;")
 
 
 def test_mini_imagenet_with_a_corrupt_image(small_mini_imagenet):
@@ -478,15 +536,41 @@ def test_mini_imagenet_with_a_corrupt_image(small_mini_imagenet):
     assert_one_line(error, file)
 
 
+# --- files as the data set's images
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_files_are_read_as_the_data_sets_images_are(name, tmp_path):
+    """Ink on paper is 255 on 0 where the data set has it so; what is shown again is the file."""
+    data_set = DATASETS[name]
+    values = [0, 60, 255]
+    for value in values:
+        Image.new("RGB", (20, 20), (value,) * 3).save(tmp_path / f"{value:03d}.png")
+    files = sorted(tmp_path.glob("*.png"))
+    images = data_set.read(files, 28)
+    assert images.shape == (3, len(data_set.mode), 28, 28) and images.dtype == torch.uint8
+    expected = [255 - value for value in values] if data_set.on_paper else values
+    assert images[:, 0, 5, 5].tolist() == expected
+    assert data_set.as_files(images)[:, 0, 5, 5].tolist() == values
+    assert data_set.as_files(data_set.as_files(images)).equal(images)
+
+
+def test_an_omniglot_drawing_is_read_from_its_file_as_the_data_set_has_it(small_omniglot):
+    write_png(small_omniglot / "images_background/Alpha/character01/0001_00.png", value=0)
+    found = {name: images for s in omniglot.load(small_omniglot).values() for name, images in by_class(s).items()}
+    files = sorted((small_omniglot / "images_background/Alpha/character01").glob("*.png"))
+    assert DATASETS["omniglot"].read(files, omniglot.SIZE).equal(found["Alpha/character01"])
+
+
 # --- the real data, where it is
 
 
 @pytest.mark.skipif(not (REAL_DATA / "omniglot-py").is_dir(), reason=f"no omniglot-py in {REAL_DATA}")
 def test_real_omniglot():
-    data = DATASETS["omniglot"](REAL_DATA)
-    assert [tuple(data[split].images.shape) for split in SPLITS] == [(n, 20, 1, 28, 28) for n in (800, 400, 423)]
+    data = DATASETS["omniglot"].load(REAL_DATA)
+    assert [tuple(dense(data[split]).shape) for split in SPLITS] == [(n, 20, 1, 28, 28) for n in (800, 400, 423)]
     assert len({name for split in SPLITS for name in data[split].names}) == 1623
-    images = to_float(data["meta_val"].images).flatten(2)
+    images = to_float(data["meta_val"].images).flatten(1)
     assert 0.03 < images.mean() < 0.15
     assert (images.amax(-1) > 0.5).float().mean() > 0.999  # a few drawings are hardly more than a dot
     assert 0.4 < pixel_accuracy(data["meta_test"]) < 0.55
@@ -494,9 +578,9 @@ def test_real_omniglot():
 
 @pytest.mark.skipif(not (REAL_DATA / "mini-imagenet").is_dir(), reason=f"no mini-imagenet in {REAL_DATA}")
 def test_real_mini_imagenet():
-    data = DATASETS["mini_imagenet"](REAL_DATA)
+    data = DATASETS["mini_imagenet"].load(REAL_DATA)
     assert [len(data[split].names) for split in SPLITS] == [64, 16, 20]
     assert len({name for split in SPLITS for name in data[split].names}) == 100
     for split in SPLITS:
-        assert data[split].images.shape[2:] == (3, 84, 84)
+        assert data[split].images.shape[1:] == (3, 84, 84)
         assert 0.3 < to_float(data[split].images).mean() < 0.6

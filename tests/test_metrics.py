@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from ltdi.classes import labelled
+from ltdi.learner import ABSENT
 from ltdi.metrics import accuracy, best_and_paired, mean_and_ci95, nearest_mean_accuracy, weight_mse
 from ltdi.seeding import generator
 
@@ -13,6 +15,16 @@ from ltdi.seeding import generator
 def test_accuracy_is_the_fraction_of_right_answers_a_task():
     logits = torch.tensor([[[2.0, 1, 0], [0, 1, 2]], [[0, 3, 1], [5, 0, 0]]])
     assert accuracy(logits, torch.tensor([[0, 2], [1, 2]])).tolist() == [1.0, 0.5]
+
+
+def test_what_is_not_there_is_neither_right_nor_wrong():
+    logits = torch.randn(2, 6, 3, generator=generator(0, "absent"))
+    labels = torch.tensor([[0, ABSENT, 1, 2, ABSENT, ABSENT], [ABSENT, 2, ABSENT, ABSENT, 1, 0]])
+    there = labels >= 0
+    expected = torch.cat([accuracy(logits[b, there[b]][None], labels[b, there[b]][None]) for b in range(2)])
+    assert accuracy(logits, labels).equal(expected)
+    # what the logits of the others are makes no difference
+    assert accuracy(torch.where(there[..., None], logits, 1e9), labels).equal(expected)
 
 
 @pytest.mark.parametrize("n", [2, 10, 400])
@@ -59,7 +71,8 @@ def test_nearest_mean_accuracy_is_the_loop_over_queries():
                 ]
                 right += distances.index(min(distances)) == n
         expected.append(right / (N * Q))
-    scores = nearest_mean_accuracy(support, query)
+    batch = labelled(query)
+    scores = nearest_mean_accuracy(support.mean(2), batch["inputs"], batch["labels"])
     assert_close(scores, torch.tensor(expected))
     assert 1 / N < scores.mean() < 1
 

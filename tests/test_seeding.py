@@ -2,7 +2,7 @@
 
 import torch
 
-from ltdi.seeding import generator
+from ltdi.seeding import generator, pick
 
 
 def draw(*names, n=8):
@@ -64,3 +64,39 @@ def test_seeds_are_the_same_on_every_machine_and_version():
 
 
 SEEDS = (3582888934675442504, 4628068704014113053)
+
+
+# --- numbers drawn without repetition
+
+
+def test_of_equal_counts_it_is_the_order_of_uniform_draws():
+    expected = torch.rand(30, 4, 7, generator=generator(0, "pick")).argsort(-1)
+    counts = torch.full((30, 4), 7)
+    for n in (1, 3, 7):
+        assert pick(counts, n, generator(0, "pick")).equal(expected[..., :n])
+
+
+def test_of_unequal_counts_all_that_are_there_come_before_what_is_not():
+    counts = torch.tensor([[1, 5, 3], [8, 2, 8]]).expand(50, 2, 3)
+    for n in (1, 2, 5, 8, 12):
+        chosen = pick(counts, n, generator(0, "pick"))
+        assert chosen.shape == (50, 2, 3, n)
+        for count, row in zip(counts.flatten().tolist(), chosen.flatten(0, -2).tolist(), strict=True):
+            there = [number for number in row if number >= 0]
+            assert len(there) == len(set(there)) == min(count, n)
+            assert max(there) < count
+            assert row == there + [-1] * (n - len(there))
+
+
+def test_more_than_there_is_repeats_nothing():
+    assert pick(torch.tensor([3, 3]), 5, generator(0, "pick")).sort(-1).values.tolist() == [[-1, -1, 0, 1, 2]] * 2
+
+
+def test_every_number_of_a_count_comes_equally_often_at_every_place():
+    chosen = pick(torch.tensor([3, 5]).expand(6000, 2), 5, generator(0, "pick"))
+    for j, count in enumerate((3, 5)):
+        for place in range(count):
+            times = chosen[:, j, place].bincount(minlength=count)
+            assert len(times) == count
+            # binomial: below 5 deviations
+            assert (times - 6000 / count).abs().max() < 5 * (6000 / count) ** 0.5

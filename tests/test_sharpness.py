@@ -2,32 +2,36 @@
 
 import pytest
 import torch
-from ltdi.heads import Head, task_losses
 from torch.testing import assert_close
 
+from ltdi.learner import map_batch
+from ltdi.learners import TwoLayerHead
 from ltdi.seeding import generator
 from ltdi.sharpness import largest_eigenvalue
 
-HEAD = Head(3, 4)
+HEAD = TwoLayerHead(3, 4)
 
 
 @pytest.fixture(scope="module")
 def tasks():
-    """Weights (3, D) and 7 labelled features each, in double precision."""
+    """Weights (3, D) and a batch of 7 labelled features each, in double precision."""
     stream = generator(0, "tasks")
     inputs, labels = torch.rand(3, 7, 3, generator=stream), torch.randint(2, (3, 7), generator=stream)
-    return HEAD.initial(3, 2, stream).double(), inputs.double(), labels
+    return HEAD.initial(3, 2, stream).double(), {"inputs": inputs.double(), "labels": labels}
 
 
 def test_it_is_the_hessians_eigenvalue_of_largest_size(tasks):
-    w, inputs, labels = tasks
-    hessian = torch.func.vmap(torch.func.hessian(lambda w, x, y: task_losses(HEAD, w[None], x[None], y[None])[0]))(
-        w, inputs, labels
-    )
+    def loss(w, batch):
+        return HEAD.loss(w[None], map_batch(lambda value: value[None], batch))[0]
+
+    hessian = torch.func.vmap(torch.func.hessian(loss))(*tasks)
     values = torch.linalg.eigvalsh(hessian)
     largest = values.take_along_dim(values.abs().argmax(-1, keepdim=True), -1).squeeze(-1)
     assert_close(
-        largest_eigenvalue(HEAD, *tasks, generator=generator(0, "λ"), iterations=500), largest, rtol=1e-6, atol=1e-8
+        largest_eigenvalue(HEAD.loss, *tasks, generator=generator(0, "λ"), iterations=500),
+        largest,
+        rtol=1e-6,
+        atol=1e-8,
     )
 
 
@@ -35,18 +39,20 @@ def test_of_a_quadratic_it_is_the_largest_curvature():
     """Two classes, logits ±w·x/2 at w = 0: the Hessian of the cross-entropy is the mean of x·xᵀ/4."""
     x = torch.tensor([[3.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
 
-    def forward(w, inputs):
-        score = inputs @ w[..., None] / 2
-        return torch.cat([-score, score], -1)
+    def loss(w, batch):
+        score = batch["inputs"] @ w[..., None] / 2
+        logits = torch.cat([-score, score], -1)
+        return torch.nn.functional.cross_entropy(logits.mT, batch["labels"], reduction="none").mean(-1)
 
-    found = largest_eigenvalue(
-        forward, torch.zeros(1, 2, dtype=torch.float64), x[None], torch.tensor([[0, 1]]), generator=generator(0, "λ")
-    )
+    batch = {"inputs": x[None], "labels": torch.tensor([[0, 1]])}
+    found = largest_eigenvalue(loss, torch.zeros(1, 2, dtype=torch.float64), batch, generator=generator(0, "λ"))
     assert_close(found, torch.tensor([9 / 4 / 2], dtype=torch.float64))
 
 
 def test_a_task_does_not_depend_on_its_neighbours(tasks):
     def of(rows: slice) -> torch.Tensor:
-        return largest_eigenvalue(HEAD, *(each[rows] for each in tasks), generator=generator(0, "λ"))
+        w, batch = tasks
+        own = map_batch(lambda value: value[rows], batch)
+        return largest_eigenvalue(HEAD.loss, w[rows], own, generator=generator(0, "λ"))
 
     assert_close(torch.cat([of(slice(j, j + 1)) for j in range(3)]), of(slice(None)))

@@ -1,13 +1,18 @@
 """Files that are whole or not there, and names that follow the content."""
 
 import errno
+import hashlib
 import os
 import pickle
+from contextlib import suppress
+from functools import partial
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from ltdi import store
@@ -36,8 +41,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_tensors_and_metadata_come_back_as_they_went_in(tmp_path):
-    store.write_tensors(tmp_path / "a.safetensors", TENSORS, METADATA)
-    tensors, metadata = store.read_tensors(tmp_path / "a.safetensors")
+    store.write_tensors(tmp_path / "a.safetensors", TENSORS, METADATA, kind="test")
+    tensors, metadata = store.read_tensors(tmp_path / "a.safetensors", kind="test")
     assert_close(tensors, TENSORS, rtol=0, atol=0)
     assert metadata == METADATA
     assert {key: type(value) for key, value in metadata.items()} == {
@@ -48,8 +53,8 @@ def test_tensors_and_metadata_come_back_as_they_went_in(tmp_path):
 def test_tensors_that_share_memory_or_are_strided_come_back(tmp_path):
     base = torch.arange(12.0).reshape(3, 4)
     shared = {"base": base, "row": base[1], "turned": base.mT, "expanded": base[:1].expand(5, -1)}
-    store.write_tensors(tmp_path / "a.safetensors", shared)
-    assert_close(store.read_tensors(tmp_path / "a.safetensors")[0], shared, rtol=0, atol=0)
+    store.write_tensors(tmp_path / "a.safetensors", shared, kind="test")
+    assert_close(store.read_tensors(tmp_path / "a.safetensors", kind="test")[0], shared, rtol=0, atol=0)
 
 
 def test_json_comes_back(tmp_path):
@@ -75,7 +80,7 @@ def test_tsv_is_one_line_a_row(tmp_path):
 WRITERS = {
     "a.txt": lambda path: store.write_text(path, "text"),
     "a.json": lambda path: store.write_json(path, METADATA),
-    "a.safetensors": lambda path: store.write_tensors(path, TENSORS, METADATA),
+    "a.safetensors": lambda path: store.write_tensors(path, TENSORS, METADATA, kind="test"),
     "a.parquet": lambda path: store.write_table(path, TABLE),
     "a.tsv": lambda path: store.write_tsv(path, TABLE),
 }
@@ -134,7 +139,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path):
 
 # --- files that are not what they should be
 
-READERS = {"a.safetensors": store.read_tensors, "a.parquet": store.read_table}
+READERS = {"a.safetensors": partial(store.read_tensors, kind="test"), "a.parquet": store.read_table}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -158,7 +163,97 @@ def test_a_file_with_another_header_is_named(tmp_path, name):
         READERS[name](path)
 
 
-@pytest.mark.parametrize("read", [store.read_tensors, store.read_table, store.read_json])
+FEW = {"w": torch.tensor([[1.0, -2.5]]), "n": torch.tensor([3, 1]), "half": torch.tensor([0.5]).bfloat16()}
+
+
+def flips(whole, places):
+    """The bytes with one of them altered, in one bit and in all, at each of the places in turn."""
+    for i in places:
+        for bits in (0x01, 0xFF):
+            yield whole[:i] + bytes([whole[i] ^ bits]) + whole[i + 1 :]
+
+
+def test_every_altered_byte_of_a_tensor_file_is_found(tmp_path):
+    """Of its tensors, their names, types and places, and of the header with kind, version and metadata."""
+    path = tmp_path / "a.safetensors"
+    store.write_tensors(path, FEW, {"n_way": 5, "shots": [1, 5]}, kind="test")
+    whole = path.read_bytes()
+    for altered in flips(whole, range(len(whole))):
+        path.write_bytes(altered)
+        with pytest.raises(InputError, match="a.safetensors"):
+            store.read_tensors(path, kind="test")
+    path.write_bytes(whole)
+    assert_close(store.read_tensors(path, kind="test")[0], FEW, rtol=0, atol=0)
+
+
+def test_every_altered_byte_of_a_tables_data_is_found(tmp_path):
+    path = tmp_path / "a.parquet"
+    store.write_table(path, TABLE)
+    whole, group = path.read_bytes(), pq.ParquetFile(path).metadata.row_group(0)
+    for j in range(group.num_columns):
+        column = group.column(j)
+        begin, end = column.dictionary_page_offset, column.dictionary_page_offset + column.total_compressed_size
+        for altered in flips(whole, range(begin, end)):
+            path.write_bytes(altered)
+            try:
+                again = store.read_table(path)
+            except InputError as error:
+                assert "a.parquet" in str(error)
+            else:  # a number in a page's header that nothing is read by
+                assert [list(row) for row in again["classes"]] == TABLE["classes"].tolist()
+                assert again.drop(columns="classes").equals(TABLE.drop(columns="classes"))
+
+
+def test_a_table_whose_footer_is_altered_is_named_or_read(tmp_path):
+    """The names of its columns have no checksum; what fails, fails in one line."""
+    path = tmp_path / "a.parquet"
+    store.write_table(path, TABLE)
+    whole, last = path.read_bytes(), pq.ParquetFile(path).metadata.row_group(0).column(2)
+    for altered in flips(whole, range(last.dictionary_page_offset + last.total_compressed_size, len(whole), 5)):
+        path.write_bytes(altered)
+        with suppress(InputError):
+            store.read_table(path)
+
+
+def test_a_file_of_another_kind_or_version_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    store.write_tensors(path, FEW, kind="body")
+    with pytest.raises(InputError, match="a.safetensors: holds 'body', and 'start' is needed"):
+        store.read_tensors(path, kind="start")
+    monkeypatch.setattr(store, "VERSION", store.VERSION + 1)
+    with pytest.raises(InputError, match=f"a.safetensors: of version {store.VERSION - 1}, and {store.VERSION} is read"):
+        store.read_tensors(path, kind="body")
+
+
+@pytest.mark.parametrize("metadata", [None, {"kind": "test"}, {"ltdi": "5"}, {"ltdi": "{}"}, {"ltdi": "{"}])
+def test_a_tensor_file_of_another_program_is_named(tmp_path, metadata):
+    path = tmp_path / "a.safetensors"
+    save_file(FEW, path, metadata=metadata)
+    with pytest.raises(InputError, match="a.safetensors"):
+        store.read_tensors(path, kind="test")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_not_written_unless_it_is_wanted(tmp_path, value):
+    path = tmp_path / "a.safetensors"
+    tensors = {"fine": torch.ones(2), "bad": torch.tensor([1.0, value]).bfloat16()}
+    store.write_tensors(path, FEW, kind="test")
+    with pytest.raises(InputError, match="a.safetensors: bad of this test is not finite"):
+        store.write_tensors(path, tensors, kind="test")
+    assert_close(store.read_tensors(path, kind="test")[0], FEW, rtol=0, atol=0)
+    store.write_tensors(path, tensors, kind="test", finite=False)
+    assert_close(store.read_tensors(path, kind="test")[0], tensors, rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_digest_that_writing_gives_is_of_the_content_alone(tmp_path):
+    seals = [store.write_tensors(tmp_path / name, FEW, METADATA, kind="test") for name in ("a", "b")]
+    assert seals[0] == seals[1] and (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    changed = FEW | {"n": torch.tensor([3, 2])}
+    assert store.write_tensors(tmp_path / "a", changed, METADATA, kind="test") != seals[0]
+    assert store.write_tensors(tmp_path / "a", FEW, METADATA | {"n_way": 6}, kind="test") != seals[0]
+
+
+@pytest.mark.parametrize("read", [*READERS.values(), store.read_json])
 def test_a_missing_file_and_a_folder_are_named(tmp_path, read):
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "nowhere", tmp_path / "folder"):
@@ -188,9 +283,18 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, name, dump):
 # --- names that follow the content
 
 
-def test_checksum_is_sha256(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert store.checksum(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+def test_digests_are_the_same_on_every_machine_and_version():
+    assert store.digest("abc") == hashlib.sha256(b'"abc"\0').hexdigest()
+    w = torch.tensor([[1.0, -2.0]])
+    assert store.digest(w) == hashlib.sha256(b"('torch.float32', (1, 2))" + w.numpy().tobytes()).hexdigest()
+
+
+def test_the_digest_of_tensors_by_name_does_not_depend_on_their_order_and_knows_their_names():
+    a, b = torch.zeros(2), torch.ones(2)
+    assert store.digest({"a": a, "b": b}) == store.digest({"b": b, "a": a})
+    different = [{"a": a, "b": b}, {"a": b, "b": a}, {"a": a, "c": b}, {"a": a}, {"a": torch.cat([a, b])}]
+    assert len({store.digest(each) for each in different}) == len(different)
+    assert store.digest({"a": {"b": b}, "c": a}) != store.digest({"a": {"c": b}, "c": a})
 
 
 def test_digest_depends_on_values_alone():
@@ -230,8 +334,9 @@ def test_digest_tells_where_one_value_ends():
 def test_a_kept_file_is_found_until_it_is_dropped(cache):
     assert cache.find("key") is None
     path = cache.keep("key", TENSORS, METADATA)
-    assert cache.find("key") == path
-    assert_close(store.read_tensors(path)[0], TENSORS, rtol=0, atol=0)
+    found, tensors, metadata = cache.find("key")
+    assert found == path and metadata == METADATA
+    assert_close(tensors, TENSORS, rtol=0, atol=0)
     assert cache.find("other") is None
     cache.drop("key")
     assert cache.find("key") is None
@@ -242,12 +347,19 @@ def test_a_kept_file_is_found_until_it_is_dropped(cache):
 def test_keeping_again_replaces(cache):
     cache.keep("key", {"w": torch.zeros(2)}, {})
     path = cache.keep("key", {"w": torch.ones(2)}, {})
-    assert cache.find("key") == path
-    assert store.read_tensors(path)[0]["w"].tolist() == [1, 1]
+    found, tensors, _ = cache.find("key")
+    assert found == path and tensors["w"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
-    "alter", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""]
+    "alter",
+    [
+        lambda b: b[:-1],
+        lambda b: b + b"\0",
+        lambda b: b[:-1] + bytes([b[-1] ^ 1]),
+        lambda b: b"",
+        lambda b: b[:9] + b"\1" + b[10:],
+    ],
 )
 def test_an_altered_file_is_not_found(cache, alter):
     path = cache.keep("key", TENSORS, METADATA)
@@ -255,11 +367,17 @@ def test_an_altered_file_is_not_found(cache, alter):
     assert cache.find("key") is None
 
 
-def test_a_file_without_its_seal_is_not_found(cache):
-    path = cache.keep("key", TENSORS, METADATA)
-    (seal,) = set(cache.folder.iterdir()) - {path}
-    seal.unlink()
+def test_a_file_of_another_kind_in_its_place_is_not_found(cache):
+    store.write_tensors(cache.path("key"), TENSORS, METADATA, kind="checkpoints")
     assert cache.find("key") is None
+
+
+def test_what_diverged_can_be_kept(cache):
+    with pytest.raises(InputError, match="points of this bodies is not finite"):
+        cache.keep("key", {"points": torch.tensor([torch.nan])}, {})
+    assert cache.find("key") is None
+    cache.keep("key", {"points": torch.tensor([torch.nan, 1.0])}, {}, finite=False)
+    assert cache.find("key")[1]["points"].isnan().tolist() == [True, False]
 
 
 def test_kinds_do_not_see_each_other(cache):

@@ -47,9 +47,9 @@ def snapshot(training):
 def test_a_resumed_training_is_bit_for_bit_the_whole_one(tmp_path, lr_schedule):
     whole = train(training_of(Model(), lr_schedule=lr_schedule), 10)
     half = train(training_of(Model(), lr_schedule=lr_schedule), 5)
-    write_tensors(tmp_path / "state.safetensors", half.state_dict())
+    write_tensors(tmp_path / "state.safetensors", half.state_dict(), kind="state")
     resumed = training_of(Model(seed=1), lr_schedule=lr_schedule)
-    resumed.load_state_dict(read_tensors(tmp_path / "state.safetensors")[0])
+    resumed.load_state_dict(read_tensors(tmp_path / "state.safetensors", kind="state")[0])
     assert resumed.step == 5
     train(resumed, 5)
     assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)

@@ -1,24 +1,26 @@
 """Trajectories: counted down to the trained head, from a start that is the task's own."""
 
 from dataclasses import replace
+from itertools import cycle, repeat
 
 import pytest
 import torch
-from ltdi.closed_form import prototype_head, ridge_head
-from ltdi.heads import Head, task_losses
 from torch.testing import assert_close
 
-from ltdi import trajectories
 from ltdi.adaptation import adapt
+from ltdi.classes import Classes, ClassTasks, labelled
 from ltdi.errors import InputError
+from ltdi.learners import LinearHead, TwoLayerHead, learner_of
 from ltdi.seeding import generator
+from ltdi.starts import STARTS, start_of
+from ltdi.starts.closed_form import ClosedForm, prototype_weights, ridge_weights
 from ltdi.store import read_tensors, write_tensors
-from ltdi.tasks import Support, TaskSource, labelled
-from ltdi.trajectories import Start, Trajectories, collect, recorded_steps
+from ltdi.tasks import Context
+from ltdi.trajectories import Recorded, Trajectories, collect, recorded_steps
 
-C, I, F, N, K, Q = 10, 12, 8, 3, 2, 3
-HEAD = Head(F, F + 2)
-KINDS = ["fresh", "shared", "prototype", "ridge"]
+C, M, F, N, K, Q = 10, 12, 8, 3, 2, 3
+HEAD = TwoLayerHead(F, F + 2)
+KINDS = list(STARTS)
 TASKS = torch.tensor([4, 0, 2])
 KNOBS = {
     "fit_on": "class",
@@ -35,20 +37,30 @@ KNOBS = {
 def features(name="features"):
     stream = generator(0, name)
     centres = 2 * torch.rand(C, 1, F, generator=generator(0, "centres"))
-    return (centres + 0.7 * torch.randn(C, I, F, generator=stream)).relu()
+    return (centres + 0.7 * torch.randn(C, M, F, generator=stream)).relu()
+
+
+def classes_of(*views):
+    """Views (C, M, F) of the same images."""
+    return Classes(torch.cat([view.flatten(0, 1) for view in views]), torch.full((C,), M))
+
+
+def sample(of, n_tasks=6, n_way=N, split="meta_train"):
+    return ClassTasks.sample(of, n_tasks=n_tasks, n_way=n_way, n_shot=K, n_query=Q, seed=0, split=split)
 
 
 @pytest.fixture
 def source():
-    return TaskSource.sample(features(), n_tasks=6, n_way=N, n_shot=K, n_query=Q, seed=0, split="meta_train")
+    return sample(classes_of(features()))
 
 
-def start_of(kind):
-    return Start(HEAD, kind, HEAD.initial(1, N, generator(0, "shared"))[0], temperature=0.5, ridge=0.3)
+def start_at(kind, learner=HEAD):
+    values = {"temperature": 0.5, "ridge": 0.3} if issubclass(STARTS[kind], ClosedForm) else {}
+    return STARTS[kind](learner, learner.initial(1, N, generator(0, "shared"))[0], **values)
 
 
 def run(kind, source, tasks=TASKS, **knobs):
-    return collect(start_of(kind), source, tasks, **(KNOBS | knobs))
+    return collect(start_at(kind), source, tasks, **(KNOBS | knobs))
 
 
 @pytest.fixture(params=KINDS)
@@ -77,104 +89,104 @@ def test_recorded_steps_rise(length):
 
 
 def test_each_kind_starts_where_it_says(source):
-    support = source.support_of(TASKS)
+    context = source.context(TASKS)
     expected = {
-        "shared": start_of("shared").shared.expand(3, -1),
-        "prototype": prototype_head(HEAD, support.class_means, 0.5),
-        "ridge": ridge_head(HEAD, support, 0.3, 0.5),
+        "shared": start_at("shared").shared.expand(3, -1),
+        "prototype": prototype_weights(HEAD, context.means, 0.5),
+        "ridge": ridge_weights(HEAD, context, 0.3, 0.5),
     }
     for kind, w in expected.items():
-        assert_close(start_of(kind).draw(support, TASKS, seed=0), w)
-        assert_close(start_of(kind).centre(support), w)
-    assert not start_of("fresh").centre(support).any()
-    assert start_of("fresh").centre(support).shape == (3, HEAD.space.dim(N))
+        assert_close(start_at(kind).draw(context, TASKS, seed=0), w)
+        assert_close(start_at(kind).centre(context), w)
+    assert not start_at("fresh").centre(context).any()
+    assert start_at("fresh").centre(context).shape == (3, HEAD.space.dim(N))
 
 
 def test_fresh_starts_are_gaussian_and_each_tasks_own(source):
     tasks = torch.arange(6)
-    w = start_of("fresh").draw(source.support_of(tasks), tasks, seed=0)
+    w = start_at("fresh").draw(source.context(tasks), tasks, seed=0)
     assert len(w.unique(dim=0)) == 6
     hidden = HEAD.space.unflatten(w)["hidden.weight"]
     assert hidden.var().item() == pytest.approx(1 / F, rel=0.2)
-    assert not w.equal(start_of("fresh").draw(source.support_of(tasks), tasks, seed=1))
+    assert not w.equal(start_at("fresh").draw(source.context(tasks), tasks, seed=1))
 
 
 def test_a_fresh_start_does_not_depend_on_the_other_tasks(source):
-    start, tasks = start_of("fresh"), torch.arange(6)
-    w = start.draw(source.support_of(tasks), tasks, seed=0)
+    start, tasks = start_at("fresh"), torch.arange(6)
+    w = start.draw(source.context(tasks), tasks, seed=0)
     for some in ([4], [2, 5], [5, 4, 3, 2, 1, 0]):
         some = torch.tensor(some)
-        assert start.draw(source.support_of(some), some, seed=0).equal(w[some])
+        assert start.draw(source.context(some), some, seed=0).equal(w[some])
 
 
 @pytest.mark.parametrize("n_way", [2, 7])
 def test_a_start_is_there_for_any_number_of_classes(source, n_way):
     tasks = torch.arange(4)
-    support = TaskSource.sample(
-        features(), n_tasks=4, n_way=n_way, n_shot=K, n_query=Q, seed=0, split="meta_val"
-    ).support_of(tasks)
+    context = sample(source.of, n_tasks=4, n_way=n_way, split="meta_val").context(tasks)
     expected = {
         "fresh": torch.zeros(4, HEAD.space.dim(n_way)),
-        "prototype": prototype_head(HEAD, support.class_means, 0.5),
-        "ridge": ridge_head(HEAD, support, 0.3, 0.5),
+        "prototype": prototype_weights(HEAD, context.means, 0.5),
+        "ridge": ridge_weights(HEAD, context, 0.3, 0.5),
     }
     for kind, centre in expected.items():
-        assert_close(start_of(kind).centre(support), centre)
-    drawn = HEAD.space.unflatten(start_of("fresh").draw(support, tasks, seed=0))["output.weight"]
+        assert_close(start_at(kind).centre(context), centre)
+    drawn = HEAD.space.unflatten(start_at("fresh").draw(context, tasks, seed=0))["output.weight"]
     assert drawn.shape == (4, n_way, HEAD.hidden) and len(drawn.unique()) == drawn.numel()
 
 
 def test_one_draw_for_all_tasks_is_of_one_number_of_classes(source):
-    fewer = Support(source.support_of(TASKS).features[:, : N - 1])
+    fewer = Context(source.context(TASKS).rows[:, : N - 1])
     with pytest.raises(InputError, match=f"shared is one head .* none of {N - 1}"):
-        start_of("shared").centre(fewer)
+        start_at("shared").centre(fewer)
 
 
 def test_a_start_comes_back_from_its_state(tmp_path, source, kind):
-    start = start_of(kind)
+    start = start_at(kind)
     tensors, values = start.state()
-    write_tensors(tmp_path / "start.safetensors", tensors, values)
-    again = Start.from_state(*read_tensors(tmp_path / "start.safetensors"))
-    support = source.support_of(TASKS)
-    assert (again.kind, again.temperature, again.ridge) == (kind, 0.5, 0.3)
-    assert again.draw(support, TASKS, seed=0).equal(start.draw(support, TASKS, seed=0))
-    assert again.head.space.shapes == HEAD.space.shapes
+    write_tensors(tmp_path / "start.safetensors", tensors, values, kind="start")
+    tensors, values = read_tensors(tmp_path / "start.safetensors", kind="start")
+    again = start_of(learner_of(values["learner"]), tensors, values)
+    context = source.context(TASKS)
+    assert again.kind == kind and again.values() == start.values()
+    assert again.draw(context, TASKS, seed=0).equal(start.draw(context, TASKS, seed=0))
+    assert again.learner.space.shapes == HEAD.space.shapes
 
 
 # --- the points
 
 
 def test_points_count_down_to_the_trained_head(source, kind):
-    trajectories = run(kind, source)
-    support = source.support_of(TASKS)
-    assert trajectories.points.shape == (3, 4, HEAD.space.dim(N))
-    assert_close(trajectories.points[:, -1], start_of(kind).draw(support, TASKS, seed=0))
-    assert (trajectories.losses.diff(dim=1) > 0).all()
-    assert (trajectories.accuracies[:, 0] > 0.6).all()
+    recorded = run(kind, source)
+    context = source.context(TASKS)
+    assert recorded.points.shape == (3, 4, HEAD.space.dim(N))
+    assert_close(recorded.points[:, -1], start_at(kind).draw(context, TASKS, seed=0))
+    assert (recorded.losses.diff(dim=1) > 0).all()
+    assert (recorded.scores[:, 0] > 0.6).all()
 
 
 def test_a_trajectory_is_the_path_of_training_turned_round(source, kind):
-    inputs, labels = labelled(source.all_images(TASKS))
-    start = start_of(kind).draw(source.support_of(TASKS), TASKS, seed=0)
-
-    def forever():
-        while True:
-            yield inputs, labels
-
+    everything = source.fitted_on(TASKS)
+    start = start_at(kind).draw(source.context(TASKS), TASKS, seed=0)
     for optimizer, sam in (("sgd", 0.0), ("adam", 0.05)):
-        trajectories = run(kind, source, optimizer=optimizer, lr=0.05, sam=sam)
-        path = adapt(HEAD, start, forever(), optimizer=optimizer, lr=0.05, record=[0, 10, 20, 30], sam=sam)
-        assert trajectories.points.equal(path.weights.flip(1))
-        assert trajectories.losses.equal(path.losses.flip(1))
+        recorded = run(kind, source, optimizer=optimizer, lr=0.05, sam=sam)
+        path = adapt(
+            HEAD.loss, start, repeat(everything), optimizer=optimizer, lr=0.05, record=[0, 10, 20, 30], sam=sam
+        )
+        assert recorded.points.equal(path.weights.flip(1))
+        assert recorded.losses.equal(path.losses.flip(1))
 
 
 def test_losses_and_accuracies_are_those_of_the_points(source, kind):
-    trajectories = run(kind, source)
-    inputs, labels = labelled(source.all_images(TASKS))
+    recorded = run(kind, source)
+    everything = source.fitted_on(TASKS)
+
+    def right(w):
+        return (HEAD.logits(w, everything["inputs"]).argmax(-1) == everything["labels"]).float().mean(-1)
+
     for i in range(4):
-        w = trajectories.points[:, i]
-        assert_close(trajectories.losses[:, i], task_losses(HEAD, w, inputs, labels))
-        assert_close(trajectories.accuracies[:, i], (HEAD(w, inputs).argmax(-1) == labels).float().mean(-1))
+        w = recorded.points[:, i]
+        assert_close(recorded.losses[:, i], HEAD.loss(w, everything))
+        assert_close(recorded.scores[:, i], right(w))
 
 
 def test_a_trajectory_does_not_depend_on_the_tasks_collected_with_it(source, kind):
@@ -189,20 +201,20 @@ def test_a_trajectory_does_not_depend_on_the_tasks_collected_with_it(source, kin
 
 def test_fitting_on_the_support_sees_nothing_else(source):
     other = features("other")
-    changed = TaskSource(other, source.classes, source.support, source.query)
     classes = source.classes[TASKS][..., None]
-    other[classes, source.support[TASKS]] = source.features[classes, source.support[TASKS]]
-    assert not changed.all_images(TASKS).equal(source.all_images(TASKS))
+    other[classes, source.support[TASKS]] = features()[classes, source.support[TASKS]]
+    changed = ClassTasks(classes_of(other), source.classes, source.support, source.query)
+    assert not changed.fitted_on(TASKS)["inputs"].equal(source.fitted_on(TASKS)["inputs"])
     assert run("prototype", changed, fit_on="support").points.equal(run("prototype", source, fit_on="support").points)
     assert not run("prototype", changed).points.equal(run("prototype", source).points)
 
 
 def test_fitting_on_the_class_fits_all_its_images_better(source):
     of_class, of_support = run("shared", source), run("shared", source, fit_on="support")
-    inputs, labels = labelled(source.all_images(TASKS))
+    everything = source.fitted_on(TASKS)
 
-    def loss(trajectories):
-        return task_losses(HEAD, trajectories.points[:, 0], inputs, labels)
+    def loss(recorded):
+        return HEAD.loss(recorded.points[:, 0], everything)
 
     assert (loss(of_class) < loss(of_support)).all()
     assert (of_support.losses[:, 0] < loss(of_support)).all()
@@ -210,14 +222,12 @@ def test_fitting_on_the_class_fits_all_its_images_better(source):
 
 def with_views(source, *views):
     """The same tasks over features that carry augmented copies."""
-    return TaskSource(
-        torch.cat([source.features, *views], dim=1), source.classes, source.support, source.query, n_images=I
-    )
+    return ClassTasks(classes_of(features(), *views), source.classes, source.support, source.query)
 
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_views_of_the_unchanged_images_change_nothing(source, augment):
-    copied = with_views(source, source.features)
+    copied = with_views(source, features())
     assert run("ridge", copied, augment=augment).points.equal(run("ridge", source).points)
 
 
@@ -231,34 +241,125 @@ def test_the_support_has_no_views(source):
 
 
 def test_each_step_sees_the_next_view(source):
-    views = [source.features, features("view 1"), features("view 2")]
-    trajectories = run("prototype", with_views(source, *views[1:]), augment=True, steps=5, length=6)
-    w = prototype_head(HEAD, source.support_of(TASKS).class_means, 0.5)
+    views = [features(), features("view 1"), features("view 2")]
+    recorded = run("prototype", with_views(source, *views[1:]), augment=True, steps=5, length=6)
+    w = prototype_weights(HEAD, source.context(TASKS).means, 0.5)
     for step in range(6):
-        assert_close(trajectories.points[:, 5 - step], w, rtol=1e-4, atol=1e-5)
+        assert_close(recorded.points[:, 5 - step], w, rtol=1e-4, atol=1e-5)
         w = w.requires_grad_()
-        losses = task_losses(HEAD, w, *labelled(views[step % 3][source.classes[TASKS]]))
-        assert_close(trajectories.losses[:, 5 - step], losses.detach(), rtol=1e-4, atol=1e-5)
+        losses = HEAD.loss(w, labelled(views[step % 3][source.classes[TASKS]]))
+        assert_close(recorded.losses[:, 5 - step], losses.detach(), rtol=1e-4, atol=1e-5)
         w = (w - 0.2 * torch.autograd.grad(losses.sum(), w)[0]).detach()
 
 
-# --- trajectories that diverged
+# --- recorded that diverged
 
 
 def test_a_trajectory_with_any_number_that_is_not_finite_is_not():
     points = torch.zeros(4, 3, 5)
     points[1, 0, 4] = torch.nan
     points[2, 2, 0] = torch.inf
-    trajectories = Trajectories(points, torch.zeros(4, 3), torch.zeros(4, 3))
-    assert trajectories.finite.tolist() == [True, False, False, True]
-    assert replace(trajectories, points=points[:1]).finite.tolist() == [True]
+    recorded = Recorded(points, torch.zeros(4, 3), torch.zeros(4, 3))
+    assert recorded.finite.tolist() == [True, False, False, True]
+    assert replace(recorded, points=points[:1]).finite.tolist() == [True]
 
 
 @pytest.mark.parametrize("fit_on", ["class", "support"])
 def test_in_how_many_parts_tasks_are_collected_makes_no_difference(fit_on, kind, source, monkeypatch):
     tasks = torch.tensor([4, 0, 5, 2, 1])
     whole = run(kind, source, tasks, fit_on=fit_on)
-    monkeypatch.setattr(trajectories, "IMAGES_TOGETHER", 2 * N * I)
+    monkeypatch.setattr(TwoLayerHead, "inputs_together", 2 * N * M)
     parts = run(kind, source, tasks, fit_on=fit_on)
-    for name in ("points", "losses", "accuracies"):
+    for name in ("points", "losses", "scores"):
         assert_close(getattr(parts, name), getattr(whole, name))
+
+
+# --- classes of unequal numbers of images
+
+COUNTS = torch.tensor([12, 3, 7, 9, 2, 12, 5, 4, 8, 6])
+
+
+def unequal(*views):
+    """The first COUNTS[c] images of each class alone; their copies in the same order."""
+    rows = [torch.cat([view[c, :n] for c, n in enumerate(COUNTS.tolist())]) for view in (features(), *views)]
+    return sample(Classes(torch.cat(rows), COUNTS))
+
+
+def own(source, task, *views):
+    """The task alone, its classes' images the only ones there are, without a mask; what is known of it as it is."""
+    classes = source.classes[task].tolist()
+    batches = [
+        {
+            "inputs": torch.cat([view[c, : COUNTS[c]] for c in classes])[None],
+            "labels": torch.arange(N).repeat_interleave(COUNTS[classes])[None],
+        }
+        for view in (features(), *views)
+    ]
+    return source.context(torch.tensor([task])), batches
+
+
+@pytest.mark.parametrize("learner", [HEAD, LinearHead(F)], ids=["two layers", "linear"])
+def test_trajectories_on_unequal_classes_are_those_of_each_classs_own_images(kind, learner):
+    source = unequal()
+    tasks = torch.arange(6)
+    start = start_at(kind, learner)
+    recorded = collect(start, source, tasks, **KNOBS)
+    assert (source.fitted_on(tasks)["labels"] < 0).any()
+    for task in range(6):
+        context, (everything,) = own(source, task)
+        w = start.draw(context, torch.tensor([task]), seed=0)
+        path = adapt(learner.loss, w, repeat(everything), optimizer="sgd", lr=0.2, record=[0, 10, 20, 30])
+        assert_close(recorded.points[task], path.weights[0].flip(0), rtol=1e-4, atol=1e-4)
+        assert_close(recorded.losses[task], path.losses[0].flip(0), rtol=1e-4, atol=1e-4)
+        right = (learner.logits(path.weights[0], everything["inputs"].expand(4, -1, -1)).argmax(-1)).eq(
+            everything["labels"]
+        )
+        assert_close(recorded.scores[task], right.float().mean(-1).flip(0))
+
+
+def test_views_of_unequal_classes_are_taken_in_turn():
+    view = features("view 1")
+    source = unequal(view)
+    recorded = run("prototype", source, torch.arange(6), augment=True, steps=5, length=6)
+    for task in range(6):
+        context, batches = own(source, task, view)
+        w = start_at("prototype").centre(context)
+        path = adapt(HEAD.loss, w, cycle(batches), optimizer="sgd", lr=0.2, record=range(6))
+        assert_close(recorded.points[task], path.weights[0].flip(0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_task_of_unequal_classes_does_not_depend_on_those_beside_it(kind):
+    source, tasks = unequal(), torch.arange(6)
+    together = run(kind, source, tasks)
+    for task in range(6):
+        assert_close(run(kind, source, tasks[task : task + 1]).points[0], together.points[task], rtol=1e-4, atol=1e-4)
+
+
+# --- trajectories in files
+
+
+def test_trajectories_in_memory_are_their_points():
+    points = torch.randn(5, 3, 7, generator=generator(0, "points"))
+    trajectories = Trajectories.of(points)
+    assert (len(trajectories), trajectories.length, trajectories.dim) == (5, 3, 7)
+    tasks = torch.tensor([4, 0, 4])
+    assert trajectories.points(tasks).equal(points[tasks])
+    assert trajectories.trained(tasks).equal(points[tasks, 0])
+
+
+def test_the_parts_of_trajectories_are_one_table(tmp_path):
+    """Of three mapped files, two tasks dropped, the rows of one file in another order."""
+    points = torch.randn(9, 3, 7, generator=generator(0, "points"))
+    rows = [torch.tensor([0, 1, 2, 3]), torch.tensor([6, 5, 4]), torch.tensor([7, 8])]
+    parts = []
+    for j, of in enumerate(rows):
+        write_tensors(tmp_path / f"{j}.safetensors", {"points": points[of]}, kind="trajectories")
+        parts.append(read_tensors(tmp_path / f"{j}.safetensors", kind="trajectories")[0]["points"])
+    kept = torch.tensor([0, 1, 3, 4, 5, 6, 8])
+    places = [(j, of.tolist().index(task)) for task in kept.tolist() for j, of in enumerate(rows) if task in of]
+    part, row = torch.tensor(places).unbind(1)
+    trajectories = Trajectories(parts, part, row)
+    assert len(trajectories) == 7
+    for tasks in (torch.arange(7), torch.tensor([6, 0, 3]), torch.tensor([2])):
+        assert trajectories.points(tasks).equal(points[kept[tasks]])
+        assert trajectories.trained(tasks).equal(points[kept[tasks], 0])

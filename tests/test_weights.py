@@ -130,34 +130,6 @@ def test_tokens_share_the_memory_of_the_vector(space):
     assert not w.any()
 
 
-def test_layer_scale_is_the_root_mean_square_of_a_layer():
-    space = WeightSpace(HEAD)
-    signs = {name: random(50, *shape).sign() for name, shape in shapes_of(space, 2).items()}
-    w = space.flatten({name: sign * (3 if name.startswith("hidden") else 0.1) for name, sign in signs.items()})
-    scale = space.unflatten(space.spread(space.layer_scale(w), 26))
-    assert_close(scale["hidden.weight"], torch.full((4, 3), 3.0))
-    assert_close(scale["hidden.bias"], torch.full((4,), 3.0))
-    assert_close(scale["output.bias"], torch.full((2,), 0.1))
-    # half of the tasks zero: the mean square halves
-    halved = space.unflatten(space.spread(space.layer_scale(w * (torch.arange(50) % 2)[:, None]), 26))
-    assert_close(halved["hidden.weight"], torch.full((4, 3), 3 / 2**0.5))
-
-
-def test_layer_scale_is_not_centred_and_a_zero_layer_keeps_its_scale():
-    space = WeightSpace(HEAD)
-    w = space.flatten(
-        {name: torch.full((4, *shape), 2.0 * name.startswith("output")) for name, shape in shapes_of(space, 2).items()}
-    )
-    assert_close(space.layer_scale(w), torch.tensor([1.0, 2.0]))
-
-
-def test_dividing_by_the_scale_makes_every_layer_unit(space):
-    w = random(20, space.dim(3)) * torch.logspace(-3, 2, space.dim(3))
-    scale = space.layer_scale(w)
-    assert scale.dtype == w.dtype and scale.shape == (len(space.layers),)
-    assert_close(space.layer_scale(w / space.spread(scale, space.dim(3))), torch.ones(len(space.layers)))
-
-
 @pytest.mark.parametrize("n_way", [1, 3])
 def test_a_number_a_layer_is_spread_over_its_layer(space, n_way):
     values = random(2, 3, len(space.layers))

@@ -195,7 +195,7 @@ def _embedded(
     views, cache = tasks["views"], Cache("features")
     images = {split: splits[split].images for split in SPLITS}
     inputs = (body.state_dict(), images, views, dict(tasks["augment"]))
-    code = ("ltdi.bodies.embedding", "ltdi.datasets.images", type(body).__module__)
+    code = ("ltdi.bodies.embedding", "ltdi.datasets.images", "ltdi.seeding", type(body).__module__)
     key = name_of("features", *inputs, code=code)
     if found := cache.find(key):
         return found[1]

@@ -78,7 +78,7 @@ class ClosedForm(Start):
         """Penalty and temperature by the cross-entropy of the queries of meta-val tasks."""
         fitted = []
         for candidate in self.candidates():
-            w = candidate.centre(val.context)
+            w = replace(candidate, temperature=1.0).centre(val.context)
             temperature, loss = calibrated_temperature(linear_classifier(self.learner, self.kind), w, val.query)
             fitted.append((loss, replace(candidate, temperature=temperature)))
         return min(fitted, key=lambda each: each[0])[1]

@@ -1,0 +1,183 @@
+"""Where training starts, what features are seen through: something else only where meta-val shows it to be better."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+from worlds import World
+
+from ltdi.classes import Classes, ClassTasks
+from ltdi.features import NORMALISATIONS
+from ltdi.learners import LinearHead, TwoLayerHead
+from ltdi.scenarios import SCENARIOS
+from ltdi.scenarios.few_shot import CLOSED_FORMS, FewShot, _accuracies, _calibrated
+from ltdi.seeding import generator
+from ltdi.selection import is_ahead
+from ltdi.starts import STARTS, Prototype
+from ltdi.starts.closed_form import ClosedForm
+
+LEARNER = {"name": "two_layer_head", "hidden": 12, "normalise": "none", "projection": None}
+C, M, F, N = 14, 12, 8, 3
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World("prototype")
+
+
+def begin(train, val, kind="closed_form", **learner):
+    return FewShot().begin({"meta_train": train, "meta_val": val}, LEARNER | learner, kind, seed=0)
+
+
+def sample(features, split):
+    """Tasks over features (C, M, F)."""
+    of = Classes(features.flatten(0, 1), torch.full((len(features),), features.shape[1]))
+    return ClassTasks.sample(of, n_tasks=60, n_way=N, n_shot=2, n_query=3, seed=0, split=split)
+
+
+def stretched(split="meta_val"):
+    """Classes that differ in one feature, the others being noise that drowns it: the case for ridge regression, not for
+    the nearest mean."""
+    stream = generator(0, "stretched", split)
+    features = 20 * torch.rand(C, M, F, generator=stream)
+    features[..., 0] = torch.arange(C)[:, None] + 0.05 * torch.rand(C, M, generator=stream)
+    return sample(features, split)
+
+
+def directions(split):
+    """Classes that are directions, their examples of any length: the case for unit length."""
+    stream = generator(0, "directions", split)
+    rows = torch.rand(C, 1, F, generator=stream) + 0.1 * torch.rand(C, M, F, generator=stream)
+    lengths = torch.exp(2 * torch.randn(C, M, 1, generator=stream))
+    return sample(lengths * rows / rows.norm(dim=-1, keepdim=True), split)
+
+
+def lengths(split):
+    """Classes that differ in length alone: unit length takes away all that tells them apart."""
+    stream = generator(0, "lengths", split)
+    rows = torch.ones(F) + 0.02 * torch.randn(C, M, F, generator=stream)
+    return sample(rows * torch.arange(1, C + 1)[:, None, None], split)
+
+
+# --- which closed form
+
+
+def test_the_scenario_is_there_by_its_name():
+    assert isinstance(SCENARIOS["few_shot"], FewShot)
+
+
+def test_only_a_gain_beyond_chance_counts(world):
+    good = _calibrated(world.start, world.val)
+    # all classes score the same
+    chance = STARTS["fresh"](good.learner, good.shared)
+    of_good, of_chance = (_accuracies(start, world.val, seed=0) for start in (good, chance))
+    assert is_ahead(of_good, of_chance)
+    assert not is_ahead(of_chance, of_good)
+    assert not is_ahead(of_good, of_good)
+
+
+def test_ridge_is_taken_where_it_is_better_and_the_prototype_else(world):
+    assert CLOSED_FORMS == ("prototype", "ridge")
+    assert begin(world.train, world.val)[0].kind == "prototype"
+    assert begin(stretched("meta_train"), stretched())[0].kind == "ridge"
+
+
+@pytest.mark.parametrize("kind", STARTS)
+def test_a_start_without_a_choice_is_left_alone(kind, world):
+    for val in (world.val, stretched()):
+        assert begin(world.train, val, kind)[0].kind == kind
+
+
+@pytest.mark.parametrize("kind", STARTS)
+def test_a_closed_form_is_calibrated_and_what_is_none_has_nothing_to_calibrate(kind):
+    start, _ = begin(stretched("meta_train"), stretched(), kind)
+    assert start.values() == {} or (isinstance(start, ClosedForm) and start.temperature != 1.0)
+
+
+# --- which normalisation
+
+
+def test_unit_length_is_taken_where_it_is_better():
+    start, seen = begin(directions("meta_train"), directions("meta_val"), "prototype", normalise="auto")
+    assert seen.normalise == "unit"
+    assert isinstance(start, Prototype) and start.learner.floor == seen.floor(torch.zeros(1, F)) < 0
+    plain, unseen = begin(directions("meta_train"), directions("meta_val"), "prototype")
+    assert unseen.normalise == "none" and plain.learner.floor == 0.0
+    val = directions("meta_val")
+    gained = _accuracies(start, val.through(seen), 0) - _accuracies(plain, val.through(unseen), 0)
+    assert gained.mean() > 0.1
+
+
+def test_features_stay_as_they_are_where_nothing_is_gained(world):
+    assert NORMALISATIONS[0] == "none"
+    assert begin(lengths("meta_train"), lengths("meta_val"), "prototype", normalise="auto")[1].normalise == "none"
+    # all the same at unit length already, so that a scale is all that differs
+    unit = directions("meta_val").of.features
+    unit = (unit / unit.norm(dim=-1, keepdim=True)).unflatten(0, (C, M))
+    _, seen = begin(sample(unit, "meta_train"), sample(unit, "meta_val"), "prototype", normalise="auto")
+    assert seen.normalise == "none"
+
+
+@pytest.mark.parametrize("of", NORMALISATIONS)
+def test_a_normalisation_by_name_is_taken_whatever_it_is_worth(of):
+    for make in (directions, lengths):
+        start, seen = begin(make("meta_train"), make("meta_val"), "prototype", normalise=of)
+        assert seen.normalise == of and start.kind == "prototype"
+
+
+@pytest.mark.parametrize("kind", ["fresh", "shared"])
+def test_a_start_without_closed_form_is_seen_through_what_is_better_for_one(kind):
+    start, seen = begin(directions("meta_train"), directions("meta_val"), kind, normalise="auto")
+    assert start.kind == kind and seen.normalise != "none"
+    start, seen = begin(lengths("meta_train"), lengths("meta_val"), kind, normalise="auto")
+    assert start.kind == kind and seen.normalise == "none"
+
+
+@pytest.mark.parametrize("make, normalise", [(directions, "unit"), (lengths, "none")])
+def test_closed_form_and_normalisation_are_chosen_together(make, normalise):
+    start, seen = begin(make("meta_train"), make("meta_val"), normalise="auto")
+    assert (start.kind, seen.normalise) == ("prototype", normalise)
+
+
+def test_the_mean_is_that_of_the_meta_training_images_without_the_copies():
+    train = directions("meta_train")
+    copies = ClassTasks(
+        Classes(torch.cat([train.of.features, 5 + train.of.features]), train.of.counts),
+        train.classes,
+        train.support,
+        train.query,
+    )
+    _, seen = begin(copies, directions("meta_val"), "prototype", normalise="centred", projection=3)
+    _, expected = begin(train, directions("meta_val"), "prototype", normalise="centred", projection=3)
+    assert_close(seen.mean, train.of.features.mean(0))
+    assert_close(seen.projection, expected.projection)
+
+
+# --- heads that are narrower than the features
+
+
+@pytest.mark.parametrize("kind", ["closed_form", "prototype", "ridge"])
+@pytest.mark.parametrize("normalise", ["none", "unit", "centred", "auto"])
+def test_a_closed_form_fits_fewer_hidden_units_than_features_behind_a_projection(kind, normalise, world):
+    start, seen = begin(world.train, world.val, kind, hidden=5, projection=5, normalise=normalise)
+    assert start.learner.n_features == seen.width == 5 and start.learner.hidden == 5
+    # the head is the linear classifier itself: one without hidden units says the same of training classes
+    context = world.train.through(seen).context(torch.arange(10))
+    inputs = context.examples["inputs"]
+    plain = type(start)(LinearHead(5), start.shared, **start.values())
+    expected = plain.learner.logits(plain.centre(context), inputs)
+    assert_close(start.learner.logits(start.centre(context), inputs), expected, rtol=1e-3, atol=1e-3)
+    assert _accuracies(start, world.val.through(seen), 0).mean() > 0.6
+
+
+def test_a_learner_is_the_one_that_is_named(world):
+    start, seen = begin(world.train, world.val, name="linear_head", projection=6)
+    assert isinstance(start.learner, LinearHead) and start.learner.n_features == seen.width == 6
+    start, seen = begin(world.train, world.val)
+    assert isinstance(start.learner, TwoLayerHead)
+    assert (start.learner.n_features, start.learner.hidden, start.learner.floor) == (F, 12, 0.0)
+
+
+def test_a_linear_head_and_one_with_hidden_units_have_the_same_closed_forms(world):
+    """One and the same classifier of the features."""
+    (linear, _), (layered, _) = begin(world.train, world.val, name="linear_head"), begin(world.train, world.val)
+    assert (linear.kind, linear.values()) == (layered.kind, layered.values())
