@@ -95,8 +95,8 @@ def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
         tensors, values = read_tensors(folder / shard, kind="trajectories")
         if values.get("name") != index[index["shard"] == shard]["name"].iloc[0]:
             raise InputError(
-                f"{folder / shard}: of another run than {folder / 'index.parquet'}; delete {folder} and run `dvc repro`,"
-                " it alone is collected again"
+                f"{folder / shard}: of another run than {folder / 'index.parquet'}; delete {folder} and run"
+                " `dvc repro`, it alone is collected again"
             )
         parts.append(tensors["points"])
     part = torch.tensor([shards.index(shard) for shard in index["shard"]])
@@ -107,8 +107,8 @@ def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
 
 
 def write_weights(folder: Path, first: int, tensors: Mapping[str, Tensor]) -> None:
-    """What is generated for the tasks from number ``first`` on: weights ``w`` (m, D), or the ``scores`` (m,) of a learner of the
-    method's own."""
+    """What is generated for the tasks from number ``first`` on: weights ``w`` (m, D), or the ``scores`` (m,) of a
+    learner of the method's own."""
     write_tensors(folder / f"{first:06d}.safetensors", tensors, {"first": first}, kind="weights")
 
 
@@ -129,6 +129,13 @@ def read_weights(folder: Path) -> list[tuple[Tensor, dict[str, Tensor]]]:
 
 
 def names(data: Path) -> tuple[str, list[str]]:
-    """The method of a run and its controls."""
-    found = read_json(data / "model" / "methods" / "names.json")
+    """The method of a run and its controls.
+
+    Raises:
+        InputError: the file does not hold them.
+    """
+    file = data / "model" / "methods" / "names.json"
+    found = read_json(file)
+    if set(found) != {"method", "controls"}:
+        raise InputError(f"{file}: altered since it was written; delete it and run its stage again")
     return found["method"], found["controls"]

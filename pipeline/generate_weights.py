@@ -12,6 +12,7 @@ from torch import Tensor
 from ltdi.artefacts import SHARD_NUMBERS, load_sources, load_start, names, write_weights
 from ltdi.bodies import read_body
 from ltdi.devices import deterministic, device
+from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
 from ltdi.learner import map_batch
 from ltdi.methods.base import Method
@@ -57,13 +58,20 @@ def main(params_file: Path, data: Path) -> None:
 
 
 def _generate(method: Method, test: TaskSource, folder: Path, seed: int) -> None:
-    """The weights of all tasks, file by file; of a method with a learner of its own, which later stages do not have, the scores."""
+    """The weights of all tasks, file by file; of a method with a learner of its own, which later stages do not have,
+    the scores."""
     own = method.learner is not method.start.learner
     held: list[Tensor] = []
     first = 0
     for tasks in batches(len(test), max(BATCHES)):
         task = test.batch(tasks)
         w = method.generate(task.context, generator=generator(seed, "noise"))
+        if not bool(w.isfinite().all()):
+            # said here, because what has no number is scored like any other
+            raise InputError(
+                f"the weights of {folder.name} for one of the tasks {int(tasks[0])} to {int(tasks[-1])} are not finite;"
+                " lower generate.adapt_lr where they are adapted, or meta.outer_lr"
+            )
         held.append(method.learner.score(w, task.query) if own else w)
         if sum(part.numel() for part in held) >= SHARD_NUMBERS or int(tasks[-1]) == len(test) - 1:
             write_weights(folder, first, {"scores" if own else "w": torch.cat(held)})
@@ -101,7 +109,8 @@ class _Clock:
         }
 
     def before(self, batch: int, task: Task) -> float:
-        """Until a method can begin: a task's images to the body's features. The same for all methods, so it is timed once."""
+        """Until a method can begin: a task's images to the body's features. The same for all methods, so it is timed
+        once."""
         if batch not in self.embedding:
             examples = task.context.examples
             assert examples is not None
@@ -109,7 +118,7 @@ class _Clock:
         return self.embedding[batch]
 
     def median(self, call: Callable[[], Tensor], context: Context) -> float:
-        """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow calls as many as fill a second."""
+        """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow calls as many as a second holds."""
         _seconds(call, context)
         seconds = [_seconds(call, context)]
         while len(seconds) < self.repeats and sum(seconds) < 1:

@@ -13,8 +13,8 @@ from pipeline.params import SECTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-# no logic in the first two; the others change with every method or scenario: the run's own is a dep by its name, its knobs
-# as a param
+# no logic in the first two; the others change with every method or scenario: the run's own is a dep by its name, its
+# knobs as a param
 NOT_TRACKED = {
     "ltdi/__init__.py",
     "pipeline/__init__.py",

@@ -1,8 +1,10 @@
 """Few-shot classification (the paper's Tables 1 and 3): new classes of images from a few images each.
 
-A frozen body turns images into features; a task is a few classes, what is known of it the features of a few images of each.
+A frozen body turns images into features; a task is a few classes, what is known of it the features of a few images of
+each.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -101,6 +103,11 @@ class FewShot:
         features = _embedded(frozen, splits, tasks, follow)
         # scaled, not centred: what ends in ReLU stays >= 0
         scale = features["meta_train"].square().mean().sqrt()
+        if not 0 < scale.item() < math.inf:
+            raise InputError(
+                f"the body's features have size {scale.item()}; train it with a lower body.lr, or name another as"
+                " body.weights"
+            )
         kept, tables = {}, []
         for split in SPLITS:
             classes = Classes(features[split] / scale, torch.tensor(splits[split].counts))
@@ -127,9 +134,9 @@ class FewShot:
     def begin(
         self, sources: Mapping[str, ClassTasks], learner: Mapping[str, Any], kind: str, *, seed: int
     ) -> tuple[Start, FeatureMap | None]:
-        """Of the closed forms, and of the normalisations of features where ``learner.normalise`` is auto, the first, or the best of
-        the others where its accuracy on new meta-val tasks is ahead of the first's. Cross-entropy would not do: where
-        nearly every query is right, the lower one can go with the more mistakes."""
+        """Of the closed forms, and of the normalisations of features where ``learner.normalise`` is auto, the first, or
+        the best of the others where its accuracy on new meta-val tasks is ahead of the first's. Cross-entropy would not
+        do: where nearly every query is right, the lower one can go with the more mistakes."""
         train, val = sources["meta_train"], sources["meta_val"]
         normalise, projection = learner["normalise"], learner["projection"]
         maps = [
