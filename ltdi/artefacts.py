@@ -146,6 +146,13 @@ def read_weights(folder: Path) -> list[tuple[Tensor, dict[str, Tensor]]]:
 
 
 def names(data: Path) -> tuple[str, list[str]]:
-    """The method of a run and its controls."""
-    found = read_json(data / "model" / "methods" / "names.json")
+    """The method of a run and its controls.
+
+    Raises:
+        InputError: the file does not hold them.
+    """
+    file = data / "model" / "methods" / "names.json"
+    found = read_json(file)
+    if set(found) != {"method", "controls"}:
+        raise InputError(f"{file}: altered since it was written; delete it and run its stage again")
     return found["method"], found["controls"]

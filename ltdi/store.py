@@ -1,14 +1,16 @@
 """Tensors <-> safetensors, tables <-> parquet, digests and atomic writes. Knows no machine learning.
 
-Every tensor file carries its kind, its version and the digest of its content, which are checked when it is read; tables
-carry the checksums of their pages. A reader never sees a half-written file: everything is written to a temporary name
-in the same folder and renamed. No pickle is read or written.
+Every tensor file carries its kind, its version and the digest of its content, every table the digest of its file; they
+are checked when it is read. A reader never sees a half-written file: everything is written to a temporary name in the
+same folder and renamed. No pickle is read or written.
 """
 
 import errno
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +28,7 @@ from ltdi.errors import InputError
 VERSION = 1
 """Of the files that stages exchange and users keep."""
 
+_UNSEALED = b"sha256:" + b"0" * 64
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
@@ -129,9 +132,11 @@ def read_tensors(path: str | Path, *, kind: str) -> tuple[dict[str, torch.Tensor
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
-    # pandas' own notes are read by nobody, and fail in many ways where a byte of them is altered
-    arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
-    _atomically(Path(path), lambda p: pq.write_table(arrow, p, write_page_checksum=True))
+    arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata({"ltdi": _UNSEALED})
+    file = io.BytesIO()
+    pq.write_table(arrow, file)
+    content = file.getvalue()
+    _atomically(Path(path), lambda p: p.write_bytes(content.replace(_UNSEALED, _seal(content))))
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -140,10 +145,19 @@ def read_table(path: str | Path) -> pd.DataFrame:
         InputError: the file is missing, not a parquet file, or not what was written.
     """
     path = _existing(path)
-    try:
-        return pq.read_table(path, page_checksum_verification=True).to_pandas()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a whole parquet file ({error}); delete it and run its stage again") from error
+    content = path.read_bytes()
+    # before parsing: parquet's own checksums are of pages alone, and names and types of columns lie elsewhere
+    seal = re.search(rb"sha256:[0-9a-f]{64}", content)
+    if seal is None:
+        raise InputError(f"{path}: not a whole parquet file of ltdi's; delete it and run its stage again")
+    if _seal(content.replace(seal[0], _UNSEALED)) != seal[0]:
+        raise InputError(f"{path}: altered since it was written; delete it and run its stage again")
+    return pq.read_table(pa.BufferReader(content)).to_pandas()
+
+
+def _seal(content: bytes) -> bytes:
+    """Of a table's file that holds ``_UNSEALED`` in its place."""
+    return b"sha256:" + hashlib.sha256(content).hexdigest().encode()
 
 
 def write_tsv(path: str | Path, table: pd.DataFrame) -> None:
@@ -151,8 +165,7 @@ def write_tsv(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def digest(*values: Any) -> str:
-    """A name for values made of JSON types, tensors and dicts of tensors: equal values, equal name, on every
-    machine."""
+    """A name for values made of JSON types, tensors and dicts of tensors: equal name for equal values, anywhere."""
     sha = hashlib.sha256()
     for value in values:
         if isinstance(value, torch.Tensor):
@@ -188,8 +201,7 @@ class Cache:
         return self.path(key)
 
     def find(self, key: str) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The file under ``key`` and what it holds, or None if it is missing or was truncated or altered since it was
-        kept."""
+        """The file under ``key`` and what it holds, or None if it is missing or not what was kept."""
         try:
             return self.path(key), *read_tensors(self.path(key), kind=self.kind)
         except InputError:

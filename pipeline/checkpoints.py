@@ -1,5 +1,4 @@
-"""Trainings that survive a kill: rows are followed, a checkpoint is kept now and then, and a new run goes on from
-it."""
+"""Trainings that survive a kill: rows are followed, a checkpoint is kept now and then, a new run goes on from it."""
 
 import json
 import math
@@ -26,13 +25,14 @@ def resumable(
     Raises:
         InputError: the loss is no number any more; ``rate`` is the param of the learning rate.
     """
-    cache, started, before = Cache("checkpoints"), time.monotonic(), 0.0
+    cache, started, seconds = Cache("checkpoints"), time.monotonic(), 0.0
     table: list[dict[str, float]] = []
     if found := cache.find(key):
         _, state, metadata = found
         training.load_state_dict(state)
-        table, before = json.loads(metadata["rows"]), metadata["seconds"]
+        table, seconds = json.loads(metadata["rows"]), metadata["seconds"]
         say(f"{name}: going on from step {training.step} of {training.steps}")
+    before = seconds
     for row in follow(rows, name=name, total=training.steps, done=training.step):
         if not math.isfinite(row["loss"]):
             raise InputError(
@@ -40,6 +40,8 @@ def resumable(
             )
         table.append(row)
         if training.step % every == 0 or training.step == training.steps:
-            facts = {"rows": json.dumps(table), "seconds": before + time.monotonic() - started}
+            seconds = before + time.monotonic() - started
+            facts = {"rows": json.dumps(table), "seconds": seconds}
             cache.keep(key, training.state_dict(), facts, finite=False)
-    return pd.DataFrame(table), before + time.monotonic() - started
+    # those kept with the last step: a training that is found done says the same of itself again
+    return pd.DataFrame(table), seconds

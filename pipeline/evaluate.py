@@ -70,6 +70,9 @@ def _scored(name: str, folder: Path, world: SimpleNamespace) -> pd.DataFrame:
             of = torch.tensor([place[int(task)] for task in some[there]], dtype=torch.long)
             if len(of):
                 distances[some[there]] = weight_mse(w[there], world.recorded.trained(of)).double()
+    if bool(scores.isnan().any()):
+        missing = int(scores.isnan().nonzero()[0])
+        raise InputError(f"{folder}: no weights for task {missing}; delete it and run `dvc repro`")
     columns = {"method": name, "task": range(len(scores)), "score": scores.numpy(), "weight_mse": distances.numpy()}
     return pd.DataFrame(columns)
 

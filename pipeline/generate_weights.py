@@ -13,6 +13,7 @@ from ltdi.artefacts import SHARD_NUMBERS, load_sources, load_start, names, write
 from ltdi.bodies import read_body
 from ltdi.console import say
 from ltdi.devices import deterministic, device
+from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
 from ltdi.learner import map_batch
 from ltdi.methods.base import Method
@@ -66,6 +67,12 @@ def _generate(method: Method, test: TaskSource, folder: Path, seed: int) -> None
     for tasks in batches(len(test), max(BATCHES)):
         task = test.batch(tasks)
         w = method.generate(task.context, generator=generator(seed, "noise"))
+        if not bool(w.isfinite().all()):
+            # said here, because what has no number is scored like any other
+            raise InputError(
+                f"the weights of {folder.name} for one of the tasks {int(tasks[0])} to {int(tasks[-1])} are not finite;"
+                " lower generate.adapt_lr where they are adapted, or meta.outer_lr"
+            )
         held.append(method.learner.score(w, task.query) if own else w)
         if sum(part.numel() for part in held) >= SHARD_NUMBERS or int(tasks[-1]) == len(test) - 1:
             write_weights(folder, first, {"scores" if own else "w": torch.cat(held)})
@@ -112,8 +119,7 @@ class _Clock:
         return self.embedding[batch]
 
     def median(self, call: Callable[[], Tensor], context: Context) -> float:
-        """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow calls as many as fill a
-        second."""
+        """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow ones as many as a second holds."""
         _seconds(call, context)
         seconds = [_seconds(call, context)]
         while len(seconds) < self.repeats and sum(seconds) < 1:

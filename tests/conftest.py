@@ -22,12 +22,17 @@ from ltdi.datasets import DATASETS, glyphs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STAGES = ("pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate")
+AUGMENT = {"max_rotation": 10, "max_shift": 0.07, "max_scale": 0.1, "max_shear": 0.1}
 # also what an experiment in this workspace may have changed, so that no test hangs on it
 TINY = {
     "seed": 0,
     "scenario.name": "few_shot",
     "data.name": "glyphs",
+    "data.root": "data/raw",
+    "data.download": False,
     "data.train_on_val": False,
+    "data.mini_imagenet_size": 84,
+    "body.name": "conv4",
     "body.weights": None,
     "body.filters": 16,
     "body.transforms": "none",
@@ -35,8 +40,10 @@ TINY = {
     "body.classes_a_batch": 16,
     "body.images_a_class": 4,
     "body.lr": 2e-3,
+    "body.weight_decay": 1e-4,
     "body.ema": 0.99,
     "body.precision": "float32",
+    **{f"body.augment.{key}": value for key, value in AUGMENT.items()},
     "tasks.n_way": 5,
     "tasks.n_shot": 1,
     "tasks.n_query": 5,
@@ -47,6 +54,7 @@ TINY = {
     "tasks.meta_train": 60,
     "tasks.meta_val": 20,
     "tasks.meta_test": 30,
+    **{f"tasks.augment.{key}": value for key, value in AUGMENT.items()},
     "learner.name": "two_layer_head",
     "learner.hidden": 16,
     "learner.normalise": "none",
@@ -97,6 +105,7 @@ TINY = {
     "meta.val_every": 4,
     "generate.heads": 1,
     "generate.adapt_steps": 0,
+    "generate.adapt_lr": 1e-3,
     "generate.timing_repeats": 1,
     "generate.chains": 5,
     "evaluate.task": 0,

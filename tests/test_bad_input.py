@@ -8,11 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
+from ltdi.artefacts import names, write_weights
+from ltdi.errors import InputError
+from ltdi.store import read_tensors, write_tensors
 from pipeline import stage as stages
 from pipeline import summary
 
@@ -104,6 +108,8 @@ def case(stage: str, changes: dict, *parts: object):
         case("pretrain_body", {"data.name": "cifar"}, "data.name", "'cifar'", "glyphs"),
         case("pretrain_body", {"body.name": "resnet12"}, "body.name", "'resnet12'", "conv4"),
         case("prepare_tasks", {"tasks.transforms": "all"}, "tasks.transforms", "'all'", "mirrored"),
+        case("prepare_tasks", {"scenario.name": "zero"}, "scenario.name", "'zero'", "few_shot"),
+        case("collect_trajectories", {"learner.name": "mlp"}, "learner.name", "'mlp'", "two_layer_head"),
         case("collect_trajectories", {"trajectories.start": "zero"}, "trajectories.start", "'zero'", "closed_form"),
         case("meta_train", {"method.name": "maml"}, "method.name", "'maml'", "ltdi"),
         case("meta_train", {"denoiser.name": "mlp"}, "denoiser.name", "'mlp'", "unet"),
@@ -113,11 +119,11 @@ def case(stage: str, changes: dict, *parts: object):
         case("prepare_tasks", {"tasks.train_n_way": 37}, 37, "36 classes of meta_train"),
         case("prepare_tasks", {"tasks.n_shot": 16}, "tasks.n_shot + tasks.n_query", "16 + 5", "20 images"),
         case("collect_trajectories", {"trajectories.augment": True}, "trajectories.augment", "tasks.views"),
-        case("collect_trajectories", {"trajectories.hidden": 15}, "trajectories.hidden = 15", "16 features"),
+        case("collect_trajectories", {"learner.hidden": 15}, "learner.hidden = 15", "16 features"),
         case(
             "collect_trajectories",
-            {"trajectories.hidden": 15, "trajectories.start": "ridge"},
-            "trajectories.hidden = 15",
+            {"learner.hidden": 15, "trajectories.start": "ridge"},
+            "learner.hidden = 15",
             "16 features",
         ),
         case("collect_trajectories", {"trajectories.steps": 2}, "trajectories.steps = 2", "trajectories.length = 4"),
@@ -212,7 +218,7 @@ def test_short_numbers_are_numbers(write_params, tmp_path):
         ("generate_weights", "model/methods/ridge.safetensors"),
         ("evaluate", "trajectories/meta_test-0000.safetensors"),
         ("evaluate", "weights/timing.parquet"),
-        ("evaluate", "weights/ltdi.safetensors"),
+        ("evaluate", "weights/ltdi/000000.safetensors"),
         ("evaluate", "weights/chain.safetensors"),
     ],
 )
@@ -229,22 +235,117 @@ def test_damaged_files(stage, file, damage, finished, refused):
         path.touch()
     elif damage == "pickle":
         path.write_bytes(pickle.dumps({"w": [1.0, 2.0]}))
-    refused(stage, finished.params, finished.data, path)
+    # of weights there may be several files: it is the folder that holds none
+    refused(stage, finished.params, finished.data, path.parent if path.parent.name == "ltdi" else path)
 
 
-@pytest.mark.parametrize("stage, split", [("meta_train", "meta_train"), ("evaluate", "meta_test")])
-def test_an_altered_shard(stage, split, finished, refused):
-    path = finished.data / "trajectories" / f"{split}-0000.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    refused(stage, finished.params, finished.data, path, "altered", "dvc repro")
+READ = {
+    "prepare_tasks": ["body/body.safetensors"],
+    "collect_trajectories": ["tasks/features.safetensors", "tasks/tasks.parquet"],
+    "meta_train": [
+        "body/body.safetensors",
+        "tasks/features.safetensors",
+        "tasks/tasks.parquet",
+        "trajectories/start.safetensors",
+        "trajectories/index.parquet",
+        "trajectories/meta_train-0000.safetensors",
+        "trajectories/meta_val-0000.safetensors",
+    ],
+    "generate_weights": [
+        "body/body.safetensors",
+        "tasks/features.safetensors",
+        "tasks/images.safetensors",
+        "tasks/tasks.parquet",
+        "trajectories/start.safetensors",
+        "model/methods/names.json",
+        "model/methods/ltdi.safetensors",
+        "model/methods/ridge.safetensors",
+    ],
+    "evaluate": [
+        "tasks/features.safetensors",
+        "tasks/tasks.parquet",
+        "trajectories/start.safetensors",
+        "trajectories/index.parquet",
+        "trajectories/meta_test-0000.safetensors",
+        "weights/ltdi/000000.safetensors",
+        "weights/ridge/000000.safetensors",
+        "weights/chain.safetensors",
+        "weights/timing.parquet",
+    ],
+}
+
+
+@pytest.mark.parametrize("stage, file", [(stage, file) for stage, files in READ.items() for file in files])
+def test_a_flipped_bit_in_any_file_that_a_stage_reads(stage, file, finished, refused):
+    path = finished.data / file
+    content = path.read_bytes()
+    for place in (3, 12, len(content) // 2, len(content) - 7, len(content) - 1):
+        flipped = bytearray(content)
+        flipped[place] ^= 2
+        path.write_bytes(flipped)
+        # a name that is another names a file that is not there
+        refused(stage, finished.params, finished.data, path.parent if path.suffix == ".json" else path)
+
+
+def test_a_flipped_bit_in_the_names_gives_no_other_names(finished):
+    path = finished.data / "model" / "methods" / "names.json"
+    content = path.read_bytes()
+    there = {file.stem for file in path.parent.glob("*.safetensors")}
+    for place, bit in product(range(len(content)), range(8)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << bit
+        path.write_bytes(flipped)
+        try:
+            method, controls = names(finished.data)
+        except InputError:
+            continue
+        assert not {method, *controls} <= there
+
+
+def test_weights_of_which_a_file_is_missing(finished, refused):
+    folder = finished.data / "weights" / "ltdi"
+    w = read_tensors(folder / "000000.safetensors", kind="weights")[0]["w"]
+    write_weights(folder, 0, {"w": w[:20]})
+    refused("evaluate", finished.params, finished.data, folder, "task 20", "dvc repro")
+
+
+def test_a_shard_of_another_run(finished, write_params, run_stage, tmp_path, refused):
+    shard = finished.data / "trajectories" / "meta_test-0000.safetensors"
+    before = shard.read_bytes()
+    run_stage("collect_trajectories", write_params(tmp_path / "other", {"trajectories.lr": 0.02}), finished.data)
+    shard.unlink()
+    shard.write_bytes(before)
+    refused("evaluate", finished.params, finished.data, shard, "another run", "dvc repro")
+
+
+# --- what is not finite
+
+
+def test_adapted_weights_that_are_not_finite(finished, write_params, tmp_path, refused):
+    params = write_params(tmp_path / "bad", {"generate.adapt_lr": 1e300, "generate.adapt_steps": 3})
+    refused("generate_weights", params, finished.data, "not finite", "generate.adapt_lr")
+
+
+@pytest.mark.parametrize(
+    "factors, parts",
+    [
+        ({"blocks.2.1.weight": 1e38, "blocks.3.0.weight": 1e38}, ("features", "not finite")),
+        ({"blocks.3.1.weight": 1e38}, ("features have size inf", "body.weights")),
+        ({"blocks.3.1.weight": 0, "blocks.3.1.bias": 0}, ("features have size 0.0", "body.weights")),
+    ],
+    ids=["not finite", "too large to square", "zero"],
+)
+def test_features_that_tell_nothing(factors, parts, finished, refused):
+    file = finished.data / "body" / "body.safetensors"
+    weights, facts = read_tensors(file, kind="body")
+    write_tensors(file, weights | {name: weights[name] * by for name, by in factors.items()}, facts, kind="body")
+    refused("prepare_tasks", finished.params, finished.data, *parts)
 
 
 def test_a_head_too_small_for_the_closed_form_controls(finished, write_params, run_stage, tmp_path, refused):
-    params = write_params(tmp_path / "bad", {"trajectories.start": "fresh", "trajectories.hidden": 15})
+    params = write_params(tmp_path / "bad", {"trajectories.start": "fresh", "learner.hidden": 15})
     run_stage("collect_trajectories", params, finished.data)
-    refused("meta_train", params, finished.data, "trajectories.hidden = 15", "16 features")
+    refused("meta_train", params, finished.data, "learner.hidden = 15", "16 features")
 
 
 def test_a_trained_body_that_is_not_there(finished, write_params, tmp_path, refused):

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from pipeline.files import load_start, load_tasks, load_trajectories
 from torch.testing import assert_close
 
+from ltdi.artefacts import load_sources, load_start, load_trajectories, read_weights
 from ltdi.metrics import weight_mse
 from ltdi.store import read_json, read_tensors, write_tensors
+from ltdi.trajectories import Trajectories
 from pipeline.evaluate import _way
 from pipeline.summary import show
 
@@ -19,7 +20,7 @@ def points(n_tasks: int = 4) -> torch.Tensor:
 
 
 def test_the_way_of_recorded_points_ends_at_the_trained_head():
-    assert _way(points(), KEPT, None) == {"recorded": {"w3": 9.0, "w2": 4.0, "w1": 1.0, "w0": 0.0}}
+    assert _way(Trajectories.of(points()), KEPT, None) == {"recorded": {"w3": 9.0, "w2": 4.0, "w1": 1.0, "w0": 0.0}}
 
 
 def test_the_way_of_the_chain_is_of_the_tasks_that_have_both():
@@ -28,7 +29,7 @@ def test_the_way_of_the_chain_is_of_the_tasks_that_have_both():
     states[:, [1, 4]] = 1e3
     trajectories = points().clone()
     trajectories[3] = 1e3
-    way = _way(trajectories, KEPT, states)
+    way = _way(Trajectories.of(trajectories), KEPT, states)
     assert way["recorded"] == {"w3": 9.0, "w2": 4.0, "w1": 1.0, "w0": 0.0}
     assert list(way["chain"]) == ["x2", "x1", "x0"]
     assert_close(way["chain"], {"x2": 16.0, "x1": 4.0, "x0": 0.25})
@@ -38,8 +39,8 @@ def test_the_way_of_the_chain_is_of_the_tasks_that_have_both():
 def at_full_strength(finished, run_stage):
     """A run whose heads are not drawn back to the start, so that its chain goes somewhere."""
     file = finished.data / "model" / "methods" / "ltdi.safetensors"
-    tensors, values = read_tensors(file)
-    write_tensors(file, tensors | {"strength": torch.ones_like(tensors["strength"])}, values)
+    tensors, values = read_tensors(file, kind="method")
+    write_tensors(file, tensors | {"strength": torch.ones_like(tensors["strength"])}, values, kind="method")
     for stage in ("generate_weights", "evaluate"):
         run_stage(stage, finished.params, finished.data)
     return finished.data
@@ -48,12 +49,15 @@ def at_full_strength(finished, run_stage):
 def test_the_chain_leads_from_the_start_to_the_generated_heads(at_full_strength):
     data, chains = at_full_strength, 5
     way = read_json(data / "results" / "metrics.json")["way"]
-    states = read_tensors(data / "weights" / "chain.safetensors")[0]["states"]
+    states = read_tensors(data / "weights" / "chain.safetensors", kind="chain")[0]["states"]
     assert states.shape[:2] == (4, chains)
-    trained = load_trajectories(data, "meta_test")[0].points[:chains, 0]
-    tasks = load_tasks(data, splits=["meta_test"])["meta_test"]
-    begin = load_start(data, torch.device("cpu")).centre(tasks.support_of(torch.arange(chains)))
-    generated = read_tensors(data / "weights" / "ltdi.safetensors")[0]["w"][:chains]
+    some = torch.arange(chains)
+    trained = load_trajectories(data, "meta_test")[0].trained(some)
+    tasks = load_sources(data, splits=["meta_test"])["meta_test"]
+    begin = load_start(data)[0].centre(tasks.context(some))
+    ((numbers, weights),) = read_weights(data / "weights" / "ltdi")
+    generated = weights["w"][:chains]
+    assert torch.equal(numbers, torch.arange(30))
 
     assert list(way["chain"]) == ["x3", "x2", "x1", "x0"] and list(way["recorded"]) == ["w3", "w2", "w1", "w0"]
     distances = {"x3": weight_mse(begin, trained), "x0": weight_mse(generated, trained)}
@@ -80,7 +84,8 @@ def test_a_method_without_a_chain_has_the_recorded_way_alone(finished, run_stage
     (finished.data / "weights" / "chain.safetensors").unlink()
     run_stage("evaluate", finished.params, finished.data)
     way = read_json(finished.data / "results" / "metrics.json")["way"]
-    whole = load_trajectories(finished.data, "meta_test")[0].points
+    recorded = load_trajectories(finished.data, "meta_test")[0]
+    whole = recorded.points(torch.arange(len(recorded)))
     assert list(way) == ["recorded"]
     assert_close(way["recorded"]["w3"], weight_mse(whole[:, 3], whole[:, 0]).mean().item(), rtol=1e-4, atol=0)
 
@@ -89,9 +94,9 @@ def test_a_run_on_training_tasks_of_more_classes(finished, run_stage, write_para
     params = write_params(tmp_path / "wide", {"tasks.train_n_way": 8})
     for stage in ("prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate"):
         run_stage(stage, params, finished.data)
-    sources, head = load_tasks(finished.data), load_start(finished.data, torch.device("cpu")).head
+    sources, learner = load_sources(finished.data), load_start(finished.data)[0].learner
     for split, n_way in {"meta_train": 8, "meta_val": 5, "meta_test": 5}.items():
-        assert sources[split].classes.shape[1] == n_way
-        assert load_trajectories(finished.data, split)[0].points.shape[-1] == head.space.dim(n_way)
+        assert sources[split].n_way == n_way
+        assert load_trajectories(finished.data, split)[0].dim == learner.space.dim(n_way)
     metrics = read_json(finished.data / "results" / "metrics.json")
-    assert all(0 < row["accuracy"] < 1 and row["weight_mse"] > 0 for row in (metrics, *metrics["controls"].values()))
+    assert all(0 < row["score"] < 1 and row["weight_mse"] > 0 for row in (metrics, *metrics["controls"].values()))

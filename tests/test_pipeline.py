@@ -87,17 +87,17 @@ def test_only_the_stages_that_read_a_param_run(project):
 
 def test_metrics(project):
     metrics = metrics_of(project)
-    assert metrics["method"] == "ltdi"
+    assert metrics["method"] == "ltdi" and metrics["scored_by"] == "accuracy"
     controls = metrics["controls"]
     assert {"prototype", "ridge", "head_sgd", "mean_head", "nearest_head"} <= set(controls)
     for row in (metrics, *controls.values()):
-        assert 0 < row["accuracy"] < 1
+        assert 0 < row["score"] < 1
         assert 0 < row["ci95"] < 0.5
         assert row["weight_mse"] > 0
         assert row["ms_per_task"]["batch_64"] > 0
         assert row["ms_per_task"]["batch_1"] > 0
-    assert controls["prototype"]["accuracy"] > controls["mean_head"]["accuracy"] + 0.1
-    assert metrics["ceiling"]["accuracy"] > metrics["accuracy"]
+    assert controls["prototype"]["score"] > controls["mean_head"]["score"] + 0.1
+    assert metrics["ceiling"]["score"] > metrics["score"]
     # DVC drops lists and nulls without a word
     assert metrics == json.loads((project.folder / METRICS).read_text())
 
@@ -108,7 +108,7 @@ def test_an_experiment_with_another_method(project):
     assert ran == ["meta_train", "generate_weights", "evaluate"]
     metrics = metrics_of(project)
     assert metrics["method"] == "lvdi"
-    assert metrics["controls"]["ridge"]["accuracy"] == before["controls"]["ridge"]["accuracy"]
+    assert metrics["controls"]["ridge"]["score"] == before["controls"]["ridge"]["score"]
 
     revisions = json.loads(project.run("dvc", "exp", "show", "--json"))
     (experiment,) = [each for revision in revisions for each in revision["experiments"] or []]
@@ -118,10 +118,8 @@ def test_an_experiment_with_another_method(project):
     assert data["metrics"][METRICS]["data"] == metrics
 
     rows = list(csv.DictReader(io.StringIO(project.run("dvc", "exp", "show", "--csv"))))
-    accuracies = {
-        row["method.name"]: float(row["accuracy"]) for row in rows if row["Experiment"] or row["rev"] != "workspace"
-    }
-    assert accuracies == {"ltdi": before["accuracy"], "lvdi": metrics["accuracy"]}
+    scores = {row["method.name"]: float(row["score"]) for row in rows if row["Experiment"] or row["rev"] != "workspace"}
+    assert scores == {"ltdi": before["score"], "lvdi": metrics["score"]}
 
     page, complaints = plots(project)
     assert not complaints
@@ -133,16 +131,15 @@ def test_plots(project):
     assert not complaints
     counts = Counter(row["field"] for row in drawn(page, LOSSES) if row["dvc_inferred_y_value"])
     assert counts == {"loss": 8, "val_loss_w0": 2, "val_loss_w1": 2, "val_loss_w2": 2}
-    assert len([row for row in drawn(page, "Accuracy on meta-val tasks") if row["val_accuracy"]]) == 2
+    assert len([row for row in drawn(page, "Score on meta-val tasks") if row["val_score"]]) == 2
 
     metrics = metrics_of(project)
     shown = {
-        row["head"]: float(row["accuracy"])
-        for row in drawn(page, "Accuracy of the generated heads and of the controls")
+        row["head"]: float(row["score"]) for row in drawn(page, "Score of the generated heads and of the controls")
     }
-    expected = {name: row["accuracy"] for name, row in metrics["controls"].items()} | {
-        "ltdi": metrics["accuracy"],
-        "ceiling": metrics["ceiling"]["accuracy"],
+    expected = {name: row["score"] for name, row in metrics["controls"].items()} | {
+        "ltdi": metrics["score"],
+        "ceiling": metrics["ceiling"]["score"],
     }
     assert shown == pytest.approx(expected)
 
@@ -179,20 +176,21 @@ def test_the_papers_options_run_end_to_end(run_stage, write_params, tmp_path):
     for stage in STAGES:
         run_stage(stage, params, tmp_path / "data")
     metrics = json.loads((tmp_path / METRICS).read_text())
-    assert 0 < metrics["accuracy"] < 1
+    assert 0 < metrics["score"] < 1
     assert math.isfinite(metrics["weight_mse"])
 
 
 def test_turned_classes_where_meta_val_has_too_few(run_stage, write_params, finished, tmp_path):
     """9 meta-val classes make no task of 10 ways; their quarter turns are 36."""
     params = write_params(tmp_path / "wide", {"tasks.n_way": 10, "tasks.val_transforms": "rotations"})
-    before = read_tensors(finished.data / "tasks" / "features.safetensors")[0]
+    tasks = finished.data / "tasks"
+    before = read_tensors(tasks / "features.safetensors", kind="features")[0]
     run_stage("prepare_tasks", params, finished.data)
-    features, images = (
-        read_tensors(finished.data / "tasks" / f"{name}.safetensors")[0]["meta_val"] for name in ("features", "images")
-    )
-    table = read_table(finished.data / "tasks" / "tasks.parquet")
+    of_features = read_tensors(tasks / "features.safetensors", kind="features")[0]
+    features, images = of_features["meta_val"], read_tensors(tasks / "images.safetensors", kind="images")[0]["meta_val"]
+    table = read_table(tasks / "tasks.parquet")
     drawn = np.stack(table[table.split == "meta_val"].classes)
     assert drawn.shape == (20, 10) and drawn.max() >= 9
-    assert features.shape[0] == 36 and torch.equal(features[:9], before["meta_val"])
-    assert torch.equal(images[9:18], images[:9].rot90(1, (-2, -1)))
+    counts, rows = of_features["meta_val/counts"], 9 * 20
+    assert counts.tolist() == [20] * 36 and torch.equal(features[:rows], before["meta_val"])
+    assert torch.equal(images[rows : 2 * rows], images[:rows].rot90(1, (-2, -1)))

@@ -8,21 +8,39 @@ import pytest
 from ruamel.yaml import YAML
 
 from ltdi.methods import CONTROLS, METHODS
+from ltdi.scenarios import SCENARIOS
 from pipeline.params import SECTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-# no logic in the first two; the others change with every method: the stage's own is a dep by its name, its knobs as a param
-NOT_TRACKED = {"ltdi/__init__.py", "pipeline/__init__.py", "ltdi/methods/__init__.py", "pipeline/knobs.py"}
+# no logic in the first two; the others change with every method or scenario: the run's own is a dep by its name, its
+# knobs as a param
+NOT_TRACKED = {
+    "ltdi/__init__.py",
+    "pipeline/__init__.py",
+    "ltdi/methods/__init__.py",
+    "ltdi/scenarios/__init__.py",
+    "pipeline/knobs.py",
+}
 every_stage = pytest.mark.parametrize("stage", STAGES)
+every_run = pytest.mark.parametrize("scenario, method", [(a, b) for a in SCENARIOS for b in METHODS])
 
 
 def file_of(cls: type) -> str:
     return cls.__module__.replace(".", "/") + ".py"
 
 
-def source_deps(stage: str, method: str) -> set[str]:
-    deps = [dep.replace("${method.name}", method) for dep in STAGES[stage]["deps"]]
+def files_of_others(scenario: str, method: str) -> set[str]:
+    """Those of the methods and scenarios that a run does not use."""
+    methods = {file_of(cls) for name, cls in METHODS.items() if name != method}
+    return methods | {file_of(type(each)) for name, each in SCENARIOS.items() if name != scenario}
+
+
+def source_deps(stage: str, scenario: str, method: str) -> set[str]:
+    names = {"${scenario.name}": scenario, "${method.name}": method}
+    deps = STAGES[stage]["deps"]
+    for variable, name in names.items():
+        deps = [dep.replace(variable, name) for dep in deps]
     return {dep for dep in deps if dep.startswith(("ltdi", "pipeline"))}
 
 
@@ -61,26 +79,31 @@ def closure(imports_of):
 
 
 @every_stage
-@pytest.mark.parametrize("method", METHODS)
-def test_deps_cover_the_imports(stage, method, closure):
-    others = {file_of(cls) for name, cls in METHODS.items() if name != method}
-    needed = closure(f"pipeline.{stage}") - NOT_TRACKED - others
-    tracked = set().union(*map(files_under, source_deps(stage, method)))
+@every_run
+def test_deps_cover_the_imports(stage, scenario, method, closure):
+    needed = closure(f"pipeline.{stage}") - NOT_TRACKED - files_of_others(scenario, method)
+    tracked = set().union(*map(files_under, source_deps(stage, scenario, method)))
     assert needed <= tracked, f"missing in deps: {sorted(needed - tracked)}"
 
 
 @every_stage
-@pytest.mark.parametrize("method", METHODS)
-def test_deps_hold_nothing_that_is_not_imported(stage, method, closure):
-    tracked = set().union(*map(files_under, source_deps(stage, method)))
+@every_run
+def test_deps_hold_nothing_that_is_not_imported(stage, scenario, method, closure):
+    tracked = set().union(*map(files_under, source_deps(stage, scenario, method)))
     reached = closure(f"pipeline.{stage}")
     assert tracked <= reached, f"never imported: {sorted(tracked - reached)}"
 
 
 @pytest.mark.parametrize("stage", ["meta_train", "generate_weights"])
-def test_the_controls_and_the_method_are_deps(stage):
-    for name, cls in METHODS.items():
-        assert {file_of(cls), *map(file_of, CONTROLS.values())} <= source_deps(stage, name)
+@every_run
+def test_the_controls_and_the_method_are_deps(stage, scenario, method):
+    assert {file_of(METHODS[method]), *map(file_of, CONTROLS.values())} <= source_deps(stage, scenario, method)
+
+
+@pytest.mark.parametrize("stage", ["pretrain_body", "prepare_tasks", "collect_trajectories"])
+@every_run
+def test_the_scenario_is_a_dep_of_the_stages_that_it_leads(stage, scenario, method):
+    assert file_of(type(SCENARIOS[scenario])) in source_deps(stage, scenario, method)
 
 
 def test_evaluate_knows_no_method(closure):

@@ -1,9 +1,9 @@
-"""What every stage shares: the number format that the machine computes in."""
+"""The number format that the machine computes in, which every stage shares."""
 
 import pytest
 import torch
 
-from pipeline.stage import precision
+from ltdi.devices import precision
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ A frozen body turns images into features; a task is a few classes, what is known
 each.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -102,6 +103,11 @@ class FewShot:
         features = _embedded(frozen, splits, tasks, follow)
         # scaled, not centred: what ends in ReLU stays >= 0
         scale = features["meta_train"].square().mean().sqrt()
+        if not 0 < scale.item() < math.inf:
+            raise InputError(
+                f"the body's features have size {scale.item()}; train it with a lower body.lr, or name another as"
+                " body.weights"
+            )
         kept: dict[str, Tensor] = {}
         tables = []
         for split in SPLITS:
