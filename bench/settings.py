@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ def load_yaml(file: Path) -> dict[str, Any]:
 
 def defaults() -> dict[str, Any]:
     """params.yaml."""
-    return load_yaml(ROOT / "params.yaml")
+    return _read_once(ROOT / "params.yaml")
+
+
+def controls() -> list[str]:
+    """The names of all that bench/params.yaml has."""
+    return _read_once(BENCH / "params.yaml")["controls"]
+
+
+_read_once = cache(load_yaml)
+"""A plan needs the same a hundred times, and nobody changes what is read here: ``override`` gives copies."""
 
 
 def bench_params() -> dict[str, Any]:

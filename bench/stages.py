@@ -17,8 +17,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bench import ROOT, RUNS
-from bench.settings import load_yaml
-from ltdi.methods import CONTROLS
+from bench.settings import controls, load_yaml
 from ltdi.store import digest, read_tensors
 
 OF_ONE_SEED = "pretrain_body"
@@ -61,8 +60,8 @@ class Stage:
         deps = [re.sub(r"\$\{(.+?)\}", lambda found: str(_at(params, found[1])), dep) for dep in self.deps]
         files = {file for dep in deps if not dep.startswith("data/") for file in _sources(ROOT / dep)}
         if not params["method"]["controls"]:
-            of_controls = {ROOT / f"{control.__module__.replace('.', '/')}.py" for control in CONTROLS.values()}
-            files -= of_controls - {ROOT / "ltdi" / "methods" / f"{params['method']['name']}.py"}
+            # by their names, not by import: a method that cannot be imported stops its own cell alone
+            files -= {ROOT / f"ltdi/methods/{name}.py" for name in controls() if name != params["method"]["name"]}
         return name_of_code(ROOT, tuple(sorted(files)))
 
 
