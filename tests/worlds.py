@@ -108,7 +108,7 @@ def frozen_body() -> Conv4:
 
 
 class World:
-    """Tasks of two splits and the trajectories of each, from a kind of start; on blobs, or on images and their features."""
+    """Tasks of two splits and the trajectories of each, from a kind of start; on blobs, or images and features."""
 
     def __init__(self, kind: str, *, with_images: bool = False) -> None:
         self.body = frozen_body()

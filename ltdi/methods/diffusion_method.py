@@ -114,8 +114,7 @@ class DiffusionMethod(ReptileTrained):
         return drawn | {"points": self.to_x(points.to(centre), centre[:, None]), "t": t, "i": i, "noise": noise}
 
     def step_loss(self, stream: torch.Generator) -> Callable[[Phi, Mapping[str, Any]], Tensor]:
-        """Of the states that the sampler visits one a step, the same for all tasks: in equal time that is more
-        tasks."""
+        """Of the states that the sampler visits one a step, the same for all: in equal time that is more tasks."""
         return partial(self.loss_of, visit=int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream)))
 
     def loss_of(self, phi: Phi, batch: Mapping[str, Any], visit: int = 1) -> Tensor:
