@@ -260,5 +260,5 @@ def drawn_images(counts: Tensor, n_shot: int, n_query: int, stream: torch.Genera
     order = torch.arange(n_shot)
     support = torch.where(order < shots, chosen[..., :n_shot], -1)
     places = shots + torch.arange(n_query)
-    query = torch.where(places < counts, chosen.take_along_dim(places.clamp(max=n_shot + n_query - 1), -1), -1)
-    return support, query
+    # past what there is, −1 stands in ``chosen``
+    return support, chosen.take_along_dim(places.clamp(max=n_shot + n_query - 1), -1)
