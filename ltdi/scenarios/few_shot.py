@@ -170,11 +170,11 @@ def _augmented(ranges: Mapping[str, float], images: Tensor, stream: torch.Genera
 
 
 def _scores(body: nn.Module, images: ImageSet, seed: int) -> dict[str, float]:
-    """Nearest-mean accuracy on 600 meta-val tasks of the usual sizes."""
+    """Nearest-mean accuracy on 600 meta-val tasks of the usual sizes, of those that there are classes and images for."""
     classes = Classes(embed(body, images.images), torch.tensor(images.counts))
     scores = {}
     for n_way, n_shot in ((5, 1), (5, 5), (20, 1), (20, 5)):
-        if n_way <= len(classes):
+        if n_way <= len(classes) and n_shot + 10 <= max(images.counts):
             sizes = {"n_tasks": 600, "n_way": n_way, "n_shot": n_shot, "n_query": 10}
             source = ClassTasks.sample(classes, **sizes, seed=seed, split="meta_val")
             task = source.batch(torch.arange(len(source)))
