@@ -22,7 +22,8 @@ from ltdi.tasks import Context, Task
 
 
 def labelled(rows: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-    """rows (B, N, M, …), a class a row -> ``inputs`` (B, N·M, …) and their ``labels`` (B, N·M), ``ABSENT`` outside the mask (B, N, M)."""
+    """rows (B, N, M, …), a class a row -> ``inputs`` (B, N·M, …) and their ``labels`` (B, N·M), ``ABSENT`` outside the
+    mask (B, N, M)."""
     B, N, M = rows.shape[:3]
     labels = torch.arange(N, device=rows.device).repeat_interleave(M).expand(B, -1)
     if mask is not None:
@@ -31,7 +32,8 @@ def labelled(rows: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
 
 
 def context_of(rows: Tensor, mask: Tensor | None = None, images: Tensor | None = None) -> Context:
-    """What a few labelled rows (B, N, K, F), and where there are any the images (B, N, K, …) that they are of, say of tasks."""
+    """What a few labelled rows (B, N, K, F), and where there are any the images (B, N, K, …) that they are of, say
+    of tasks."""
     examples = labelled(rows, mask)
     if images is not None:
         examples["images"] = images.flatten(1, 2)
@@ -40,10 +42,12 @@ def context_of(rows: Tensor, mask: Tensor | None = None, images: Tensor | None =
 
 @dataclass(frozen=True, eq=False)
 class Classes:
-    """Rows of features by class, of unequal numbers: those of class c are ``features[first[c] : first[c] + counts[c]]``.
+    """Rows of features by class, of unequal numbers: those of class c are
+    ``features[first[c] : first[c] + counts[c]]``.
 
-    Behind these R rows stand as many of augmented copies, view by view: (V·R, F). ``images`` (R, channels, height, width)
-    uint8 are there for methods that adapt more than a head; ``seen`` is what is done to features before a task has them.
+    Behind these R rows stand as many of augmented copies, view by view: (V·R, F). ``images`` (R, channels, height,
+    width) uint8 are there for methods that adapt more than a head; ``seen`` is what is done to features before a task
+    has them.
     """
 
     features: Tensor
@@ -68,8 +72,8 @@ class Classes:
         return len(self.features) // self.n_rows
 
     def rows_of(self, classes: Tensor, chosen: Tensor) -> Tensor:
-        """Places in ``features`` of images ``chosen`` (B, N, K) of classes (B, N), 0 where −1 is; a class's first images are the data
-        set's, those after them the copies, view by view."""
+        """Places in ``features`` of images ``chosen`` (B, N, K) of classes (B, N), 0 where −1 is; a class's first
+        images are the data set's, those after them the copies, view by view."""
         counts, first = self.counts[classes][..., None], self.first[classes][..., None]
         chosen = chosen.clamp_min(0)
         return chosen // counts * self.n_rows + first + chosen % counts
@@ -95,8 +99,8 @@ class Classes:
 
 
 class ClassTasks:
-    """The tasks of one split: of ``classes`` (M, N) the images ``support`` (M, N, K) and ``query`` (M, N, Q), −1 where a class has
-    none; they are numbers within the class. A TaskSource."""
+    """The tasks of one split: of ``classes`` (M, N) the images ``support`` (M, N, K) and ``query`` (M, N, Q), −1 where
+    a class has none; they are numbers within the class. A TaskSource."""
 
     def __init__(self, of: Classes, classes: Tensor, support: Tensor, query: Tensor) -> None:
         self.of, self.classes, self.support, self.query = of, classes, support, query
@@ -204,8 +208,8 @@ class ClassTasks:
         """
         if n_way > len(of):
             raise InputError(
-                f"tasks.n_way = {n_way} is more than the {len(of)} classes of {split}; lower it, or let tasks.transforms"
-                " or tasks.val_transforms make further ones"
+                f"tasks.n_way = {n_way} is more than the {len(of)} classes of {split}; lower it, or let"
+                " tasks.transforms or tasks.val_transforms make further ones"
             )
         counts = of.counts * of.n_views
         if n_shot + n_query > int(counts.max()):
@@ -235,7 +239,8 @@ class ClassTasks:
 
 
 def read_class_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, ClassTasks]:
-    """The prepared tasks of the splits, from features.safetensors and tasks.parquet; of some with images.safetensors' images."""
+    """The prepared tasks of the splits, from features.safetensors and tasks.parquet; of some with images.safetensors'
+    images."""
     features, _ = read_tensors(folder / "features.safetensors", kind="features")
     table = read_table(folder / "tasks.parquet")
     sources = {}
@@ -249,8 +254,8 @@ def read_class_tasks(folder: Path, splits: Collection[str], images_of: Collectio
 
 
 def drawn_images(counts: Tensor, n_shot: int, n_query: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Support (…, n_shot) and query (…, n_query) images of classes of so many (…,), −1 where there are no more. Of a class of too
-    few, a fair share of what it has is asked, one at least."""
+    """Support (…, n_shot) and query (…, n_query) images of classes of so many (…,), −1 where there are no more. Of a
+    class of too few, a fair share of what it has is asked, one at least."""
     chosen = pick(counts, n_shot + n_query, stream)
     if bool((chosen >= 0).all()):
         return chosen[..., :n_shot], chosen[..., n_shot:]

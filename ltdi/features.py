@@ -1,4 +1,4 @@
-"""What is done to a body's features before anything else sees them: a fixed map, fitted on the meta-training features."""
+"""What is done to a body's features before anything else sees them: a fixed map, fitted on meta-training features."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,8 @@ NORMALISATIONS = ("none", "unit", "centred")
 
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
-    """Features (…, F) as they are ("none"), at unit length, or at unit length around the training mean ("centred"); then their
-    first principal components (…, P), again at unit length, where there is a ``projection`` (F, P).
+    """Features (…, F) as they are ("none"), at unit length, or at unit length around the training mean ("centred");
+    then their first principal components (…, P), again at unit length, where there is a ``projection`` (F, P).
 
     Of unit length they are multiplied by √P, so that a number is about 1 in size, as it is without.
     """
@@ -51,7 +51,8 @@ class FeatureMap:
         if projection is None:
             return cls(normalise, mean)
         seen = cls(normalise, mean)(features).double()
-        # directions of the second moment, not of the covariance: where features are not centred, nor are their components
+        # directions of the second moment, not of the covariance: where features are not centred, nor are their
+        # components
         directions = torch.linalg.eigh(seen.mT @ seen / len(seen)).eigenvectors.flip(-1)[:, :projection]
         # laid out as it is read back from a file: products of another layout differ in their last digits
         return cls(normalise, mean, directions.to(features).contiguous())

@@ -1,8 +1,8 @@
 """Tensors <-> safetensors, tables <-> parquet, digests and atomic writes. Knows no machine learning.
 
-Every tensor file carries its kind, its version and the digest of its content, which are checked when it is read; tables carry
-the checksums of their pages. A reader never sees a half-written file: everything is written to a temporary name in the same
-folder and renamed. No pickle is read or written.
+Every tensor file carries its kind, its version and the digest of its content, which are checked when it is read; tables
+carry the checksums of their pages. A reader never sees a half-written file: everything is written to a temporary name
+in the same folder and renamed. No pickle is read or written.
 """
 
 import errno
@@ -80,8 +80,8 @@ def write_tensors(
     kind: str,
     finite: bool = True,
 ) -> str:
-    """Write a file of that ``kind`` and give the digest of its content. ``metadata`` values are stored as JSON, so that numbers and
-    lists come back as they went in.
+    """Write a file of that ``kind`` and give the digest of its content. ``metadata`` values are stored as JSON, so that
+    numbers and lists come back as they went in.
 
     Raises:
         InputError: a tensor holds NaN or infinity, unless ``finite`` is False.
@@ -151,7 +151,7 @@ def write_tsv(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def digest(*values: Any) -> str:
-    """A name for values made of JSON types, tensors and dicts of tensors: equal values, equal name, on every machine."""
+    """A name for values made of JSON types, tensors and dicts of tensors: equal values, equal name, everywhere."""
     sha = hashlib.sha256()
     for value in values:
         if isinstance(value, torch.Tensor):
@@ -187,7 +187,7 @@ class Cache:
         return self.path(key)
 
     def find(self, key: str) -> tuple[Path, dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The file under ``key`` and what it holds, or None if it is missing or was truncated or altered since it was kept."""
+        """The file under ``key`` and what it holds, or None if it is missing or was altered since it was kept."""
         try:
             return self.path(key), *read_tensors(self.path(key), kind=self.kind)
         except InputError:

@@ -1,6 +1,6 @@
 """Few-shot classification (the paper's Tables 1 and 3): new classes of images from a few images each.
 
-A frozen body turns images into features; a task is a few classes, what is known of it the features of a few images of each.
+A frozen body turns images into features; a task is a few classes, what is known of it a few images' features of each.
 """
 
 from collections.abc import Callable, Mapping
@@ -127,9 +127,9 @@ class FewShot:
     def begin(
         self, sources: Mapping[str, ClassTasks], learner: Mapping[str, Any], kind: str, *, seed: int
     ) -> tuple[Start, FeatureMap | None]:
-        """Of the closed forms, and of the normalisations of features where ``learner.normalise`` is auto, the first, or the best of
-        the others where its accuracy on new meta-val tasks is ahead of the first's. Cross-entropy would not do: where
-        nearly every query is right, the lower one can go with the more mistakes."""
+        """Of the closed forms, and of the normalisations of features where ``learner.normalise`` is auto, the first, or
+        the best of the others where its accuracy on new meta-val tasks is ahead of the first's. Cross-entropy would not
+        do: where nearly every query is right, the lower one can go with the more mistakes."""
         train, val = sources["meta_train"], sources["meta_val"]
         normalise, projection = learner["normalise"], learner["projection"]
         maps = [
@@ -170,7 +170,7 @@ def _augmented(ranges: Mapping[str, float], images: Tensor, stream: torch.Genera
 
 
 def _scores(body: nn.Module, images: ImageSet, seed: int) -> dict[str, float]:
-    """Nearest-mean accuracy on 600 meta-val tasks of the usual sizes, of those that there are classes and images for."""
+    """Nearest-mean accuracy on 600 meta-val tasks of the usual sizes that there are classes and images for."""
     classes = Classes(embed(body, images.images), torch.tensor(images.counts))
     scores = {}
     for n_way, n_shot in ((5, 1), (5, 5), (20, 1), (20, 5)):

@@ -42,8 +42,8 @@ def ridge_weights(learner: Classifier, context: Context, penalty: float, tempera
 
 
 def calibrated_temperature(learner: Classifier, w: Tensor, query: Batch) -> tuple[float, float]:
-    """The τ of ``TEMPERATURES`` at which classifiers give the least mean cross-entropy on ``query``, and that. Their logits are
-    linear in τ; w (B, D) are the classifiers at τ = 1."""
+    """The τ of ``TEMPERATURES`` at which classifiers give the least mean cross-entropy on ``query``, and that. Their
+    logits are linear in τ; w (B, D) are the classifiers at τ = 1."""
     logits, labels = learner.logits(w, query["inputs"]).flatten(0, 1), query["labels"].flatten()
     losses = [F.cross_entropy(temperature * logits, labels).item() for temperature in TEMPERATURES]
     return TEMPERATURES[losses.index(min(losses))], min(losses)
