@@ -30,8 +30,8 @@ def labelled(rows: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
 
 
 def context_of(rows: Tensor, mask: Tensor | None = None, images: Tensor | None = None) -> Context:
-    """What a few labelled rows (B, N, K, F), and where there are any the images (B, N, K, …) that they are of, say of
-    tasks."""
+    """What a few labelled rows (B, N, K, F), and where there are any the images (B, N, K, …) that they are of, say
+    of tasks."""
     examples = labelled(rows, mask)
     if images is not None:
         examples["images"] = images.flatten(1, 2)
@@ -40,8 +40,8 @@ def context_of(rows: Tensor, mask: Tensor | None = None, images: Tensor | None =
 
 @dataclass(frozen=True, eq=False)
 class Classes:
-    """Rows of features by class, of unequal numbers: those of class c are ``features[first[c] : first[c] +
-    counts[c]]``.
+    """Rows of features by class, of unequal numbers: those of class c are
+    ``features[first[c] : first[c] + counts[c]]``.
 
     Behind these R rows stand as many of augmented copies, view by view: (V·R, F). ``images`` (R, channels, height,
     width) uint8 are there for methods that adapt more than a head; ``seen`` is what is done to features before a task
@@ -248,5 +248,5 @@ def drawn_images(counts: Tensor, n_shot: int, n_query: int, stream: torch.Genera
     order = torch.arange(n_shot)
     support = torch.where(order < shots, chosen[..., :n_shot], -1)
     places = shots + torch.arange(n_query)
-    query = torch.where(places < counts, chosen.take_along_dim(places.clamp(max=n_shot + n_query - 1), -1), -1)
-    return support, query
+    # past what there is, −1 stands in ``chosen``
+    return support, chosen.take_along_dim(places.clamp(max=n_shot + n_query - 1), -1)

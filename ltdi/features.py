@@ -1,5 +1,4 @@
-"""What is done to a body's features before anything else sees them: a fixed map, fitted on the meta-training
-features."""
+"""What is done to a body's features before anything else sees them: a fixed map, fitted on meta-training features."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -165,7 +165,7 @@ def write_tsv(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def digest(*values: Any) -> str:
-    """A name for values made of JSON types, tensors and dicts of tensors: equal name for equal values, anywhere."""
+    """A name for values made of JSON types, tensors and dicts of tensors: equal values, equal name, everywhere."""
     sha = hashlib.sha256()
     for value in values:
         if isinstance(value, torch.Tensor):

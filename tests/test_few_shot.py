@@ -3,13 +3,14 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from worlds import World
+from worlds import World, frozen_body, patterns
 
 from ltdi.classes import Classes, ClassTasks
+from ltdi.datasets import ImageSet
 from ltdi.features import NORMALISATIONS
 from ltdi.learners import LinearHead, TwoLayerHead
 from ltdi.scenarios import SCENARIOS
-from ltdi.scenarios.few_shot import CLOSED_FORMS, FewShot, _accuracies, _calibrated
+from ltdi.scenarios.few_shot import CLOSED_FORMS, FewShot, _accuracies, _calibrated, _scores
 from ltdi.seeding import generator
 from ltdi.selection import is_ahead
 from ltdi.starts import STARTS, Prototype
@@ -181,3 +182,18 @@ def test_a_linear_head_and_one_with_hidden_units_have_the_same_closed_forms(worl
     """One and the same classifier of the features."""
     (linear, _), (layered, _) = begin(world.train, world.val, name="linear_head"), begin(world.train, world.val)
     assert (linear.kind, linear.values()) == (layered.kind, layered.values())
+
+
+# --- what a body is worth
+
+
+@pytest.mark.parametrize(
+    "counts, scored",
+    [((2, 11, 8, 12, 12, 3), ["val_5w1s"]), ((2, 15, 8, 20, 12, 3), ["val_5w1s", "val_5w5s"]), ((12, 12, 12), [])],
+)
+def test_a_body_is_scored_on_the_tasks_that_there_are_classes_and_images_for(counts, scored):
+    """Classes that are a pattern each, of unequal numbers of images: told apart better than by chance, 0.2."""
+    dense = patterns(len(counts), "val").repeat(1, 2, 1, 1, 1)
+    images = ImageSet(torch.cat([dense[c, :n] for c, n in enumerate(counts)]), tuple("abcdef"[: len(counts)]), counts)
+    scores = _scores(frozen_body(), images, seed=0)
+    assert list(scores) == scored and all(0.3 < score <= 1 for score in scores.values())

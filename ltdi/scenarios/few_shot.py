@@ -1,7 +1,6 @@
 """Few-shot classification (the paper's Tables 1 and 3): new classes of images from a few images each.
 
-A frozen body turns images into features; a task is a few classes, what is known of it the features of a few images of
-each.
+A frozen body turns images into features; a task is a few classes, what is known of it a few images' features of each.
 """
 
 import math
@@ -178,11 +177,11 @@ def _augmented(ranges: Mapping[str, float], images: Tensor, stream: torch.Genera
 
 
 def _scores(body: nn.Module, images: ImageSet, seed: int) -> dict[str, float]:
-    """Nearest-mean accuracy on 600 meta-val tasks of the usual sizes."""
+    """Nearest-mean accuracy on 600 meta-val tasks of the usual sizes that there are classes and images for."""
     classes = Classes(embed(body, images.images), torch.tensor(images.counts))
     scores = {}
     for n_way, n_shot in ((5, 1), (5, 5), (20, 1), (20, 5)):
-        if n_way <= len(classes):
+        if n_way <= len(classes) and n_shot + 10 <= max(images.counts):
             sizes = {"n_tasks": 600, "n_way": n_way, "n_shot": n_shot, "n_query": 10}
             source = ClassTasks.sample(classes, **sizes, seed=seed, split="meta_val")
             task = source.batch(torch.arange(len(source)))
