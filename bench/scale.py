@@ -94,9 +94,9 @@ def _table(measured: dict[tuple[str, int], dict[str, tuple[float, float]]]) -> s
     base = f"{BASE['tasks.meta_train']} / {BASE['tasks.meta_val']} / {BASE['tasks.meta_test']}"
     text = (
         "# What grows with the number of tasks and of classes\n\n"
-        f"Glyphs, one run each on {origin()['device']}: the peak of a stage's own memory in MiB (mapped files, which the"
-        " system drops when it needs the place, do not count) and its seconds, the start of Python with them. 1 × is"
-        f" {base} tasks of 500 classes before turning, {BASE['meta.steps']} steps of meta-training."
+        f"Glyphs, one run each on {origin()['device']}: the peak of a stage's own memory in MiB (mapped files, which"
+        " the system drops when it needs the place, do not count) and its seconds, the start of Python with them. 1 ×"
+        f" is {base} tasks of 500 classes before turning, {BASE['meta.steps']} steps of meta-training."
         " `python -m bench scale`\n\n"
     )
     rows = [[stage, *(_cell(*found[stage]) for found in measured.values())] for stage in read_stages()]
