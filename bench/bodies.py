@@ -22,8 +22,8 @@ BODIES = BENCH / "bodies"
 def main(data: Annotated[list[str], typer.Argument(help="Data sets of bench/params.yaml.")], root: Root = RAW) -> None:
     bench = bench_params()
     for name in data:
-        own, file = pick(bench, "bodies", name), BODIES / f"{name}.safetensors"
-        recipe = bench["data"][name] | own | {"body.weights": None, "data.root": str(root)}
+        shared, own, file = pick(bench, "data", name), bench["bodies"][name], BODIES / f"{name}.safetensors"
+        recipe = shared | own | {"body.weights": None, "data.root": str(root)}
         made = run_stages(override(defaults(), recipe), until="pretrain_body") / "body"
         write_tensors(file, *read_tensors(made / "body.safetensors", kind="body"), kind="body")
         write_json(file.with_suffix(".json"), {"recipe": own, **read_json(made / "metrics.json"), **origin()})

@@ -21,6 +21,7 @@ from bench import BENCH, ROOT
 from bench.machine import origin
 from bench.settings import load_yaml, override
 from bench.stages import read_stages
+from bench.text import table
 from ltdi.console import say
 from ltdi.datasets import DATASETS, glyphs
 from ltdi.store import write_text
@@ -91,18 +92,16 @@ def _watched(command: list[str], env: dict[str, str]) -> tuple[float, float]:
 
 def _table(measured: dict[tuple[str, int], dict[str, tuple[float, float]]]) -> str:
     base = f"{BASE['tasks.meta_train']} / {BASE['tasks.meta_val']} / {BASE['tasks.meta_test']}"
-    heads = [f"{times} × {what}" for what, times in measured]
-    lines = [
-        "# What grows with the number of tasks and of classes",
-        "",
-        f"Glyphs, one run each on {origin()['device']}: the peak of a stage's own memory in MiB (mapped files, which the system"
-        f" drops when it needs the place, do not count) and its seconds, the start of Python with them. 1 × is {base}"
-        f" tasks of 500 classes before turning, {BASE['meta.steps']} steps of meta-training. `python -m bench scale`",
-        "",
-        f"| stage | {' | '.join(heads)} |",
-        f"| --- |{' --- |' * len(heads)}",
-    ]
-    for stage in read_stages():
-        cells = [f"{found[stage][0]:.0f} MiB, {found[stage][1]:.1f} s" for found in measured.values()]
-        lines.append(f"| {stage} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    text = (
+        "# What grows with the number of tasks and of classes\n\n"
+        f"Glyphs, one run each on {origin()['device']}: the peak of a stage's own memory in MiB (mapped files, which"
+        " the system drops when it needs the place, do not count) and its seconds, the start of Python with them. 1 ×"
+        f" is {base} tasks of 500 classes before turning, {BASE['meta.steps']} steps of meta-training."
+        " `python -m bench scale`\n\n"
+    )
+    rows = [[stage, *(_cell(*found[stage]) for found in measured.values())] for stage in read_stages()]
+    return text + table(["stage", *(f"{times} × {what}" for what, times in measured)], rows)
+
+
+def _cell(mebibytes: float, seconds: float) -> str:
+    return f"{mebibytes:.0f} MiB, {seconds:.1f} s"
