@@ -171,14 +171,15 @@ def _finished(tmp_path_factory, write_params, run_stage) -> SimpleNamespace:
             run_stage(stage, params_file, folder / "data")
     # links into the store would let a test change the store, or the store a test
     shutil.copytree(folder / "data", folder / "copy")
-    return SimpleNamespace(params=params_file, data=folder / "copy")
+    return SimpleNamespace(params=params_file, data=folder / "copy", store=folder / "store")
 
 
 @pytest.fixture
 def finished(_finished, tmp_path) -> SimpleNamespace:
-    """``params`` and ``data`` of a run of all stages, the test's own copy."""
+    """``params`` and ``data`` of a run of all stages, the test's own copy; ``store``: what it cached, to copy from."""
     shutil.copytree(_finished.data, tmp_path / "data")
-    return SimpleNamespace(params=shutil.copy(_finished.params, tmp_path / "params.yaml"), data=tmp_path / "data")
+    params = shutil.copy(_finished.params, tmp_path / "params.yaml")
+    return SimpleNamespace(params=params, data=tmp_path / "data", store=_finished.store)
 
 
 @pytest.fixture(scope="session")

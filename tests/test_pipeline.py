@@ -33,7 +33,7 @@ def finished_project(tmp_path_factory, repository, write_params) -> SimpleNamesp
     project.commit("params")
     ran = project.repro()
     project.commit("results")
-    return SimpleNamespace(folder=folder, ran=ran)
+    return SimpleNamespace(folder=folder, ran=ran, store=folder.parent / "store")
 
 
 @pytest.fixture
@@ -83,6 +83,40 @@ def test_every_stage_runs_once(finished_project, project):
 def test_only_the_stages_that_read_a_param_run(project):
     edit(project, "evaluate", "landscape_points", 9)
     assert project.repro() == ["evaluate"]
+
+
+@pytest.mark.slow
+def test_an_edit_makes_again_what_it_may_have_changed(finished_project, project, tmp_path):
+    """Stages run by DVC's rule, of files; what they cache is made again by the rule of inputs and code."""
+    store = shutil.copytree(finished_project.store, tmp_path / "store")
+
+    def edited(file: str, old: str, new: str) -> tuple[list[str], Counter, set[str]]:
+        """The stages that ran, how many files of each kind were made, and the outs whose content is another."""
+        path, files, outs = project.folder / file, set(store.rglob("*.safetensors")), hashes(project)
+        assert old in path.read_text(encoding="utf-8")
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+        ran = project.repro()
+        made = Counter(made.parent.name for made in set(store.rglob("*.safetensors")) - files)
+        return ran, made, {out for out, content in hashes(project).items() if content != outs[out]}
+
+    timed = {"data/weights", METRICS}
+    ran, made, changed = edited("pipeline/progress.py", "15.0", "16.0")
+    assert ran == STAGES and not made and changed <= timed
+
+    ran, made, changed = edited("ltdi/metrics.py", "import math", "import math  # edited")
+    assert ran == STAGES and made == {"trajectories": 3, "checkpoints": 1}
+    assert changed <= timed | {"data/trajectories", "data/model"}
+
+    # the checkpoint is the method's: the body's training does not embed
+    ran, made, changed = edited("ltdi/bodies/embedding.py", ".cpu())", ".cpu().square())")
+    assert ran == STAGES and made == {"features": 1, "trajectories": 3, "checkpoints": 1}
+    assert {"data/tasks", "data/trajectories", "data/model", "data/weights", METRICS} <= changed
+
+
+def hashes(project: Project) -> dict[str, str]:
+    """Of every out, as DVC has locked it."""
+    lock = YAML(typ="safe").load(project.folder / "dvc.lock")
+    return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
 
 
 def test_metrics(project):

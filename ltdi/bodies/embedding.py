@@ -1,7 +1,11 @@
 """Images to the features of a frozen body."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+from ltdi.seeding import generator
 
 
 @torch.no_grad()
@@ -14,3 +18,19 @@ def embed(body: nn.Module, images: Tensor, *, batch: int = 1000) -> Tensor:
         part = part.to(device).float().div(255) if part.dtype == torch.uint8 else part.to(device)
         features.append(body(part.contiguous(memory_format=torch.channels_last)).cpu())
     return torch.cat(features).unflatten(0, images.shape[:-3])
+
+
+def embed_views(
+    body: nn.Module,
+    images: Tensor,
+    *,
+    views: int,
+    augment: Callable[[Tensor, torch.Generator], Tensor],
+    follow: Callable,
+) -> Tensor:
+    """Features of uint8 images (R, channels, height, width) and, behind them, of augmented copies by view (V·R, F)."""
+    features = [embed(body, images)]
+    for row in follow(({"view": view} for view in range(views)), name="augmented views", total=views, show="view"):
+        stream = generator(0, "augmented view", row["view"])
+        features.append(embed(body, augment(images.float().div(255), stream)))
+    return torch.cat(features)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ltdi.bodies import BODIES, read_body
-from ltdi.bodies.embedding import embed
+from ltdi.bodies.embedding import embed, embed_views
 from ltdi.bodies.pretraining import EpisodicLoss, pretrain
 from ltdi.classes import Classes, ClassTasks
-from ltdi.datasets import DATASETS, SPLITS, ImageSet, augment, expand_classes, join, to_float
+from ltdi.datasets import DATASETS, SPLITS, ImageSet, augment, expand_classes, join
 from ltdi.devices import precision
 from ltdi.errors import InputError
 from ltdi.features import NORMALISATIONS, FeatureMap
@@ -204,12 +204,9 @@ def _embedded(
     key = name_of("features", *inputs, code=code)
     if found := cache.find(key):
         return found[1]
-    features = {split: embed(body, images[split]) for split in SPLITS}
-    copies = [features["meta_train"]]
-    for row in follow(({"view": view} for view in range(views)), name="augmented views", total=views, show="view"):
-        stream = generator(0, "augmented view", row["view"])
-        copies.append(embed(body, _augmented(tasks["augment"], to_float(images["meta_train"]), stream)))
-    features["meta_train"] = torch.cat(copies)
+    features = {split: embed(body, images[split]) for split in SPLITS if split != "meta_train"}
+    augment = partial(_augmented, tasks["augment"])
+    features["meta_train"] = embed_views(body, images["meta_train"], views=views, augment=augment, follow=follow)
     cache.keep(key, features, {})
     return features
 
