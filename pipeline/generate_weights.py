@@ -119,7 +119,7 @@ class _Clock:
         return self.embedding[batch]
 
     def median(self, call: Callable[[], Tensor], context: Context) -> float:
-        """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow ones as many as a second holds."""
+        """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow ones as a second holds."""
         _seconds(call, context)
         seconds = [_seconds(call, context)]
         while len(seconds) < self.repeats and sum(seconds) < 1:

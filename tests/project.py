@@ -1,4 +1,4 @@
-"""The repository as a user has it: a copy with tiny params under git and DVC, all that it writes elsewhere beside it."""
+"""The repository as a user has it: a copy with tiny params under git and DVC, all that it writes beside it."""
 
 import os
 import re
