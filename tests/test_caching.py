@@ -145,7 +145,7 @@ def test_an_edit_that_changes_features(finished, run_again, monkeypatch):
         ({"meta.inner_lr": 0.06}, {"method"}),
         ({"generate.heads": 2, "evaluate.landscape_points": 9}, set()),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(map(str, value))),
 )
 def test_other_params(changes, made, finished, run_again, write_params, tmp_path):
     finished.params = write_params(tmp_path / "other", changes)
