@@ -56,10 +56,10 @@ ablation: $(READY) ## what each part of the method does, on the embedded glyphs:
 	python -m bench report
 
 test: $(READY) ## the whole test suite
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
 
 test-fast: $(READY) ## the tests that take no more than a few seconds each
-	python -m pytest -m "not slow"
+	python -m pytest -n auto --dist loadfile -m "not slow"
 
 quality: $(READY) ## lint, format and types
 	ruff check .

@@ -102,6 +102,7 @@ class ClassTasks:
 
     def __init__(self, of: Classes, classes: Tensor, support: Tensor, query: Tensor) -> None:
         self.of, self.classes, self.support, self.query = of, classes, support, query
+        self.n_views = of.n_views
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -121,10 +122,6 @@ class ClassTasks:
     @property
     def n_classes(self) -> int:
         return len(self.of)
-
-    @property
-    def n_views(self) -> int:
-        return self.of.n_views
 
     def batch(self, tasks: Tensor) -> Task:
         return Task(self.context(tasks), self._query(self.classes[tasks], self.query[tasks]))
@@ -245,8 +242,7 @@ def drawn_images(counts: Tensor, n_shot: int, n_query: int, stream: torch.Genera
     counts = counts.cpu()[..., None]
     shots = (counts * n_shot / (n_shot + n_query)).ceil().clamp(1, n_shot).minimum(counts - 1).long()
     shots = torch.where(counts >= n_shot + n_query, n_shot, shots)
-    order = torch.arange(n_shot)
-    support = torch.where(order < shots, chosen[..., :n_shot], -1)
+    support = torch.where(torch.arange(n_shot) < shots, chosen[..., :n_shot], -1)
     places = shots + torch.arange(n_query)
     # past what there is, −1 stands in ``chosen``
     return support, chosen.take_along_dim(places.clamp(max=n_shot + n_query - 1), -1)
