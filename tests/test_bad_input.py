@@ -20,6 +20,8 @@ from ltdi.store import read_tensors, write_tensors
 from pipeline import stage as stages
 from pipeline import summary
 
+pytestmark = pytest.mark.slow
+
 OUTPUT = {
     "pretrain_body": "body",
     "prepare_tasks": "tasks",

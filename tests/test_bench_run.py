@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from bench import __main__, report, rows, settings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory, write_params, repository, few_glyphs):

@@ -12,6 +12,8 @@ from ltdi.bodies import embedding
 from ltdi.scenarios import few_shot
 from ltdi.store import read_tensors
 
+pytestmark = pytest.mark.slow
+
 STAGES = {
     "pretrain_body": "body",
     "prepare_tasks": "tasks",

@@ -565,6 +565,7 @@ def test_an_omniglot_drawing_is_read_from_its_file_as_the_data_set_has_it(small_
 # --- the real data, where it is
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL_DATA / "omniglot-py").is_dir(), reason=f"no omniglot-py in {REAL_DATA}")
 def test_real_omniglot():
     data = DATASETS["omniglot"].load(REAL_DATA)
@@ -576,6 +577,7 @@ def test_real_omniglot():
     assert 0.4 < pixel_accuracy(data["meta_test"]) < 0.55
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL_DATA / "mini-imagenet").is_dir(), reason=f"no mini-imagenet in {REAL_DATA}")
 def test_real_mini_imagenet():
     data = DATASETS["mini_imagenet"].load(REAL_DATA)

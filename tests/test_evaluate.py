@@ -11,6 +11,8 @@ from ltdi.trajectories import Trajectories
 from pipeline.evaluate import _way
 from pipeline.summary import show
 
+pytestmark = pytest.mark.slow
+
 KEPT = torch.tensor([0, 2, 3, 7])
 
 

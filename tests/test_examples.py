@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from ltdi.cli import app
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
 
 

@@ -34,6 +34,8 @@ from ltdi.training import Training
 from ltdi.trajectories import collect
 from ltdi.weights import WeightSpace
 
+pytestmark = pytest.mark.slow
+
 HIDDEN, N_SHOT, N_QUERY, N_POINTS = 12, 3, 6, 32
 FITTING = {
     *("lvdi", "ltdi", "mcdi", "naive_local", "meta_hypernetwork", "ocd", "llo_vae", "weight_flow"),

@@ -220,6 +220,7 @@ def test_inner_steps_see_every_image_of_the_task_with_its_label(world, monkeypat
 # --- learning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fresh", "shared", "prototype"])
 def test_it_learns(kind):
     world = World(kind, with_images=True)

@@ -42,6 +42,11 @@ def from_images(name: str) -> bool:
     return "images" in (METHODS | CONTROLS)[name].needs
 
 
+def _marked(variant):
+    """Of each method the start that is the default is tried by the fast tests."""
+    return variant if variant[1:] == ("prototype", {}, {}) else pytest.param(variant, marks=pytest.mark.slow)
+
+
 def label(variant) -> str:
     name, kind, diffusion, denoiser = variant
     return "-".join([name, kind, *map(str, diffusion), *map(str, denoiser.values())])
@@ -57,7 +62,7 @@ def world(worlds):
     return worlds["prototype", False]
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=label)
+@pytest.fixture(scope="module", params=[_marked(variant) for variant in VARIANTS], ids=label)
 def case(request, worlds):
     """A method whose every parameter counts, a function that builds an empty one, and contexts."""
     name, kind, diffusion, denoiser = request.param
@@ -320,6 +325,7 @@ def test_dropout_is_of_training_alone(name, worlds):
 # --- the diffusion methods
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DIFFUSIONS)
 @pytest.mark.parametrize(
     "kind, diffusion, denoiser", [("shared", {}, "transformer"), ("fresh", PAPER, "unet")], ids=["ours", "paper"]
@@ -368,6 +374,7 @@ def test_meta_training_resumes_bit_for_bit(name, meta, dropout, worlds, tmp_path
     assert_close(resumed.state_dict(), training.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("denoiser", DENOISERS)
 def test_inner_loops_of_several_steps_learn(optimizer, denoiser, worlds):

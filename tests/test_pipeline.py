@@ -18,6 +18,8 @@ from ruamel.yaml import YAML
 
 from ltdi.store import read_table, read_tensors
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("dvc")
 
 STAGES = ["pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate"]

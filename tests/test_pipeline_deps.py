@@ -11,6 +11,8 @@ from ltdi.methods import CONTROLS, METHODS
 from ltdi.scenarios import SCENARIOS
 from pipeline.params import SECTIONS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # no logic in the first two; the others change with every method or scenario: the run's own is a dep by its name, its

@@ -12,6 +12,7 @@ from ltdi.store import read_json, read_tensors
 from ltdi.training import Training
 
 
+@pytest.mark.slow
 def test_a_trained_body_is_taken_as_it_is(finished, write_params, run_stage, tmp_path):
     """Whatever the knobs of its training say."""
     file = finished.data / "body" / "body.safetensors"

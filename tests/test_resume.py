@@ -14,6 +14,8 @@ from torch.testing import assert_close
 from ltdi.artefacts import SPLITS, load_trajectories
 from ltdi.store import read_table, read_tensors, write_table, write_tensors
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def kill_when(repository):
