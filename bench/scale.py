@@ -29,9 +29,9 @@ from ltdi.store import write_text
 TASKS, CLASSES = (1, 4, 16), (1, 10)
 BASE: dict[str, Any] = {
     "body.weights": str(BENCH / "bodies" / "glyphs.safetensors"),
-    "tasks.meta_train": 300,
-    "tasks.meta_val": 300,
-    "tasks.meta_test": 1000,
+    "tasks.meta_train": 100,
+    "tasks.meta_val": 100,
+    "tasks.meta_test": 250,
     "meta.steps": 60,
     "meta.val_every": 60,
     "meta.weight_loss": 0.01,
