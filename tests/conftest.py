@@ -18,10 +18,11 @@ from types import SimpleNamespace
 import pytest
 from ruamel.yaml import YAML
 
+from bench.stages import read_stages
 from ltdi.datasets import DATASETS, glyphs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STAGES = ("pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate")
+STAGES = list(read_stages())
 AUGMENT = {"max_rotation": 10, "max_shift": 0.07, "max_scale": 0.1, "max_shear": 0.1}
 # also what an experiment in this workspace may have changed, so that no test hangs on it
 TINY = {

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.stages import read_stages
 from ltdi import extractor, provenance
 from ltdi.bodies import embedding
 from ltdi.scenarios import few_shot
@@ -14,14 +15,7 @@ from ltdi.store import read_tensors
 
 pytestmark = pytest.mark.slow
 
-STAGES = {
-    "pretrain_body": "body",
-    "prepare_tasks": "tasks",
-    "collect_trajectories": "trajectories",
-    "meta_train": "model",
-    "generate_weights": "weights",
-    "evaluate": "results",
-}
+FOLDERS = {name: stage.folder for name, stage in read_stages().items()}
 # clocks are read for these
 TIMED = {"weights/timing.parquet", "results/metrics.json"}
 EVERYTHING = {"body", "features", "trajectories", "method"}
@@ -66,7 +60,7 @@ def run_again(finished, run_stage, tmp_path, monkeypatch) -> Callable[..., set[s
             edit(file)
         forget()
         before = kinds_in(store)
-        for stage, folder in STAGES.items():
+        for stage, folder in FOLDERS.items():
             shutil.rmtree(finished.data / folder)
             run_stage(stage, finished.params, finished.data)
             if stage == last:  # later ones cache nothing

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import ltdi
+from bench.stages import read_stages
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*ROOT.glob("ltdi/**/*.py"), *ROOT.glob("pipeline/**/*.py")])
@@ -15,7 +16,7 @@ FLOORS = {
     for floor, modules in re.findall(r"floor\s+(\d+)\s+(?:is\s+)?``([^`]*)``", ltdi.__doc__)
     for module in modules.split()
 }
-STAGES = ("pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate")
+STAGES = read_stages()
 METHOD_BASES = ("base", "setup", "trained", "diffusion_method")
 every_source = pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
 

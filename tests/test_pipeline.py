@@ -16,13 +16,14 @@ import torch
 from project import Project
 from ruamel.yaml import YAML
 
+from bench.stages import read_stages
 from ltdi.store import read_table, read_tensors
 
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("dvc")
 
-STAGES = ["pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate"]
+STAGES = list(read_stages())
 METRICS = "data/results/metrics.json"
 LOSSES = "Meta-training loss, and validation loss by sub-chain"
 
