@@ -36,6 +36,9 @@ def classify(
     ],
     images: Annotated[list[Path] | None, typer.Argument(help="Images to classify, or folders of them.")] = None,
     head: Annotated[Path | None, typer.Option(help="Where to keep the head.")] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER: a further class, from its images; once for each.")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Where to write all answers.")] = None,
     method: Method = "",
     seed: Seed = 0,
@@ -44,13 +47,16 @@ def classify(
     """Generate a head for classes of a few images each, and classify other images by it."""
     with one_line_errors("ltdi classify"):
         files = listed_of(images or [])  # first, so that a mistake in them leaves nothing behind
+        further = [_named_folder(each) for each in add or []]
         run = Run(data, method=method)
-        if not task.is_dir() and (method or head):
+        if not task.is_dir() and (method or (head and not add)):
             raise InputError(
                 f"{task} is no folder of classes, so there is nothing to generate; leave --method and --head out, or"
-                " name a folder"
+                " name a folder, or a class to --add"
             )
         made = run.generate(task, seed=seed) if task.is_dir() else run.load_head(task)
+        for name, place in further:
+            made = made.with_class(name, place)
         answers = made.classify(files)
         if head:
             made.save(head)
@@ -116,6 +122,13 @@ def example(
             f"{folder}: {len(classes)} classes that nobody has trained on; ltdi classify {folder / 'support'}"
             f" {folder / 'query'}{where}"
         )
+
+
+def _named_folder(told: str) -> tuple[str, Path]:
+    name, sign, place = told.partition("=")
+    if not (name and sign and place):
+        raise InputError(f"--add {told} is not NAME=FOLDER; give a class's name and where its images lie")
+    return name, Path(place)
 
 
 def _tell(made: Head) -> None:
