@@ -8,37 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import call, refused
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from typer.testing import CliRunner
 
 import ltdi
 from ltdi.artefacts import load_sources, read_weights
-from ltdi.cli import app
 from ltdi.datasets import DATASETS
 from ltdi.datasets.images import read_images
 from ltdi.errors import InputError
 from ltdi.learner import Learner
 from ltdi.store import read_tensors, write_tensors
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(each) for each in arguments])
-
-
-@pytest.fixture
-def task(finished, tmp_path) -> SimpleNamespace:
-    """A meta-test task as folders, the run it comes from, and a function that classifies by it."""
-    assert call("example", "--task", 3, "--data", finished.data).exit_code == 0
-    folder = finished.data / "example"
-    return SimpleNamespace(
-        support=folder / "support",
-        query=folder / "query",
-        data=finished.data,
-        csv=tmp_path / "answers.csv",
-        call=lambda *arguments: call("classify", *arguments, "--data", finished.data),
-    )
 
 
 def names_of(data) -> list[str]:
@@ -339,13 +320,6 @@ def test_a_file_is_classified_like_the_folder_that_holds_it(task):
 
 
 # --- mistakes
-
-
-def refused(ended, *parts):
-    assert ended.exit_code == 2
-    assert ended.output.startswith("ltdi ") and ended.output.count("\n") == 1, ended.output
-    for part in parts:
-        assert str(part) in ended.output
 
 
 def test_fewer_than_two_classes(task):
