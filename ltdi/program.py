@@ -7,6 +7,7 @@ size as a file shows them, any number at a time, and carry what a caller has to 
 import io
 import json
 import warnings
+from contextlib import redirect_stderr
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,8 +106,9 @@ def write_onnx(head: Head, file: Path, *, images: str) -> None:
             f"--program onnx needs {' and '.join(missing)}, not installed here; run pip install 'ltdi[export]', or"
             " name --program torch"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own making: nothing here can be done about them
+    # the exporter tells of its own passes, and nothing that a caller could change
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
         made = torch.onnx.export(
             exported(head, images), input_names=["images"], output_names=["probabilities"], verbose=False
         )
