@@ -3,6 +3,7 @@
 The classes of a task stand in label order everywhere: slot ``n`` belongs to label ``n``.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -137,6 +138,11 @@ class ClassTasks:
         chosen = torch.where(number < counts[..., None], number + view * counts[..., None], -1)
         rows, mask, _ = self._rows(classes, chosen)
         return labelled(rows, mask)
+
+    def by_class(self) -> Iterator[Tensor]:
+        """The rows (M, F) of each class, as tasks have them, without the copies."""
+        for rows in self.of.features[: self.of.n_rows].split(self.of.counts.tolist()):
+            yield rows if self.of.seen is None else self.of.seen(rows)
 
     def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
         """The classes (n_tasks, N)."""

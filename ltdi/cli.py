@@ -1,6 +1,7 @@
 """The command ``ltdi``: a head for a task of one's own, without training, from what the last run has learned."""
 
 import shutil
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from ltdi.console import console, one_line_errors, plain, say
 from ltdi.datasets import DATASETS
 from ltdi.errors import InputError
 from ltdi.head import Head, listed_of, rightly
+from ltdi.program import PROGRAMS, facts_of
 from ltdi.run import Run
 from ltdi.store import read_tensors, write_text
 
@@ -26,16 +28,17 @@ app = typer.Typer(help="Weights for a task that nobody has trained on.", add_com
 Data = Annotated[Path, typer.Option(help="The folder of a finished run.")]
 Method = Annotated[str, typer.Option(help="A method or a control of the run.", show_default="the trained one")]
 Seed = Annotated[int, typer.Option(help="Of the noise that generation starts from.")]
-Classes = Annotated[Path, typer.Argument(help="A folder that holds a folder of images for each class.")]
+Task = Annotated[Path, typer.Argument(help="A folder of classes, each a folder of images, or a head that was kept.")]
 
 
 @app.command()
 def classify(
-    task: Annotated[
-        Path, typer.Argument(help="A folder of classes, each a folder of images, or a head that was kept.")
-    ],
+    task: Task,
     images: Annotated[list[Path] | None, typer.Argument(help="Images to classify, or folders of them.")] = None,
     head: Annotated[Path | None, typer.Option(help="Where to keep the head.")] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER: a further class, from its images; once for each.")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Where to write all answers.")] = None,
     method: Method = "",
     seed: Seed = 0,
@@ -44,13 +47,16 @@ def classify(
     """Generate a head for classes of a few images each, and classify other images by it."""
     with one_line_errors("ltdi classify"):
         files = listed_of(images or [])  # first, so that a mistake in them leaves nothing behind
+        further = [_named_folder(each) for each in add or []]
         run = Run(data, method=method)
-        if not task.is_dir() and (method or head):
+        if not task.is_dir() and head and not add:
             raise InputError(
-                f"{task} is no folder of classes, so there is nothing to generate; leave --method and --head out, or"
-                " name a folder"
+                f"{task} is no folder of classes, so there is nothing to keep; leave --head out, or name a folder, or a"
+                " class to --add"
             )
-        made = run.generate(task, seed=seed) if task.is_dir() else run.load_head(task)
+        made = _head_of(run, task, method, seed)
+        for name, place in further:
+            made = made.with_class(name, place)
         answers = made.classify(files)
         if head:
             made.save(head)
@@ -59,17 +65,37 @@ def classify(
             _show(answers, made.classes, csv)
 
 
+class Kind(StrEnum):
+    torch = "torch"
+    onnx = "onnx"
+
+
+class Images(StrEnum):
+    uint8 = "uint8"
+    float32 = "float32"
+
+
 @app.command()
 def export(
-    task: Classes,
-    file: Annotated[Path, typer.Argument(help="Where to write the weights, a plain safetensors file.")],
+    task: Task,
+    file: Annotated[Path, typer.Argument(help="Where to write: a safetensors file, or a program.")],
+    program: Annotated[
+        Kind | None,
+        typer.Option(help="Images in, class probabilities out, body and all.", show_default="the head's tensors alone"),
+    ] = None,
+    images: Annotated[Images, typer.Option(help="What a program takes: 0 to 255, or 0 to 1.")] = Images.uint8,
     method: Method = "",
     seed: Seed = 0,
     data: Data = Path("data"),
 ) -> None:
-    """Generate a head and write its tensors by name, for any program that reads safetensors."""
+    """Generate a head and write its tensors by name, for any program that reads safetensors, or all as one program."""
     with one_line_errors("ltdi export"):
-        made = Run(data, method=method).generate(task, seed=seed)
+        made = _head_of(Run(data, method=method), task, method, seed)
+        if program:
+            PROGRAMS[program](made, file, images=images)
+            facts = facts_of(made, images)
+            say(f"{file}: {facts['input']} -> {facts['output']}")
+            return
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.contiguous() for name, value in made.state_dict().items()}
         save_file(tensors, file, metadata={"classes": "\n".join(made.classes)})
@@ -116,6 +142,24 @@ def example(
             f"{folder}: {len(classes)} classes that nobody has trained on; ltdi classify {folder / 'support'}"
             f" {folder / 'query'}{where}"
         )
+
+
+def _head_of(run: Run, task: Path, method: str, seed: int) -> Head:
+    """Generated for a folder of classes, or the one that was kept."""
+    if task.is_dir():
+        return run.generate(task, seed=seed)
+    if method:
+        raise InputError(
+            f"{task} is no folder of classes, so there is nothing to generate; leave --method out, or name a folder"
+        )
+    return run.load_head(task)
+
+
+def _named_folder(told: str) -> tuple[str, Path]:
+    name, sign, place = told.partition("=")
+    if not (name and sign and place):
+        raise InputError(f"--add {told} is not NAME=FOLDER; give a class's name and where its images lie")
+    return name, Path(place)
 
 
 def _tell(made: Head) -> None:

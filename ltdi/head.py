@@ -1,7 +1,7 @@
 """A generated head: weights for named classes, that answer, are scored, kept and exported; and what images it is asked
 about."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,11 @@ are."""
 @dataclass(frozen=True, eq=False)
 class Head:
     """Weights that were generated for a task of named classes, from so many images of each (``shots``): ``w`` (1, D) of
-    the ``learner``, on the run's features."""
+    the ``learner``, on the run's features.
+
+    ``support`` are the rows (K_n, F) of each class's images, and ``seed`` and ``generator``, a name of what the method
+    has learned, what else they were generated from; ``again`` does so for rows of other classes by their names.
+    """
 
     classes: tuple[str, ...]
     learner: Learner
@@ -41,6 +45,10 @@ class Head:
     extractor: FeatureExtractor
     method: str
     shots: tuple[int, ...]
+    support: tuple[Tensor, ...] = ()
+    seed: int = 0
+    generator: str = ""
+    again: "Callable[[Mapping[str, Tensor]], Head] | None" = None
 
     @torch.no_grad()
     def probabilities(self, pictures: Pictures) -> Tensor:
@@ -77,6 +85,23 @@ class Head:
             raise InputError(f"{folder}: no image lies in a folder named like a class ({', '.join(self.classes)})")
         return right / of
 
+    def with_class(self, name: str, pictures: Pictures) -> "Head":
+        """A head with one class more, from that class's images alone: what its own classes looked like is kept as rows
+        of features, and all are generated together again, as if the class had been there from the start.
+
+        Raises:
+            InputError: the class is there, there is no image, or nothing is kept to generate from.
+        """
+        if name in self.classes:
+            raise InputError(f"class {name!r} is there already; choose another name")
+        if not self.support or self.again is None:
+            raise InputError(
+                f"this head of {self.method} holds no features of its classes, so none can join them; generate it from"
+                " the images of all"
+            )
+        rows = self.extractor(images_of(self.extractor, listed_of(pictures)))
+        return self.again(dict(zip((*self.classes, name), (*self.support, rows), strict=True)))
+
     @property
     def is_kept_by_itself(self) -> bool:
         """Whether it is weights on the run's features alone, and no network of its own."""
@@ -103,10 +128,13 @@ class Head:
             raise InputError(f"{file} was generated for another body; generate it again from its images")
         learner = learner_of(facts["learner"])
         w = learner.space.flatten(tensors)[None].to(extractor.device)
-        return cls(tuple(facts["classes"]), learner, w, extractor, facts["method"], tuple(facts["shots"]))
+        shots = tuple(facts["shots"])
+        support = tensors["support"].to(extractor.device).split(shots) if "support" in tensors else ()
+        made = (facts["method"], shots, support, facts.get("seed", 0), facts.get("generator", ""))
+        return cls(tuple(facts["classes"]), learner, w, extractor, *made)
 
     def save(self, file: str | Path) -> None:
-        """Keep it, to be read again by ``read``.
+        """Keep it, and the features of the images that it was generated from, to be read again by ``read``.
 
         Raises:
             InputError: the method makes more than a head.
@@ -117,10 +145,13 @@ class Head:
             "classes": list(self.classes),
             "shots": list(self.shots),
             "method": self.method,
+            "seed": self.seed,
+            "generator": self.generator,
             "learner": self.learner.facts(),
             "features": self.extractor.name,
         }
-        write_tensors(file, self.state_dict(), facts, kind="head")
+        support = {"support": torch.cat(self.support)} if self.support else {}
+        write_tensors(file, self.state_dict() | support, facts, kind="head")
 
 
 def by_folder(task: Path) -> dict[str, list]:

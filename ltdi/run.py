@@ -5,12 +5,14 @@ head = run.generate("my_classes")      # a folder that holds a folder of images 
 head.classify("photographs")           # a table: image, class, probability
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ltdi.artefacts import load_start, names
 from ltdi.bodies import read_body
@@ -22,7 +24,7 @@ from ltdi.head import Head, Pictures, by_folder, images_of, listed_of
 from ltdi.methods.base import Method
 from ltdi.methods.saved import read_method
 from ltdi.seeding import generator
-from ltdi.store import read_json, read_tensors
+from ltdi.store import digest, read_json, read_tensors
 from ltdi.tasks import Context
 
 
@@ -44,13 +46,14 @@ class Run:
         if not (self.data / "model" / "methods").is_dir():
             raise InputError(f"{self.data}: no finished run; run `dvc repro`, or name a run's data folder")
         trained, controls = names(self.data)
+        self.names = (trained, *controls)
         self.name = method or trained
-        if self.name not in (trained, *controls):
-            raise InputError(f"--method {method} is not in {self.data}; allowed: {', '.join((trained, *controls))}")
+        if self.name not in self.names:
+            raise InputError(f"--method {method} is not in {self.data}; allowed: {', '.join(self.names)}")
         _, seen, self.facts = load_start(self.data, self.device)
         self.body: nn.Module = read_body(self.data / "body" / "body.safetensors")
         self.extractor = FeatureExtractor.of(self.data / "tasks", self.body, seen, self.device)
-        self.method: Method = read_method(self.data / "model" / "methods", self.name, self.body, self.device)
+        self.method = self._read(self.name)
 
     def noise(self, seed: int = 0) -> torch.Generator:
         """What generation draws from: the same seed, the same weights."""
@@ -59,10 +62,8 @@ class Run:
     def context(self, classes: Mapping[str, Pictures]) -> Context:
         """What the images of some classes say of their task; a class may have more images than another."""
         by_class = [images_of(self.extractor, listed_of(pictures)) for pictures in classes.values()]
-        images = nn.utils.rnn.pad_sequence(by_class, batch_first=True)[None]
-        shots = torch.tensor([len(each) for each in by_class], device=images.device)
-        mask = torch.arange(images.shape[2], device=images.device) < shots[None, :, None]
-        return context_of(self.extractor(images), None if bool(mask.all()) else mask, images)
+        rows = self.extractor(torch.cat(by_class)).split([len(each) for each in by_class])
+        return context_of_unequal(rows, by_class)
 
     @torch.no_grad()
     def generate(self, classes: str | Path | Mapping[str, Pictures], *, seed: int = 0) -> Head:
@@ -75,16 +76,7 @@ class Run:
         by_class = by_folder(Path(classes)) if isinstance(classes, str | Path) else dict(classes)
         if len(by_class) < 2:
             raise InputError(f"{len(by_class)} classes; give two or more")
-        context = self.context(by_class)
-        known = self.method_n_way
-        if self.method.one_size and context.n_way != known:
-            raise InputError(
-                f"{self.name} has learned heads of {known} classes, and generates none of {context.n_way}; set"
-                f" tasks.n_way = {context.n_way} in params.yaml and run `dvc repro`, or choose another method"
-            )
-        w = self.method.generate(context, generator=self.noise(seed))
-        shots = tuple(int(n) for n in context.present[0].sum(-1))
-        return Head(tuple(by_class), self.method.learner, w, self.extractor, self.name, shots)
+        return self._head(self.name, self.method, tuple(by_class), self.context(by_class), seed)
 
     def load_head(self, file: str | Path) -> Head:
         """A head that ``Head.save`` kept.
@@ -92,13 +84,45 @@ class Run:
         Raises:
             InputError: it is none, or was made for other features.
         """
-        return Head.read(Path(file), self.extractor)
+        kept = Head.read(Path(file), self.extractor)
+        return replace(kept, again=partial(self._again, kept))
 
-    @property
-    def method_n_way(self) -> int:
-        """Classes of the run's tasks."""
-        file = self.data / "model" / "methods" / f"{self.name}.safetensors"
-        return int(read_tensors(file, kind="method")[1]["setup"]["n_way"])
+    def _head(self, name: str, method: Method, classes: tuple[str, ...], context: Context, seed: int) -> Head:
+        known, generator_name = self._learned(name)
+        if method.one_size and context.n_way != known:
+            raise InputError(
+                f"{name} has learned heads of {known} classes, and generates none of {context.n_way}; set"
+                f" tasks.n_way = {context.n_way} in params.yaml and run `dvc repro`, or choose another method"
+            )
+        w = method.generate(context, generator=self.noise(seed))
+        shots = tuple(int(n) for n in context.present[0].sum(-1))
+        # a method that works on images is told nothing by their features
+        support = () if method.from_images else tuple(rows[:n] for rows, n in zip(context.rows[0], shots))
+        made = Head(classes, method.learner, w, self.extractor, name, shots, support, seed, generator_name)
+        return replace(made, again=partial(self._again, made))
+
+    @torch.no_grad()
+    def _again(self, head: Head, rows: Mapping[str, Tensor]) -> Head:
+        """A head of these classes from rows of each (K_n, F), generated as ``head`` was.
+
+        Raises:
+            InputError: what generated it is not in this run.
+        """
+        if head.method not in self.names or self._learned(head.method)[1] != head.generator:
+            raise InputError(
+                f"the head is of another training of {head.method} than {self.data} holds; generate it again from its"
+                " images"
+            )
+        method = self.method if head.method == self.name else self._read(head.method)
+        return self._head(head.method, method, tuple(rows), context_of_unequal(list(rows.values())), head.seed)
+
+    def _read(self, name: str) -> Method:
+        return read_method(self.data / "model" / "methods", name, self.body, self.device)
+
+    def _learned(self, name: str) -> tuple[int, str]:
+        """The classes of the tasks that a method of the run was trained on, and a name for all that it has learned."""
+        tensors, values = read_tensors(self.data / "model" / "methods" / f"{name}.safetensors", kind="method")
+        return int(values["setup"]["n_way"]), digest(tensors, values)
 
     def info(self) -> dict[str, Any]:
         """What the run is: plain values by name."""
@@ -124,6 +148,17 @@ class Run:
                 paired = metrics["paired"]
                 told |= {f"over {metrics['best_control']}": f"{paired['difference']:+.4f} ± {paired['ci95']:.4f}"}
         return told
+
+
+def context_of_unequal(rows: Sequence[Tensor], images: Sequence[Tensor] | None = None) -> Context:
+    """What rows (K_n, F), and images where they are there, of each class say of one task."""
+    shots = torch.tensor([len(each) for each in rows], device=rows[0].device)
+    mask = torch.arange(int(shots.max()), device=shots.device) < shots[None, :, None]
+
+    def padded(by_class: Sequence[Tensor]) -> Tensor:
+        return nn.utils.rnn.pad_sequence(list(by_class), batch_first=True)[None]
+
+    return context_of(padded(rows), None if bool(mask.all()) else mask, None if images is None else padded(images))
 
 
 def load(data: str | Path = "data", *, method: str = "") -> Run:

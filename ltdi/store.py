@@ -59,6 +59,10 @@ def write_text(path: str | Path, text: str) -> None:
     _atomically(Path(path), lambda p: p.write_text(text, encoding="utf-8"))
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    _atomically(Path(path), lambda p: p.write_bytes(content))
+
+
 def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 

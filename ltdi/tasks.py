@@ -1,5 +1,6 @@
 """Context, Task, and what a source of tasks can do: what methods know of tasks, whatever these are about."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -89,6 +90,10 @@ class TaskSource(Protocol):
 
     def fitted_on(self, tasks: Tensor, view: int = 0) -> Batch:
         """All that trained weights of tasks of the table are trained on; a later view is an augmented copy."""
+        ...
+
+    def by_class(self) -> Iterator[Tensor]:
+        """The rows (M, C) of each of the classes that tasks are made of, without augmented copies."""
         ...
 
     def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:

@@ -105,3 +105,7 @@ class Methods(Section):
     prototype_sgd: NoKnobs
     mean_head: NoKnobs
     nearest_head: NoKnobs
+    nearest_unit: NoKnobs
+    simpleshot: NoKnobs
+    logistic: NoKnobs
+    lda: NoKnobs

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from command import call
 from ruamel.yaml import YAML
 
 from bench.stages import read_stages
@@ -181,6 +182,20 @@ def finished(_finished, tmp_path) -> SimpleNamespace:
     shutil.copytree(_finished.data, tmp_path / "data")
     params = shutil.copy(_finished.params, tmp_path / "params.yaml")
     return SimpleNamespace(params=params, data=tmp_path / "data", store=_finished.store)
+
+
+@pytest.fixture
+def task(finished, tmp_path) -> SimpleNamespace:
+    """A meta-test task as folders, the run it comes from, and a function that classifies by it."""
+    assert call("example", "--task", 3, "--data", finished.data).exit_code == 0
+    folder = finished.data / "example"
+    return SimpleNamespace(
+        support=folder / "support",
+        query=folder / "query",
+        data=finished.data,
+        csv=tmp_path / "answers.csv",
+        call=lambda *arguments: call("classify", *arguments, "--data", finished.data),
+    )
 
 
 @pytest.fixture(scope="session")

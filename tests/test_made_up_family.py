@@ -5,6 +5,7 @@ sets.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -43,10 +44,10 @@ FITTING = {
 }
 # what a method that refuses misses first
 REFUSING = {
-    "prototype": "weights that hold a linear classifier",
-    "ridge": "weights that hold a linear classifier",
-    "prototype_sgd": "weights that hold a linear classifier",
-    "metadiff": "weights that hold a linear classifier",
+    **dict.fromkeys(
+        ("prototype", "ridge", "prototype_sgd", "nearest_unit", "simpleshot", "logistic", "lda", "metadiff"),
+        "weights that hold a linear classifier",
+    ),
     "ghn3": "a two-layer head",
     "reptile_head": "tasks made of classes",
     "reptile": "the images of its tasks",
@@ -141,6 +142,9 @@ class Sines:
     def fitted_on(self, tasks: Tensor, view: int = 0) -> Batch:
         x = torch.linspace(-math.pi, math.pi, N_POINTS).expand(len(tasks), -1)
         return points_of(x, _heights(self.waves[tasks], x))
+
+    def by_class(self) -> Iterator[Tensor]:
+        yield from ()
 
     def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
         return _waves(n_tasks, stream)

@@ -190,6 +190,7 @@ FUNCTIONS = {
     "weight_flow": {"own": {"noise": 0.0}},
     "llo_vae": {"own": {"temperature": 0.0}},
     **dict.fromkeys(("meta_hypernetwork", "ghn3", "prototype", "ridge", "prototype_sgd"), {}),
+    **dict.fromkeys(("nearest_unit", "simpleshot", "logistic", "lda"), {}),
 }
 
 
@@ -464,7 +465,10 @@ def test_prototype_is_the_nearest_class_mean(world):
     assert_close(scores, nearest_mean_accuracy(task.context.means, task.query["inputs"], task.query["labels"]))
 
 
-@pytest.mark.parametrize("name", ["prototype", "ridge", "head_sgd", "prototype_sgd"])
+SEEING = [name for name in CONTROLS if name not in ("mean_head", "nearest_head")]
+
+
+@pytest.mark.parametrize("name", SEEING)
 def test_controls_that_see_the_context_beat_chance(name, world):
     task = world.val.batch(torch.arange(len(world.val)))
     mean, _ = mean_and_ci95(world.head.score(draw(world.prepared(name), task.context), task.query))

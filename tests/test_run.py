@@ -8,37 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import call, refused
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from typer.testing import CliRunner
 
 import ltdi
 from ltdi.artefacts import load_sources, read_weights
-from ltdi.cli import app
 from ltdi.datasets import DATASETS
 from ltdi.datasets.images import read_images
 from ltdi.errors import InputError
 from ltdi.learner import Learner
 from ltdi.store import read_tensors, write_tensors
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(each) for each in arguments])
-
-
-@pytest.fixture
-def task(finished, tmp_path) -> SimpleNamespace:
-    """A meta-test task as folders, the run it comes from, and a function that classifies by it."""
-    assert call("example", "--task", 3, "--data", finished.data).exit_code == 0
-    folder = finished.data / "example"
-    return SimpleNamespace(
-        support=folder / "support",
-        query=folder / "query",
-        data=finished.data,
-        csv=tmp_path / "answers.csv",
-        call=lambda *arguments: call("classify", *arguments, "--data", finished.data),
-    )
 
 
 def names_of(data) -> list[str]:
@@ -98,6 +79,83 @@ def test_exported_weights_are_a_plain_file_that_classifies_alike(task, tmp_path)
 def test_what_is_no_task(task, images):
     with pytest.raises(InputError):
         ltdi.load(task.data).generate(images)
+
+
+# --- a class added later
+
+
+def one_less(task, tmp_path, *, method: str = "ltdi"):
+    """A run, a kept head of all classes but the last, that one's folder and those of the others."""
+    *others, last = sorted(task.support.iterdir())
+    shutil.copy(task.query / others[0].name / "0.png", others[0] / "more.png")
+    run = ltdi.load(task.data, method=method)
+    shutil.move(last, tmp_path / last.name)
+    run.generate(task.support, seed=3).save(tmp_path / "head.safetensors")
+    return SimpleNamespace(run=run, head=tmp_path / "head.safetensors", last=tmp_path / last.name, others=others)
+
+
+@pytest.mark.parametrize("method", ["ltdi", "prototype", "ridge", "prototype_sgd"])
+def test_a_class_added_later_is_as_if_it_had_been_there_from_the_start(method, task, tmp_path):
+    parts = one_less(task, tmp_path, method=method)
+    images = {place.name: sorted(place.iterdir()) for place in (*parts.others, parts.last)}
+    at_once = parts.run.generate(images, seed=3)
+    shutil.rmtree(task.support)  # the images of the first classes are not needed again
+    later = ltdi.load(task.data).load_head(parts.head).with_class(parts.last.name, parts.last)
+    assert later.classes == at_once.classes and later.shots == at_once.shots == (2, 1, 1, 1, 1)
+    assert later.method == method
+    assert_close(later.w, at_once.w, rtol=1e-3, atol=1e-4)
+    assert_close(later.probabilities(task.query), at_once.probabilities(task.query), rtol=1e-3, atol=1e-4)
+
+
+def test_a_class_added_on_the_command_line_and_the_longer_head_kept(task, tmp_path):
+    parts, longer = one_less(task, tmp_path), tmp_path / "longer.safetensors"
+    added = f"{parts.last.name}={parts.last}"
+    ended = task.call(parts.head, task.query, "--add", added, "--head", longer, "--csv", task.csv)
+    assert ended.exit_code == 0 and f"1 of {parts.last.name}, by ltdi" in ended.output, ended.output
+    first = task.csv.read_text()
+    assert task.call(longer, task.query, "--csv", task.csv).exit_code == 0 and task.csv.read_text() == first
+    assert task.call(task.support, task.query, "--seed", 3, "--add", added, "--csv", task.csv).exit_code == 0
+    assert task.csv.read_text() == first
+
+
+def test_two_classes_added_one_after_the_other(task, tmp_path):
+    parts = one_less(task, tmp_path)
+    head = parts.run.load_head(parts.head)
+    twice = head.with_class(parts.last.name, parts.last).with_class("more", task.query / parts.others[1].name)
+    assert twice.classes == (*(place.name for place in parts.others), parts.last.name, "more")
+    assert twice.shots == (2, 1, 1, 1, 1, 5) and head.classes == twice.classes[:4]
+
+
+def test_mistakes_in_a_class_to_add(task, tmp_path):
+    parts = one_less(task, tmp_path)
+    name = parts.last.name
+    refused(task.call(parts.head, "--add", name), f"--add {name}", "NAME=FOLDER")
+    refused(task.call(parts.head, "--add", f"{name}={tmp_path / 'nowhere'}"), tmp_path / "nowhere", "no such file")
+    refused(task.call(parts.head, "--add", f"{parts.others[0].name}={parts.last}"), "is there already")
+    (tmp_path / "empty").mkdir()
+    refused(task.call(parts.head, "--add", f"{name}={tmp_path / 'empty'}"), tmp_path / "empty")
+
+
+def test_no_class_joins_a_head_of_another_training(task, tmp_path):
+    parts = one_less(task, tmp_path)
+    file = task.data / "model" / "methods" / "ltdi.safetensors"
+    tensors, values = read_tensors(file, kind="method")
+    write_tensors(file, {name: value * 2 for name, value in tensors.items()}, values, kind="method")
+    assert task.call(parts.head, task.query).exit_code == 0
+    added = f"{parts.last.name}={parts.last}"
+    refused(task.call(parts.head, "--add", added), "another training of ltdi", "again from its images")
+
+
+def test_no_class_joins_a_head_of_one_size_or_without_its_features(task, tmp_path):
+    parts = one_less(task, tmp_path)
+    tensors, facts = read_tensors(parts.head, kind="head")
+    write_tensors(parts.head, {name: tensors[name] for name in tensors if name != "support"}, facts, kind="head")
+    added = f"{parts.last.name}={parts.last}"
+    assert task.call(parts.head, task.query).exit_code == 0
+    refused(task.call(parts.head, "--add", added), "no features of its classes")
+    shutil.move(parts.last, task.support / parts.last.name)
+    more = f"more={task.query / parts.last.name}"
+    refused(task.call(task.support, "--method", "mean_head", "--add", more), "heads of 5 classes", "none of 6")
 
 
 # --- images as a viewer shows them
@@ -262,13 +320,6 @@ def test_a_file_is_classified_like_the_folder_that_holds_it(task):
 
 
 # --- mistakes
-
-
-def refused(ended, *parts):
-    assert ended.exit_code == 2
-    assert ended.output.startswith("ltdi ") and ended.output.count("\n") == 1, ended.output
-    for part in parts:
-        assert str(part) in ended.output
 
 
 def test_fewer_than_two_classes(task):

@@ -11,7 +11,9 @@ from ltdi.learners import TwoLayerHead
 from ltdi.methods.base import Method
 from ltdi.methods.ghn3 import Ghn3
 from ltdi.methods.head_sgd import HeadSgd, PrototypeSgd
+from ltdi.methods.lda import Lda
 from ltdi.methods.llo_vae import LloVae
+from ltdi.methods.logistic import Logistic
 from ltdi.methods.ltdi import LtDi
 from ltdi.methods.lvdi import LvDi
 from ltdi.methods.mcdi import McDi
@@ -21,12 +23,14 @@ from ltdi.methods.meta_hypernetwork import MetaHypernetwork
 from ltdi.methods.metadiff import MetaDiff
 from ltdi.methods.naive_local import NaiveLocal
 from ltdi.methods.nearest_head import NearestHead
+from ltdi.methods.nearest_unit import NearestUnit
 from ltdi.methods.ocd import Ocd
 from ltdi.methods.prototype import Prototype
 from ltdi.methods.reptile import Reptile
 from ltdi.methods.reptile_head import ReptileHead
 from ltdi.methods.ridge import Ridge
 from ltdi.methods.setup import Setup
+from ltdi.methods.simpleshot import SimpleShot
 from ltdi.methods.weight_flow import WeightFlow
 from ltdi.seeding import generator
 from ltdi.starts import Start
@@ -62,6 +66,10 @@ CONTROLS: dict[str, type[Method]] = {
     "prototype_sgd": PrototypeSgd,
     "mean_head": MeanHead,
     "nearest_head": NearestHead,
+    "nearest_unit": NearestUnit,
+    "simpleshot": SimpleShot,
+    "logistic": Logistic,
+    "lda": Lda,
 }
 
 
