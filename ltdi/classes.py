@@ -3,6 +3,7 @@
 The classes of a task stand in label order everywhere: slot ``n`` belongs to label ``n``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -125,6 +126,10 @@ class ClassTasks:
     @property
     def n_views(self) -> int:
         return self.of.n_views
+
+    @property
+    def parts(self) -> "Sequence[ClassTasks]":
+        return [self]
 
     def batch(self, tasks: Tensor) -> Task:
         return Task(self.context(tasks), self._query(self.classes[tasks], self.query[tasks]))

@@ -18,12 +18,35 @@ from pipeline.knobs import Count, Methods, NonNegative, Positive, Section, Share
 Transforms = Literal["none", "rotations", "mirrored", "dihedral"]
 
 
+class Domains(Section):
+    train: list[str]
+    val: list[str]
+    test: list[str]
+
+
 class Data(Section):
-    name: Literal["glyphs", "omniglot", "mini_imagenet"]
+    name: Literal[
+        "glyphs",
+        "omniglot",
+        "mini_imagenet",
+        "folder",
+        "tiny_imagenet",
+        "imagenet",
+        "pacs",
+        "domainnet",
+        "cifar10",
+        "cifar100",
+        "stl10",
+        "aircraft",
+        "pets",
+    ]
     root: Path
     download: bool
     train_on_val: bool
-    mini_imagenet_size: Annotated[int, Field(ge=16)]
+    splits: Path | None
+    size: Annotated[int, Field(ge=16)]
+    images_a_class: Annotated[int, Field(ge=2)] | None
+    domains: Domains
 
 
 class Augment(Section):
@@ -64,7 +87,7 @@ class Tasks(Section):
 
 
 class Scenario(Section):
-    name: Literal["few_shot"]
+    name: Literal["few_shot", "domains"]
 
 
 class Learner(Section):

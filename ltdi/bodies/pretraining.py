@@ -65,7 +65,7 @@ def pretrain(
         chosen = pick(counts[classes], images_a_class, stream)
         again = chosen.take_along_dim(torch.arange(images_a_class) % counts[classes, None], 1)
         chosen = torch.where(chosen < 0, again, chosen)
-        batch = images.images[first[classes, None] + chosen].float().div_(255)
+        batch = images.pixels(first[classes, None] + chosen).float().div_(255)
         batch = augment(batch.flatten(0, 1), stream).unflatten(0, chosen.shape)
         batch = batch.to(device, non_blocking=True)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
