@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ltdi.classes import Classes, ClassTasks
+from ltdi.domains import DomainTasks
 from ltdi.errors import InputError
 from ltdi.features import FeatureMap
 from ltdi.learners import learner_of
@@ -29,12 +30,32 @@ def read_class_tasks(folder: Path, splits: Collection[str], images_of: Collectio
         classes = Classes(features[split], features[f"{split}/counts"])
         sources[split] = ClassTasks.from_table(classes, table[table.split == split])
     if images_of:
+        if not has_images(folder):
+            raise InputError(
+                f"{folder}: the images of these tasks were too many to be kept with them; choose a method that works on"
+                " features, or name images of your own"
+            )
         images, _ = read_tensors(folder / "images.safetensors", kind="images")
         sources |= {split: sources[split].with_images(images[split]) for split in images_of}
     return sources
 
 
-SOURCES = {"classes": read_class_tasks}
+def read_domain_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, ClassTasks]:
+    """The same, of tasks that lie within domains."""
+    features, _ = read_tensors(folder / "features.safetensors", kind="features")
+    plain = read_class_tasks(folder, splits, images_of)
+    return {
+        split: DomainTasks(each.of, each.classes, each.support, each.query, features[f"{split}/domains"].tolist())
+        for split, each in plain.items()
+    }
+
+
+def has_images(folder: Path) -> bool:
+    """Whether the prepared tasks in a folder have their images beside them."""
+    return (folder / "images.safetensors").is_file()
+
+
+SOURCES = {"classes": read_class_tasks, "domains": read_domain_tasks}
 """How the prepared tasks of a scenario are read back: (folder, splits, images_of) -> the TaskSource of each split."""
 
 SHARD_NUMBERS = 2**21

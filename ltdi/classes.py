@@ -3,7 +3,7 @@
 The classes of a task stand in label order everywhere: slot ``n`` belongs to label ``n``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -123,6 +123,10 @@ class ClassTasks:
     @property
     def n_classes(self) -> int:
         return len(self.of)
+
+    @property
+    def parts(self) -> "Sequence[ClassTasks]":
+        return [self]
 
     def batch(self, tasks: Tensor) -> Task:
         return Task(self.context(tasks), self._query(self.classes[tasks], self.query[tasks]))

@@ -39,6 +39,11 @@ class FeatureExtractor:
         """uint8 (M, channels, size, size)"""
         return DATASETS[self.data_set].read(files, self.size).to(self.device)
 
+    def blank(self, shape: Sequence[int]) -> Tensor:
+        """Images without anything on them, uint8 (*shape, channels, size, size)."""
+        channels = len(DATASETS[self.data_set].mode)
+        return torch.zeros(*shape, channels, self.size, self.size, dtype=torch.uint8, device=self.device)
+
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 images (…, channels, size, size) -> (…, F)"""
         features = embed(self.body, images).to(self.device) / self.scale

@@ -24,12 +24,15 @@ def scores_on_new_tasks(
     """The score of each task (candidates, n_tasks) with the weights of each candidate, a (B, D) each that
     ``weights_of`` gives.
 
-    Tasks are drawn by ``stream`` alone: scores from two calls with streams of one name are paired.
+    Tasks are drawn by ``stream`` alone: scores from two calls with streams of one name are paired. Of a source of
+    several parts each gives as many, of as many slots as it has.
     """
     scores = []
-    for names in source.draw(n_tasks, stream, n_way=n_way).split(64):
-        task = source.new(names, stream, n_shot=n_shot)
-        scores.append(torch.stack([learner.score(w, task.query) for w in weights_of(task.context)]))
+    parts = source.parts
+    for part in parts:
+        for names in part.draw(-(-n_tasks // len(parts)), stream, n_way=n_way).split(64):
+            task = part.new(names, stream, n_shot=n_shot)
+            scores.append(torch.stack([learner.score(w, task.query) for w in weights_of(task.context)]))
     return torch.cat(scores, 1).double()
 
 

@@ -1,6 +1,6 @@
 """Context, Task, and what a source of tasks can do: what methods know of tasks, whatever these are about."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -77,6 +77,11 @@ class TaskSource(Protocol):
     def n_views(self) -> int: ...
     @property
     def n_classes(self) -> int: ...
+    @property
+    def parts(self: Self) -> "Sequence[Self]":
+        """Sources whose tasks are scored apart, because new ones of theirs may be of different sizes; together they are
+        this one."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ltdi.artefacts import SOURCES, SPLITS, index_rows, write_start
+from ltdi.artefacts import SOURCES, SPLITS, has_images, index_rows, write_start
 from ltdi.console import say
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
@@ -54,7 +54,8 @@ def main(params_file: Path, data: Path) -> None:
     _check_dropped(table, knobs.max_dropped)
     for name, path in found.items():
         link_or_copy(path, data / "trajectories" / name)
-    facts = {"scenario": params.scenario.name, "source": scenario.source, "provides": sorted(scenario.provides)}
+    provides = scenario.provides - (set() if has_images(data / "tasks") else {"images"})
+    facts = {"scenario": params.scenario.name, "source": scenario.source, "provides": sorted(provides)}
     write_start(data, start, seen, facts)
     write_table(data / "trajectories" / "index.parquet", table)
     train = table[(table.split == "meta_train") & table.kept]

@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.artefacts import SHARD_NUMBERS, load_sources, load_start, names, write_weights
+from ltdi.artefacts import SHARD_NUMBERS, has_images, load_sources, load_start, names, write_weights
 from ltdi.bodies import read_body
 from ltdi.console import say
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
-from ltdi.learner import map_batch
+from ltdi.learner import Batch, map_batch
 from ltdi.methods.base import Method
 from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.methods.refined import Refined
@@ -35,7 +35,8 @@ def main(params_file: Path, data: Path) -> None:
     knobs, seed = params.generate, params.seed
     deterministic()
     where = device()
-    test = load_sources(data, splits=["meta_test"], images_of=["meta_test"], device=where)["meta_test"]
+    images_of = ["meta_test"] if has_images(data / "tasks") else []
+    test = load_sources(data, splits=["meta_test"], images_of=images_of, device=where)["meta_test"]
     body = read_body(data / "body" / "body.safetensors").to(where).to(memory_format=torch.channels_last)
     name, controls = names(data)
     methods = {each: read_method(data / "model" / "methods", each, body, where) for each in (name, *controls)}
@@ -97,7 +98,7 @@ class _Clock:
         one = map_batch(lambda value: value[:, :1], task.query)
 
         def answer() -> Tensor:
-            inputs = one if method.from_images else dict(one) | {"inputs": self.extractor(one["images"])}
+            inputs = one if method.from_images else dict(one) | {"inputs": self.extractor(self.images(one))}
             return method.learner.score(w, inputs)
 
         def generate() -> Tensor:
@@ -115,8 +116,15 @@ class _Clock:
         if batch not in self.embedding:
             examples = task.context.examples
             assert examples is not None
-            self.embedding[batch] = self.median(lambda: self.extractor(examples["images"]), task.context) / batch
+            images = self.images(examples)
+            self.embedding[batch] = self.median(lambda: self.extractor(images), task.context) / batch
         return self.embedding[batch]
+
+    def images(self, batch: Batch) -> Tensor:
+        """Of its inputs (B, M, channels, size, size); blank ones, which take as long, where they are not kept."""
+        if "images" in batch:
+            return batch["images"]
+        return self.extractor.blank(batch["inputs"].shape[:2])
 
     def median(self, call: Callable[[], Tensor], context: Context) -> float:
         """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow ones as a second holds."""

@@ -18,12 +18,35 @@ from pipeline.knobs import Count, Methods, NonNegative, Positive, Section, Share
 Transforms = Literal["none", "rotations", "mirrored", "dihedral"]
 
 
+class Domains(Section):
+    train: list[str]
+    val: list[str]
+    test: list[str]
+
+
 class Data(Section):
-    name: Literal["glyphs", "omniglot", "mini_imagenet"]
+    name: Literal[
+        "glyphs",
+        "omniglot",
+        "mini_imagenet",
+        "folder",
+        "tiny_imagenet",
+        "imagenet",
+        "pacs",
+        "domainnet",
+        "cifar10",
+        "cifar100",
+        "stl10",
+        "aircraft",
+        "pets",
+    ]
     root: Path
     download: bool
     train_on_val: bool
-    mini_imagenet_size: Annotated[int, Field(ge=16)]
+    splits: Path | None
+    size: Annotated[int, Field(ge=16)]
+    images_a_class: Annotated[int, Field(ge=2)] | None
+    domains: Domains
 
 
 class Augment(Section):
@@ -34,8 +57,9 @@ class Augment(Section):
 
 
 class Body(Section):
-    name: Literal["conv4"]
+    name: Annotated[str, Field(pattern=r"^(conv4|resnet12|timm/.+)$")]
     weights: Path | None
+    image_size: Annotated[int, Field(ge=16)] | None
     filters: Count
     transforms: Transforms
     steps: Count
@@ -63,7 +87,7 @@ class Tasks(Section):
 
 
 class Scenario(Section):
-    name: Literal["few_shot"]
+    name: Literal["few_shot", "domains"]
 
 
 class Learner(Section):

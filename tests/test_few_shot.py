@@ -10,7 +10,8 @@ from ltdi.datasets import ImageSet
 from ltdi.features import NORMALISATIONS
 from ltdi.learners import LinearHead, TwoLayerHead
 from ltdi.scenarios import SCENARIOS
-from ltdi.scenarios.few_shot import CLOSED_FORMS, FewShot, _accuracies, _calibrated, _scores
+from ltdi.scenarios.few_shot import FewShot
+from ltdi.scenarios.image_tasks import CLOSED_FORMS, _accuracies, _calibrated, _scores
 from ltdi.seeding import generator
 from ltdi.selection import is_ahead
 from ltdi.starts import STARTS, Prototype

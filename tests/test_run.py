@@ -16,7 +16,7 @@ from torch.testing import assert_close
 import ltdi
 from ltdi.artefacts import load_sources, read_weights
 from ltdi.datasets import DATASETS
-from ltdi.datasets.images import read_images
+from ltdi.datasets.reading import read_images
 from ltdi.errors import InputError
 from ltdi.learner import Learner
 from ltdi.store import read_tensors, write_tensors
@@ -206,7 +206,7 @@ def test_links_are_followed_and_what_a_dot_hides_is_left_out(task, tmp_path):
 
 @pytest.mark.parametrize("data_set", DATASETS)
 def test_files_and_a_data_sets_images_are_inverse(tmp_path, data_set):
-    channels = 3 if data_set == "mini_imagenet" else 1
+    channels = len(DATASETS[data_set].mode)
     images = torch.randint(256, (2, channels, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     files = [tmp_path / f"{j}.png" for j in range(2)]
     for file, image in zip(files, DATASETS[data_set].as_files(images)):

@@ -1,28 +1,50 @@
 """Images to the features of a frozen body."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ltdi.datasets.reading import Streamed
+from ltdi.devices import precision
 from ltdi.seeding import generator
+
+LARGE = 64
+"""Images at once through a body that has a size for them: those are large."""
+
+
+def _quietly(rows: Iterable, **shown: Any) -> Iterable:
+    return rows
 
 
 @torch.no_grad()
-def embed(body: nn.Module, images: Tensor, *, batch: int = 1000) -> Tensor:
-    """images (..., channels, height, width) uint8 or float in [0, 1] -> features (..., F) of the frozen body."""
+def embed(
+    body: nn.Module, images: Tensor | Streamed, *, batch: int = 1000, follow: Callable = _quietly, name: str = "embed"
+) -> Tensor:
+    """images (..., channels, height, width) uint8 or float in [0, 1] -> features (..., F) of the frozen body.
+
+    In the number format that the body asks for (``precision``), float32 where it says nothing. No more than ``batch``
+    images are in memory at once, of those that are streamed; ``follow(rows, …)`` shows how far it has come.
+    """
     body.eval()
     device = next(body.parameters()).device
+    number = precision(getattr(body, "precision", "float32"), device)
+    batch = min(batch, LARGE) if getattr(body, "image_size", None) else batch
+    flat = images if isinstance(images, Streamed) else images.flatten(0, -4)
+    starts = [{"image": first} for first in range(0, len(flat), batch)]
     features = []
-    for part in images.flatten(0, -4).split(batch):
+    for row in follow(starts, name=name, total=len(starts), show="image"):
+        part = flat[row["image"] : row["image"] + batch]
         part = part.to(device).float().div(255) if part.dtype == torch.uint8 else part.to(device)
-        features.append(body(part.contiguous(memory_format=torch.channels_last)).cpu())
+        with torch.autocast(device.type, number, enabled=number != torch.float32):
+            features.append(body(part.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(features).unflatten(0, images.shape[:-3])
 
 
 def embed_views(
     body: nn.Module,
-    images: Tensor,
+    images: Tensor | Streamed,
     *,
     views: int,
     augment: Callable[[Tensor, torch.Generator], Tensor],
@@ -32,5 +54,8 @@ def embed_views(
     features = [embed(body, images)]
     for row in follow(({"view": view} for view in range(views)), name="augmented views", total=views, show="view"):
         stream = generator(0, "augmented view", row["view"])
-        features.append(embed(body, augment(images.float().div(255), stream)))
+        at_once = LARGE if isinstance(images, Streamed) else len(images)
+        for first in range(0, len(images), at_once):
+            part = images[first : first + at_once].float().div(255)
+            features.append(embed(body, augment(part, stream)))
     return torch.cat(features)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ltdi.bodies.base import Body
 from ltdi.datasets.images import ImageSet
 from ltdi.seeding import generator, pick
 from ltdi.training import Training
@@ -19,7 +20,7 @@ from ltdi.training import Training
 class EpisodicLoss(nn.Module):
     """A body with the scale of its distances: images -> mean cross-entropy of one-shot episodes."""
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: Body) -> None:
         super().__init__()
         self.body = body
         self.log_scale = nn.Parameter(torch.zeros(()))
@@ -64,7 +65,7 @@ def pretrain(
         chosen = pick(counts[classes], images_a_class, stream)
         again = chosen.take_along_dim(torch.arange(images_a_class) % counts[classes, None], 1)
         chosen = torch.where(chosen < 0, again, chosen)
-        batch = images.images[first[classes, None] + chosen].float().div_(255)
+        batch = images.pixels(first[classes, None] + chosen).float().div_(255)
         batch = augment(batch.flatten(0, 1), stream).unflatten(0, chosen.shape)
         batch = batch.to(device, non_blocking=True)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):

@@ -3,23 +3,22 @@
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from ltdi.datasets import glyphs, mini_imagenet, omniglot
+from ltdi.datasets import glyphs, mini_imagenet, omniglot, photographs
 from ltdi.datasets.images import (
     SPLITS,
     TRANSFORMS,
     ImageSet,
     augment,
     expand_classes,
-    find_images,
     join,
-    read_images,
     to_float,
-    transform,
 )
+from ltdi.datasets.reading import find_images, read_images, transform
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class DataSet:
     on_paper: bool = False
     sized: bool = False
     """Whether it is loaded at a size of choice."""
+    classes_split: bool = False
+    """Whether its classes are split here, by a table or by chance."""
 
     def read(self, files: Sequence[Path | zipfile.Path], size: int) -> torch.Tensor:
         """Image files as the data set's images are: uint8 (len(files), channels, size, size)."""
@@ -46,6 +47,10 @@ DATASETS: dict[str, DataSet] = {
     "glyphs": DataSet(glyphs.load, "L", on_paper=True),
     "omniglot": DataSet(omniglot.load, "L", on_paper=True),
     "mini_imagenet": DataSet(mini_imagenet.load, "RGB", sized=True),
+}
+DATASETS |= {
+    name: DataSet(partial(photographs.load, name=name), "RGB", sized=True, classes_split=True)
+    for name in ("folder", *photographs.KNOWN)
 }
 
 __all__ = [

@@ -1,23 +1,14 @@
 """A data set is images by class; what may be done to it before tasks are drawn from it."""
 
-import io
 import math
-import os
-import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from ltdi.datasets.reading import Streamed, transform
 from ltdi.errors import InputError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-ImageFile = Path | zipfile.Path
 
 SPLITS = ("meta_train", "meta_val", "meta_test")
 
@@ -38,13 +29,15 @@ TRANSFORMS: dict[str, tuple[tuple[bool, int], ...]] = {
 class ImageSet:
     """Images by class: those of the first class, then those of the second, and so on.
 
-    ``images`` is uint8 (R, channels, height, width), ``names`` the classes' names, all different, ``counts`` how many
-    images each has.
+    ``images`` is uint8 (R, channels, height, width), in memory or read when they are asked for, ``names`` the classes'
+    names, all different, ``counts`` how many images each has, ``domains`` what each class is a picture of, where the
+    data set says so: a photograph, a sketch …
     """
 
-    images: Tensor
+    images: Tensor | Streamed
     names: tuple[str, ...]
     counts: tuple[int, ...]
+    domains: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         assert self.images.dtype == torch.uint8, self.images.dtype
@@ -71,12 +64,9 @@ class ImageSet:
         counts = torch.tensor(self.counts)
         return counts.cumsum(0) - counts, counts
 
-
-def transform(images: Tensor, mirrored: bool, quarter_turns: int) -> Tensor:
-    """``images`` (..., height, width) under one symmetry of the square."""
-    if mirrored:
-        images = images.flip(-1)
-    return images.rot90(quarter_turns, dims=(-2, -1))
+    def pixels(self, rows: Tensor) -> Tensor:
+        """The images of these numbers (…,): uint8 (…, channels, height, width)."""
+        return self.images[rows.flatten()].unflatten(0, rows.shape)
 
 
 def expand_classes(image_set: ImageSet, transforms: str) -> ImageSet:
@@ -88,9 +78,14 @@ def expand_classes(image_set: ImageSet, transforms: str) -> ImageSet:
     if transforms not in TRANSFORMS:
         raise InputError(f"unknown class transforms {transforms!r}; allowed: {', '.join(TRANSFORMS)}")
     symmetries = TRANSFORMS[transforms]
-    images = torch.cat([transform(image_set.images, *symmetry) for symmetry in symmetries])
+    images: Tensor | Streamed
+    if isinstance(image_set.images, Streamed):
+        images = image_set.images.under(symmetries)
+    else:
+        images = torch.cat([transform(image_set.images, *symmetry) for symmetry in symmetries])
     names = tuple(name + _suffix(*s) for s in symmetries for name in image_set.names)
-    return ImageSet(images, names, image_set.counts * len(symmetries))
+    domains = image_set.domains and image_set.domains * len(symmetries)
+    return ImageSet(images, names, image_set.counts * len(symmetries), domains)
 
 
 def _suffix(mirrored: bool, quarter_turns: int) -> str:
@@ -106,7 +101,13 @@ def join(a: ImageSet, b: ImageSet) -> ImageSet:
             f"cannot join images of {tuple(a.images.shape[1:])} and of {tuple(b.images.shape[1:])} "
             "(channels, height, width); both sets must have the same"
         )
-    return ImageSet(torch.cat([a.images, b.images]), a.names + b.names, a.counts + b.counts)
+    images: Tensor | Streamed
+    if isinstance(a.images, Streamed) and isinstance(b.images, Streamed):
+        images = a.images + b.images
+    else:
+        images = torch.cat([each.images[:] for each in (a, b)])
+    domains = a.domains + b.domains if a.domains and b.domains else None
+    return ImageSet(images, a.names + b.names, a.counts + b.counts, domains)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -141,70 +142,3 @@ def augment(
     row_y = torch.stack([sin * scale_x, (sin * shear + cos) * scale_y, shift_y], -1)
     grid = F.affine_grid(torch.stack([row_x, row_y], 1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def find_images(folder: Path) -> dict[str, ImageFile]:
-    """The image files of ``folder``, or of the zip of its name beside it, by path below the folder.
-
-    Links to folders are followed; what a dot hides is left out. Both kinds of values have the same ``read_bytes``.
-    Empty if there is neither folder nor zip.
-    """
-    found: dict[str, ImageFile] = {}
-    if folder.is_dir():
-        for place, folders, files in os.walk(folder, followlinks=True):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            paths = (Path(place) / name for name in files if not name.startswith("."))
-            found |= {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
-    elif (file := folder.with_suffix(".zip")).is_file():
-        try:
-            archive = zipfile.ZipFile(file)
-        except zipfile.BadZipFile as error:
-            raise InputError(f"{file} is no zip file or an incomplete one ({error}); get it again") from error
-        top = folder.name + "/"
-        for name in archive.namelist():
-            if name.startswith(top):
-                found[name.removeprefix(top)] = zipfile.Path(archive, name)
-    return {name: found[name] for name in sorted(found) if name.lower().endswith(SUFFIXES)}
-
-
-def read_images(pictures: Sequence[ImageFile | Image.Image | np.ndarray], *, mode: str, size: int) -> Tensor:
-    """uint8 (len(pictures), channels, size, size) of files or of images in memory; ``mode`` is PIL's: "L" one channel,
-    "RGB" three.
-
-    Raises:
-        InputError: one cannot be read.
-    """
-    images = np.empty((len(pictures), size, size, len(mode)), np.uint8)
-    for i, picture in enumerate(pictures):
-        try:
-            image = _upright(_opened(picture)).convert(mode)
-        except Exception as error:  # a damaged file makes zlib, zipfile and PIL raise half a dozen different types
-            what = picture if isinstance(picture, Path | zipfile.Path) else f"number {i}"
-            why = str(error) if isinstance(error, ValueError) else type(error).__name__
-            raise InputError(f"cannot read the image {what} ({why}); get it again") from error
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR)  # antialiased, unlike torch's default
-        images[i] = np.asarray(image).reshape(size, size, len(mode))
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-
-
-def _opened(picture: ImageFile | Image.Image | np.ndarray) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture
-    return Image.fromarray(picture) if isinstance(picture, np.ndarray) else Image.open(io.BytesIO(picture.read_bytes()))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """As a viewer shows it: turned as its EXIF says, on white where it is transparent, of 8 bits a channel."""
-    image = ImageOps.exif_transpose(image)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.float64)
-        # floats are shares of white; integers of more than 8 bits are of 16
-        most = 1.0 if image.mode == "F" else 65535.0
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > most:
-            raise ValueError(f"numbers from {values.min():g} to {values.max():g}, not from 0 to {most:g}")
-        return Image.fromarray((values * 255 / most).round().astype(np.uint8))
-    return image

@@ -8,7 +8,8 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 
-from ltdi.datasets.images import SPLITS, ImageSet, find_images, read_images
+from ltdi.datasets.images import SPLITS, ImageSet
+from ltdi.datasets.reading import find_images, read_images
 from ltdi.errors import InputError
 
 SIZE = 84
@@ -23,12 +24,17 @@ HOW_TO_GET = (
 
 def load(root: Path, *, download: bool = False, size: int = SIZE) -> dict[str, ImageSet]:
     """Every split as (images, 3, size, size), read from ``root`` or its folder ``mini-imagenet``."""
-    root = Path(root)
+    splits = files(Path(root), download=download)
+    return {split: _read_split(classes, size) for split, classes in splits.items()}
+
+
+def files(root: Path, *, download: bool = False) -> dict[str, dict[str, list]]:
+    """Of the classes of every split by name the files of their images."""
     if download:
         raise InputError(f"mini-ImageNet cannot be downloaded: {HOW_TO_GET} in {root}")
     home = locate(root)
     found = find_images(home / "images")
-    return {split: _load_split(home / table, found, size) for split, table in TABLES.items()}
+    return {split: _files_of(home / table, found) for split, table in TABLES.items()}
 
 
 def locate(root: Path) -> Path:
@@ -44,7 +50,12 @@ def locate(root: Path) -> Path:
     return home
 
 
-def _load_split(table: Path, found: dict, size: int) -> ImageSet:
+def _read_split(classes: dict[str, list], size: int) -> ImageSet:
+    images = read_images([file for files in classes.values() for file in files], mode="RGB", size=size)
+    return ImageSet(images, tuple(classes), tuple(map(len, classes.values())))
+
+
+def _files_of(table: Path, found: dict) -> dict[str, list]:
     classes = _read_table(table)
     files = [file for files in classes.values() for file in files]
     missing = [file for file in files if file not in found]
@@ -53,8 +64,7 @@ def _load_split(table: Path, found: dict, size: int) -> ImageSet:
             f"{len(missing)} of the {len(files)} images of {table} are not in {table.parent / 'images'} "
             f"(folder or .zip), the first is {missing[0]!r}; add them, or take their lines out of the table"
         )
-    images = read_images([found[file] for file in files], mode="RGB", size=size)
-    return ImageSet(images, tuple(classes), tuple(map(len, classes.values())))
+    return {name: [found[file] for file in files] for name, files in classes.items()}
 
 
 def _read_table(table: Path) -> dict[str, list[str]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from ltdi.datasets.images import SPLITS, ImageSet, find_images, read_images
+from ltdi.datasets.images import SPLITS, ImageSet
+from ltdi.datasets.reading import find_images, read_images
 from ltdi.errors import InputError
 from ltdi.seeding import generator
 
@@ -29,14 +30,7 @@ def load(root: Path, *, download: bool = False) -> dict[str, ImageSet]:
     Each half of the data may be a folder or a zip. The split is fixed: the classes in the order of
     their names, permuted once and for all, 800 / 400 / 423.
     """
-    root = Path(root)
-    if download and _find(root) is None:
-        _download(root)
-    home = locate(root)
-
-    paths: dict[str, list] = {}
-    for half in N_CLASSES:
-        paths |= _classes(home / half)
+    paths = {name: own for half in files(Path(root), download=download).values() for name, own in half.items()}
     names = sorted(paths)
     images = 255 - read_images([path for name in names for path in paths[name]], mode="L", size=SIZE)
     images = images.unflatten(0, (len(names), N_IMAGES))
@@ -46,6 +40,14 @@ def load(root: Path, *, download: bool = False) -> dict[str, ImageSet]:
         split: ImageSet.of(images[chosen], tuple(names[i] for i in chosen))
         for split, chosen in zip(SPLITS, order.split(SPLIT_SIZES))
     }
+
+
+def files(root: Path, *, download: bool = False) -> dict[str, dict[str, list]]:
+    """Of both halves the characters by name, e.g. ``Greek/character01``, with the files of their 20 drawings."""
+    if download and _find(root) is None:
+        _download(root)
+    home = locate(root)
+    return {half: _classes(home / half) for half in N_CLASSES}
 
 
 def locate(root: Path) -> Path:

@@ -13,29 +13,20 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ltdi.bodies import BODIES, read_body
 from ltdi.bodies.embedding import embed, embed_views
-from ltdi.bodies.pretraining import EpisodicLoss, pretrain
 from ltdi.classes import Classes, ClassTasks
-from ltdi.datasets import DATASETS, SPLITS, ImageSet, augment, expand_classes, join
-from ltdi.devices import precision
+from ltdi.datasets import DATASETS, SPLITS, ImageSet, expand_classes, join
+from ltdi.datasets.reading import Streamed
 from ltdi.errors import InputError
-from ltdi.features import NORMALISATIONS, FeatureMap
-from ltdi.learner import Learner
-from ltdi.learners import LinearHead, TwoLayerHead
-from ltdi.metrics import mean_and_ci95, nearest_mean_accuracy
+from ltdi.features import FeatureMap
 from ltdi.provenance import name_of
 from ltdi.scenarios.base import Prepared, Pretraining
-from ltdi.seeding import generator
-from ltdi.selection import is_ahead, scores_on_new_tasks
-from ltdi.starts import STARTS, Start
-from ltdi.starts.base import shared_draw
-from ltdi.starts.closed_form import ClosedForm
+from ltdi.scenarios.image_tasks import augmented, choose_start, pretraining, scale_of
+from ltdi.starts import Start
 from ltdi.store import Cache
 
-# start: closed_form is the first of these, or another that is ahead of it
-CLOSED_FORMS = ("prototype", "ridge")
-START_TASKS = 2000
+KEPT_BYTES = 2**30
+"""Streamed images of more are not kept with the tasks: methods that work on images are refused then."""
 
 
 class FewShot:
@@ -44,42 +35,12 @@ class FewShot:
     source: ClassVar[str] = "classes"
     provides: ClassVar[frozenset[str]] = frozenset({"classes", "examples", "images"})
 
-    # -- the body ------------------------------------------------------------------------------------
-
     def pretrain(
         self, data: Mapping[str, Any], body: Mapping[str, Any], *, seed: int, device: torch.device
     ) -> Pretraining:
         """A body trained on the meta-training classes alone, or one from a file."""
         splits = image_sets(data)
-        facts = {"name": body["name"], "channels": splits["meta_train"].images.shape[1], "filters": body["filters"]}
-        if body["weights"]:
-            trained = read_body(Path(body["weights"]), facts).to(device).to(memory_format=torch.channels_last)
-            return Pretraining(trained, facts, partial(_scores, trained, splits["meta_val"], seed))
-        images = expand_classes(splits["meta_train"], body["transforms"])
-        torch.manual_seed(generator(seed, "body").initial_seed())
-        model = EpisodicLoss(BODIES[body["name"]](facts["channels"], filters=body["filters"]))
-        model.to(device).to(memory_format=torch.channels_last)
-        rows = partial(
-            pretrain,
-            images=images,
-            classes_a_batch=body["classes_a_batch"],
-            images_a_class=body["images_a_class"],
-            augment=partial(_augmented, body["augment"]),
-            precision=precision(body["precision"], device),
-            seed=seed,
-        )
-        return Pretraining(
-            model.body,
-            facts,
-            partial(_scores, model.body, splits["meta_val"], seed),
-            model=model,
-            rows=rows,
-            optimizer={key: body[key] for key in ("lr", "steps", "ema", "weight_decay")},
-            inputs=(dict(body), seed, images.images, list(images.counts)),
-            code=("ltdi.bodies.pretraining", type(model.body).__module__),
-        )
-
-    # -- the tasks -----------------------------------------------------------------------------------
+        return pretraining(splits["meta_train"], splits["meta_val"], body, seed=seed, device=device)
 
     def prepare(
         self, frozen: nn.Module, data: Mapping[str, Any], tasks: Mapping[str, Any], *, seed: int, follow: Callable
@@ -100,13 +61,7 @@ class FewShot:
         splits["meta_train"] = expand_classes(splits["meta_train"], tasks["transforms"])
         splits["meta_val"] = expand_classes(splits["meta_val"], tasks["val_transforms"])
         features = _embedded(frozen, splits, tasks, follow)
-        # scaled, not centred: what ends in ReLU stays >= 0
-        scale = features["meta_train"].square().mean().sqrt()
-        if not 0 < scale.item() < math.inf:
-            raise InputError(
-                f"the body's features have size {scale.item()}; train it with a lower body.lr, or name another as"
-                " body.weights"
-            )
+        scale = scale_of(features["meta_train"])
         kept: dict[str, Tensor] = {}
         tables = []
         for split in SPLITS:
@@ -123,71 +78,32 @@ class FewShot:
             )
             tables.append(source.to_table())
             tables[-1].insert(0, "split", split)
+        line = ", ".join(f"{split}: {tasks[split]} tasks from {len(splits[split].names)} classes" for split in SPLITS)
+        kinds = {"features": (kept, facts | {"scale": scale.item()})}
         # images: for methods that change the body, and to time what a user meets, from images to weights
         images = {split: splits[split].images for split in SPLITS}
-        line = ", ".join(f"{split}: {tasks[split]} tasks from {len(splits[split].names)} classes" for split in SPLITS)
-        tensors = {"features": (kept, facts | {"scale": scale.item()}), "images": (images, {})}
-        return Prepared(tensors, pd.concat(tables, ignore_index=True), line)
-
-    # -- where training starts -----------------------------------------------------------------------
+        streamed = [each for each in images.values() if isinstance(each, Streamed)]
+        if sum(math.prod(each.shape) for each in streamed) <= KEPT_BYTES:
+            kinds["images"] = ({split: each[:] for split, each in images.items()}, {})
+        return Prepared(kinds, pd.concat(tables, ignore_index=True), line)
 
     def begin(
         self, sources: Mapping[str, ClassTasks], learner: Mapping[str, Any], kind: str, *, seed: int
     ) -> tuple[Start, FeatureMap | None]:
-        """Of the closed forms, and of the normalisations of features where ``learner.normalise`` is auto, the first, or
-        the best of the others where its accuracy on new meta-val tasks is ahead of the first's. Cross-entropy would not
-        do: where nearly every query is right, the lower one can go with the more mistakes."""
-        train, val = sources["meta_train"], sources["meta_val"]
-        normalise, projection = learner["normalise"], learner["projection"]
-        maps = [
-            FeatureMap.fit(train.of.features[: train.of.n_rows], normalise=each, projection=projection)
-            for each in (NORMALISATIONS if normalise == "auto" else (normalise,))
-        ]
-        kinds = CLOSED_FORMS if kind == "closed_form" else (kind,)
-        judged = kinds if issubclass(STARTS[kinds[0]], ClosedForm) else CLOSED_FORMS[:1] if len(maps) > 1 else kinds
-        candidates = []
-        for seen in maps:
-            mapped = _learner(learner, seen, train.of)
-            shared = shared_draw(mapped, val.n_way, seed).to(val.of.features.device)
-            candidates += [(_calibrated(STARTS[each](mapped, shared), val.through(seen)), seen) for each in judged]
-        start, seen = candidates[0]
-        if len(candidates) > 1:
-            scores = [_accuracies(candidate, val.through(seen), seed) for candidate, seen in candidates]
-            best = max(range(1, len(candidates)), key=lambda i: scores[i].mean().item())
-            if is_ahead(scores[best], scores[0]):
-                start, seen = candidates[best]
-        if start.kind not in kinds:
-            start = STARTS[kind](start.learner, start.shared)
-        return start, seen
+        """As ``choose_start`` does."""
+        return choose_start(sources["meta_train"], sources["meta_val"], learner, kind, seed=seed)
 
 
 def image_sets(data: Mapping[str, Any]) -> dict[str, ImageSet]:
     """The splits of the data set, the meta-val classes among the meta-training ones if ``train_on_val``."""
     data_set = DATASETS[data["name"]]
-    size = {"size": data["mini_imagenet_size"]} if data_set.sized else {}
-    splits = data_set.load(Path(data["root"]), download=data["download"], **size)
+    knobs: dict[str, Any] = {"size": data["size"]} if data_set.sized else {}
+    if data_set.classes_split:
+        knobs["table"] = data["splits"]
+    splits = data_set.load(Path(data["root"]), download=data["download"], **knobs)
     if data["train_on_val"]:
         splits["meta_train"] = join(splits["meta_train"], splits["meta_val"])
     return splits
-
-
-def _augmented(ranges: Mapping[str, float], images: Tensor, stream: torch.Generator) -> Tensor:
-    """The augmented copies of images (M, channels, height, width) in [0, 1]."""
-    return augment(images, generator=stream, **ranges)
-
-
-def _scores(body: nn.Module, images: ImageSet, seed: int) -> dict[str, float]:
-    """Nearest-mean accuracy on 600 meta-val tasks of the usual sizes that there are classes and images for."""
-    classes = Classes(embed(body, images.images), torch.tensor(images.counts))
-    scores = {}
-    for n_way, n_shot in ((5, 1), (5, 5), (20, 1), (20, 5)):
-        if n_way <= len(classes) and n_shot + 10 <= max(images.counts):
-            sizes = {"n_tasks": 600, "n_way": n_way, "n_shot": n_shot, "n_query": 10}
-            source = ClassTasks.sample(classes, **sizes, seed=seed, split="meta_val")
-            task = source.batch(torch.arange(len(source)))
-            accuracies = nearest_mean_accuracy(task.context.means, task.query["inputs"], task.query["labels"])
-            scores[f"val_{n_way}w{n_shot}s"], _ = mean_and_ci95(accuracies)
-    return scores
 
 
 def _embedded(
@@ -199,30 +115,18 @@ def _embedded(
     """
     views, cache = tasks["views"], Cache("features")
     images = {split: splits[split].images for split in SPLITS}
-    inputs = (body.state_dict(), images, views, dict(tasks["augment"]))
+    contents = {split: each if isinstance(each, Tensor) else each.name for split, each in images.items()}
+    inputs = (body.state_dict(), contents, views, dict(tasks["augment"]))
     code = ("ltdi.bodies.embedding", "ltdi.datasets.images", "ltdi.seeding", type(body).__module__)
     key = name_of("features", *inputs, code=code)
     if found := cache.find(key):
         return found[1]
-    features = {split: embed(body, images[split]) for split in SPLITS if split != "meta_train"}
-    augment = partial(_augmented, tasks["augment"])
+    features = {
+        split: embed(body, images[split], follow=follow, name=f"embed {split}")
+        for split in SPLITS
+        if split != "meta_train"
+    }
+    augment = partial(augmented, tasks["augment"])
     features["meta_train"] = embed_views(body, images["meta_train"], views=views, augment=augment, follow=follow)
     cache.keep(key, features, {})
     return features
-
-
-def _learner(learner: Mapping[str, Any], seen: FeatureMap, of: Classes) -> Learner:
-    """The learner that the section ``learner`` of params.yaml names, of features seen through the map."""
-    if learner["name"] == "linear_head":
-        return LinearHead(seen.width)
-    return TwoLayerHead(seen.width, learner["hidden"], seen.floor(of.features[: of.n_rows]))
-
-
-def _calibrated(start: Start, val: ClassTasks) -> Start:
-    return start.calibrated(val.batch(torch.arange(len(val)))) if isinstance(start, ClosedForm) else start
-
-
-def _accuracies(start: Start, val: ClassTasks, seed: int) -> Tensor:
-    """On new meta-val tasks, the same for all starts (START_TASKS,)."""
-    stream = generator(seed, "start")
-    return scores_on_new_tasks(start.learner, val, lambda c: [start.centre(c)], n_tasks=START_TASKS, stream=stream)[0]

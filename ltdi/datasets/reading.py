@@ -1,0 +1,172 @@
+"""Image files: found in folders and zips, read as a person sees them, all at once or when they are asked for."""
+
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ltdi.errors import InputError
+from ltdi.store import digest
+
+SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".avif",
+    ".jp2",
+    ".ppm",
+    ".pgm",
+    ".tga",
+)
+ImageFile = Path | zipfile.Path
+Picture = ImageFile | Image.Image | np.ndarray
+
+Symmetry = tuple[bool, int]
+"""Of the square: whether mirrored, and by how many quarter turns."""
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """Images that are read when they are asked for, so that a data set need not fit into memory: as a tensor is, uint8
+    (R, channels, size, size), but for all that is not ``[rows]``.
+
+    ``pictures`` are files or images in memory; behind all of them under the first of ``symmetries`` stand all of them
+    under the next.
+    """
+
+    pictures: tuple[Picture, ...]
+    mode: str
+    size: int
+    symmetries: tuple[Symmetry, ...] = ((False, 0),)
+
+    def __len__(self) -> int:
+        return len(self.pictures) * len(self.symmetries)
+
+    def __add__(self, other: "Streamed") -> "Streamed":
+        """Of two that are under no symmetry."""
+        assert len(self.symmetries) == len(other.symmetries) == 1
+        return replace(self, pictures=self.pictures + other.pictures)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        numbers = torch.arange(len(self))[rows].tolist()
+        images = read_images([self.pictures[i % len(self.pictures)] for i in numbers], mode=self.mode, size=self.size)
+        for image, i in zip(images, numbers):
+            image.copy_(transform(image.clone(), *self.symmetries[i // len(self.pictures)]))
+        return images
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self), len(self.mode), self.size, self.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.uint8
+
+    def dim(self) -> int:
+        return 4
+
+    def under(self, symmetries: tuple[Symmetry, ...]) -> "Streamed":
+        return replace(self, symmetries=symmetries)
+
+    @cached_property
+    def name(self) -> str:
+        """Equal for equal pictures, read in the same way: of their bytes, not of their pixels."""
+        contents = [sha256(_bytes(picture)).hexdigest() for picture in self.pictures]
+        return digest(self.mode, self.size, self.symmetries, contents)
+
+
+def _bytes(picture: Picture) -> bytes:
+    if isinstance(picture, Path | zipfile.Path):
+        return picture.read_bytes()
+    return np.ascontiguousarray(picture).tobytes()
+
+
+def transform(images: Tensor, mirrored: bool, quarter_turns: int) -> Tensor:
+    """``images`` (..., height, width) under one symmetry of the square."""
+    if mirrored:
+        images = images.flip(-1)
+    return images.rot90(quarter_turns, dims=(-2, -1))
+
+
+def find_images(folder: Path) -> dict[str, ImageFile]:
+    """The image files of ``folder``, or of the zip of its name beside it, by path below the folder.
+
+    Links to folders are followed; what a dot hides is left out. Both kinds of values have the same ``read_bytes``.
+    Empty if there is neither folder nor zip.
+    """
+    found: dict[str, ImageFile] = {}
+    if folder.is_dir():
+        for place, folders, files in os.walk(folder, followlinks=True):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            paths = (Path(place) / name for name in files if not name.startswith("."))
+            found |= {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
+    elif (file := folder.with_name(f"{folder.name}.zip")).is_file():
+        try:
+            archive = zipfile.ZipFile(file)
+        except zipfile.BadZipFile as error:
+            raise InputError(f"{file} is no zip file or an incomplete one ({error}); get it again") from error
+        # some zips hold the folder, some what is in it
+        names, top = archive.namelist(), f"{folder.name}/"
+        inside = [name for name in names if name.startswith(top)]
+        for name in inside or names:
+            if not any(part.startswith((".", "__MACOSX")) for part in name.split("/")):
+                found[name.removeprefix(top)] = zipfile.Path(archive, name)
+    return {name: found[name] for name in sorted(found) if name.lower().endswith(SUFFIXES)}
+
+
+def read_images(pictures: Sequence[Picture], *, mode: str, size: int) -> Tensor:
+    """uint8 (len(pictures), channels, size, size) of files or of images in memory; ``mode`` is PIL's: "L" one channel,
+    "RGB" three.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    images = np.empty((len(pictures), size, size, len(mode)), np.uint8)
+    for i, picture in enumerate(pictures):
+        try:
+            image = _upright(_opened(picture)).convert(mode)
+        except Exception as error:  # a damaged file makes zlib, zipfile and PIL raise half a dozen different types
+            what = picture if isinstance(picture, Path | zipfile.Path) else f"number {i}"
+            why = str(error) if isinstance(error, ValueError) else type(error).__name__
+            raise InputError(f"cannot read the image {what} ({why}); get it again") from error
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BILINEAR)  # antialiased, unlike torch's default
+        images[i] = np.asarray(image).reshape(size, size, len(mode))
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def _opened(picture: Picture) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    return Image.fromarray(picture) if isinstance(picture, np.ndarray) else Image.open(io.BytesIO(picture.read_bytes()))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As a viewer shows it: turned as its EXIF says, on white where it is transparent, of 8 bits a channel."""
+    image = ImageOps.exif_transpose(image)
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.float64)
+        # floats are shares of white; integers of more than 8 bits are of 16
+        most = 1.0 if image.mode == "F" else 65535.0
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > most:
+            raise ValueError(f"numbers from {values.min():g} to {values.max():g}, not from 0 to {most:g}")
+        return Image.fromarray((values * 255 / most).round().astype(np.uint8))
+    return image

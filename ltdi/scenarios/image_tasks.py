@@ -1,0 +1,153 @@
+"""What the scenarios of images share: a frozen body, its features, the choice of where training starts."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ltdi.bodies import new_body, pretrained_body
+from ltdi.bodies.embedding import embed
+from ltdi.bodies.pretraining import EpisodicLoss, pretrain
+from ltdi.classes import Classes, ClassTasks
+from ltdi.datasets import ImageSet, augment, expand_classes
+from ltdi.devices import precision
+from ltdi.errors import InputError
+from ltdi.features import NORMALISATIONS, FeatureMap
+from ltdi.learner import Learner
+from ltdi.learners import LinearHead, TwoLayerHead
+from ltdi.metrics import mean_and_ci95, nearest_mean_accuracy
+from ltdi.scenarios.base import Pretraining
+from ltdi.seeding import generator
+from ltdi.selection import is_ahead, scores_on_new_tasks
+from ltdi.starts import STARTS, Start
+from ltdi.starts.base import shared_draw
+from ltdi.starts.closed_form import ClosedForm
+
+# start: closed_form is the first of these, or another that is ahead of it
+CLOSED_FORMS = ("prototype", "ridge")
+START_TASKS = 2000
+
+# -- the body ----------------------------------------------------------------------------------------
+
+
+def pretraining(
+    train: ImageSet, val: ImageSet, body: Mapping[str, Any], *, seed: int, device: torch.device
+) -> Pretraining:
+    """A body trained on the images, or one from a file, as the section ``body`` of params.yaml says."""
+    channels = train.images.shape[1]
+    if body["weights"]:
+        trained = pretrained_body(body, channels).to(device)
+        trained.to(memory_format=torch.channels_last)
+        return Pretraining(trained, trained.facts(), partial(_scores, trained, val, seed))
+    images = expand_classes(train, body["transforms"])
+    torch.manual_seed(generator(seed, "body").initial_seed())
+    model = EpisodicLoss(new_body(body, channels))
+    model.to(device).to(memory_format=torch.channels_last)
+    rows = partial(
+        pretrain,
+        images=images,
+        classes_a_batch=body["classes_a_batch"],
+        images_a_class=body["images_a_class"],
+        augment=partial(augmented, body["augment"]),
+        precision=precision(body["precision"], device),
+        seed=seed,
+    )
+    return Pretraining(
+        model.body,
+        model.body.facts(),
+        partial(_scores, model.body, val, seed),
+        model=model,
+        rows=rows,
+        optimizer={key: body[key] for key in ("lr", "steps", "ema", "weight_decay")},
+        inputs=(dict(body), seed, images.images, list(images.counts)),
+        code=("ltdi.bodies.pretraining", type(model.body).__module__),
+    )
+
+
+def augmented(ranges: Mapping[str, float], images: Tensor, stream: torch.Generator) -> Tensor:
+    """The augmented copies of images (M, channels, height, width) in [0, 1]."""
+    return augment(images, generator=stream, **ranges)
+
+
+def _scores(body: nn.Module, images: ImageSet, seed: int) -> dict[str, float]:
+    """Nearest-mean accuracy on 600 meta-val tasks of the usual sizes that there are classes and images for."""
+    classes = Classes(embed(body, images.images), torch.tensor(images.counts))
+    scores = {}
+    for n_way, n_shot in ((5, 1), (5, 5), (20, 1), (20, 5)):
+        if n_way <= len(classes) and n_shot + 10 <= max(images.counts):
+            sizes = {"n_tasks": 600, "n_way": n_way, "n_shot": n_shot, "n_query": 10}
+            source = ClassTasks.sample(classes, **sizes, seed=seed, split="meta_val")
+            task = source.batch(torch.arange(len(source)))
+            accuracies = nearest_mean_accuracy(task.context.means, task.query["inputs"], task.query["labels"])
+            scores[f"val_{n_way}w{n_shot}s"], _ = mean_and_ci95(accuracies)
+    return scores
+
+
+def scale_of(features: Tensor) -> Tensor:
+    """What meta-training features (R, F) are divided by: scaled, not centred, what ends in ReLU stays >= 0.
+
+    Raises:
+        InputError: they are all zero, or not finite.
+    """
+    scale = features.square().mean().sqrt()
+    if not 0 < scale.item() < math.inf:
+        raise InputError(
+            f"the body's features have size {scale.item()}; train it with a lower body.lr, or name another as"
+            " body.weights"
+        )
+    return scale
+
+
+# -- where training starts ---------------------------------------------------------------------------
+
+
+def choose_start(
+    train: ClassTasks, val: ClassTasks, learner: Mapping[str, Any], kind: str, *, seed: int
+) -> tuple[Start, FeatureMap]:
+    """The start and what features are seen through, of meta-training and meta-val tasks.
+
+    Of the closed forms, and of the normalisations of features where ``learner.normalise`` is auto, the first, or the
+    best of the others where its accuracy on new meta-val tasks is ahead of the first's. Cross-entropy would not do:
+    where nearly every query is right, the lower one can go with the more mistakes.
+    """
+    normalise, projection = learner["normalise"], learner["projection"]
+    maps = [
+        FeatureMap.fit(train.of.features[: train.of.n_rows], normalise=each, projection=projection)
+        for each in (NORMALISATIONS if normalise == "auto" else (normalise,))
+    ]
+    kinds = CLOSED_FORMS if kind == "closed_form" else (kind,)
+    judged = kinds if issubclass(STARTS[kinds[0]], ClosedForm) else CLOSED_FORMS[:1] if len(maps) > 1 else kinds
+    candidates = []
+    for seen in maps:
+        mapped = _learner(learner, seen, train.of)
+        shared = shared_draw(mapped, val.n_way, seed).to(val.of.features.device)
+        candidates += [(_calibrated(STARTS[each](mapped, shared), val.through(seen)), seen) for each in judged]
+    start, seen = candidates[0]
+    if len(candidates) > 1:
+        scores = [_accuracies(candidate, val.through(seen), seed) for candidate, seen in candidates]
+        best = max(range(1, len(candidates)), key=lambda i: scores[i].mean().item())
+        if is_ahead(scores[best], scores[0]):
+            start, seen = candidates[best]
+    if start.kind not in kinds:
+        start = STARTS[kind](start.learner, start.shared)
+    return start, seen
+
+
+def _learner(learner: Mapping[str, Any], seen: FeatureMap, of: Classes) -> Learner:
+    """The learner that the section ``learner`` of params.yaml names, of features seen through the map."""
+    if learner["name"] == "linear_head":
+        return LinearHead(seen.width)
+    return TwoLayerHead(seen.width, learner["hidden"], seen.floor(of.features[: of.n_rows]))
+
+
+def _calibrated(start: Start, val: ClassTasks) -> Start:
+    return start.calibrated(val.batch(torch.arange(len(val)))) if isinstance(start, ClosedForm) else start
+
+
+def _accuracies(start: Start, val: ClassTasks, seed: int) -> Tensor:
+    """On new meta-val tasks, the same for all starts (START_TASKS,)."""
+    stream = generator(seed, "start")
+    return scores_on_new_tasks(start.learner, val, lambda c: [start.centre(c)], n_tasks=START_TASKS, stream=stream)[0]
