@@ -33,11 +33,13 @@ class Encoder:
             from transformers import AutoModelForSequenceClassification, AutoTokenizer
         except ImportError as error:
             raise InputError(f"a language model {NEEDED.format('transformers')}") from error
-        self.name = name
+        self.name, self.n_classes = name, n_classes
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=n_classes)
+                self.model, read = AutoModelForSequenceClassification.from_pretrained(
+                    name, num_labels=n_classes, output_loading_info=True
+                )
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -46,6 +48,8 @@ class Encoder:
         self.width = int(self.model.config.hidden_size)
         self.layers, self.depth = _layers_of(self.model)
         self.head = _head_of(self.model, n_classes)
+        self.drawn = sorted({key.rpartition(".")[0] for key in read["missing_keys"]} - {self.head})
+        """The modules that the checkpoint lacks, besides the head."""
         own = {key: value for key, value in self.model.state_dict().items() if not key.startswith(f"{self.head}.")}
         self.digest = digest(own)
 

@@ -8,8 +8,11 @@ N_WORDS = 60
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def write_bert(folder: Path, *, depth: int = 3, width: int = 32, kind: str = "bert", seed: int = 0) -> str:
-    """A model of so many layers; ``kind`` is "bert", or "roberta", whose head has two layers."""
+def write_bert(
+    folder: Path, *, depth: int = 3, width: int = 32, kind: str = "bert", pooler: bool = True, seed: int = 0
+) -> str:
+    """A model of so many layers; ``kind`` is "bert", or "roberta", whose head has two layers. Without ``pooler`` the checkpoint
+    lacks what stands before the head."""
     import transformers
 
     folder.mkdir(parents=True)
@@ -21,7 +24,7 @@ def write_bert(folder: Path, *, depth: int = 3, width: int = 32, kind: str = "be
     config = {"bert": transformers.BertConfig, "roberta": transformers.RobertaConfig}[kind](**sizes, **limits)
     types = {"bert": transformers.BertModel, "roberta": transformers.RobertaModel}
     torch.manual_seed(seed)
-    model = types[kind](config)
+    model = types[kind](config, add_pooling_layer=pooler)
     for parameter in model.parameters():  # as drawn, a layer changes next to nothing
         parameter.data.mul_(4)
     model.save_pretrained(folder)

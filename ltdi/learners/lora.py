@@ -6,7 +6,7 @@ low-rank ones are a product a task.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -92,6 +92,20 @@ class Lora(Learner):
             names |= {f"{layer}.{module}.{part}.weight": f"{place}.{part}" for part in ("lora_A", "lora_B")}
         network.set_submodule(head, _Head())
         return network, names
+
+    def replace(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put other tensors in the place of frozen ones above the lowest adapted layer, by their names in the model: for
+        this learner alone. What it then is, ``facts`` does not say.
+
+        Raises:
+            InputError: there is no such tensor.
+        """
+        frozen = dict(self.network.named_parameters())
+        for name, value in tensors.items():
+            if name not in frozen or frozen[name].shape != value.shape:
+                raise InputError(f"{name} {tuple(value.shape)} of an adapter is not in {self.body}; name its model")
+            module, _, part = name.rpartition(".")
+            setattr(self.network.get_submodule(module), part, nn.Parameter(value, requires_grad=False))
 
     def facts(self) -> dict[str, Any]:
         own = {"body": self.body, "rank": self.rank, "alpha": self.alpha, "modules": list(self.modules)}
