@@ -15,6 +15,8 @@ from ltdi.errors import InputError
 from ltdi.nn import masked_mean
 from ltdi.store import digest
 
+N_CLASSES = 2
+
 NEEDED = "needs the package {}, which is not installed; pip install 'ltdi[adapters]'"
 
 

@@ -84,12 +84,13 @@ def read_adapter(folder: Path, body: str = "") -> tuple[Lora, Tensor]:
     if not isinstance(modules, list):
         raise InputError(f"{folder}: target_modules = {modules!r} is a pattern; name the modules in a list")
     lasts = list(dict.fromkeys(module.rpartition(".")[2] for module in modules))
-    found = {int(each[1]) for name in tensors if (each := re.search(r"\.(\d+)\..*lora_A\.weight$", name))}
+    numbers = (re.search(r"\.(\d+)\..*lora_A\.weight$", name) for name in tensors)
+    lowest = min((int(number[1]) for number in numbers if number), default=0)
     body = body or config["base_model_name_or_path"]
     knobs = {"rank": config["r"], "alpha": scale * config["lora_alpha"], "modules": lasts}
     learner = Lora(body, **knobs)
-    if found and min(found):
-        learner = Lora(body, **knobs, layers=learner.encoder.depth - min(found))
+    if lowest:
+        learner = Lora(body, **knobs, layers=learner.encoder.depth - lowest)
     return learner, _weights(folder, learner, tensors)
 
 

@@ -35,14 +35,16 @@ def main(params_file: Path, data: Path) -> None:
     knobs, seed = params.generate, params.seed
     deterministic()
     where = device()
-    test = load_sources(data, splits=["meta_test"], images_of=["meta_test"], device=where)["meta_test"]
+    _, seen, facts = load_start(data, where)
+    with_images = ["meta_test"] if "images" in facts["provides"] else []
+    test = load_sources(data, splits=["meta_test"], images_of=with_images, device=where)["meta_test"]
     body = read_body(data / "body" / "body.safetensors").to(where).to(memory_format=torch.channels_last)
     name, controls = names(data)
     methods = {each: read_method(data / "model" / "methods", each, body, where) for each in (name, *controls)}
     trained = methods[name]
     methods[name] = Refined(trained, heads=knobs.heads, adapt_steps=knobs.adapt_steps, adapt_lr=knobs.adapt_lr)
 
-    extractor = FeatureExtractor.of(data / "tasks", body, load_start(data, where)[1], where)
+    extractor = FeatureExtractor.of(data / "tasks", body, seen, where) if with_images else None
     clock = _Clock(extractor, test, knobs.timing_repeats, seed)
     timings = []
     rows = ({"method": j} for j in range(len(methods)))
@@ -80,9 +82,10 @@ def _generate(method: Method, test: TaskSource, folder: Path, seed: int) -> None
 
 
 class _Clock:
-    """Milliseconds as a user meets them: what the method is given to a task's weights, and a query to its answer."""
+    """Milliseconds as a user meets them: what the method is given to a task's weights, and a query to its answer. Where
+    tasks have no images, from what the frozen model made of their texts on."""
 
-    def __init__(self, extractor: FeatureExtractor, test: TaskSource, repeats: int, seed: int) -> None:
+    def __init__(self, extractor: FeatureExtractor | None, test: TaskSource, repeats: int, seed: int) -> None:
         self.extractor, self.test, self.repeats, self.seed = extractor, test, repeats, seed
         self.embedding: dict[int, float] = {}
 
@@ -97,25 +100,26 @@ class _Clock:
         one = map_batch(lambda value: value[:, :1], task.query)
 
         def answer() -> Tensor:
-            inputs = one if method.from_images else dict(one) | {"inputs": self.extractor(one["images"])}
-            return method.learner.score(w, inputs)
+            if method.from_images or self.extractor is None:
+                return method.learner.score(w, one)
+            return method.learner.score(w, dict(one) | {"inputs": self.extractor(one["images"])})
 
         def generate() -> Tensor:
             return method.generate(task.context, generator=generator(self.seed, "noise"))
 
         return {
-            "ms_embed": 0.0 if method.from_images else self.before(batch, task),
+            "ms_embed": 0.0 if method.from_images or not self.extractor else self.before(batch, task, self.extractor),
             "ms_generate": self.median(generate, task.context) / batch,
             "ms_query": self.median(answer, task.context) / batch,
         }
 
-    def before(self, batch: int, task: Task) -> float:
+    def before(self, batch: int, task: Task, extractor: FeatureExtractor) -> float:
         """Until a method can begin: a task's images to the body's features. The same for all methods, so it is timed
         once."""
         if batch not in self.embedding:
             examples = task.context.examples
             assert examples is not None
-            self.embedding[batch] = self.median(lambda: self.extractor(examples["images"]), task.context) / batch
+            self.embedding[batch] = self.median(lambda: extractor(examples["images"]), task.context) / batch
         return self.embedding[batch]
 
     def median(self, call: Callable[[], Tensor], context: Context) -> float:

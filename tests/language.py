@@ -11,8 +11,8 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def write_bert(
     folder: Path, *, depth: int = 3, width: int = 32, kind: str = "bert", pooler: bool = True, seed: int = 0
 ) -> str:
-    """A model of so many layers; ``kind`` is "bert", or "roberta", whose head has two layers. Without ``pooler`` the checkpoint
-    lacks what stands before the head."""
+    """A model of so many layers; ``kind`` is "bert", or "roberta", whose head has two layers. Without ``pooler`` the
+    checkpoint lacks what stands before the head."""
     import transformers
 
     folder.mkdir(parents=True)

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ltdi.encoder import read_encoder
+from ltdi.encoder import N_CLASSES, read_encoder
 from ltdi.errors import InputError
 from ltdi.learner import Batch, Learner
 from ltdi.metrics import accuracy
 from ltdi.weights import WeightSpace
-
-N_CLASSES = 2
 
 
 class Lora(Learner):
@@ -94,8 +92,8 @@ class Lora(Learner):
         return network, names
 
     def replace(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put other tensors in the place of frozen ones above the lowest adapted layer, by their names in the model: for
-        this learner alone. What it then is, ``facts`` does not say.
+        """Put other tensors in the place of frozen ones outside the layers, by their names in the model: for this
+        learner alone. What it then is, ``facts`` does not say.
 
         Raises:
             InputError: there is no such tensor.

@@ -43,6 +43,8 @@ class FewShot:
 
     source: ClassVar[str] = "classes"
     provides: ClassVar[frozenset[str]] = frozenset({"classes", "examples", "images"})
+    data: ClassVar[str] = "data"
+    learners: ClassVar[tuple[str, ...]] = ("two_layer_head", "linear_head")
 
     # -- the body ------------------------------------------------------------------------------------
 
