@@ -9,7 +9,7 @@ Imports go down only: floor 0 is ``errors store seeding nn training metrics weig
 floor 1 ``learner datasets features provenance diffusion encoder``,
 floor 2 ``bodies tasks learners adaptation sharpness``,
 floor 3 ``classes text_tasks extractor starts selection reptile peft_format``, floor 4 ``trajectories scenarios head``,
-floor 5 ``methods artefacts``, floor 6 ``run``, floor 7 ``cli``; ``pipeline`` stands above all of them.
+floor 5 ``methods artefacts``, floor 6 ``run adapter``, floor 7 ``cli``; ``pipeline`` stands above all of them.
 """
 
 from importlib import import_module

@@ -32,11 +32,13 @@ class Encoder:
 
     def __init__(self, name: str, n_classes: int) -> None:
         try:
-            from transformers import AutoModelForSequenceClassification, AutoTokenizer
+            from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
         except ImportError as error:
             raise InputError(f"a language model {NEEDED.format('transformers')}") from error
         self.name, self.n_classes = name, n_classes
         try:
+            # what the checkpoint lacks is meant to be drawn, and needs no report
+            logging.set_verbosity_error()
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 self.model, read = AutoModelForSequenceClassification.from_pretrained(

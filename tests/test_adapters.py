@@ -12,8 +12,12 @@ from conftest import STAGES
 from language import N_WORDS, sentence, write_bert
 from torch.testing import assert_close
 
+from ltdi.adapter import AdapterRun
 from ltdi.artefacts import load_sources, load_start, load_trajectories, read_weights
+from ltdi.cli import app
+from ltdi.datasets.texts import read_text_set
 from ltdi.errors import InputError
+from ltdi.peft_format import read_adapter
 from ltdi.seeding import generator
 
 pytest.importorskip("transformers")
@@ -150,6 +154,41 @@ def test_head_sgd_and_gradient_steps_work_on_the_examples(run, tmp_path):
     changes = {"method.controls": ["head_sgd"], "generate.adapt_steps": 2, "tasks.meta_val": 5}
     data = run.again(tmp_path, ["meta_train", "generate_weights"], changes)
     assert len(read_weights(data / "weights" / "head_sgd")) == 1
+
+
+def adapted(capsys, *arguments):
+    """What ``ltdi adapt`` says."""
+    app(["adapt", *map(str, arguments)], standalone_mode=False)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_writes_what_peft_loads(run, tmp_path, capsys):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    write_sets(tmp_path)
+    said = adapted(capsys, tmp_path / "d", "--out", tmp_path / "out", "--data", run.data)
+    made = AdapterRun(run.data)
+    dev = made.read(tmp_path / "d")["dev"]
+    learner, w = read_adapter(tmp_path / "out")
+    ours = learner.logits(w[None], dev["hidden"], dev["mask"])[0]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(made.learner.body, num_labels=2)
+    model = peft.PeftModel.from_pretrained(model, str(tmp_path / "out")).eval()
+    texts = read_text_set(tmp_path, "d").texts["dev"]
+    with torch.no_grad():
+        theirs = model(**made.learner.encoder.tokens(texts, made.length)).logits
+    assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    right = (theirs.argmax(-1) == dev["labels"][0]).float().mean().item()
+    assert "by ltdi, from 3 examples of each class" in said and said.endswith(f"accuracy on dev {right:.4f}")
+
+
+def test_steps_lower_the_loss_on_train(run, tmp_path, capsys):
+    write_sets(tmp_path)
+    (tmp_path / "a" / "dev.tsv").unlink()
+    said = adapted(capsys, tmp_path / "a", "--out", tmp_path / "out", "--steps", 20, "--data", run.data)
+    assert said.endswith("from 3 examples of each class and 20 gradient steps")
+    made = AdapterRun(run.data)
+    train = made.read(tmp_path / "a")["train"]
+    _, w = read_adapter(tmp_path / "out")
+    assert (made.learner.loss(w[None], train) < made.learner.loss(made.generate(train), train)).all()
 
 
 @pytest.mark.parametrize(

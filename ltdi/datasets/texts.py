@@ -10,7 +10,7 @@ STS-B becomes: the score is above 3 of 5. MNLI becomes: entailment, or not.
 
 import csv
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,14 @@ class TextSet:
     note: str = ""
 
 
-def read_text_set(root: Path, name: str) -> TextSet:
-    """A set of a folder or zip ``root``; a set of GLUE's name has GLUE's columns.
+def read_text_set(root: Path, name: str, parts: Sequence[str] = PARTS) -> TextSet:
+    """The parts of a set of a folder or zip ``root``; a set of GLUE's name has GLUE's columns.
 
     Raises:
         InputError: a file or a column is missing, or there are not two classes.
     """
     texts, labels = {}, {}
-    for part in PARTS:
+    for part in parts:
         table = _table(_place(root), root, name, part)
         texts[part], labels[part] = _glue(table, name) if name in GLUE else _columns(table, f"{root}/{name}/{part}")
     there = len(texts["train"])

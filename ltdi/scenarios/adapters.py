@@ -69,7 +69,12 @@ class Adapters:
             sampled = TextTasks.sample(of, how, n_tasks=tasks[split], **sizes, seed=seed, split=split)
             tables.append(sampled.to_table())
             tables[-1].insert(0, "split", split)
-        facts = {"reading": reading, "apart": list(APART), "data_sets": {split: data[split] for split in SPLITS}}
+        facts = {
+            "reading": reading,
+            "apart": list(APART),
+            "length": data["length"],
+            "data_sets": {split: data[split] for split in SPLITS},
+        }
         line = ", ".join(f"{split}: {tasks[split]} tasks from {' '.join(data[split])}" for split in SPLITS)
         line = "; ".join([line, *dict.fromkeys(notes)])
         return Prepared({"examples": (kept, facts)}, pd.concat(tables, ignore_index=True), line)
