@@ -1,6 +1,6 @@
 """What the stages hand to each other, and a finished run consists of: written, read back and checked."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ltdi.features import FeatureMap
 from ltdi.learners import learner_of
 from ltdi.starts import Start, start_of
 from ltdi.store import read_json, read_table, read_tensors, write_tensors
+from ltdi.text_tasks import Examples, Reading, TextTasks
 from ltdi.trajectories import Recorded, Trajectories
 
 SPLITS = ("meta_train", "meta_val", "meta_test")
@@ -55,7 +56,22 @@ def has_images(folder: Path) -> bool:
     return (folder / "images.safetensors").is_file()
 
 
-SOURCES = {"classes": read_class_tasks, "domains": read_domain_tasks}
+def read_text_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, TextTasks]:
+    """The prepared tasks of the splits, from examples.safetensors and tasks.parquet."""
+    tensors, facts = read_tensors(folder / "examples.safetensors", kind="examples")
+    table = read_table(folder / "tasks.parquet")
+    sources = {}
+    for split in splits:
+        reading = Reading(**facts["reading"], apart=split in facts["apart"])
+        sources[split] = TextTasks.from_table(Examples.of(tensors, split), reading, table[table.split == split])
+    return sources
+
+
+SOURCES: dict[str, Callable[..., Mapping[str, Any]]] = {
+    "classes": read_class_tasks,
+    "domains": read_domain_tasks,
+    "texts": read_text_tasks,
+}
 """How the prepared tasks of a scenario are read back: (folder, splits, images_of) -> the TaskSource of each split."""
 
 SHARD_NUMBERS = 2**21

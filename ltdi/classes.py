@@ -15,7 +15,7 @@ from torch import Tensor
 from ltdi.errors import InputError
 from ltdi.features import FeatureMap
 from ltdi.learner import ABSENT
-from ltdi.seeding import generator, pick
+from ltdi.seeding import drawn_images, generator
 from ltdi.store import digest
 from ltdi.tasks import Context, Task
 
@@ -241,18 +241,3 @@ class ClassTasks:
         rows, mask, images = self._rows(classes, chosen)
         batch = labelled(rows, mask)
         return batch if images is None else batch | {"images": images.flatten(1, 2)}
-
-
-def drawn_images(counts: Tensor, n_shot: int, n_query: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Support (…, n_shot) and query (…, n_query) images of classes of so many (…,), −1 where there are no more. Of a
-    class of too few, a fair share of what it has is asked, one at least."""
-    chosen = pick(counts, n_shot + n_query, stream)
-    if bool((chosen >= 0).all()):
-        return chosen[..., :n_shot], chosen[..., n_shot:]
-    counts = counts.cpu()[..., None]
-    shots = (counts * n_shot / (n_shot + n_query)).ceil().clamp(1, n_shot).minimum(counts - 1).long()
-    shots = torch.where(counts >= n_shot + n_query, n_shot, shots)
-    support = torch.where(torch.arange(n_shot) < shots, chosen[..., :n_shot], -1)
-    places = shots + torch.arange(n_query)
-    # past what there is, −1 stands in ``chosen``
-    return support, chosen.take_along_dim(places.clamp(max=n_shot + n_query - 1), -1)

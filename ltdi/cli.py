@@ -12,11 +12,13 @@ from PIL import Image
 from rich.table import Table
 from safetensors.torch import save_file
 
+from ltdi.adapter import AdapterRun
 from ltdi.artefacts import load_sources
 from ltdi.console import console, one_line_errors, plain, say
 from ltdi.datasets import DATASETS
 from ltdi.errors import InputError
 from ltdi.head import Head, listed_of, rightly
+from ltdi.peft_format import write_adapter
 from ltdi.program import PROGRAMS, facts_of
 from ltdi.run import Run
 from ltdi.store import read_tensors, write_text
@@ -100,6 +102,29 @@ def export(
         tensors = {name: value.contiguous() for name, value in made.state_dict().items()}
         save_file(tensors, file, metadata={"classes": "\n".join(made.classes)})
         say(", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items()))
+
+
+@app.command()
+def adapt(
+    task: Annotated[Path, typer.Argument(help="A folder that holds train.tsv, .csv or .parquet, and maybe dev.")],
+    out: Annotated[Path, typer.Option(help="Where to write the folder that peft loads.")] = Path("adapter"),
+    steps: Annotated[int, typer.Option(min=0, help="Gradient steps on train after that.")] = 0,
+    lr: Annotated[float, typer.Option(min=0, help="Of these steps.")] = 1e-3,
+    method: Method = "",
+    seed: Seed = 0,
+    data: Data = Path("data"),
+) -> None:
+    """Generate an adapter of the run's language model for labelled texts of two classes, in a form that peft loads."""
+    with one_line_errors("ltdi adapt"):
+        run = AdapterRun(data, method=method)
+        parts = run.read(task)
+        w = run.generate(parts["train"], seed=seed)
+        w = run.train(w, parts["train"], steps=steps, lr=lr, seed=seed)
+        write_adapter(out, run.learner, w[0])
+        n_shot = min(run.n_shot, len(parts["train"]["labels"][0]))
+        told = f"{out}: an adapter of {run.learner.body} by {run.name}, from {n_shot} examples of each class"
+        told += f" and {steps} gradient steps" if steps else ""
+        say(told + (f"; accuracy on dev {run.score(w, parts['dev']):.4f}" if "dev" in parts else ""))
 
 
 @app.command()

@@ -31,6 +31,9 @@ class Learner(ABC):
     """How many inputs one pass should hold: tasks do not touch each other, and those whose activations stay in the
     processor's cache are trained twice as fast."""
 
+    tasks_to_choose_on: int = 1000
+    """On how many new tasks what is left open is chosen: as many as minutes hold."""
+
     @abstractmethod
     def loss(self, w: Tensor, batch: Batch) -> Tensor:
         """What training lowers: w (B, D) -> (B,)."""

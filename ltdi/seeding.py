@@ -26,3 +26,20 @@ def pick(counts: torch.Tensor, n: int, stream: torch.Generator) -> torch.Tensor:
     if chosen.shape[-1] < n:
         chosen = torch.nn.functional.pad(chosen, (0, n - chosen.shape[-1]), value=most)
     return torch.where(chosen < counts[..., None], chosen, -1)
+
+
+def drawn_images(
+    counts: torch.Tensor, n_shot: int, n_query: int, stream: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Support (…, n_shot) and query (…, n_query) images of classes of so many (…,), −1 where there are no more. Of a
+    class of too few, a fair share of what it has is asked, one at least."""
+    chosen = pick(counts, n_shot + n_query, stream)
+    if bool((chosen >= 0).all()):
+        return chosen[..., :n_shot], chosen[..., n_shot:]
+    counts = counts.cpu()[..., None]
+    shots = (counts * n_shot / (n_shot + n_query)).ceil().clamp(1, n_shot).minimum(counts - 1).long()
+    shots = torch.where(counts >= n_shot + n_query, n_shot, shots)
+    support = torch.where(torch.arange(n_shot) < shots, chosen[..., :n_shot], -1)
+    places = shots + torch.arange(n_query)
+    # past what there is, −1 stands in ``chosen``
+    return support, chosen.take_along_dim(places.clamp(max=n_shot + n_query - 1), -1)

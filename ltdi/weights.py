@@ -18,9 +18,16 @@ class WeightSpace:
     Tensors whose names share all but the last part are a layer and must agree in their first axis, the neurons. None
     there stands for a neuron a class: such a layer, one at most, holds the class slots, and their number is read
     from the width of a vector, so that one space serves tasks of any number of classes.
+
+    ``kinds`` names layers that are of one kind in a repeated block, e.g. the queries of all layers of a language model:
+    what is learned of one may be used for all of them. A layer that it leaves out is a kind of its own.
+
+    Raises:
+        ValueError: the tensors of a layer disagree in their neurons, layers of one kind in their shape, or two layers
+            have a neuron a class.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int | None, ...]]) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int | None, ...]], kinds: Mapping[str, str] | None = None) -> None:
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.layers: dict[str, list[str]] = {}
         for name in self.shapes:
@@ -32,10 +39,18 @@ class WeightSpace:
                 raise ValueError(f"layer {layer!r} has tensors of {sorted(neurons, key=str)} neurons; they must agree")
             self.neurons[layer] = neurons.pop()
         self.numbers = {layer: sum(self._numbers(name) for name in names) for layer, names in self.layers.items()}
+        self.kinds = {layer: (kinds or {}).get(layer, layer) for layer in self.layers}
+        first = {kind: layer for layer, kind in reversed(self.kinds.items())}
+        for layer, kind in self.kinds.items():
+            if self._size(layer) != self._size(first[kind]):
+                raise ValueError(f"layers {first[kind]!r} and {layer!r} are of one kind {kind!r}, and of other sizes")
         slots = [layer for layer, neurons in self.neurons.items() if neurons is None]
         if len(slots) > 1:
             raise ValueError(f"layers {slots} all have a neuron a class; one may")
         self.slot_layer = slots[0] if slots else None
+
+    def _size(self, layer: str) -> tuple[int | None, int]:
+        return self.neurons[layer], self.numbers[layer]
 
     def _numbers(self, name: str) -> int:
         """How many numbers a tensor has for each neuron."""

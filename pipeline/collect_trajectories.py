@@ -28,10 +28,15 @@ def main(params_file: Path, data: Path) -> None:
     where = device()
     _check(knobs)
     scenario = SCENARIOS[params.scenario.name]
+    if params.learner.name not in scenario.learners:
+        raise InputError(
+            f"learner.name = {params.learner.name} is none of the scenario {params.scenario.name}; allowed:"
+            f" {', '.join(scenario.learners)}"
+        )
     read = SOURCES[scenario.source]
     sources = {split: source.to(where) for split, source in read(data / "tasks", SPLITS).items()}
     if knobs.augment and sources["meta_train"].n_views == 1:
-        raise InputError("trajectories.augment = true needs augmented images; set tasks.views to 1 or more")
+        raise InputError("trajectories.augment = true needs further views; set tasks.views to 1 or more")
     start, seen = scenario.begin(sources, params.learner.model_dump(), knobs.start, seed=seed)
     if seen is not None:
         sources = {split: source.through(seen) for split, source in sources.items()}

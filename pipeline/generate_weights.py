@@ -43,7 +43,10 @@ def main(params_file: Path, data: Path) -> None:
     trained = methods[name]
     methods[name] = Refined(trained, heads=knobs.heads, adapt_steps=knobs.adapt_steps, adapt_lr=knobs.adapt_lr)
 
-    extractor = FeatureExtractor.of(data / "tasks", body, load_start(data, where)[1], where)
+    seen = load_start(data, where)[1]
+    # texts are read once, by the stage that prepares them
+    is_seen = (data / "tasks" / "features.safetensors").is_file()
+    extractor = FeatureExtractor.of(data / "tasks", body, seen, where) if is_seen else None
     clock = _Clock(extractor, test, knobs.timing_repeats, seed)
     timings = []
     rows = ({"method": j} for j in range(len(methods)))
@@ -81,9 +84,10 @@ def _generate(method: Method, test: TaskSource, folder: Path, seed: int) -> None
 
 
 class _Clock:
-    """Milliseconds as a user meets them: what the method is given to a task's weights, and a query to its answer."""
+    """Milliseconds as a user meets them: what the method is given to a task's weights, and a query to its answer. Where
+    tasks have no images, from what the frozen model made of their texts on."""
 
-    def __init__(self, extractor: FeatureExtractor, test: TaskSource, repeats: int, seed: int) -> None:
+    def __init__(self, extractor: FeatureExtractor | None, test: TaskSource, repeats: int, seed: int) -> None:
         self.extractor, self.test, self.repeats, self.seed = extractor, test, repeats, seed
         self.embedding: dict[int, float] = {}
 
@@ -98,33 +102,28 @@ class _Clock:
         one = map_batch(lambda value: value[:, :1], task.query)
 
         def answer() -> Tensor:
-            inputs = one if method.from_images else dict(one) | {"inputs": self.extractor(self.images(one))}
-            return method.learner.score(w, inputs)
+            if method.from_images or self.extractor is None:
+                return method.learner.score(w, one)
+            return method.learner.score(w, dict(one) | {"inputs": self.extractor(images(one, self.extractor))})
 
         def generate() -> Tensor:
             return method.generate(task.context, generator=generator(self.seed, "noise"))
 
         return {
-            "ms_embed": 0.0 if method.from_images else self.before(batch, task),
+            "ms_embed": 0.0 if method.from_images or not self.extractor else self.before(batch, task, self.extractor),
             "ms_generate": self.median(generate, task.context) / batch,
             "ms_query": self.median(answer, task.context) / batch,
         }
 
-    def before(self, batch: int, task: Task) -> float:
+    def before(self, batch: int, task: Task, extractor: FeatureExtractor) -> float:
         """Until a method can begin: a task's images to the body's features. The same for all methods, so it is timed
         once."""
         if batch not in self.embedding:
             examples = task.context.examples
             assert examples is not None
-            images = self.images(examples)
-            self.embedding[batch] = self.median(lambda: self.extractor(images), task.context) / batch
+            pictures = images(examples, extractor)
+            self.embedding[batch] = self.median(lambda: extractor(pictures), task.context) / batch
         return self.embedding[batch]
-
-    def images(self, batch: Batch) -> Tensor:
-        """Of its inputs (B, M, channels, size, size); blank ones, which take as long, where they are not kept."""
-        if "images" in batch:
-            return batch["images"]
-        return self.extractor.blank(batch["inputs"].shape[:2])
 
     def median(self, call: Callable[[], Tensor], context: Context) -> float:
         """Milliseconds: the median of ``repeats`` calls after one to warm up; of slow ones as a second holds."""
@@ -133,6 +132,11 @@ class _Clock:
         while len(seconds) < self.repeats and sum(seconds) < 1:
             seconds.append(_seconds(call, context))
         return 1000 * statistics.median(seconds)
+
+
+def images(batch: Batch, extractor: FeatureExtractor) -> Tensor:
+    """Of its inputs (B, M, channels, size, size); blank ones, which take as long, where they are not kept."""
+    return batch["images"] if "images" in batch else extractor.blank(batch["inputs"].shape[:2])
 
 
 def _seconds(call: Callable[[], Tensor], context: Context) -> float:

@@ -49,6 +49,19 @@ class Data(Section):
     domains: Domains
 
 
+class Texts(Section):
+    body: str
+    root: Path
+    meta_train: Annotated[list[str], Field(min_length=1)]
+    meta_val: Annotated[list[str], Field(min_length=1)]
+    meta_test: Annotated[list[str], Field(min_length=1)]
+    most: Annotated[int, Field(ge=4)]
+    length: Annotated[int, Field(ge=8)]
+    layers: Count | None
+    share: Annotated[float, Field(gt=0, le=1)]
+    fitted: Count
+
+
 class Augment(Section):
     max_rotation: NonNegative
     max_shift: Share
@@ -87,14 +100,17 @@ class Tasks(Section):
 
 
 class Scenario(Section):
-    name: Literal["few_shot", "domains"]
+    name: Literal["few_shot", "domains", "adapters"]
 
 
 class Learner(Section):
-    name: Literal["two_layer_head", "linear_head"]
+    name: Literal["two_layer_head", "linear_head", "lora"]
     hidden: Count
     normalise: Literal["none", "unit", "centred", "auto"]
     projection: Count | None
+    rank: Count
+    alpha: Positive
+    modules: Annotated[list[str], Field(min_length=1)]
 
 
 class Trajectories(Section):
@@ -173,6 +189,7 @@ SECTIONS: dict[str, Any] = {
     "seed": Annotated[int, Field(ge=0)],
     "scenario": Scenario,
     "data": Data,
+    "texts": Texts,
     "body": Body,
     "tasks": Tasks,
     "learner": Learner,

@@ -15,11 +15,12 @@ from pipeline.stage import run
 
 
 def main(params_file: Path, data: Path) -> None:
-    params = parameters.load(params_file, "seed", "scenario", "data", "tasks")
+    params = parameters.load(params_file, "seed", "scenario", "data", "texts", "tasks")
     deterministic()
     body = read_body(data / "body" / "body.safetensors").to(device()).to(memory_format=torch.channels_last)
-    sections = params.data.model_dump(), params.tasks.model_dump()
-    prepared = SCENARIOS[params.scenario.name].prepare(body, *sections, seed=params.seed, follow=follow)
+    scenario = SCENARIOS[params.scenario.name]
+    sections = getattr(params, scenario.data).model_dump(), params.tasks.model_dump()
+    prepared = scenario.prepare(body, *sections, seed=params.seed, follow=follow)
     for kind, (tensors, facts) in prepared.tensors.items():
         write_tensors(data / "tasks" / f"{kind}.safetensors", tensors, facts, kind=kind)
     write_table(data / "tasks" / "tasks.parquet", prepared.table)

@@ -18,10 +18,11 @@ from pipeline.stage import run
 
 
 def main(params_file: Path, data: Path) -> None:
-    params = parameters.load(params_file, "seed", "scenario", "data", "body")
+    params = parameters.load(params_file, "seed", "scenario", "data", "texts", "body")
     deterministic()
     scenario = SCENARIOS[params.scenario.name]
-    work = scenario.pretrain(params.data.model_dump(), params.body.model_dump(), seed=params.seed, device=device())
+    data_section = getattr(params, scenario.data).model_dump()
+    work = scenario.pretrain(data_section, params.body.model_dump(), seed=params.seed, device=device())
     if work.model is None or work.rows is None:
         return _write(data, work, pd.DataFrame())
     training = Training(work.model, **work.optimizer)
@@ -33,7 +34,8 @@ def main(params_file: Path, data: Path) -> None:
 
 def _write(data: Path, work: Pretraining, curve: pd.DataFrame) -> None:
     scores = work.scores()
-    say(", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    if scores:
+        say(", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     write_body(data / "body" / "body.safetensors", work.frozen, work.facts)
     write_tsv(data / "body" / "curve.tsv", curve)
     write_json(data / "body" / "metrics.json", scores)

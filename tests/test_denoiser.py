@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
-from ltdi.diffusion.denoiser import DENOISERS
+from ltdi.diffusion.denoiser import DENOISERS, Tokens
 from ltdi.learners import TwoLayerHead
 from ltdi.seeding import generator
 from ltdi.weights import WeightSpace
@@ -273,3 +274,21 @@ def test_neurons_that_do_not_divide_are_grouped_by_the_largest_number_that_does(
     assert denoiser.tokens.read(inputs()[0])["hidden"].shape[1] == sizes[neurons_a_token]
     assert denoiser.tokens.read(inputs()[0])["output"].shape[1] == N
     assert denoiser(*inputs()).shape == (B, TwoLayerHead(F, 6).space.dim(N))
+
+
+def test_layers_of_one_kind_share_all_but_their_place():
+    shapes = {f"{depth}.query.A": (4, 6) for depth in range(12)} | {"head.weight": (None, 5)}
+    kinds = {f"{depth}.query": "query" for depth in range(12)}
+    shared, apart = (Tokens(WeightSpace(shapes, each), 1, 16, 2) for each in (kinds, {}))
+    assert len(shared.into) == len(shared.out) == 2 and len(apart.into) == 13
+    assert len(shared.place) == len(apart.place) == 13
+    with torch.no_grad():
+        for place in shared.place:
+            place.zero_()
+        for out in shared.out:
+            nn.init.normal_(out.weight)
+    x = torch.randn(3, 1, 24, generator=torch.Generator().manual_seed(0)).repeat(1, 1, 12)
+    tokens = shared.read(torch.cat([x, x[..., :10]], -1))
+    assert all(tokens[layer].equal(tokens["0.query"]) for layer in kinds)
+    written = shared.write(tokens)[:, :-10].unflatten(1, (12, 24))
+    assert written.equal(written[:, :1].expand_as(written))

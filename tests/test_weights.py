@@ -156,3 +156,12 @@ def test_some_slots_are_the_first_and_leave_the_rest():
     expected = {name: value[:, :2] if name.startswith("output") else value for name, value in tensors.items()}
     assert_close(some, expected, rtol=0, atol=0)
     assert space.some_slots(w, 5).equal(w)
+
+
+def test_layers_of_one_kind_have_one_shape():
+    shapes = {"0.query.A": (2, 6), "1.query.A": (2, 6), "head.weight": (None, 3)}
+    space = WeightSpace(shapes, {"0.query": "query", "1.query": "query"})
+    assert space.kinds == {"0.query": "query", "1.query": "query", "head": "head"}
+    assert WeightSpace(shapes).kinds == {layer: layer for layer in space.layers}
+    with pytest.raises(ValueError, match="'0.query' and 'head' are of one kind 'query', and of other sizes"):
+        WeightSpace(shapes, {"0.query": "query", "1.query": "query", "head": "query"})

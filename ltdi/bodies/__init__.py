@@ -1,6 +1,6 @@
 """Feature extractors, frozen once trained: images (M, channels, height, width) in [0, 1] -> features (M, F).
 
-Each says its ``width`` F and the ``facts()`` from which it is built again.
+Each says its ``width`` F and the ``facts()`` from which it is built again. And language models, there already.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from torch import nn
 from ltdi.bodies.base import Body
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.resnet12 import WIDTHS, ResNet12
+from ltdi.bodies.text_encoder import TextEncoder
 from ltdi.bodies.timm_body import HUB, PREFIX, TimmBody
 from ltdi.errors import InputError
 from ltdi.store import read_tensors, write_tensors
@@ -65,7 +66,7 @@ def write_body(file: Path, body: nn.Module, facts: Mapping[str, Any]) -> None:
     write_tensors(file, body.state_dict(), facts, kind="body")
 
 
-def read_body(file: Path, wanted: Mapping[str, Any] | None = None) -> Body:
+def read_body(file: Path, wanted: Mapping[str, Any] | None = None) -> Any:
     """A frozen body that ``write_body`` wrote.
 
     Raises:
@@ -82,7 +83,9 @@ def read_body(file: Path, wanted: Mapping[str, Any] | None = None) -> Body:
     return body.eval().requires_grad_(False)
 
 
-def _built(facts: Mapping[str, Any]) -> Body:
+def _built(facts: Mapping[str, Any]) -> nn.Module:
+    if facts["name"] == "text_encoder":
+        return TextEncoder(facts["body"], facts["digest"])
     if facts["name"] == "conv4":
         return Conv4(facts["channels"], filters=facts["filters"])
     if facts["name"] == "resnet12":

@@ -37,19 +37,25 @@ class ClassCondition(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Vectors (B, C, D) of C channels <-> tokens (B, L, width), ``group`` neurons a token but one for a class slot."""
+    """Vectors (B, C, D) of C channels <-> tokens (B, L, width), ``group`` neurons a token but one for a class slot.
+
+    Layers of one kind share how they are read and written, and differ by their place alone.
+    """
 
     def __init__(self, space: WeightSpace, channels: int, width: int, group: int) -> None:
         super().__init__()
         self.space = space
         # lists in the order of the layers: a layer's name may hold a dot, which module names must not
         self.groups, self.into, self.out, self.place = [], nn.ModuleList(), nn.ModuleList(), nn.ParameterList()
-        for layer, neurons in space.neurons.items():
+        kinds = list(dict.fromkeys(space.kinds.values()))
+        self.kinds = [kinds.index(kind) for kind in space.kinds.values()]
+        for kind, (layer, neurons) in zip(self.kinds, space.neurons.items()):
             # class slots share their place, which makes them interchangeable
             g, places = (1, 1) if neurons is None else (g := _largest_divisor(neurons, group), neurons // g)
             self.groups.append(g)
-            self.into.append(nn.Linear(channels * g * space.numbers[layer], width))
-            self.out.append(zero(nn.Linear(width, g * space.numbers[layer])))
+            if kind == len(self.into):
+                self.into.append(nn.Linear(channels * g * space.numbers[layer], width))
+                self.out.append(zero(nn.Linear(width, g * space.numbers[layer])))
             self.place.append(nn.Parameter(0.02 * torch.randn(places, width)))
         self.norm = nn.LayerNorm(width)
 
@@ -59,7 +65,7 @@ class Tokens(nn.Module):
         for j, (layer, part) in enumerate(self.space.tokens(x).items()):
             # (B, C, tokens, group, numbers) -> (B, tokens, C·group·numbers)
             grouped = part.unflatten(2, (-1, self.groups[j])).transpose(1, 2).flatten(2)
-            tokens[layer] = self.into[j](grouped) + self.place[j]
+            tokens[layer] = self.into[self.kinds[j]](grouped) + self.place[j]
         return tokens
 
     def told(self, tokens: dict[str, Tensor], condition: Tensor) -> dict[str, Tensor]:
@@ -75,7 +81,7 @@ class Tokens(nn.Module):
         vectors = {}
         for j, (layer, numbers) in enumerate(self.space.numbers.items()):
             vectors[layer] = (
-                self.out[j](self.norm(tokens[layer])).unflatten(-1, (self.groups[j], numbers)).flatten(1, 2)
+                self.out[self.kinds[j]](self.norm(tokens[layer])).unflatten(-1, (self.groups[j], numbers)).flatten(1, 2)
             )
         return self.space.from_tokens(vectors)
 

@@ -4,9 +4,10 @@ from typing import Any
 
 from ltdi.learner import Learner
 from ltdi.learners.linear_head import LinearHead
+from ltdi.learners.lora import Lora
 from ltdi.learners.two_layer_head import TwoLayerHead
 
-LEARNERS: dict[str, type[Learner]] = {"two_layer_head": TwoLayerHead, "linear_head": LinearHead}
+LEARNERS: dict[str, type[Learner]] = {"two_layer_head": TwoLayerHead, "linear_head": LinearHead, "lora": Lora}
 
 
 def learner_of(facts: dict[str, Any]) -> Learner:

@@ -86,10 +86,13 @@ class Hypernetwork(nn.Module):
         self.space = space
         # lists in the order of the layers: a layer's name may hold a dot, which module names must not
         self.neurons, self.templates = nn.ParameterList(), nn.ModuleList()
-        for layer, neurons in space.neurons.items():
+        kinds = list(dict.fromkeys(space.kinds.values()))
+        self.kinds = [kinds.index(kind) for kind in space.kinds.values()]
+        for kind, (layer, neurons) in zip(self.kinds, space.neurons.items()):
             # class slots share their embedding, which makes them interchangeable
             self.neurons.append(nn.Parameter(torch.randn(neurons or 1, width)))
-            self.templates.append(zero(nn.Linear(width, space.numbers[layer])))
+            if kind == len(self.templates):
+                self.templates.append(zero(nn.Linear(width, space.numbers[layer])))
         self.task = nn.Linear(width, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -106,9 +109,9 @@ class Hypernetwork(nn.Module):
     def forward(self, e: Tensor) -> Tensor:
         task = self.task(e.mean(1, keepdim=True))
         tokens = {}
-        for layer, neurons, templates in zip(self.space.layers, self.neurons, self.templates):
+        for layer, neurons, kind in zip(self.space.layers, self.neurons, self.kinds):
             h = neurons + task + (e if layer == self.space.slot_layer else 0)
             for block in self.blocks:
                 h = h + block(h)
-            tokens[layer] = templates(self.norm(h))
+            tokens[layer] = self.templates[kind](self.norm(h))
         return self.space.from_tokens(tokens)

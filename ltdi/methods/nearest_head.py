@@ -28,7 +28,9 @@ class NearestHead(Method):
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         kept = torch.arange(len(self.heads))
-        self.conditions.copy_(train.context(kept).means[:, : val.n_way].flatten(1))
+        # a few at a time: what is known of a task may be large
+        means = [train.context(tasks).means[:, : val.n_way].flatten(1) for tasks in kept.split(64)]
+        self.conditions.copy_(torch.cat(means))
         self.heads.copy_(self.space.some_slots(trajectories.trained(kept), val.n_way))
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:

@@ -21,7 +21,7 @@ from ltdi.trajectories import Trajectories
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 STRENGTH_SHOTS = (1, 2, 5)
 # of 20 classes whatever the run's tasks have: where nearly every query of a few classes is right, they tell nothing
-STRENGTH_WAYS, STRENGTH_TASKS = 20, 1000
+STRENGTH_WAYS = 20
 
 
 class TrainedMethod(Method):
@@ -100,7 +100,7 @@ class TrainedMethod(Method):
                 self.learner,
                 val,
                 at_every_strength,
-                n_tasks=STRENGTH_TASKS,
+                n_tasks=self.learner.tasks_to_choose_on,
                 stream=named_generator(seed, "strength", n_shot),
                 n_way=None if self.one_size else STRENGTH_WAYS,
                 n_shot=n_shot,

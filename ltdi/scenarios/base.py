@@ -52,6 +52,12 @@ class Scenario(Protocol):
     provides: ClassVar[frozenset[str]]
     """What its tasks have that not all have: "classes", "examples", "images" (``Method.needs``)."""
 
+    data: ClassVar[str]
+    """The section that says where its data are: "data" or "texts"."""
+
+    learners: ClassVar[tuple[str, ...]]
+    """What weights may be of."""
+
     def pretrain(
         self, data: Mapping[str, Any], body: Mapping[str, Any], *, seed: int, device: torch.device
     ) -> Pretraining:

@@ -34,6 +34,8 @@ class Domains:
     """New classes of images of one domain, from a few images each."""
 
     source: ClassVar[str] = "domains"
+    data: ClassVar[str] = "data"
+    learners: ClassVar[tuple[str, ...]] = ("two_layer_head", "linear_head")
     provides: ClassVar[frozenset[str]] = frozenset({"classes", "examples"})
 
     def pretrain(

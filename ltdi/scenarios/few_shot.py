@@ -34,6 +34,8 @@ class FewShot:
 
     source: ClassVar[str] = "classes"
     provides: ClassVar[frozenset[str]] = frozenset({"classes", "examples", "images"})
+    data: ClassVar[str] = "data"
+    learners: ClassVar[tuple[str, ...]] = ("two_layer_head", "linear_head")
 
     def pretrain(
         self, data: Mapping[str, Any], body: Mapping[str, Any], *, seed: int, device: torch.device

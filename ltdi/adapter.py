@@ -1,0 +1,118 @@
+"""An adapter for a data set of one's own, from what a finished run of the scenario adapters has learned."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ltdi.adaptation import adapt
+from ltdi.artefacts import load_start, names
+from ltdi.datasets.texts import ENDINGS, PARTS, read_text_set
+from ltdi.devices import deterministic, device
+from ltdi.errors import InputError
+from ltdi.learner import Batch
+from ltdi.learners import Lora
+from ltdi.methods.base import Method
+from ltdi.methods.saved import read_method
+from ltdi.seeding import generator
+from ltdi.store import read_tensors
+from ltdi.tasks import Context
+
+TOGETHER = 64
+
+
+class AdapterRun:
+    """A finished run of the scenario adapters.
+
+    Args:
+        data: the folder that its stages wrote.
+        method: the trained method, if no other of the run's methods and controls is named.
+
+    Raises:
+        InputError: the folder holds no finished run, not that method, or a run of another scenario.
+    """
+
+    def __init__(self, data: Path, *, method: str = "") -> None:
+        deterministic()
+        self.device = device()
+        if not (data / "model" / "methods").is_dir():
+            raise InputError(f"{data}: no finished run; run `dvc repro`, or name a run's data folder")
+        trained, controls = names(data)
+        self.name = method or trained
+        if self.name not in (trained, *controls):
+            raise InputError(f"--method {method} is not in {data}; allowed: {', '.join((trained, *controls))}")
+        facts = load_start(data, self.device)[2]
+        if facts["source"] != "texts":
+            raise InputError(f"{data}: a run of {facts['scenario']}, and adapters are of the scenario adapters")
+        self.method: Method = read_method(data / "model" / "methods", self.name, None, self.device)
+        learner = self.method.learner
+        assert isinstance(learner, Lora)
+        self.learner = learner
+        self.length = read_tensors(data / "tasks" / "examples.safetensors", kind="examples")[1]["length"]
+        folder = data / "model" / "methods" / f"{self.name}.safetensors"
+        self.n_shot = int(read_tensors(folder, kind="method")[1]["setup"]["n_shot"])
+
+    def read(self, task: Path) -> dict[str, dict[str, Tensor]]:
+        """What the frozen model makes of a task's train part, and of its dev part where there is one: ``embedding`` (1,
+        M, C), and a learner's batch of one task.
+
+        Raises:
+            InputError: there is no train part, or not two classes.
+        """
+        there = [part for part in PARTS if any((task / f"{part}.{ending}").is_file() for ending in ENDINGS)]
+        of = read_text_set(task.resolve().parent, task.resolve().name, ["train", *(p for p in there if p != "train")])
+        return {part: self.read_texts(texts, of.labels[part]) for part, texts in of.texts.items()}
+
+    def read_texts(self, texts: list[tuple[str, ...]], labels: Tensor) -> dict[str, Tensor]:
+        """The same of texts and their labels (M,)."""
+        encoder, parts = self.learner.encoder, []
+        for first in range(0, len(texts), TOGETHER):
+            tokens = encoder.tokens(texts[first : first + TOGETHER], self.length)
+            parts.append(encoder.read(tokens, self.learner.lowest))
+        read = {name: torch.cat([part[name] for part in parts])[None].to(self.device) for name in parts[0]}
+        return read | {"labels": labels[None].to(self.device)}
+
+    def context(self, known: Batch, *, seed: int = 0, n_shot: int = 0) -> Context:
+        """What a few examples of each class, drawn from those known, say of their task: as many as the run's tasks
+        have, or ``n_shot``.
+
+        Raises:
+            InputError: a class has none.
+        """
+        stream = generator(seed, "shots")
+        by_class = [(known["labels"][0] == label).nonzero().flatten().cpu() for label in range(2)]
+        if not all(len(rows) for rows in by_class):
+            raise InputError("train holds one class alone; adapters are made for two")
+        few = min(n_shot or self.n_shot, *map(len, by_class))
+        rows = torch.stack([rows[torch.randperm(len(rows), generator=stream)[:few]] for rows in by_class])
+        examples = {name: known[name][:, rows.flatten()] for name in ("hidden", "mask", "labels")}
+        return Context(known["embedding"][:, rows], None, examples)
+
+    @torch.no_grad()
+    def generate(self, known: Batch, *, seed: int = 0, n_shot: int = 0) -> Tensor:
+        """Weights (1, D) from a few of the examples that are known."""
+        context = self.context(known, seed=seed, n_shot=n_shot)
+        return self.method.generate(context, generator=generator(seed, "noise"))
+
+    def train(
+        self, w: Tensor, known: Batch, *, steps: int, lr: float, seed: int = 0, inputs_a_step: int = 32
+    ) -> Tensor:
+        """The weights (1, D) after some of Adam's steps on the examples that are known, some of them a step."""
+        n, stream = known["labels"].shape[1], generator(seed, "steps")
+
+        def batches() -> Iterator[Batch]:
+            while True:
+                for rows in torch.randperm(n, generator=stream).split(inputs_a_step):
+                    yield {name: known[name][:, rows] for name in ("hidden", "mask", "labels")}
+
+        return adapt(self.learner.loss, w, batches(), optimizer="adam", lr=lr, record=[steps]).weights[:, 0]
+
+    @torch.no_grad()
+    def score(self, w: Tensor, asked: Batch) -> float:
+        """The share of a part's texts that weights (1, D) label rightly."""
+        n_right = 0.0
+        for rows in torch.arange(asked["labels"].shape[1]).split(TOGETHER):
+            batch = {name: asked[name][:, rows] for name in ("hidden", "mask", "labels")}
+            n_right += len(rows) * self.learner.score(w, batch).item()
+        return n_right / asked["labels"].shape[1]

@@ -1,0 +1,29 @@
+"""A language model as a frozen body: it stays where it is, and is known by its place and a digest of its weights."""
+
+from torch import nn
+
+from ltdi.encoder import N_CLASSES, Encoder, read_encoder
+from ltdi.errors import InputError
+
+
+class TextEncoder(nn.Module):
+    """
+    Args:
+        body: a folder of transformers, or a name on the hub.
+        digest: that its weights must have; "" for any.
+    """
+
+    def __init__(self, body: str, digest: str = "") -> None:
+        super().__init__()
+        self.body, self.digest = body, digest
+
+    @property
+    def encoder(self) -> Encoder:
+        """
+        Raises:
+            InputError: it is not there, or not the same any more.
+        """
+        encoder = read_encoder(self.body, N_CLASSES)
+        if self.digest not in ("", encoder.digest):
+            raise InputError(f"texts.body = {self.body}: altered since the first stage; run `dvc repro`")
+        return encoder

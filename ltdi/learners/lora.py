@@ -1,0 +1,177 @@
+"""LoRA (Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models"): matrices A and B beside chosen linear
+maps of a frozen language model, W x + (alpha / r) B A x, and its classification head.
+
+Adapters of several tasks are trained together: the frozen maps see the inputs of all of them as one batch, and only the
+low-rank ones are a product a task.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ltdi.encoder import N_CLASSES, read_encoder
+from ltdi.errors import InputError
+from ltdi.learner import Batch, Learner
+from ltdi.metrics import accuracy
+from ltdi.weights import WeightSpace
+
+
+class Lora(Learner):
+    """Adapters and head of a sequence classifier.
+
+    Its batches have ``hidden`` (B, M, L, H), what the lowest adapted layer is given; ``mask`` (B, M, L), which of the L
+    tokens are there; ``labels`` (B, M), ``ABSENT`` for an input that is not there.
+
+    A and B are layers of the weight space with a neuron for each of the r ranks, so that a token is a rank's row of A,
+    or its column of B; those of one module are of one kind, whatever the depth. The head has a neuron a class.
+
+    Args:
+        body: a folder of transformers, or a name on the hub.
+        modules: the last names of the linear maps that are adapted, in each layer.
+        layers: how many of the last layers are adapted; None for all.
+        digest: that the frozen weights must have; None for any.
+
+    Raises:
+        InputError: the model is not there, has no such modules or layers, or is not the one of this ``digest``.
+    """
+
+    scored_by = "accuracy"
+    inputs_together = 256
+    tasks_to_choose_on = 100
+
+    def __init__(
+        self,
+        body: str,
+        *,
+        rank: int,
+        alpha: float,
+        modules: Sequence[str],
+        layers: int | None = None,
+        digest: str | None = None,
+    ) -> None:
+        self.body, self.rank, self.alpha, self.modules, self.layers = body, rank, alpha, tuple(modules), layers
+        self.encoder = read_encoder(body, N_CLASSES)
+        if digest not in (None, self.encoder.digest):
+            raise InputError(f"texts.body = {body}: altered since these weights were made; name the model of that time")
+        depth = self.encoder.depth
+        if layers is not None and layers > depth:
+            raise InputError(f"learner.layers = {layers} is more than the {depth} of {body}; lower it, or set null")
+        self.lowest = 0 if layers is None else depth - layers
+        linears = self.encoder.linears(self.modules)
+        self.adapted = [(layer, module) for layer in range(self.lowest, depth) for module in linears]
+        """The adapted linear maps: the number of their layer, and their name in it."""
+        self.n_numbers = self.encoder.width
+        self.space = self._space()
+        self.network, self.names = self._network()
+
+    def _space(self) -> WeightSpace:
+        shapes: dict[str, tuple[int | None, ...]] = {}
+        kinds = {}
+        for layer, module in self.adapted:
+            linear = self.encoder.linear(layer, module)
+            for part, width in (("lora_A", linear.in_features), ("lora_B", linear.out_features)):
+                shapes[f"{layer}.{module}.{part}.weight"] = (self.rank, width)
+                kinds[f"{layer}.{module}.{part}"] = f"{module}.{part}"
+        head = self.encoder.model.get_submodule(self.encoder.head)
+        return WeightSpace(shapes | {"head.weight": (None, head.in_features), "head.bias": (None,)}, kinds)
+
+    def _network(self) -> tuple[nn.Module, dict[str, str]]:
+        """The frozen model from the lowest adapted layer on, with adapters and a head whose tensors a call brings, and
+        of each tensor of the weight space the name there."""
+        network, head = self.encoder.above(self.lowest), self.encoder.head
+        names = {"head.weight": f"{head}.weight", "head.bias": f"{head}.bias"}
+        for layer, module in self.adapted:
+            place = f"{self.encoder.layers}.{layer - self.lowest}.{module}"
+            network.set_submodule(place, _Adapted(network.get_submodule(place), self.alpha / self.rank))
+            names |= {f"{layer}.{module}.{part}.weight": f"{place}.{part}" for part in ("lora_A", "lora_B")}
+        network.set_submodule(head, _Head())
+        return network, names
+
+    def replace(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put other tensors in the place of frozen ones outside the layers, by their names in the model: for this
+        learner alone. What it then is, ``facts`` does not say.
+
+        Raises:
+            InputError: there is no such tensor.
+        """
+        frozen = dict(self.network.named_parameters())
+        for name, value in tensors.items():
+            if name not in frozen or frozen[name].shape != value.shape:
+                raise InputError(f"{name} {tuple(value.shape)} of an adapter is not in {self.body}; name its model")
+            module, _, part = name.rpartition(".")
+            setattr(self.network.get_submodule(module), part, nn.Parameter(value, requires_grad=False))
+
+    def facts(self) -> dict[str, Any]:
+        own = {"body": self.body, "rank": self.rank, "alpha": self.alpha, "modules": list(self.modules)}
+        return {"name": "lora", **own, "layers": self.layers, "digest": self.encoder.digest}
+
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
+        """A uniform within 1 / √in, as is usual; B zero, which leaves the frozen model as it is; the head zero, so that
+        no class is preferred."""
+        w = torch.zeros(n_tasks, self.space.dim(n_way), device=generator.device)
+        tensors = self.space.unflatten(w)
+        for name, value in tensors.items():
+            if name.endswith("lora_A.weight"):
+                draw = torch.rand(value.shape, generator=generator, device=generator.device)
+                tensors[name] = (2 * draw - 1) / math.sqrt(value.shape[-1])
+        return self.space.flatten(tensors)
+
+    def logits(self, w: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
+        """w (B, D), hidden (B, M, L, H), mask (B, M, L) -> (B, M, N)."""
+        tensors = {self.names[name]: value for name, value in self.space.unflatten(w).items()}
+        if next(self.network.parameters()).device != w.device:
+            self.network.to(w.device)
+        # added to the attention's scores, and of four axes, because such a mask is taken as it is
+        away = (1 - mask.to(hidden)).flatten(0, 1)[:, None, None] * torch.finfo(hidden.dtype).min
+        inputs = {"inputs_embeds": hidden.flatten(0, 1), "attention_mask": away.expand(-1, 1, mask.shape[-1], -1)}
+        return functional_call(self.network, tensors, (), inputs).logits.unflatten(0, hidden.shape[:2])
+
+    def loss(self, w: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy over the inputs that are there."""
+        logits, labels = self.logits(w, batch["hidden"], batch["mask"]), batch["labels"]
+        losses = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        return losses.unflatten(0, labels.shape).sum(1) / (labels >= 0).sum(1)
+
+    def score(self, w: Tensor, batch: Batch) -> Tensor:
+        """The share of the inputs that are labelled rightly; as many tasks at once as memory holds."""
+        together = max(1, self.inputs_together // batch["labels"].shape[1])
+        parts = [value.split(together) for value in (w, batch["hidden"], batch["mask"], batch["labels"])]
+        return torch.cat([accuracy(self.logits(*known), labels) for *known, labels in zip(*parts)])
+
+
+class _Adapted(nn.Module):
+    """W x + scale · B A x for the inputs (B·M, L, in) of B tasks, with A (B, r, in) and Bᵀ (B, r, out)."""
+
+    lora_A: Tensor
+    lora_B: Tensor
+
+    def __init__(self, frozen: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.frozen, self.scale = frozen, scale
+        for part in ("lora_A", "lora_B"):
+            self.register_buffer(part, torch.empty(0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.lora_A, self.lora_B
+        low = x.unflatten(0, (len(a), -1)).flatten(1, 2) @ a.mT
+        return self.frozen(x) + self.scale * (low @ b).view(*x.shape[:-1], -1)
+
+
+class _Head(nn.Module):
+    """Features (B·M, …, in) of B tasks -> logits (B·M, …, N), with a weight (B, N, in) and a bias (B, N)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for part in ("weight", "bias"):
+            self.register_buffer(part, torch.empty(0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tasks = x.unflatten(0, (len(self.weight), -1)).flatten(1, -2)
+        return torch.baddbmm(self.bias[:, None], tasks, self.weight.mT).view(*x.shape[:-1], -1)

@@ -1,0 +1,135 @@
+"""Adapters of a language model (the paper's Table 5): LoRA matrices and a head for data that nobody has fine-tuned on.
+
+Tasks are sub-tasks of data sets of labelled texts, and meta-test ones of data sets held out whole. What is known of a
+task is the frozen model's embeddings of a few labelled examples, a row each.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ltdi.bodies.text_encoder import TextEncoder
+from ltdi.datasets.texts import PARTS, read_text_set, thinned
+from ltdi.encoder import Encoder
+from ltdi.errors import InputError
+from ltdi.features import FeatureMap
+from ltdi.learners import Lora
+from ltdi.provenance import name_of
+from ltdi.scenarios.base import Prepared, Pretraining
+from ltdi.starts import STARTS, Start
+from ltdi.starts.base import shared_draw
+from ltdi.store import Cache
+from ltdi.text_tasks import Examples, Reading, TextTasks
+
+SPLITS = ("meta_train", "meta_val", "meta_test")
+# queries of these are of the part of a data set that it keeps apart
+APART = ("meta_val", "meta_test")
+STARTS_HERE = ("shared", "fresh")
+TEXTS_TOGETHER = 64
+
+
+class Adapters:
+    """Adapters of a language model from a few labelled examples."""
+
+    source: ClassVar[str] = "texts"
+    provides: ClassVar[frozenset[str]] = frozenset({"examples"})
+    data: ClassVar[str] = "texts"
+    learners: ClassVar[tuple[str, ...]] = ("lora",)
+
+    def pretrain(
+        self, data: Mapping[str, Any], body: Mapping[str, Any], *, seed: int, device: torch.device
+    ) -> Pretraining:
+        """Nothing is trained: the model is there, and its place and digest are kept."""
+        frozen = TextEncoder(data["body"])
+        facts = {"name": "text_encoder", "body": data["body"], "digest": frozen.encoder.digest}
+        return Pretraining(frozen, facts, dict)
+
+    def prepare(
+        self, frozen: nn.Module, data: Mapping[str, Any], tasks: Mapping[str, Any], *, seed: int, follow: Callable
+    ) -> Prepared:
+        """What the lowest adapted layer is given and the embedding of every text, once, and the tasks of the splits."""
+        assert isinstance(frozen, TextEncoder)
+        if tasks["n_way"] != 2:
+            raise InputError(f"tasks.n_way = {tasks['n_way']}: adapters are made for two classes; set 2")
+        encoder = frozen.encoder
+        reading = {"body": encoder.name, "digest": encoder.digest, "layers": data["layers"]}
+        reading |= {"share": data["share"], "views": 1 + tasks["views"]}
+        kept: dict[str, Tensor] = {}
+        tables, notes = [], []
+        for split in SPLITS:
+            of, found = _examples(encoder, data, data[split], seed, follow)
+            kept |= of.tensors(split)
+            notes += found
+            sizes = {key: tasks[key] for key in ("n_shot", "n_query")} | {"n_fitted": data["fitted"]}
+            how = Reading(**reading, apart=split in APART)
+            sampled = TextTasks.sample(of, how, n_tasks=tasks[split], **sizes, seed=seed, split=split)
+            tables.append(sampled.to_table())
+            tables[-1].insert(0, "split", split)
+        facts = {
+            "reading": reading,
+            "apart": list(APART),
+            "length": data["length"],
+            "data_sets": {split: data[split] for split in SPLITS},
+        }
+        line = ", ".join(f"{split}: {tasks[split]} tasks from {' '.join(data[split])}" for split in SPLITS)
+        line = "; ".join([line, *dict.fromkeys(notes)])
+        return Prepared({"examples": (kept, facts)}, pd.concat(tables, ignore_index=True), line)
+
+    def begin(
+        self, sources: Mapping[str, TextTasks], learner: Mapping[str, Any], kind: str, *, seed: int
+    ) -> tuple[Start, FeatureMap | None]:
+        """One draw of A for all tasks, or one each; B and the head zero."""
+        if kind not in STARTS_HERE:
+            raise InputError(f"trajectories.start = {kind} is none of an adapter; allowed: {', '.join(STARTS_HERE)}")
+        reading = sources["meta_train"].reading
+        knobs = {key: learner[key] for key in ("rank", "alpha", "modules")}
+        lora = Lora(reading.body, **knobs, layers=reading.layers, digest=reading.digest)
+        where = sources["meta_train"].names.device
+        return STARTS[kind](lora, shared_draw(lora, lora.encoder.n_classes, seed).to(where)), None
+
+
+def _examples(
+    encoder: Encoder, data: Mapping[str, Any], names: list[str], seed: int, follow: Callable
+) -> tuple[Examples, list[str]]:
+    """The examples of data sets as the encoder reads them, and what is to be said of these."""
+    parts: list[dict[str, Tensor]] = []
+    notes = []
+    for group, name in enumerate(names):
+        of = read_text_set(Path(data["root"]), name)
+        notes += [of.note] if of.note else []
+        for part in PARTS:
+            texts, labels = thinned(of.texts[part], of.labels[part], data["most"], seed)
+            read = _read(encoder, texts, data, f"{name} {part}", follow)
+            of_part = {"group": torch.full_like(labels, group), "dev": torch.full_like(labels, part == "dev")}
+            parts.append(read | {"label": labels, "group": of_part["group"], "dev": of_part["dev"].bool()})
+    return Examples(**{key: torch.cat([part[key] for part in parts]) for key in parts[0]}), notes
+
+
+def _read(
+    encoder: Encoder, texts: list[tuple[str, ...]], data: Mapping[str, Any], name: str, follow: Callable
+) -> dict[str, Tensor]:
+    """``hidden``, ``mask`` and ``embedding`` of texts; kept in the cache, so that a killed stage goes on."""
+    layer = 0 if data["layers"] is None else encoder.depth - data["layers"]
+    if layer < 0:
+        raise InputError(f"texts.layers = {data['layers']} is more than the {encoder.depth} of the body; lower it")
+    cache = Cache("texts")
+    key = name_of("texts", encoder.digest, texts, data["length"], layer, code=("ltdi.encoder",))
+    if found := cache.find(key):
+        return found[1]
+    parts: list[dict[str, Tensor]] = []
+
+    def rows() -> Iterator[dict[str, int]]:
+        for first in range(0, len(texts), TEXTS_TOGETHER):
+            tokens = encoder.tokens(texts[first : first + TEXTS_TOGETHER], data["length"])
+            parts.append({each: value.cpu() for each, value in encoder.read(tokens, layer).items()})
+            yield {"texts": first}
+
+    for _ in follow(rows(), name=name, total=-(-len(texts) // TEXTS_TOGETHER), show="texts"):
+        pass
+    read = {each: torch.cat([part[each] for part in parts]) for each in parts[0]}
+    cache.keep(key, read, {})
+    return read

@@ -1,0 +1,243 @@
+"""Tasks made of labelled texts, as a frozen encoder reads them: sub-tasks are subsets of a data set's examples.
+
+A sub-task is a data set and an example of it, its anchor: made of the ``share`` of each class that is nearest to the
+anchor by the encoder's embeddings, so that two sub-tasks of one data set are about different things.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ltdi.encoder import N_CLASSES
+from ltdi.errors import InputError
+from ltdi.learner import ABSENT
+from ltdi.seeding import generator
+from ltdi.store import digest
+from ltdi.tasks import Context, Task
+
+COLUMNS = ("names", "support", "query", "fitted")
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """R labelled texts of a split: ``hidden`` (R, L, H) and ``mask`` (R, L), what the lowest adapted layer is given;
+    ``embedding`` (R, C); ``label``, ``group``, the number of the data set, and ``dev``, whether it is of the part that
+    the data set keeps apart: (R,)."""
+
+    hidden: Tensor
+    mask: Tensor
+    embedding: Tensor
+    label: Tensor
+    group: Tensor
+    dev: Tensor
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], split: str) -> "Examples":
+        """Those of a split from what ``tensors`` gave of all."""
+        return cls(**{each.name: tensors[f"{split}/{each.name}"] for each in fields(cls)})
+
+    def tensors(self, split: str) -> dict[str, Tensor]:
+        return {f"{split}/{each.name}": getattr(self, each.name) for each in fields(self)}
+
+    def to(self, device: torch.device | str) -> "Examples":
+        return Examples(**{each.name: getattr(self, each.name).to(device) for each in fields(self)})
+
+    @cached_property
+    def name(self) -> str:
+        return digest(self.tensors(""))
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """Embeddings of unit length (R, C)."""
+        return torch.nn.functional.normalize(self.embedding, dim=-1)
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor]:
+        """A learner's batch of rows (B, M), ``ABSENT`` where −1."""
+        there = rows.clamp_min(0)
+        labels = torch.where(rows >= 0, self.label[there], ABSENT)
+        return {"hidden": self.hidden[there], "mask": self.mask[there], "labels": labels}
+
+    def near(self, group: int, anchor: int, share: float, dev: bool) -> list[Tensor]:
+        """Of each class the rows of a data set that are nearest to the anchor, a ``share`` of them."""
+        likeness = self.unit @ self.unit[anchor]
+        pools = []
+        for label in range(N_CLASSES):
+            rows = ((self.group == group) & (self.dev == dev) & (self.label == label)).nonzero().flatten()
+            if share < 1 and not dev:
+                nearest = likeness[rows].topk(max(1, round(share * len(rows)))).indices
+                rows = rows[nearest.sort().values]
+            pools.append(rows.cpu())
+        return pools
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How tasks were made: the frozen ``body`` that read the texts, its ``digest``, how many of its last ``layers`` are
+    adapted; the ``share`` of a data set that makes a sub-task; how many ``views`` there are of what is trained on;
+    whether queries are of the part that the data set keeps ``apart``."""
+
+    body: str
+    digest: str
+    layers: int | None
+    share: float
+    views: int
+    apart: bool
+
+
+class TextTasks:
+    """The tasks of one split: of ``names`` (T, 2), a data set and an anchor each, the rows ``support`` (T, N, K),
+    ``query`` (T, N, Q) and ``fitted`` (T, V, N, M), −1 where there are no more. A TaskSource."""
+
+    n_way, n_classes = N_CLASSES, 0
+
+    def __init__(
+        self, of: Examples, reading: Reading, names: Tensor, support: Tensor, query: Tensor, fitted: Tensor
+    ) -> None:
+        self.of, self.reading = of, reading
+        self.names, self.support, self.query, self.fitted = names, support, query, fitted
+
+    @property
+    def n_shot(self) -> int:
+        return self.support.shape[-1]
+
+    @property
+    def n_views(self) -> int:
+        return self.fitted.shape[1]
+
+    @cached_property
+    def most_shots(self) -> int:
+        """By the smallest class of the smallest data set."""
+        of = self.of
+        sizes = [
+            int(((of.group == group) & ~of.dev & (of.label == label)).sum())
+            for group in of.group.unique()
+            for label in range(N_CLASSES)
+        ]
+        return max(1, round(self.reading.share * min(sizes))) - 1
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batch(self, tasks: Tensor) -> Task:
+        return Task(self.context(tasks), self.of.batch(self.query[tasks].flatten(1)))
+
+    def context(self, tasks: Tensor) -> Context:
+        return self._context(self.support[tasks])
+
+    def fitted_on(self, tasks: Tensor, view: int = 0) -> dict[str, Tensor]:
+        """A part of a task's examples; another in another view."""
+        return self.of.batch(self.fitted[tasks, view].flatten(1))
+
+    def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
+        """Data sets, evenly, and of each an anchor (n_tasks, 2)."""
+        groups = self.of.group.unique().cpu()
+        chosen = groups[torch.randint(0, len(groups), (n_tasks,), generator=stream)]
+        spot, names = torch.rand(n_tasks, generator=stream), []
+        for group, where in zip(chosen.tolist(), spot.tolist()):
+            rows = ((self.of.group == group) & ~self.of.dev).nonzero().flatten()
+            names.append([group, int(rows[int(where * len(rows))])])
+        return torch.tensor(names).to(self.names)
+
+    def new(
+        self, names: Tensor, stream: torch.Generator, *, n_shot: int | None = None, n_query: int | None = None
+    ) -> Task:
+        support, query = self.drawn(names, stream, n_shot or self.n_shot, n_query or self.query.shape[-1])
+        return Task(self._context(support), self.of.batch(query.flatten(1)))
+
+    def drawn(self, names: Tensor, stream: torch.Generator, *sizes: int) -> list[Tensor]:
+        """Different rows of each class, so many in each part (B, N, size), −1 where there are no more. With ``apart``
+        the second part is of the rows that are kept apart."""
+        parts: list[list[Tensor]] = [[] for _ in sizes]
+        for group, anchor in names.tolist():
+            pools = self.of.near(group, anchor, self.reading.share, dev=False)
+            kept = self.of.near(group, anchor, self.reading.share, dev=True) if self.reading.apart else pools
+            own = [_shuffled(pool, stream) for pool in pools]
+            first = 0
+            for j, size in enumerate(sizes):
+                if j == 1 and self.reading.apart:
+                    parts[j].append(_padded([_shuffled(pool, stream) for pool in kept], 0, size))
+                    continue
+                parts[j].append(_padded(own, first, size))
+                first += size
+        return [torch.stack(part).to(names.device) for part in parts]
+
+    def description(self, tasks: Tensor) -> str:
+        return digest(tasks, self.of.name, self.names[tasks], self.support[tasks], self.fitted[tasks])
+
+    def take(self, tasks: Tensor) -> "TextTasks":
+        return self._with(*(getattr(self, name)[tasks] for name in COLUMNS))
+
+    def to(self, device: torch.device | str) -> "TextTasks":
+        moved = self._with(*(getattr(self, name).to(device) for name in COLUMNS))
+        moved.of = self.of.to(device)
+        return moved
+
+    def _with(self, names: Tensor, support: Tensor, query: Tensor, fitted: Tensor) -> "TextTasks":
+        return TextTasks(self.of, self.reading, names, support, query, fitted)
+
+    def _context(self, support: Tensor) -> Context:
+        there = support >= 0
+        mask = None if bool(there.all()) else there
+        return Context(self.of.embedding[support.clamp_min(0)], mask, self.of.batch(support.flatten(1)))
+
+    def to_table(self) -> pd.DataFrame:
+        """One row a task; lists of rows flattened."""
+        return pd.DataFrame({name: list(getattr(self, name).int().flatten(1).numpy()) for name in COLUMNS})
+
+    @classmethod
+    def from_table(cls, of: Examples, reading: Reading, table: pd.DataFrame) -> "TextTasks":
+        names, support, query, fitted = (torch.from_numpy(np.stack(list(table[name]))).long() for name in COLUMNS)
+        support, query = (rows.unflatten(1, (N_CLASSES, -1)) for rows in (support, query))
+        return cls(of, reading, names, support, query, fitted.unflatten(1, (reading.views, N_CLASSES, -1)))
+
+    @classmethod
+    def sample(
+        cls,
+        of: Examples,
+        reading: Reading,
+        *,
+        n_tasks: int,
+        n_shot: int,
+        n_query: int,
+        n_fitted: int,
+        seed: int,
+        split: str,
+    ) -> "TextTasks":
+        """Sub-tasks with so many rows of each class that are known, asked, and trained on in each view. What is trained
+        on may hold what is known and, if nothing is kept apart, what is asked.
+
+        Raises:
+            InputError: a class has too few examples.
+        """
+        nothing = torch.zeros(0, N_CLASSES, 1, dtype=torch.long)
+        source = cls(of, reading, nothing[:, :, 0], nothing, nothing, nothing[:, None])
+        most = source.most_shots + 1
+        if n_shot + (0 if reading.apart else n_query) > most:
+            raise InputError(
+                f"tasks.n_shot + tasks.n_query = {n_shot} + {n_query} is more than the {most} examples of a class of a"
+                f" sub-task of {split}; lower one, or raise texts.share"
+            )
+        stream, anchors = generator(seed, split, "examples"), generator(seed, split, "sub-tasks")
+        names = source.draw(n_tasks, anchors)
+        support, query = source.drawn(names, stream, n_shot, n_query)
+        (fitted,) = source.drawn(names, stream, reading.views * n_fitted)
+        parts = fitted.unflatten(2, (reading.views, n_fitted)).transpose(1, 2)
+        return source._with(names, support, query, parts)
+
+
+def _shuffled(rows: Tensor, stream: torch.Generator) -> Tensor:
+    return rows[torch.randperm(len(rows), generator=stream)]
+
+
+def _padded(rows: list[Tensor], first: int, size: int) -> Tensor:
+    """Of each class the rows from number ``first`` on (N, size), −1 where there are no more."""
+    parts = [each[first : first + size] for each in rows]
+    return torch.stack([torch.nn.functional.pad(part, (0, size - len(part)), value=-1) for part in parts])
