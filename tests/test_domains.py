@@ -41,7 +41,7 @@ def test_the_tasks_of_the_table_are_of_the_domains_in_turn():
     assert all(len(row.unique()) == 4 for row in tasks.classes)
     assert source(n_tasks=4).classes.equal(tasks.classes[:4])
     images = torch.cat([tasks.support, tasks.query], -1)
-    assert 0 <= images.min() and images.max() < M
+    assert images.min() >= 0 and images.max() < M
 
 
 def test_new_tasks_drawn_together_are_of_one_domain_and_as_wide_as_it_is():
