@@ -30,6 +30,8 @@ TABLES = {
     "sharpness.csv": "setting variant seed tasks lambda_max ci95 paired_diff paired_ci95 device commit",
     # heads for other numbers of classes and images than a run was trained on
     "ways.csv": f"setting seed n_way n_shot method tasks {_SCORE} device commit",
+    # photographs, a row a meta-test domain
+    "photos.csv": f"setting n_shot method train_classes seed tasks {_SCORE} seconds_meta_train device commit",
     # a method's candidates
     "search.csv": "setting method candidate val_accuracy seconds device commit",
 }

@@ -5,6 +5,7 @@ setting of a data set, one set of tasks and trajectories every method. A killed 
 training at the checkpoint, where it was.
 """
 
+import hashlib
 import re
 import shutil
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from ruamel.yaml import YAML
 
 from bench import ROOT, RUNS
 from bench.settings import controls, load_yaml
+from ltdi.bodies import HUB, is_ours
 from ltdi.store import digest, read_tensors
 
 OF_ONE_SEED = "pretrain_body"
@@ -133,7 +135,12 @@ def _identity(stage: Stage, params: dict[str, Any]) -> dict[str, Any]:
 def name_of_body(params: Mapping[str, Any]) -> str | None:
     """A name for what the file holds that params take the body from."""
     file = params["body"]["weights"]
-    return digest(*read_tensors(file, kind="body")) if file else None
+    if not file or str(file) == HUB:
+        return file
+    if is_ours(Path(file)):
+        return digest(*read_tensors(file, kind="body"))
+    # of timm's own; what is wrong with it the stage says
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if Path(file).is_file() else str(file)
 
 
 def _of_stage(stage: Stage, params: dict[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,8 @@ class DomainTasks(ClassTasks):
                     f" {int(counts.max())} images of a class of {name}; lower one, or take it out"
                 )
             sizes_of = {"n_tasks": each, "n_way": n_way, "n_shot": n_shot, "n_query": n_query}
-            own = ClassTasks.sample(Classes(of.features, counts), **sizes_of, seed=seed, split=f"{split} {name}")
+            alone = Classes(of.features[: int(counts.sum())], counts)  # whose numbers of images are what is asked
+            own = ClassTasks.sample(alone, **sizes_of, seed=seed, split=f"{split} {name}")
             parts.append((own.classes + first, own.support, own.query))
         # task 0 of every domain, then task 1 …
         turns = [torch.stack(column, 1).flatten(0, 1)[:n_tasks] for column in zip(*parts, strict=True)]

@@ -51,7 +51,7 @@ def pretrained_body(section: Mapping[str, Any], channels: int) -> Body:
         InputError: it is not of the section's body.
     """
     weights, body = str(section["weights"]), new_body(section, channels)
-    if isinstance(body, TimmBody) and (weights == HUB or not _is_ours(Path(weights))):
+    if isinstance(body, TimmBody) and (weights == HUB or not is_ours(Path(weights))):
         body = body if weights == HUB else body.load_timm(Path(weights))
         return body.eval().requires_grad_(False)
     if weights == HUB:
@@ -95,7 +95,7 @@ def _built(facts: Mapping[str, Any]) -> nn.Module:
         return TimmBody(facts["name"].removeprefix(PREFIX), image_size=facts["image_size"])
 
 
-def _is_ours(file: Path) -> bool:
+def is_ours(file: Path) -> bool:
     """Whether ``write_tensors`` wrote the file."""
     try:
         with safe_open(file, framework="pt") as opened:

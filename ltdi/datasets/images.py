@@ -64,6 +64,11 @@ class ImageSet:
         counts = torch.tensor(self.counts)
         return counts.cumsum(0) - counts, counts
 
+    @property
+    def content(self) -> Tensor | str:
+        """What a name of the images is made of (``store.digest``)."""
+        return self.images if isinstance(self.images, Tensor) else self.images.name
+
     def pixels(self, rows: Tensor) -> Tensor:
         """The images of these numbers (…,): uint8 (…, channels, height, width)."""
         return self.images[rows.flatten()].unflatten(0, rows.shape)

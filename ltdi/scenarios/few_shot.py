@@ -117,8 +117,8 @@ def _embedded(
     """
     views, cache = tasks["views"], Cache("features")
     images = {split: splits[split].images for split in SPLITS}
-    contents = {split: each if isinstance(each, Tensor) else each.name for split, each in images.items()}
-    inputs = (body.state_dict(), contents, views, dict(tasks["augment"]))
+    contents = [splits[split].content for split in SPLITS]
+    inputs = (body.state_dict(), *contents, views, dict(tasks["augment"]))
     code = ("ltdi.bodies.embedding", "ltdi.datasets.images", "ltdi.seeding", type(body).__module__)
     key = name_of("features", *inputs, code=code)
     if found := cache.find(key):

@@ -62,7 +62,7 @@ def pretraining(
         model=model,
         rows=rows,
         optimizer={key: body[key] for key in ("lr", "steps", "ema", "weight_decay")},
-        inputs=(dict(body), seed, images.images, list(images.counts)),
+        inputs=(dict(body), seed, images.content, list(images.counts)),
         code=("ltdi.bodies.pretraining", type(model.body).__module__),
     )
 
