@@ -3,7 +3,7 @@ scratch (the paper's Table 5) -> bench/results/adapters.tsv and adapters.md.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +13,12 @@ import torch
 import typer
 from torch import Tensor
 
-from bench import BENCH
+from bench import BENCH, dylora
 from bench.machine import origin
 from bench.settings import defaults, load_yaml, override
 from bench.stages import run_stages
 from bench.text import percent, table
-from ltdi.adapter import AdapterRun
+from ltdi.adapter import AdapterRun, shuffled
 from ltdi.artefacts import names
 from ltdi.console import say
 from ltdi.datasets.texts import TextSet, read_text_set, thinned
@@ -34,7 +34,12 @@ NO_STEP = {"majority": "majority class", "mean_head": "mean of the training adap
 NO_STEP |= {"nearest_head": "nearest training adapter"}
 AUDIT = {"shuffled": "{}, condition of another data set", "random": "{}, random condition"}
 TRAINED = {"probe_few": "linear probe on the few examples", "probe": "linear probe on train"}
-TRAINED |= {"lora_few": "LoRA on the few examples", "lora": "LoRA on train", "then": "{}, then LoRA's steps on train"}
+TRAINED |= {
+    "lora_few": "LoRA on the few examples",
+    "lora": "LoRA on train",
+    "dylora": "DyLoRA on train",
+    "then": "{}, then LoRA's steps on train",
+}
 REPORTED = {
     "MRPC": "full 90.24, LoRA 89.76, AdaLoRA 88.71, DyLoRA 89.59, FourierFT 90.03, Lv-Di 88.15, Lt-Di 89.03",
     "QNLI": "full 92.84, LoRA 93.32, AdaLoRA 93.17, DyLoRA 92.21, FourierFT 92.25, Lv-Di 90.96, Lt-Di 91.52",
@@ -145,12 +150,22 @@ def _probe(rows: Tensor, labels: Tensor) -> torch.nn.Module:
 def _with_steps(run: AdapterRun, held: Held, steps: list[int], seed: int) -> Iterator[dict[str, Any]]:
     """LoRA's steps on train, from the start and from the generated adapter; seconds are those of the steps."""
     generated = run.generate(held.train, seed=seed)
-    for what, w in (("lora", _start(run)), ("then", generated)):
+    ways: dict[str, Callable[[int], Tensor]] = {
+        "lora": lambda n: run.train(_start(run), held.train, steps=n, lr=LR, seed=seed),
+        "dylora": lambda n: _dylora(run, held, n, seed),
+        "then": lambda n: run.train(generated, held.train, steps=n, lr=LR, seed=seed),
+    }
+    for what, trained_for in ways.items():
         for n in steps:
             started = time.perf_counter()
-            trained = run.train(w, held.train, steps=n, lr=LR, seed=seed)
+            trained = trained_for(n)
             seconds = time.perf_counter() - started
             yield held.row(what, run.score(trained, held.dev), seconds, n)
+
+
+def _dylora(run: AdapterRun, held: Held, steps: int, seed: int) -> Tensor:
+    batches = shuffled(held.train, 32, generator(seed, "steps"))
+    return dylora.train(run.learner, _start(run), batches, steps=steps, lr=LR, stream=generator(seed, "ranks"))
 
 
 def _start(run: AdapterRun) -> Tensor:
