@@ -1,8 +1,8 @@
 """DyLoRA (Valipour et al. 2023, "DyLoRA: Parameter-Efficient Tuning of Pre-trained Models using Dynamic Search-Free
 Low-Rank Adaptation"): LoRA whose every prefix of ranks is an adapter of its own.
 
-At each step a rank b is drawn evenly from 1 … r, and the loss is that of the first b ranks alone, at the scale alpha / b
-that LoRA of rank b has. As published; the variant that updates rank b alone ("frozen") is not here.
+At each step a rank b is drawn evenly from 1 … r, and the loss is that of the first b ranks alone, at the scale
+alpha / b that LoRA of rank b has. As published; the variant that updates rank b alone ("frozen") is not here.
 """
 
 from collections.abc import Iterator
