@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast quality format example paper compare bench bench-omniglot photos ablation show lock clean
+.PHONY: help setup repro test test-fast quality format example paper compare bench bench-omniglot photos bench-adapters ablation show lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,11 @@ WEIGHTS ?= hub
 
 photos: $(READY) ## Lt-Di on photographs and a pre-trained body: LTDI_DATA=<folder> WEIGHTS=<safetensors file>|hub
 	LTDI_DATA=$(LTDI_DATA) python -m bench photos --weights $(WEIGHTS) $(SEEDS:%=--seed %)
+
+LTDI_BODY ?= roberta-base
+
+bench-adapters: $(READY) ## adapters of a language model on MRPC and QNLI: LTDI_GLUE=<folder or zip> LTDI_BODY=<model> SEEDS="0 1 2" BUDGET=cpu|full
+	python -m bench adapters --root $(or $(LTDI_GLUE),$(LTDI_DATA)/glue) --body $(LTDI_BODY) $(SEEDS:%=--seed %) --budget $(or $(BUDGET),cpu)
 
 ablation: $(READY) ## what each part of the method does, on the embedded glyphs: SEEDS="0 1 2"
 	python -m bench run --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation --variant all

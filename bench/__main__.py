@@ -16,6 +16,7 @@ COMMANDS = {
     "sharpness": ("bench.sharpness", "how sharp the minima of trained heads are: sharpness.csv"),
     "search": ("bench.search", "a method's candidates, compared on meta-val: search.csv"),
     "scale": ("bench.scale", "memory and time of every stage at more tasks and more classes: scale.md"),
+    "adapters": ("bench.adapters", "adapters for data sets held out whole, beside LoRA from scratch: adapters.md"),
     "bodies": ("bench.bodies", "train the frozen bodies of the tables anew: bench/bodies/"),
     "report": ("bench.report", "the readable tables and the picture of bench/results/"),
     "paper-params": ("bench.paper", "the paper's configuration, as options of `dvc exp run`"),

@@ -99,14 +99,8 @@ class AdapterRun:
         self, w: Tensor, known: Batch, *, steps: int, lr: float, seed: int = 0, inputs_a_step: int = 32
     ) -> Tensor:
         """The weights (1, D) after some of Adam's steps on the examples that are known, some of them a step."""
-        n, stream = known["labels"].shape[1], generator(seed, "steps")
-
-        def batches() -> Iterator[Batch]:
-            while True:
-                for rows in torch.randperm(n, generator=stream).split(inputs_a_step):
-                    yield {name: known[name][:, rows] for name in ("hidden", "mask", "labels")}
-
-        return adapt(self.learner.loss, w, batches(), optimizer="adam", lr=lr, record=[steps]).weights[:, 0]
+        batches = shuffled(known, inputs_a_step, generator(seed, "steps"))
+        return adapt(self.learner.loss, w, batches, optimizer="adam", lr=lr, record=[steps]).weights[:, 0]
 
     @torch.no_grad()
     def score(self, w: Tensor, asked: Batch) -> float:
@@ -116,3 +110,10 @@ class AdapterRun:
             batch = {name: asked[name][:, rows] for name in ("hidden", "mask", "labels")}
             n_right += len(rows) * self.learner.score(w, batch).item()
         return n_right / asked["labels"].shape[1]
+
+
+def shuffled(known: Batch, inputs_a_step: int, stream: torch.Generator) -> Iterator[Batch]:
+    """A task's examples, some of them a step, in an order that is drawn anew each time all have been there."""
+    while True:
+        for rows in torch.randperm(known["labels"].shape[1], generator=stream).split(inputs_a_step):
+            yield {name: known[name][:, rows] for name in ("hidden", "mask", "labels")}

@@ -12,6 +12,7 @@ from conftest import STAGES
 from language import N_WORDS, sentence, write_bert
 from torch.testing import assert_close
 
+from bench.adapters import markdown, measure
 from ltdi.adapter import AdapterRun
 from ltdi.artefacts import load_sources, load_start, load_trajectories, read_weights
 from ltdi.cli import app
@@ -189,6 +190,25 @@ def test_steps_lower_the_loss_on_train(run, tmp_path, capsys):
     train = made.read(tmp_path / "a")["train"]
     _, w = read_adapter(tmp_path / "out")
     assert (made.learner.loss(w[None], train) < made.learner.loss(made.generate(train), train)).all()
+
+
+def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
+    columns = {"MRPC": ["#1 String", "#2 String", "Quality"], "QNLI": ["question", "sentence", "label"]}
+    for name, (first, second, label) in columns.items():
+        (tmp_path / name).mkdir()
+        for part, n in (("train", 40), ("dev", 21)):
+            labels = [j % 2 for j in range(n)]
+            words = ["entailment" if each else "not_entailment" for each in labels]
+            texts = {first: [f"w{j}" for j in range(n)], second: [f"w{30 * each}" for each in labels]}
+            table = pd.DataFrame(texts | {label: words if name == "QNLI" else labels})
+            table.to_csv(tmp_path / name / f"{part}.tsv", sep="\t", index=False)
+    rows = pd.DataFrame(measure(run.data, tmp_path, seed=0, steps=[2, 4], most=20))
+    assert set(rows.groupby("data_set").size()) == {6 + 3 + 6} and rows.accuracy.between(0, 1).all()
+    assert (rows[rows.what == "majority"].accuracy == 0.5).all() and (rows.n == 20).all()
+    written = markdown(rows, "ltdi")
+    free = [line for line in written.splitlines() if line.startswith("| ") and "| 0 |" in line]
+    accuracies = [float(line.split("|")[3].split("±")[0]) for line in free]
+    assert accuracies[:6] == sorted(accuracies[:6], reverse=True) and "**ltdi**" in written
 
 
 @pytest.mark.parametrize(

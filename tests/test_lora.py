@@ -1,13 +1,16 @@
 """LoRA: the frozen model where nothing is added, peft's forward where something is, and tasks that stand side by
 side."""
 
+from itertools import repeat
+
 import pytest
 import torch
 from language import sentence, write_bert
 from torch import nn
 from torch.testing import assert_close
 
-from ltdi.adaptation import adapt
+from bench import dylora
+from ltdi.adaptation import adapt, gradient
 from ltdi.errors import InputError
 from ltdi.learners import learner_of
 from ltdi.learners.lora import Lora
@@ -154,3 +157,26 @@ def test_mistakes_are_one_line(body, tmp_path):
     refused("learner.modules = quiry is not in a layer of .*; allowed: query, key, value, dense", modules=["quiry"])
     refused("learner.layers = 9 is more than the 3 of", layers=9)
     refused("texts.body = .*nowhere: no model and tokenizer of transformers there", body=str(tmp_path / "nowhere"))
+
+
+def test_a_prefix_of_dylora_is_lora_of_that_rank(learner, body, batch):
+    w = random_weights(learner)
+    low = Lora(body, rank=1, alpha=KNOBS["alpha"], modules=KNOBS["modules"], layers=learner.layers)
+    tensors = {
+        name: value if name.startswith("head.") else value[:, :1] for name, value in learner.space.unflatten(w).items()
+    }
+    assert_close(logits(learner, dylora.prefix(learner, w, 1), batch), logits(low, low.space.flatten(tensors), batch))
+    assert_close(dylora.prefix(learner, w, 2), w, rtol=0, atol=0)
+    g, _ = gradient(lambda w, batch: learner.loss(dylora.prefix(learner, w, 1), batch), w, batch)
+    for name, value in learner.space.unflatten(g).items():
+        if not name.startswith("head."):
+            assert value[:, 0].any() and not value[:, 1].any()
+
+
+def test_every_prefix_of_dylora_learns(learner, batch):
+    start = learner.initial(B, 2, generator(0, "start"))
+    stream = generator(0, "ranks")
+    w = dylora.train(learner, start, repeat(batch), steps=40, lr=1e-2, stream=stream)
+    for rank in (1, 2):
+        prefixed = dylora.prefix(learner, w, rank)
+        assert (learner.loss(prefixed, batch) < 0.9 * learner.loss(start, batch)).all()

@@ -13,7 +13,7 @@ ROWS = {
     "CoLA": 'gj04\t1\t\tThe "sailors rode.\nxx\t0\t*\tThe rode sailors.\n',
     "SST-2": "sentence\tlabel\nfine \t1\nbad\t0\n",
     "MRPC": "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t1\t2\tHe said .\tHe did say .\n0\t1\t2\ta\tb\n",
-    "QQP": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t1\t2\tHow?\tIn what way?\t1\n1\t1\t2\tHow?\tNo\t0\n",
+    "QQP": "id\tquestion1\tquestion2\tis_duplicate\n1\tHow?\tIn what way?\t1\n1\tHow?\tWhen?\t0\n",
     "STS-B": "index\tsentence1\tsentence2\tscore\n0\ta man\tthe man\t3.200\n1\ta\tb\t3.000\n",
     "MNLI": "index\tsentence1\tsentence2\tgold_label\n0\ta\tb\tentailment\n1\ta\tc\tneutral\n",
     "QNLI": "index\tquestion\tsentence\tlabel\n0\tq\ts\tentailment\n1\tq\tt\tnot_entailment\n",

@@ -41,7 +41,7 @@ class Lora(Learner):
 
     scored_by = "accuracy"
     inputs_together = 256
-    tasks_to_choose_on = 100
+    tasks_to_choose_on = 50
 
     def __init__(
         self,
