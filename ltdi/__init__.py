@@ -6,9 +6,10 @@ Shapes, in every docstring:
     H hidden units of the head
 
 Imports go down only: floor 0 is ``errors store seeding nn training metrics weights devices console``,
-floor 1 ``learner datasets features provenance diffusion``, floor 2 ``bodies tasks texts learners adaptation sharpness``,
-floor 3 ``classes extractor starts selection reptile``, floor 4 ``trajectories scenarios head``,
-floor 5 ``methods artefacts``, floor 6 ``run``, floor 7 ``cli``; ``pipeline`` stands above all of them.
+floor 1 ``learner datasets features provenance diffusion``,
+floor 2 ``bodies tasks texts learners adaptation sharpness``, floor 3 ``classes extractor starts selection reptile``,
+floor 4 ``trajectories described head``, floor 5 ``methods artefacts scenarios``, floor 6 ``run``, floor 7 ``cli``;
+``pipeline`` stands above all of them.
 """
 
 from importlib import import_module

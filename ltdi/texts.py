@@ -125,7 +125,7 @@ def read_descriptions(file: Path) -> dict[str, str]:
     """
     if not file.is_file():
         raise InputError(f"{file}: no such file; name one that holds a name, a tab and a description a line")
-    found = {}
+    found: dict[str, str] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         name, tab, description = line.partition("\t")
         if line.strip() and not tab:

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-WORDS = "a photo of the close up bad small large picture zebra okapi tapir red green blue dog cat horse ship".split()
+SENTENCE = "a photo of the close up bad small large picture zebra okapi tapir red green blue dog cat horse ship"
 
 
 def write_encoder(folder: Path) -> Path:
-    """BERT of one layer that knows ``WORDS``."""
+    """BERT of one layer that knows the words of ``SENTENCE``."""
     transformers = pytest.importorskip("transformers")
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *SENTENCE.split()]
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = transformers.BertConfig(vocab_size=len(vocabulary), max_position_embeddings=32, **sizes)
