@@ -16,7 +16,7 @@ FLOORS = {
     for module in modules.split()
 }
 STAGES = ("pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate")
-METHOD_BASES = ("base", "setup", "trained", "diffusion_method")
+METHOD_BASES = ("base", "setup", "trained", "diffusion_method", "known_rows")
 every_source = pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
 
 

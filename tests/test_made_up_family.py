@@ -45,6 +45,10 @@ REFUSING = {
     "ridge": "weights that hold a linear classifier",
     "prototype_sgd": "weights that hold a linear classifier",
     "metadiff": "weights that hold a linear classifier",
+    **dict.fromkeys(
+        ("nearest_name", "softmax_rows", "text_ridge", "eszsl", "conse", "icis"),
+        "weights that hold a linear classifier",
+    ),
     "ghn3": "a two-layer head",
     "reptile_head": "tasks made of classes",
     "reptile": "the images of its tasks",

@@ -9,8 +9,11 @@ from ltdi.errors import InputError
 from ltdi.learner import Classifier
 from ltdi.learners import TwoLayerHead
 from ltdi.methods.base import Method
+from ltdi.methods.conse import Conse
+from ltdi.methods.eszsl import Eszsl
 from ltdi.methods.ghn3 import Ghn3
 from ltdi.methods.head_sgd import HeadSgd, PrototypeSgd
+from ltdi.methods.icis import Icis
 from ltdi.methods.llo_vae import LloVae
 from ltdi.methods.ltdi import LtDi
 from ltdi.methods.lvdi import LvDi
@@ -21,12 +24,15 @@ from ltdi.methods.meta_hypernetwork import MetaHypernetwork
 from ltdi.methods.metadiff import MetaDiff
 from ltdi.methods.naive_local import NaiveLocal
 from ltdi.methods.nearest_head import NearestHead
+from ltdi.methods.nearest_name import NearestName
 from ltdi.methods.ocd import Ocd
 from ltdi.methods.prototype import Prototype
 from ltdi.methods.reptile import Reptile
 from ltdi.methods.reptile_head import ReptileHead
 from ltdi.methods.ridge import Ridge
 from ltdi.methods.setup import Setup
+from ltdi.methods.softmax_rows import SoftmaxRows
+from ltdi.methods.text_ridge import TextRidge
 from ltdi.methods.weight_flow import WeightFlow
 from ltdi.seeding import generator
 from ltdi.starts import Start
@@ -35,6 +41,7 @@ NEEDS = {
     "head": "weights that hold a linear classifier",
     "two layers": "a two-layer head",
     "classes": "tasks made of classes",
+    "names": "the names of its classes",
     "examples": "labelled examples",
     "images": "the images of its tasks",
 }
@@ -53,6 +60,7 @@ METHODS: dict[str, type[Method]] = {
     "metadiff": MetaDiff,
     "llo_vae": LloVae,
     "weight_flow": WeightFlow,
+    "icis": Icis,
 }
 
 CONTROLS: dict[str, type[Method]] = {
@@ -62,6 +70,11 @@ CONTROLS: dict[str, type[Method]] = {
     "prototype_sgd": PrototypeSgd,
     "mean_head": MeanHead,
     "nearest_head": NearestHead,
+    "nearest_name": NearestName,
+    "softmax_rows": SoftmaxRows,
+    "text_ridge": TextRidge,
+    "eszsl": Eszsl,
+    "conse": Conse,
 }
 
 
