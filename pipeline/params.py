@@ -34,8 +34,9 @@ class Augment(Section):
 
 
 class Body(Section):
-    name: Literal["conv4"]
+    name: Annotated[str, Field(pattern=r"^(conv4|resnet12|timm/.+)$")]
     weights: Path | None
+    image_size: Annotated[int, Field(ge=16)] | None
     filters: Count
     transforms: Transforms
     steps: Count

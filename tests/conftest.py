@@ -34,6 +34,7 @@ TINY = {
     "data.mini_imagenet_size": 84,
     "body.name": "conv4",
     "body.weights": None,
+    "body.image_size": None,
     "body.filters": 16,
     "body.transforms": "none",
     "body.steps": 20,

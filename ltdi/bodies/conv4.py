@@ -1,9 +1,13 @@
 """Conv4: four blocks of convolution, batch norm, ReLU and pooling (Vinyals et al. 2016; the paper's body)."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
+from ltdi.bodies.base import Body
 
-class Conv4(nn.Module):
+
+class Conv4(Body):
     """Images (M, channels, height, width) in [0, 1] -> non-negative features (M, F), F = filters.
 
     The features are non-negative because the last block ends in ReLU and pooling; the head's
@@ -13,11 +17,15 @@ class Conv4(nn.Module):
 
     def __init__(self, channels: int, filters: int = 64) -> None:
         super().__init__()
+        self.channels, self.width = channels, filters
         widths = [channels] + [filters] * 4
         self.blocks = nn.Sequential(*(_block(a, b) for a, b in zip(widths, widths[1:])))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.blocks(images).mean((2, 3))
+
+    def facts(self) -> dict[str, Any]:
+        return {"name": "conv4", "channels": self.channels, "filters": self.width}
 
 
 def _block(channels: int, filters: int) -> nn.Sequential:

@@ -5,18 +5,24 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ltdi.devices import precision
 from ltdi.seeding import generator
 
 
 @torch.no_grad()
 def embed(body: nn.Module, images: Tensor, *, batch: int = 1000) -> Tensor:
-    """images (..., channels, height, width) uint8 or float in [0, 1] -> features (..., F) of the frozen body."""
+    """images (..., channels, height, width) uint8 or float in [0, 1] -> features (..., F) of the frozen body.
+
+    In the number format that the body asks for (``precision``), float32 where it says nothing.
+    """
     body.eval()
     device = next(body.parameters()).device
+    number = precision(getattr(body, "precision", "float32"), device)
     features = []
     for part in images.flatten(0, -4).split(batch):
         part = part.to(device).float().div(255) if part.dtype == torch.uint8 else part.to(device)
-        features.append(body(part.contiguous(memory_format=torch.channels_last)).cpu())
+        with torch.autocast(device.type, number, enabled=number != torch.float32):
+            features.append(body(part.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(features).unflatten(0, images.shape[:-3])
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ltdi.bodies.base import Body
 from ltdi.datasets.images import ImageSet
 from ltdi.seeding import generator, pick
 from ltdi.training import Training
@@ -19,7 +20,7 @@ from ltdi.training import Training
 class EpisodicLoss(nn.Module):
     """A body with the scale of its distances: images -> mean cross-entropy of one-shot episodes."""
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: Body) -> None:
         super().__init__()
         self.body = body
         self.log_scale = nn.Parameter(torch.zeros(()))

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ltdi.bodies import BODIES, read_body
+from ltdi.bodies import new_body, pretrained_body
 from ltdi.bodies.embedding import embed, embed_views
 from ltdi.bodies.pretraining import EpisodicLoss, pretrain
 from ltdi.classes import Classes, ClassTasks
@@ -51,13 +51,14 @@ class FewShot:
     ) -> Pretraining:
         """A body trained on the meta-training classes alone, or one from a file."""
         splits = image_sets(data)
-        facts = {"name": body["name"], "channels": splits["meta_train"].images.shape[1], "filters": body["filters"]}
+        channels = splits["meta_train"].images.shape[1]
         if body["weights"]:
-            trained = read_body(Path(body["weights"]), facts).to(device).to(memory_format=torch.channels_last)
-            return Pretraining(trained, facts, partial(_scores, trained, splits["meta_val"], seed))
+            trained = pretrained_body(body, channels).to(device)
+            trained.to(memory_format=torch.channels_last)
+            return Pretraining(trained, trained.facts(), partial(_scores, trained, splits["meta_val"], seed))
         images = expand_classes(splits["meta_train"], body["transforms"])
         torch.manual_seed(generator(seed, "body").initial_seed())
-        model = EpisodicLoss(BODIES[body["name"]](facts["channels"], filters=body["filters"]))
+        model = EpisodicLoss(new_body(body, channels))
         model.to(device).to(memory_format=torch.channels_last)
         rows = partial(
             pretrain,
@@ -70,7 +71,7 @@ class FewShot:
         )
         return Pretraining(
             model.body,
-            facts,
+            model.body.facts(),
             partial(_scores, model.body, splits["meta_val"], seed),
             model=model,
             rows=rows,

@@ -1,0 +1,22 @@
+"""What every feature extractor says of itself."""
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+
+class Body(nn.Module):
+    """Images (M, channels, height, width) in [0, 1] -> features (M, F)."""
+
+    precision: ClassVar[str] = "float32"
+    """The number format that it computes features in: "float32", "bfloat16", or "auto" (``devices.precision``)."""
+
+    width: int
+    """F"""
+
+    image_size: int | None = None
+    """Pixels a side that it wants images to have; None where any will do."""
+
+    def facts(self) -> dict[str, Any]:
+        """What it is built from but for its weights."""
+        raise NotImplementedError
