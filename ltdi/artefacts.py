@@ -1,6 +1,6 @@
 """What the stages hand to each other, and a finished run consists of: written, read back and checked."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ltdi.classes import Classes, ClassTasks
+from ltdi.described import DescribedClasses, DescribedTasks
 from ltdi.errors import InputError
 from ltdi.features import FeatureMap
 from ltdi.learners import learner_of
@@ -34,7 +35,29 @@ def read_class_tasks(folder: Path, splits: Collection[str], images_of: Collectio
     return sources
 
 
-SOURCES = {"classes": read_class_tasks}
+def read_described_tasks(
+    folder: Path, splits: Collection[str], images_of: Collection[str] = ()
+) -> dict[str, DescribedTasks]:
+    """The same, of classes that are known by their names."""
+    tensors, _ = read_tensors(folder / "features.safetensors", kind="features")
+    table, sources = read_table(folder / "tasks.parquet"), {}
+    images = read_tensors(folder / "images.safetensors", kind="images")[0] if images_of else {}
+    for split in splits:
+        of = DescribedClasses(
+            tensors[split],
+            tensors[f"{split}/counts"],
+            images[split] if split in images_of else None,
+            texts=tensors[f"{split}/texts"],
+            learned_from=split == "meta_train",
+        )
+        sources[split] = DescribedTasks.from_table(of, table[table.split == split])
+    return sources
+
+
+SOURCES: dict[str, Callable[..., Mapping[str, ClassTasks]]] = {
+    "classes": read_class_tasks,
+    "described": read_described_tasks,
+}
 """How the prepared tasks of a scenario are read back: (folder, splits, images_of) -> the TaskSource of each split."""
 
 SHARD_NUMBERS = 2**21

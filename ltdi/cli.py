@@ -32,25 +32,35 @@ Classes = Annotated[Path, typer.Argument(help="A folder that holds a folder of i
 @app.command()
 def classify(
     task: Annotated[
-        Path, typer.Argument(help="A folder of classes, each a folder of images, or a head that was kept.")
+        Path,
+        typer.Argument(
+            help="A folder of classes, each a folder of images, or a head that was kept; with --names, images to"
+            " classify."
+        ),
     ],
     images: Annotated[list[Path] | None, typer.Argument(help="Images to classify, or folders of them.")] = None,
+    names: Annotated[str, typer.Option(help="Classes by their names alone, e.g. 'zebra, okapi, tapir'.")] = "",
     head: Annotated[Path | None, typer.Option(help="Where to keep the head.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Where to write all answers.")] = None,
     method: Method = "",
     seed: Seed = 0,
     data: Data = Path("data"),
 ) -> None:
-    """Generate a head for classes of a few images each, and classify other images by it."""
+    """Generate a head for classes of a few images each, or of names, and classify images by it."""
     with one_line_errors("ltdi classify"):
-        files = listed_of(images or [])  # first, so that a mistake in them leaves nothing behind
+        files = listed_of(
+            [*([task] if names else []), *(images or [])]
+        )  # first, so that a mistake in them leaves nothing behind
         run = Run(data, method=method)
-        if not task.is_dir() and (method or head):
+        if not names and not task.is_dir() and (method or head):
             raise InputError(
                 f"{task} is no folder of classes, so there is nothing to generate; leave --method and --head out, or"
                 " name a folder"
             )
-        made = run.generate(task, seed=seed) if task.is_dir() else run.load_head(task)
+        if names:
+            made = run.generate_from_names([each.strip() for each in names.split(",")], seed=seed)
+        else:
+            made = run.generate(task, seed=seed) if task.is_dir() else run.load_head(task)
         answers = made.classify(files)
         if head:
             made.save(head)
@@ -119,6 +129,8 @@ def example(
 
 
 def _tell(made: Head) -> None:
+    if not any(made.shots):
+        return say(f"a head from the names {', '.join(made.classes)}, by {made.method}")
     say(f"a head from {', '.join(f'{n} of {name}' for n, name in zip(made.shots, made.classes))}, by {made.method}")
 
 

@@ -5,7 +5,7 @@ head = run.generate("my_classes")      # a folder that holds a folder of images 
 head.classify("photographs")           # a table: image, class, probability
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ltdi.methods.saved import read_method
 from ltdi.seeding import generator
 from ltdi.store import read_json, read_tensors
 from ltdi.tasks import Context
+from ltdi.texts import embed_names, read_descriptions
 
 
 class Run:
@@ -75,7 +76,12 @@ class Run:
         by_class = by_folder(Path(classes)) if isinstance(classes, str | Path) else dict(classes)
         if len(by_class) < 2:
             raise InputError(f"{len(by_class)} classes; give two or more")
+        if self.is_from_names:
+            raise InputError(f"{self.data} generates heads from names; give them with --names, without images of them")
         context = self.context(by_class)
+        return self._generated(tuple(by_class), context, tuple(int(n) for n in context.present[0].sum(-1)), seed)
+
+    def _generated(self, classes: tuple[str, ...], context: Context, shots: tuple[int, ...], seed: int) -> Head:
         known = self.method_n_way
         if self.method.one_size and context.n_way != known:
             raise InputError(
@@ -83,8 +89,35 @@ class Run:
                 f" tasks.n_way = {context.n_way} in params.yaml and run `dvc repro`, or choose another method"
             )
         w = self.method.generate(context, generator=self.noise(seed))
-        shots = tuple(int(n) for n in context.present[0].sum(-1))
-        return Head(tuple(by_class), self.method.learner, w, self.extractor, self.name, shots)
+        return Head(classes, self.method.learner, w, self.extractor, self.name, shots)
+
+    def context_of_names(self, names: Sequence[str]) -> Context:
+        """What the names of some classes say of their task."""
+        knobs = read_tensors(self.data / "tasks" / "features.safetensors", kind="features")[1]["names"]
+        told = read_descriptions(Path(knobs["descriptions"])) if knobs["descriptions"] else None
+        texts = embed_names(knobs["encoder"], names, prompts=knobs["prompts"], descriptions=told)
+        return Context(texts[None, :, None].to(self.device))
+
+    def generate_from_names(self, names: Sequence[str], *, seed: int = 0) -> Head:
+        """A head for classes of which nothing is known but their names.
+
+        Raises:
+            InputError: the run learned from images, fewer than two names, one twice, or more or fewer than the method
+                can do.
+        """
+        if not self.is_from_names:
+            raise InputError(
+                f"{self.data} generates heads from images; name a folder of classes, or a run of scenario.name ="
+                " zero_shot"
+            )
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise InputError(f"names {', '.join(names)!r}: give two or more, all different")
+        return self._generated(tuple(names), self.context_of_names(names), (0,) * len(names), seed)
+
+    @property
+    def is_from_names(self) -> bool:
+        """Whether its heads are from names alone, and not from images."""
+        return "examples" not in self.facts["provides"]
 
     def load_head(self, file: str | Path) -> Head:
         """A head that ``Head.save`` kept.

@@ -93,8 +93,9 @@ def collect(
 ) -> Recorded:
     """Train the weights of ``tasks`` together and record them (Algorithm 1).
 
-    ``fit_on`` is "class" (all that there is of the task), "support" (the examples of its context), or "rows": no
-    training, the straight line from the start to weights that there are already (``Start.ends``). With ``augment`` the
+    ``fit_on`` is "class" (all that there is of the task), "support" (the examples of its context), or "rows":
+    of classes that are known no training, the straight line from the start to the weights that there are already
+    (``Start.ends``), of others as "class". With ``augment`` the
     steps on all take the source's augmented views in turn.
     """
     record = recorded_steps(steps, length)
@@ -102,20 +103,19 @@ def collect(
     together = max(1, start.learner.inputs_together // next(iter(source.fitted_on(tasks[:1]).values())).shape[1])
     parts = []
     for some, first in zip(tasks.split(together), w.split(together), strict=True):
-        everything = source.fitted_on(some)
+        everything, context = source.fitted_on(some), source.context(some)
         batches: Iterator[Batch] = repeat(everything)
         if fit_on == "support":
-            examples = source.context(some).examples
-            if examples is None:
+            if context.examples is None:
                 raise InputError(
                     "trajectories.fit_on = support takes steps on labelled examples, which these tasks do not have; set"
                     " class"
                 )
-            batches = repeat(examples)
+            batches = repeat(context.examples)
         elif augment:
             batches = (source.fitted_on(some, view) for view in cycle(range(source.n_views)))
-        if fit_on == "rows":
-            path = _straight(start, first, source.context(some), everything, length)
+        if fit_on == "rows" and context.known is not None:
+            path = _straight(start, first, context, everything, length)
         else:
             path = adapt(start.learner.loss, first, batches, optimizer=optimizer, lr=lr, record=record, sam=sam)
         with torch.no_grad():
@@ -129,8 +129,8 @@ def _straight(start: Start, w: Tensor, context: Context, everything: Batch, leng
     ends = start.ends(context)
     if ends is None:
         raise InputError(
-            "trajectories.fit_on = rows needs weights that there are already, of which these tasks and this start have"
-            " none; set class"
+            "trajectories.fit_on = rows needs weights that there are already, and this start has none; set class, or"
+            " trajectories.start = described"
         )
     weights = torch.stack([torch.lerp(w, ends, j / (length - 1)) for j in range(length)], 1)
     with torch.no_grad():

@@ -28,6 +28,11 @@ def main(params_file: Path, data: Path) -> None:
     where = device()
     _check(knobs)
     scenario = SCENARIOS[params.scenario.name]
+    if knobs.fit_on == "rows" and "names" not in scenario.provides:
+        raise InputError(
+            f"trajectories.fit_on = rows is for tasks of names, and scenario.name = {params.scenario.name} has none; set"
+            " class"
+        )
     read = SOURCES[scenario.source]
     sources = {split: source.to(where) for split, source in read(data / "tasks", SPLITS).items()}
     if knobs.augment and sources["meta_train"].n_views == 1:

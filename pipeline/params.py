@@ -49,6 +49,15 @@ class Body(Section):
     augment: Augment
 
 
+class Names(Section):
+    encoder: str | None
+    prompts: str
+    descriptions: Path | None
+    learn_from: Literal["images", "classifier"]
+    classes: Path | None
+    classifier: Path | None
+
+
 class Tasks(Section):
     n_way: Annotated[int, Field(ge=2)]
     n_shot: Count
@@ -60,11 +69,12 @@ class Tasks(Section):
     meta_val: Count
     meta_test: Count
     views: Annotated[int, Field(ge=0)]
+    names: Names
     augment: Augment
 
 
 class Scenario(Section):
-    name: Literal["few_shot"]
+    name: Literal["few_shot", "zero_shot"]
 
 
 class Learner(Section):
@@ -75,8 +85,8 @@ class Learner(Section):
 
 
 class Trajectories(Section):
-    start: Literal["fresh", "shared", "prototype", "ridge", "closed_form"]
-    fit_on: Literal["class", "support"]
+    start: Literal["fresh", "shared", "prototype", "ridge", "closed_form", "described", "softmax_rows", "text_ridge"]
+    fit_on: Literal["class", "support", "rows"]
     augment: bool
     optimizer: Literal["sgd", "adam"]
     lr: Positive

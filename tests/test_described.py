@@ -206,8 +206,15 @@ def test_rows_are_the_end_of_a_straight_trajectory(world):
     assert_close(recorded.points[:, 0], expected)
     assert_close(recorded.points[:, 3], world.start.centre(context))
     assert_close(recorded.points[:, 1], torch.lerp(recorded.points[:, 0], recorded.points[:, 3], 1 / 3))
-    with pytest.raises(InputError, match="^trajectories.fit_on = rows needs weights .*; set class$"):
-        collect(world.start, world.val, torch.arange(6), fit_on="rows", **knobs)
+    asked, trained = (
+        collect(world.start, world.val, torch.arange(6), fit_on=each, **knobs) for each in ("rows", "class")
+    )
+    assert_close(asked.points, trained.points, rtol=0, atol=0)
+    shared = STARTS["shared"](world.start.learner, world.start.shared)
+    with pytest.raises(
+        InputError, match="^trajectories.fit_on = rows needs weights .* trajectories.start = described$"
+    ):
+        collect(shared, world.train, torch.arange(6), fit_on="rows", **knobs)
 
 
 # --- every method

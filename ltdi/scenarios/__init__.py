@@ -2,5 +2,6 @@
 
 from ltdi.scenarios.base import Scenario
 from ltdi.scenarios.few_shot import FewShot
+from ltdi.scenarios.zero_shot import ZeroShot
 
-SCENARIOS: dict[str, Scenario] = {"few_shot": FewShot()}
+SCENARIOS: dict[str, Scenario] = {"few_shot": FewShot(), "zero_shot": ZeroShot()}
