@@ -11,6 +11,7 @@ COMMANDS = {
     "plan": ("bench.plan", "what each cell of the few-shot table would run here, or why it cannot"),
     "cell": ("bench.cell", "measure one cell, as it is planned"),
     "run": ("bench.run", "measure settings × variants × seeds beside the controls: runs.csv, beside.csv, choices.csv"),
+    "zero-shot": ("bench.zero_shot", "heads from names beside the controls of names: zero_shot.md"),
     "ways": ("bench.ways", "one run's heads for tasks of other sizes: ways.csv"),
     "sharpness": ("bench.sharpness", "how sharp the minima of trained heads are: sharpness.csv"),
     "search": ("bench.search", "a method's candidates, compared on meta-val: search.csv"),
