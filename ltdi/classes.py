@@ -5,6 +5,7 @@ The classes of a task stand in label order everywhere: slot ``n`` belongs to lab
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -157,10 +158,10 @@ class ClassTasks:
     def description(self, tasks: Tensor) -> str:
         return digest(tasks, self.of.name, self.classes[tasks], self.support[tasks])
 
-    def take(self, tasks: Tensor) -> "ClassTasks":
+    def take(self, tasks: Tensor) -> Self:
         return type(self)(self.of, self.classes[tasks], self.support[tasks], self.query[tasks])
 
-    def with_images(self, images: Tensor) -> "ClassTasks":
+    def with_images(self, images: Tensor) -> Self:
         """The same tasks, with the images that the features are of (R, channels, height, width).
 
         Raises:
@@ -172,11 +173,11 @@ class ClassTasks:
             )
         return type(self)(replace(self.of, images=images), self.classes, self.support, self.query)
 
-    def through(self, seen: FeatureMap) -> "ClassTasks":
+    def through(self, seen: FeatureMap) -> Self:
         """The same tasks, whose features are seen through a map."""
         return type(self)(replace(self.of, seen=seen), self.classes, self.support, self.query)
 
-    def to(self, device: torch.device | str) -> "ClassTasks":
+    def to(self, device: torch.device | str) -> Self:
         return type(self)(self.of.to(device), *(each.to(device) for each in (self.classes, self.support, self.query)))
 
     def to_table(self) -> pd.DataFrame:
@@ -185,7 +186,7 @@ class ClassTasks:
         return pd.DataFrame({name: list(index.int().flatten(1).numpy()) for name, index in columns.items()})
 
     @classmethod
-    def from_table(cls, of: Classes, table: pd.DataFrame) -> "ClassTasks":
+    def from_table(cls, of: Classes, table: pd.DataFrame) -> Self:
         classes, support, query = (
             torch.from_numpy(np.stack(list(table[name]))) for name in ("classes", "support", "query")
         )
@@ -194,9 +195,7 @@ class ClassTasks:
         return cls(of, classes, support, query)
 
     @classmethod
-    def sample(
-        cls, of: Classes, *, n_tasks: int, n_way: int, n_shot: int, n_query: int, seed: int, split: str
-    ) -> "ClassTasks":
+    def sample(cls, of: Classes, *, n_tasks: int, n_way: int, n_shot: int, n_query: int, seed: int, split: str) -> Self:
         """Tasks of ``n_way`` different classes and of each ``n_shot + n_query`` different images, or all there are.
 
         The first tasks stay the same when more are asked for.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -54,13 +55,11 @@ class DescribedTasks(ClassTasks):
         return Task(self.of.context(names), self._query(names, query.to(names.device)))
 
     @classmethod
-    def of_classes(
-        cls, of: DescribedClasses, *, n_tasks: int, n_way: int, n_query: int, seed: int, split: str
-    ) -> "DescribedTasks":
+    def of_classes(cls, of: DescribedClasses, *, n_tasks: int, n_way: int, n_query: int, seed: int, split: str) -> Self:
         """Tasks of ``n_way`` different classes, and ``n_query`` images of each, or all there are, to be asked."""
         n_query = min(n_query, int(of.counts.max()) * of.n_views)
         sizes = {"n_tasks": n_tasks, "n_way": n_way, "n_shot": 0, "n_query": n_query}
-        return cls.sample(of, **sizes, seed=seed, split=split)  # type: ignore[return-value]
+        return cls.sample(of, **sizes, seed=seed, split=split)
 
 
 def rows_as_features(rows: Tensor, features: Tensor) -> Tensor:

@@ -197,9 +197,10 @@ def _learner(learner: Mapping[str, Any], seen: FeatureMap, train: DescribedTasks
 
 def _start(kind: str, learner: Learner, train: DescribedTasks, val: DescribedTasks, seed: int) -> Start:
     shared = shared_draw(learner, val.n_way, seed).to(val.of.features.device)
-    if not issubclass(STARTS[kind], Described):
-        return STARTS[kind](learner, shared)
-    start = STARTS[kind](learner, shared, train.of.texts, train.of.means())
+    made = STARTS[kind]
+    if not issubclass(made, Described):
+        return made(learner, shared)
+    start = made(learner, shared, train.of.texts, train.of.means())
     return start.calibrated(val.batch(torch.arange(len(val))))
 
 
