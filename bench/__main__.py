@@ -12,6 +12,7 @@ COMMANDS = {
     "cell": ("bench.cell", "measure one cell, as it is planned"),
     "run": ("bench.run", "measure settings × variants × seeds beside the controls: runs.csv, beside.csv, choices.csv"),
     "photos": ("bench.photos", "a pre-trained body and a mixture of domains, on others: photos.csv"),
+    "zero-shot": ("bench.zero_shot", "heads from names beside the controls of names: zero_shot.md"),
     "ways": ("bench.ways", "one run's heads for tasks of other sizes: ways.csv"),
     "sharpness": ("bench.sharpness", "how sharp the minima of trained heads are: sharpness.csv"),
     "search": ("bench.search", "a method's candidates, compared on meta-val: search.csv"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ltdi.classes import Classes, ClassTasks
+from ltdi.described import DescribedClasses, DescribedTasks
 from ltdi.domains import DomainTasks
 from ltdi.errors import InputError
 from ltdi.features import FeatureMap
@@ -67,9 +68,29 @@ def read_text_tasks(folder: Path, splits: Collection[str], images_of: Collection
     return sources
 
 
+def read_described_tasks(
+    folder: Path, splits: Collection[str], images_of: Collection[str] = ()
+) -> dict[str, DescribedTasks]:
+    """The same, of classes that are known by their names."""
+    tensors, _ = read_tensors(folder / "features.safetensors", kind="features")
+    table, sources = read_table(folder / "tasks.parquet"), {}
+    images = read_tensors(folder / "images.safetensors", kind="images")[0] if images_of else {}
+    for split in splits:
+        of = DescribedClasses(
+            tensors[split],
+            tensors[f"{split}/counts"],
+            images[split] if split in images_of else None,
+            texts=tensors[f"{split}/texts"],
+            learned_from=split == "meta_train",
+        )
+        sources[split] = DescribedTasks.from_table(of, table[table.split == split])
+    return sources
+
+
 SOURCES: dict[str, Callable[..., Mapping[str, Any]]] = {
     "classes": read_class_tasks,
     "domains": read_domain_tasks,
+    "described": read_described_tasks,
     "texts": read_text_tasks,
 }
 """How the prepared tasks of a scenario are read back: (folder, splits, images_of) -> the TaskSource of each split."""

@@ -4,8 +4,9 @@ The classes of a task stand in label order everywhere: slot ``n`` belongs to lab
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -92,9 +93,8 @@ class Classes:
         return torch.zeros(len(self), rows.shape[1]).to(rows).index_add_(0, of_row, rows) / self.counts[:, None]
 
     def to(self, device: torch.device | str) -> "Classes":
-        images = None if self.images is None else self.images.to(device)
-        seen = None if self.seen is None else self.seen.to(device)
-        return Classes(self.features.to(device), self.counts.to(device), images, seen)
+        moved = {key: value.to(device) for key, value in vars(self).items() if hasattr(value, "to")}
+        return replace(self, **{field.name: moved[field.name] for field in fields(self) if field.name in moved})
 
 
 class ClassTasks:
@@ -125,7 +125,7 @@ class ClassTasks:
         return len(self.of)
 
     @property
-    def parts(self) -> "Sequence[ClassTasks]":
+    def parts(self) -> Sequence[Self]:
         return [self]
 
     def batch(self, tasks: Tensor) -> Task:
@@ -165,10 +165,10 @@ class ClassTasks:
     def description(self, tasks: Tensor) -> str:
         return digest(tasks, self.of.name, self.classes[tasks], self.support[tasks])
 
-    def take(self, tasks: Tensor) -> "ClassTasks":
-        return ClassTasks(self.of, self.classes[tasks], self.support[tasks], self.query[tasks])
+    def take(self, tasks: Tensor) -> Self:
+        return type(self)(self.of, self.classes[tasks], self.support[tasks], self.query[tasks])
 
-    def with_images(self, images: Tensor) -> "ClassTasks":
+    def with_images(self, images: Tensor) -> Self:
         """The same tasks, with the images that the features are of (R, channels, height, width).
 
         Raises:
@@ -178,14 +178,14 @@ class ClassTasks:
             raise InputError(
                 f"tasks.views = {self.n_views - 1}: a method that works on images needs 0; change it, or method.name"
             )
-        return ClassTasks(replace(self.of, images=images), self.classes, self.support, self.query)
+        return type(self)(replace(self.of, images=images), self.classes, self.support, self.query)
 
-    def through(self, seen: FeatureMap) -> "ClassTasks":
+    def through(self, seen: FeatureMap) -> Self:
         """The same tasks, whose features are seen through a map."""
-        return ClassTasks(replace(self.of, seen=seen), self.classes, self.support, self.query)
+        return type(self)(replace(self.of, seen=seen), self.classes, self.support, self.query)
 
-    def to(self, device: torch.device | str) -> "ClassTasks":
-        return ClassTasks(self.of.to(device), *(each.to(device) for each in (self.classes, self.support, self.query)))
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(self.of.to(device), *(each.to(device) for each in (self.classes, self.support, self.query)))
 
     def to_table(self) -> pd.DataFrame:
         """One row a task; index lists flattened in the order of the labels."""
@@ -193,17 +193,16 @@ class ClassTasks:
         return pd.DataFrame({name: list(index.int().flatten(1).numpy()) for name, index in columns.items()})
 
     @classmethod
-    def from_table(cls, of: Classes, table: pd.DataFrame) -> "ClassTasks":
+    def from_table(cls, of: Classes, table: pd.DataFrame) -> Self:
         classes, support, query = (
             torch.from_numpy(np.stack(list(table[name]))) for name in ("classes", "support", "query")
         )
         N = classes.shape[1]
-        return cls(of, classes, support.unflatten(1, (N, -1)), query.unflatten(1, (N, -1)))
+        support, query = (each.unflatten(1, (N, each.shape[1] // N)) for each in (support, query))
+        return cls(of, classes, support, query)
 
     @classmethod
-    def sample(
-        cls, of: Classes, *, n_tasks: int, n_way: int, n_shot: int, n_query: int, seed: int, split: str
-    ) -> "ClassTasks":
+    def sample(cls, of: Classes, *, n_tasks: int, n_way: int, n_shot: int, n_query: int, seed: int, split: str) -> Self:
         """Tasks of ``n_way`` different classes and of each ``n_shot + n_query`` different images, or all there are.
 
         The first tasks stay the same when more are asked for.

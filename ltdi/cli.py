@@ -30,13 +30,16 @@ app = typer.Typer(help="Weights for a task that nobody has trained on.", add_com
 Data = Annotated[Path, typer.Option(help="The folder of a finished run.")]
 Method = Annotated[str, typer.Option(help="A method or a control of the run.", show_default="the trained one")]
 Seed = Annotated[int, typer.Option(help="Of the noise that generation starts from.")]
-Task = Annotated[Path, typer.Argument(help="A folder of classes, each a folder of images, or a head that was kept.")]
+Task = Annotated[
+    Path, typer.Argument(help="A folder of classes, each a folder of images, or a kept head; with --names, images.")
+]
 
 
 @app.command()
 def classify(
     task: Task,
     images: Annotated[list[Path] | None, typer.Argument(help="Images to classify, or folders of them.")] = None,
+    names: Annotated[str, typer.Option(help="Classes by their names alone, e.g. 'zebra, okapi, tapir'.")] = "",
     head: Annotated[Path | None, typer.Option(help="Where to keep the head.")] = None,
     add: Annotated[
         list[str] | None, typer.Option(help="NAME=FOLDER: a further class, from its images; once for each.")
@@ -46,17 +49,18 @@ def classify(
     seed: Seed = 0,
     data: Data = Path("data"),
 ) -> None:
-    """Generate a head for classes of a few images each, and classify other images by it."""
+    """Generate a head for classes of a few images each, or of names, and classify images by it."""
     with one_line_errors("ltdi classify"):
-        files = listed_of(images or [])  # first, so that a mistake in them leaves nothing behind
+        # first, so that a mistake in them leaves nothing behind
+        files = listed_of([*([task] if names else []), *(images or [])])
         further = [_named_folder(each) for each in add or []]
         run = Run(data, method=method)
-        if not task.is_dir() and head and not add:
+        if not names and not task.is_dir() and head and not add:
             raise InputError(
                 f"{task} is no folder of classes, so there is nothing to keep; leave --head out, or name a folder, or a"
                 " class to --add"
             )
-        made = _head_of(run, task, method, seed)
+        made = run.generate_from_names(_names(names), seed=seed) if names else _head_of(run, task, method, seed)
         for name, place in further:
             made = made.with_class(name, place)
         answers = made.classify(files)
@@ -169,6 +173,10 @@ def example(
         )
 
 
+def _names(names: str) -> list[str]:
+    return [each.strip() for each in names.split(",")]
+
+
 def _head_of(run: Run, task: Path, method: str, seed: int) -> Head:
     """Generated for a folder of classes, or the one that was kept."""
     if task.is_dir():
@@ -188,6 +196,8 @@ def _named_folder(told: str) -> tuple[str, Path]:
 
 
 def _tell(made: Head) -> None:
+    if not any(made.shots):
+        return say(f"a head from the names {', '.join(made.classes)}, by {made.method}")
     say(f"a head from {', '.join(f'{n} of {name}' for n, name in zip(made.shots, made.classes))}, by {made.method}")
 
 

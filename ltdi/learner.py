@@ -27,6 +27,8 @@ class Learner(ABC):
     """Of the numbers that ``reference`` gives."""
     scored_by: str
     """The name of the score."""
+    from_images: bool = False
+    """Whether its inputs are images, of which it has features of its own."""
     inputs_together: int
     """How many inputs one pass should hold: tasks do not touch each other, and those whose activations stay in the
     processor's cache are trained twice as fast."""
@@ -69,6 +71,8 @@ class Classifier(Learner):
     """
 
     scored_by = "accuracy"
+    n_features: int
+    """F of its inputs."""
 
     @abstractmethod
     def logits(self, w: Tensor, inputs: Tensor) -> Tensor:

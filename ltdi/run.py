@@ -26,6 +26,7 @@ from ltdi.methods.saved import read_method
 from ltdi.seeding import generator
 from ltdi.store import digest, read_json, read_tensors
 from ltdi.tasks import Context
+from ltdi.texts import embed_names, read_descriptions
 
 
 class Run:
@@ -76,7 +77,37 @@ class Run:
         by_class = by_folder(Path(classes)) if isinstance(classes, str | Path) else dict(classes)
         if len(by_class) < 2:
             raise InputError(f"{len(by_class)} classes; give two or more")
+        if self.is_from_names:
+            raise InputError(f"{self.data} generates heads from names; give them with --names, without images of them")
         return self._head(self.name, self.method, tuple(by_class), self.context(by_class), seed)
+
+    def context_of_names(self, names: Sequence[str]) -> Context:
+        """What the names of some classes say of their task."""
+        knobs = read_tensors(self.data / "tasks" / "features.safetensors", kind="features")[1]["names"]
+        told = read_descriptions(Path(knobs["descriptions"])) if knobs["descriptions"] else None
+        texts = embed_names(knobs["encoder"], names, prompts=knobs["prompts"], descriptions=told)
+        return Context(texts[None, :, None].to(self.device))
+
+    def generate_from_names(self, names: Sequence[str], *, seed: int = 0) -> Head:
+        """A head for classes of which nothing is known but their names.
+
+        Raises:
+            InputError: the run learned from images, fewer than two names, one twice, or more or fewer than the method
+                can do.
+        """
+        if not self.is_from_names:
+            raise InputError(
+                f"{self.data} generates heads from images; name a folder of classes, or a run of scenario.name ="
+                " zero_shot"
+            )
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise InputError(f"names {', '.join(names)!r}: give two or more, all different")
+        return self._head(self.name, self.method, tuple(names), self.context_of_names(names), seed)
+
+    @property
+    def is_from_names(self) -> bool:
+        """Whether its heads are from names alone, and not from images."""
+        return "examples" not in self.facts["provides"]
 
     def load_head(self, file: str | Path) -> Head:
         """A head that ``Head.save`` kept.
@@ -95,9 +126,14 @@ class Run:
                 f" tasks.n_way = {context.n_way} in params.yaml and run `dvc repro`, or choose another method"
             )
         w = method.generate(context, generator=self.noise(seed))
-        shots = tuple(int(n) for n in context.present[0].sum(-1))
+        # of names there are no images
+        shots = tuple(0 if self.is_from_names else int(n) for n in context.present[0].sum(-1))
         # a method that works on images is told nothing by their features
-        support = () if method.from_images else tuple(rows[:n] for rows, n in zip(context.rows[0], shots))
+        support = (
+            ()
+            if method.from_images or self.is_from_names
+            else tuple(rows[:n] for rows, n in zip(context.rows[0], shots))
+        )
         made = Head(classes, method.learner, w, self.extractor, name, shots, support, seed, generator_name)
         return replace(made, again=partial(self._again, made))
 

@@ -19,12 +19,15 @@ class Context:
 
     A slot is a class, or the only one of a task that has none. Where slots have unequal numbers of rows, ``mask``
     (B, N, K) says which are there, the first ones of each slot; what the others hold has no meaning. ``examples`` is a
-    batch for ``Learner.loss`` that a method may take gradient steps on, where there are any.
+    batch for ``Learner.loss`` that a method may take gradient steps on, where there are any. ``known`` (B, N) is there
+    where slots are classes that are learned from: their numbers, so that what is learned from a class is not asked
+    of it.
     """
 
     rows: Tensor
     mask: Tensor | None = None
     examples: Batch | None = None
+    known: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -34,6 +37,7 @@ class Context:
             self.rows[tasks],
             None if self.mask is None else self.mask[tasks],
             None if self.examples is None else map_batch(lambda value: value[tasks], self.examples),
+            None if self.known is None else self.known[tasks],
         )
 
     @property

@@ -11,11 +11,11 @@ from itertools import cycle, repeat
 import torch
 from torch import Tensor
 
-from ltdi.adaptation import adapt
+from ltdi.adaptation import Path, adapt
 from ltdi.errors import InputError
 from ltdi.learner import Batch
 from ltdi.starts import Start
-from ltdi.tasks import TaskSource
+from ltdi.tasks import Context, TaskSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,28 +93,46 @@ def collect(
 ) -> Recorded:
     """Train the weights of ``tasks`` together and record them (Algorithm 1).
 
-    ``fit_on`` is "class" (all that there is of the task) or "support" (the examples of its context). With ``augment``
-    the steps on all take the source's augmented views in turn.
+    ``fit_on`` is "class" (all that there is of the task), "support" (the examples of its context), or "rows":
+    of classes that are known no training, the straight line from the start to the weights that there are already
+    (``Start.ends``), of others as "class". With ``augment`` the
+    steps on all take the source's augmented views in turn.
     """
     record = recorded_steps(steps, length)
     w = start.draw(source.context(tasks), tasks, seed)
     together = max(1, start.learner.inputs_together // next(iter(source.fitted_on(tasks[:1]).values())).shape[1])
     parts = []
     for some, first in zip(tasks.split(together), w.split(together), strict=True):
-        everything = source.fitted_on(some)
+        everything, context = source.fitted_on(some), source.context(some)
         batches: Iterator[Batch] = repeat(everything)
         if fit_on == "support":
-            examples = source.context(some).examples
-            if examples is None:
+            if context.examples is None:
                 raise InputError(
                     "trajectories.fit_on = support takes steps on labelled examples, which these tasks do not have; set"
                     " class"
                 )
-            batches = repeat(examples)
+            batches = repeat(context.examples)
         elif augment:
             batches = (source.fitted_on(some, view) for view in cycle(range(source.n_views)))
-        path = adapt(start.learner.loss, first, batches, optimizer=optimizer, lr=lr, record=record, sam=sam)
+        if fit_on == "rows" and context.known is not None:
+            path = _straight(start, first, context, everything, length)
+        else:
+            path = adapt(start.learner.loss, first, batches, optimizer=optimizer, lr=lr, record=record, sam=sam)
         with torch.no_grad():
             scores = [start.learner.score(path.weights[:, j], everything) for j in range(length)]
         parts.append(Recorded(path.weights.flip(1), path.losses.flip(1), torch.stack(scores, 1).flip(1)))
     return Recorded(*(torch.cat([getattr(part, name) for part in parts]) for name in ("points", "losses", "scores")))
+
+
+def _straight(start: Start, w: Tensor, context: Context, everything: Batch, length: int) -> Path:
+    """From w (B, D) to weights that there are already, at even steps."""
+    ends = start.ends(context)
+    if ends is None:
+        raise InputError(
+            "trajectories.fit_on = rows needs weights that there are already, and this start has none; set class, or"
+            " trajectories.start = described"
+        )
+    weights = torch.stack([torch.lerp(w, ends, j / (length - 1)) for j in range(length)], 1)
+    with torch.no_grad():
+        losses = torch.stack([start.learner.loss(weights[:, j], everything) for j in range(length)], 1)
+    return Path(weights, losses)

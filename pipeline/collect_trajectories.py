@@ -12,11 +12,13 @@ from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.provenance import name_of
 from ltdi.scenarios import SCENARIOS
+from ltdi.scenarios.base import Scenario
 from ltdi.starts import Start
 from ltdi.store import Cache, link_or_copy, write_table
 from ltdi.tasks import TaskSource
 from ltdi.trajectories import Recorded, collect
 from pipeline import params as parameters
+from pipeline import sections
 from pipeline.progress import follow
 from pipeline.stage import run
 
@@ -26,13 +28,13 @@ def main(params_file: Path, data: Path) -> None:
     knobs, seed = params.trajectories, params.seed
     deterministic()
     where = device()
-    _check(knobs)
     scenario = SCENARIOS[params.scenario.name]
     if params.learner.name not in scenario.learners:
         raise InputError(
             f"learner.name = {params.learner.name} is none of the scenario {params.scenario.name}; allowed:"
             f" {', '.join(scenario.learners)}"
         )
+    _check(knobs, scenario)
     read = SOURCES[scenario.source]
     sources = {split: source.to(where) for split, source in read(data / "tasks", SPLITS).items()}
     if knobs.augment and sources["meta_train"].n_views == 1:
@@ -84,7 +86,14 @@ def _shard(
     return path, recorded, key
 
 
-def _check(knobs: parameters.Trajectories) -> None:
+def _check(knobs: sections.Trajectories, scenario: Scenario) -> None:
+    of_names = {"fit_on": ("rows",), "start": ("described", "softmax_rows", "text_ridge")}
+    for key, values in of_names.items():
+        if getattr(knobs, key) in values and "names" not in scenario.provides:
+            raise InputError(
+                f"trajectories.{key} = {getattr(knobs, key)} is for tasks of names, which this scenario does not"
+                " have; choose another, or scenario.name = zero_shot"
+            )
     if knobs.length > knobs.steps + 1:
         raise InputError(
             f"trajectories.length = {knobs.length} is more than the {knobs.steps + 1} points that trajectories.steps ="

@@ -17,6 +17,7 @@ from ltdi.store import read_table, read_tensors, write_json, write_table, write_
 from ltdi.tasks import TaskSource, batches
 from ltdi.trajectories import Trajectories
 from pipeline import params as parameters
+from pipeline import sections
 from pipeline.figures import draw_landscape
 from pipeline.stage import run
 from pipeline.summary import outcome
@@ -122,7 +123,7 @@ def _way(recorded: Trajectories, kept: Tensor, chain: Tensor | None) -> dict[str
     return way | {"chain": {f"x{t}": weight_mse(x_t, trained).mean().item() for t, x_t in timed}}
 
 
-def _landscape(data: Path, world: SimpleNamespace, chain: Tensor | None, knobs: parameters.Evaluate) -> None:
+def _landscape(data: Path, world: SimpleNamespace, chain: Tensor | None, knobs: sections.Evaluate) -> None:
     """The paper's Figure 1, left."""
     learner: Learner = world.learner
     test: TaskSource = world.test

@@ -83,6 +83,11 @@ class WeightFlow(Section):
     visited: Share
 
 
+class Icis(Section):
+    width: Count
+    classes_a_batch: Count
+
+
 class Methods(Section):
     """The knobs that are a method's own."""
 
@@ -99,6 +104,7 @@ class Methods(Section):
     metadiff: MetaDiff
     llo_vae: LloVae
     weight_flow: WeightFlow
+    icis: Icis
     prototype: NoKnobs
     ridge: NoKnobs
     head_sgd: NoKnobs
@@ -109,3 +115,8 @@ class Methods(Section):
     simpleshot: NoKnobs
     logistic: NoKnobs
     lda: NoKnobs
+    nearest_name: NoKnobs
+    softmax_rows: NoKnobs
+    text_ridge: NoKnobs
+    eszsl: NoKnobs
+    conse: NoKnobs

@@ -94,7 +94,7 @@ def _setup(params: SimpleNamespace, world: SimpleNamespace) -> Setup:
             f"denoiser.name = unet is for one number of classes, and tasks.train_n_way = {world.train.n_way} is not"
             f" tasks.n_way = {setup.n_way}; set it to null"
         )
-    if meta.max_shot + meta.query_images > world.train.most_shots + 1:
+    if "examples" in world.provides and meta.max_shot + meta.query_images > world.train.most_shots + 1:
         raise InputError(
             f"meta.max_shot + meta.query_images = {meta.max_shot} + {meta.query_images} is more than the"
             f" {world.train.most_shots + 1} images of a class; lower one"

@@ -48,6 +48,10 @@ REFUSING = {
         ("prototype", "ridge", "prototype_sgd", "nearest_unit", "simpleshot", "logistic", "lda", "metadiff"),
         "weights that hold a linear classifier",
     ),
+    **dict.fromkeys(
+        ("nearest_name", "softmax_rows", "text_ridge", "eszsl", "conse", "icis"),
+        "weights that hold a linear classifier",
+    ),
     "ghn3": "a two-layer head",
     "reptile_head": "tasks made of classes",
     "reptile": "the images of its tasks",

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from ltdi.methods import CONTROLS, METHODS
 from ltdi.scenarios import SCENARIOS
-from pipeline.params import SECTIONS
+from pipeline.sections import SECTIONS
 
 pytestmark = pytest.mark.slow
 

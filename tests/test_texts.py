@@ -1,84 +1,105 @@
-"""GLUE's own columns, and any folder of tables of labelled texts."""
+"""Names as rows of a text encoder."""
 
-import zipfile
+import subprocess
+import sys
 
-import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
+from text_encoders import write_encoder
+from torch.testing import assert_close
 
-from ltdi.datasets.texts import GLUE, read_text_set, thinned
+from ltdi import texts
 from ltdi.errors import InputError
-
-ROWS = {
-    "CoLA": 'gj04\t1\t\tThe "sailors rode.\nxx\t0\t*\tThe rode sailors.\n',
-    "SST-2": "sentence\tlabel\nfine \t1\nbad\t0\n",
-    "MRPC": "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t1\t2\tHe said .\tHe did say .\n0\t1\t2\ta\tb\n",
-    "QQP": "id\tquestion1\tquestion2\tis_duplicate\n1\tHow?\tIn what way?\t1\n1\tHow?\tWhen?\t0\n",
-    "STS-B": "index\tsentence1\tsentence2\tscore\n0\ta man\tthe man\t3.200\n1\ta\tb\t3.000\n",
-    "MNLI": "index\tsentence1\tsentence2\tgold_label\n0\ta\tb\tentailment\n1\ta\tc\tneutral\n",
-    "QNLI": "index\tquestion\tsentence\tlabel\n0\tq\ts\tentailment\n1\tq\tt\tnot_entailment\n",
-    "RTE": "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\ta\tc\tnot_entailment\n",
-    "WNLI": "index\tsentence1\tsentence2\tlabel\n0\tit\tthe drain\t1\n1\tit\tthe hair\t0\n",
-}
+from ltdi.texts import PROMPTS, TextEncoder, embed_names, read_descriptions, sentences_of
 
 
-def write(folder, name, text, ending="tsv", parts=("train", "dev")):
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    for part in parts:
-        (folder / name / f"{part}.{ending}").write_text(text)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_encoder(tmp_path_factory.mktemp("encoder"))
 
 
-@pytest.mark.parametrize("name", GLUE)
-@pytest.mark.parametrize("zipped", [False, True])
-def test_glue_is_read_by_its_columns_and_one_says_that_it_holds(name, zipped, tmp_path):
-    write(tmp_path / "glue", name, ROWS[name])
-    root = tmp_path / "glue"
-    if zipped:
-        root = tmp_path / "glue.zip"
-        with zipfile.ZipFile(root, "w") as file:
-            for part in ("train", "dev"):
-                file.write(tmp_path / "glue" / name / f"{part}.tsv", f"{name}/{part}.tsv")
-    found = read_text_set(root, name)
-    assert found.labels["dev"].tolist() == [1, 0]
-    assert all(len(text) == len(GLUE[name].texts) for text in found.texts["train"])
-    assert found.note == f"{name}: 2 of GLUE's {GLUE[name].train_rows} training rows"
-    if name == "CoLA":
-        assert found.texts["train"][0] == ('The "sailors rode.',)
+def test_a_row_of_unit_length_a_name(folder):
+    rows = embed_names(folder, ["zebra", "okapi"], prompts="photos")
+    assert rows.shape == (2, 16)
+    assert_close(rows.norm(dim=-1), torch.ones(2))
 
 
-@pytest.mark.parametrize("ending", ["tsv", "csv", "parquet"])
-def test_any_folder_is_read(ending, tmp_path):
-    table = pd.DataFrame({"text1": ["x, y", "z"], "label": ["spam", "ham"], "text2": ["u", "v"]})
-    (tmp_path / "mail").mkdir()
-    for part in ("train", "dev"):
-        file = tmp_path / "mail" / f"{part}.{ending}"
-        table.to_parquet(file) if ending == "parquet" else table.to_csv(file, index=False, sep=",\t"[ending == "tsv"])
-    found = read_text_set(tmp_path, "mail")
-    assert found.texts["train"] == [("x, y", "u"), ("z", "v")] and found.labels["train"].tolist() == [1, 0]
-    assert found.note == ""
+def test_it_is_the_mean_over_the_tokens_that_are_there(folder):
+    """A short sentence beside a long one is as it is alone, and as transformers' own states say."""
+    encoder = TextEncoder(folder)
+    both = encoder(["zebra", "a bad photo of the large green horse"])
+    assert_close(both[:1], encoder(["zebra"]), rtol=1e-5, atol=1e-6)
+    states = encoder.model(**encoder.tokenizer(["zebra"], return_tensors="pt")).last_hidden_state
+    assert_close(both[0], F.normalize(states[0].mean(0), dim=-1), rtol=1e-5, atol=1e-6)
 
 
-def test_thinned_is_even_and_repeatable():
-    texts, labels = [(str(j),) for j in range(50)], (torch.arange(50) % 5 == 0).long()
-    few, few_labels = thinned(texts, labels, 20, 0)
-    assert len(few) == 20 and few_labels.sum() == 10
-    assert [int(text[0]) % 5 == 0 for text in few] == few_labels.bool().tolist()
-    assert thinned(texts, labels, 20, 0)[0] == few and thinned(texts, labels, 20, 1)[0] != few
-    assert len(thinned(texts, labels, 60, 0)[0]) == 40
+def test_prompts_are_averaged(folder):
+    encoder = TextEncoder(folder)
+    rows = encoder([template.format("zebra") for template in PROMPTS["photos"]])
+    expected = F.normalize(rows.mean(0), dim=-1)
+    assert_close(embed_names(folder, ["zebra"], prompts="photos")[0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_mistakes_are_one_line(tmp_path):
-    def refused(expected, name, root=tmp_path):
+def test_a_description_is_one_more_sentence(folder):
+    assert sentences_of("zebra", "name", {"zebra": "a small horse"}) == ["zebra", "zebra: a small horse"]
+    plain, told = (embed_names(folder, ["zebra"], prompts="name", descriptions=d) for d in ({}, {"zebra": "red"}))
+    assert not torch.equal(plain, told)
+
+
+def test_more_names_than_are_embedded_together(folder, monkeypatch):
+    monkeypatch.setattr(texts, "SENTENCES_TOGETHER", 2)
+    few = TextEncoder(folder)(["zebra", "okapi", "tapir", "dog", "cat"])
+    monkeypatch.undo()
+    assert_close(few, TextEncoder(folder)(["zebra", "okapi", "tapir", "dog", "cat"]), rtol=1e-5, atol=1e-6)
+
+
+def test_embeddings_are_cached_by_content(folder, monkeypatch):
+    first = embed_names(folder, ["zebra"], prompts="photo")
+    monkeypatch.setattr(TextEncoder, "__call__", lambda *_: pytest.fail("embedded again"))
+    assert_close(embed_names(folder, ["zebra"], prompts="photo"), first, rtol=0, atol=0)
+    with pytest.raises(pytest.fail.Exception):
+        embed_names(folder, ["zebra"], prompts="name")
+
+
+def test_a_projection_onto_images_is_used_where_there_is_one(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    text = sizes | {"vocab_size": 30, "max_position_embeddings": 32, "eos_token_id": 3, "bos_token_id": 2}
+    vision = sizes | {"image_size": 8, "patch_size": 4}
+    write_encoder(tmp_path)
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=6)
+    transformers.CLIPModel(config).save_pretrained(tmp_path)
+    assert TextEncoder(tmp_path)(["zebra", "okapi"]).shape == (2, 6)
+
+
+# --- mistakes
+
+
+def test_importing_the_package_imports_no_transformers():
+    code = "import sys, ltdi.texts, ltdi.run, ltdi.scenarios; assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_package_is_one_line(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match=r"^[^\n]*not installed; pip install 'ltdi\[names\]'$"):
+        TextEncoder(folder)
+
+
+def test_bad_input_is_one_line(folder, tmp_path):
+    def refused(what, expected):
         with pytest.raises(InputError, match=f"^[^\n]*{expected}[^\n]*$"):
-            read_text_set(root, name)
+            what()
 
-    refused("no such folder or zip", "a", tmp_path / "nowhere")
-    refused("no a/train.tsv, .csv or .parquet", "a")
-    write(tmp_path, "b", "words\tlabel\nx\t1\n")
-    refused("columns words, label; needed are label", "b")
-    write(tmp_path, "c", "text\tlabel\nx\t1\ny\t2\nz\t3\n")
-    refused("3 classes; adapters are made for two", "c")
-    write(tmp_path, "RTE", "a\tb\n1\t2\n")
-    refused("RTE: no column 'sentence1', which GLUE's RTE has; found a, b", "RTE")
-    write(tmp_path, "SST-2", "sentence\tlabel\nx\tgood\n")
-    refused("SST-2: a label in the column 'label' is none of GLUE's", "SST-2")
+    refused(lambda: TextEncoder(tmp_path / "nothing"), "nothing: no text encoder")
+    refused(lambda: embed_names(folder, ["zebra"], prompts="poem"), "prompts = 'poem' are unknown; allowed: name")
+    refused(lambda: embed_names(folder, ["zebra", " "], prompts="name"), "name is empty")
+    refused(lambda: read_descriptions(tmp_path / "none.tsv"), "no such file")
+    (tmp_path / "bad.tsv").write_text("zebra a horse\n")
+    refused(lambda: read_descriptions(tmp_path / "bad.tsv"), "line 1 has no tab")
+
+
+def test_descriptions_are_read(tmp_path):
+    (tmp_path / "good.tsv").write_text("zebra\ta striped horse\n\nokapi\ta forest giraffe\n")
+    assert read_descriptions(tmp_path / "good.tsv") == {"zebra": "a striped horse", "okapi": "a forest giraffe"}

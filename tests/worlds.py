@@ -82,6 +82,7 @@ OWN: dict[str, dict] = {
     "meta_hypernetwork": {"adapt_steps": 1, "adapt_lr": 0.1},
     "llo_vae": {"latent": 4, "beta": 0.01, "temperature": 1.0},
     "ocd": {"scale_width": 16},
+    "icis": {"width": 32, "classes_a_batch": 16},
     "metadiff": {"diffusion_steps": 1000, "sampling_steps": 5, "classifier": "distance", "width": 16},
 }
 

@@ -1,6 +1,7 @@
 """A data set is images by class; what may be done to it before tasks are drawn from it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -147,3 +148,15 @@ def augment(
     row_y = torch.stack([sin * scale_x, (sin * shear + cos) * scale_y, shift_y], -1)
     grid = F.affine_grid(torch.stack([row_x, row_y], 1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+KEPT_BYTES = 2**30
+"""Streamed images of more are not kept with the tasks: methods that work on images are refused then."""
+
+
+def kept_pixels(splits: Mapping[str, ImageSet]) -> dict[str, Tensor]:
+    """The pixels of all splits (R, channels, height, width), or of none where streamed ones are too many."""
+    streamed = [each.images for each in splits.values() if isinstance(each.images, Streamed)]
+    if sum(math.prod(each.shape) for each in streamed) > KEPT_BYTES:
+        return {}
+    return {split: each.images[:] for split, each in splits.items()}

@@ -11,16 +11,17 @@ from ltdi.weights import WeightSpace
 
 
 class LinearHead(Classifier):
-    """F features -> N logits."""
+    """F features -> N logits. ``n_numbers`` are those of a row of a task's context, where it is no row of features."""
 
     inputs_together = 6400
 
-    def __init__(self, n_features: int) -> None:
-        self.n_features = self.n_numbers = self.n_reference = n_features
+    def __init__(self, n_features: int, n_numbers: int | None = None) -> None:
+        self.n_features = self.n_reference = n_features
+        self.n_numbers = n_numbers or n_features
         self.space = WeightSpace({"output.weight": (None, n_features), "output.bias": (None,)})
 
     def facts(self) -> dict[str, Any]:
-        return {"name": "linear_head", "n_features": self.n_features}
+        return {"name": "linear_head", "n_features": self.n_features, "n_numbers": self.n_numbers}
 
     def logits(self, w: Tensor, inputs: Tensor) -> Tensor:
         t = self.space.unflatten(w)

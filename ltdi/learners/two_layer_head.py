@@ -16,13 +16,13 @@ class TwoLayerHead(Classifier):
     classes.
 
     ``floor`` is a number that no feature is below: a linear classifier passes its features, raised by it, through the
-    ReLU.
+    ReLU. ``n_numbers`` are those of a row of a task's context, where it is no row of features.
     """
 
     inputs_together = 6400
 
-    def __init__(self, n_features: int, hidden: int, floor: float = 0.0) -> None:
-        self.n_features = self.n_numbers = n_features
+    def __init__(self, n_features: int, hidden: int, floor: float = 0.0, n_numbers: int | None = None) -> None:
+        self.n_features, self.n_numbers = n_features, n_numbers or n_features
         self.hidden = self.n_reference = hidden
         self.floor = floor
         self.space = WeightSpace(
@@ -40,6 +40,7 @@ class TwoLayerHead(Classifier):
             "n_features": self.n_features,
             "hidden": self.hidden,
             "floor": self.floor,
+            "n_numbers": self.n_numbers,
         }
 
     def logits(self, w: Tensor, inputs: Tensor) -> Tensor:

@@ -9,8 +9,11 @@ from ltdi.errors import InputError
 from ltdi.learner import Classifier
 from ltdi.learners import TwoLayerHead
 from ltdi.methods.base import Method
+from ltdi.methods.conse import Conse
+from ltdi.methods.eszsl import Eszsl
 from ltdi.methods.ghn3 import Ghn3
 from ltdi.methods.head_sgd import HeadSgd, PrototypeSgd
+from ltdi.methods.icis import Icis
 from ltdi.methods.lda import Lda
 from ltdi.methods.llo_vae import LloVae
 from ltdi.methods.logistic import Logistic
@@ -23,6 +26,7 @@ from ltdi.methods.meta_hypernetwork import MetaHypernetwork
 from ltdi.methods.metadiff import MetaDiff
 from ltdi.methods.naive_local import NaiveLocal
 from ltdi.methods.nearest_head import NearestHead
+from ltdi.methods.nearest_name import NearestName
 from ltdi.methods.nearest_unit import NearestUnit
 from ltdi.methods.ocd import Ocd
 from ltdi.methods.prototype import Prototype
@@ -31,6 +35,8 @@ from ltdi.methods.reptile_head import ReptileHead
 from ltdi.methods.ridge import Ridge
 from ltdi.methods.setup import Setup
 from ltdi.methods.simpleshot import SimpleShot
+from ltdi.methods.softmax_rows import SoftmaxRows
+from ltdi.methods.text_ridge import TextRidge
 from ltdi.methods.weight_flow import WeightFlow
 from ltdi.seeding import generator
 from ltdi.starts import Start
@@ -39,6 +45,7 @@ NEEDS = {
     "head": "weights that hold a linear classifier",
     "two layers": "a two-layer head",
     "classes": "tasks made of classes",
+    "names": "the names of its classes",
     "examples": "labelled examples",
     "images": "the images of its tasks",
 }
@@ -57,6 +64,7 @@ METHODS: dict[str, type[Method]] = {
     "metadiff": MetaDiff,
     "llo_vae": LloVae,
     "weight_flow": WeightFlow,
+    "icis": Icis,
 }
 
 CONTROLS: dict[str, type[Method]] = {
@@ -70,6 +78,11 @@ CONTROLS: dict[str, type[Method]] = {
     "simpleshot": SimpleShot,
     "logistic": Logistic,
     "lda": Lda,
+    "nearest_name": NearestName,
+    "softmax_rows": SoftmaxRows,
+    "text_ridge": TextRidge,
+    "eszsl": Eszsl,
+    "conse": Conse,
 }
 
 

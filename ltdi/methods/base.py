@@ -24,7 +24,7 @@ class Method(nn.Module):
 
     needs: ClassVar[tuple[str, ...]] = ()
     """What it cannot do without: "head", weights that hold a linear classifier; "two layers", those of a two-layer
-    head; "classes", "examples" or "images", which not all tasks have."""
+    head; "classes", "names", "examples" or "images", which not all tasks have."""
 
     adapts: bool = False
     """Whether generating weights means gradient steps on the examples."""

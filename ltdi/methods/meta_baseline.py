@@ -39,7 +39,7 @@ class Centroids(Learner):
     """Centroids (N, F) in the features of a body: logits τ · cos(f(x), c_n)."""
 
     scored_by = "accuracy"
-    inputs_together = IMAGES_AT_ONCE
+    inputs_together, from_images = IMAGES_AT_ONCE, True
 
     def __init__(self, body: nn.Module, n_features: int, log_temperature: Tensor) -> None:
         self.body, self.n_numbers, self.log_temperature = body, n_features, log_temperature

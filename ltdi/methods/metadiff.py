@@ -56,7 +56,7 @@ class MetaDiff(Method):
         width: of the narrow part of the network; the outer layers have twice as much.
     """
 
-    needs = ("head",)
+    needs = ("head", "examples")
     times: Tensor
     temperature: Tensor
 

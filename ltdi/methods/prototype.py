@@ -13,7 +13,7 @@ from ltdi.trajectories import Trajectories
 
 
 class Prototype(Method):
-    needs = ("head",)
+    needs = ("head", "examples")
     temperature: Tensor
 
     def __init__(self, start: Start, setup: Setup) -> None:

@@ -40,7 +40,7 @@ IMAGES_AT_ONCE = 128
 class Network(Classifier):
     """A whole network: ``body``, Conv4's shapes with each task's own parameters, and a head on its features."""
 
-    inputs_together = IMAGES_AT_ONCE
+    inputs_together, from_images = IMAGES_AT_ONCE, True
 
     def __init__(self, body: nn.Module, head: Classifier, feature_scale: Tensor) -> None:
         self.body, self.head, self.feature_scale = body, head, feature_scale

@@ -12,7 +12,7 @@ from ltdi.trajectories import Trajectories
 
 
 class Ridge(Method):
-    needs = ("head",)
+    needs = ("head", "examples")
     penalty: Tensor
 
     def __init__(self, start: Start, setup: Setup) -> None:

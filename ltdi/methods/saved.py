@@ -26,7 +26,8 @@ def write_method(folder: Path, name: str, method: Method, setup: Setup, own: Map
 
 def read_method(folder: Path, name: str, body: nn.Module | None, device: torch.device | str) -> Method:
     tensors, values = read_tensors(folder / f"{name}.safetensors", kind="method")
-    start = start_of(learner_of(values["learner"]), {"start/shared": tensors.pop("start/shared")}, values)
+    of_start = {name: tensors.pop(name) for name in list(tensors) if name.startswith("start/")}
+    start = start_of(learner_of(values["learner"]), of_start, values)
     facts = values["setup"]
     sections = {"meta": Meta, "diffusion": Diffusion, "denoiser": Denoiser}
     facts |= {key: section(**facts[key]) for key, section in sections.items()}

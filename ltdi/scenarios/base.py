@@ -50,7 +50,7 @@ class Scenario(Protocol):
     """How its tasks are read back: a key of ``artefacts.SOURCES``."""
 
     provides: ClassVar[frozenset[str]]
-    """What its tasks have that not all have: "classes", "examples", "images" (``Method.needs``)."""
+    """What its tasks have that not all have: "classes", "names", "examples", "images" (``Method.needs``)."""
 
     data: ClassVar[str]
     """The section that says where its data are: "data" or "texts"."""

@@ -3,7 +3,6 @@
 A frozen body turns images into features; a task is a few classes, what is known of it a few images' features of each.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from ltdi.bodies.embedding import embed, embed_views
 from ltdi.classes import Classes, ClassTasks
 from ltdi.datasets import DATASETS, SPLITS, ImageSet, expand_classes, join
-from ltdi.datasets.reading import Streamed
+from ltdi.datasets.images import kept_pixels
 from ltdi.errors import InputError
 from ltdi.features import FeatureMap
 from ltdi.provenance import name_of
@@ -24,9 +23,6 @@ from ltdi.scenarios.base import Prepared, Pretraining
 from ltdi.scenarios.image_tasks import augmented, choose_start, pretraining, scale_of
 from ltdi.starts import Start
 from ltdi.store import Cache
-
-KEPT_BYTES = 2**30
-"""Streamed images of more are not kept with the tasks: methods that work on images are refused then."""
 
 
 class FewShot:
@@ -83,10 +79,8 @@ class FewShot:
         line = ", ".join(f"{split}: {tasks[split]} tasks from {len(splits[split].names)} classes" for split in SPLITS)
         kinds = {"features": (kept, facts | {"scale": scale.item()})}
         # images: for methods that change the body, and to time what a user meets, from images to weights
-        images = {split: splits[split].images for split in SPLITS}
-        streamed = [each for each in images.values() if isinstance(each, Streamed)]
-        if sum(math.prod(each.shape) for each in streamed) <= KEPT_BYTES:
-            kinds["images"] = ({split: each[:] for split, each in images.items()}, {})
+        if images := kept_pixels(splits):
+            kinds["images"] = (images, {})
         return Prepared(kinds, pd.concat(tables, ignore_index=True), line)
 
     def begin(

@@ -32,16 +32,26 @@ class Start:
         """w_n (B, D) of the tasks of these numbers."""
         return self.centre(context)
 
+    def ends(self, context: Context) -> Tensor | None:
+        """Weights (B, D) of known classes that there are already, without training."""
+        return None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is its own: tensors."""
+        return {"shared": self.shared}
+
     def values(self) -> dict[str, Any]:
         """What is its own: plain values."""
         return {}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values from which it is made again."""
-        return {"start/shared": self.shared}, {"start": self.kind, "learner": self.learner.facts(), **self.values()}
+        tensors = {f"start/{name}": value for name, value in self.tensors().items()}
+        return tensors, {"start": self.kind, "learner": self.learner.facts(), **self.values()}
 
     def to(self, device: torch.device | str) -> "Start":
-        return type(self)(self.learner, self.shared.to(device), **self.values())
+        tensors = {name: value.to(device) for name, value in self.tensors().items()}
+        return type(self)(self.learner, **tensors, **self.values())
 
 
 def shared_draw(learner: Learner, n_way: int, seed: int) -> Tensor:

@@ -1,0 +1,215 @@
+"""Heads from names (the paper's Table 2): new classes of images of which nothing is known but what they are called.
+
+A frozen body that is trained already turns images into features; a task is a few classes, what is known of it a row of
+text each. It is learned from classes with images, or from the rows of the body's own classifier and their names alone.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ltdi.bodies import pretrained_body
+from ltdi.bodies.embedding import embed
+from ltdi.datasets import DATASETS, SPLITS, ImageSet
+from ltdi.datasets.images import kept_pixels
+from ltdi.described import DescribedClasses, DescribedTasks, left_out, rows_as_features
+from ltdi.errors import InputError
+from ltdi.features import NORMALISATIONS, FeatureMap
+from ltdi.learner import Learner
+from ltdi.learners import LinearHead, TwoLayerHead
+from ltdi.provenance import name_of
+from ltdi.scenarios.base import Prepared, Pretraining
+from ltdi.seeding import generator
+from ltdi.selection import is_ahead, scores_on_new_tasks
+from ltdi.starts import STARTS, Start
+from ltdi.starts.base import shared_draw
+from ltdi.starts.described import Described
+from ltdi.store import Cache
+from ltdi.texts import embed_names, read_descriptions
+
+# start: described is the first of these, or another that is ahead of it
+DESCRIBED = ("softmax_rows", "text_ridge")
+START_TASKS = 1000
+CLASSIFIERS = ("classifier.weight", "fc.weight", "head.weight", "head.fc.weight")
+"""What timm's models call the rows of their classifier."""
+
+
+class ZeroShot:
+    """New classes of images from their names."""
+
+    source: ClassVar[str] = "described"
+    data: ClassVar[str] = "data"
+    learners: ClassVar[tuple[str, ...]] = ("two_layer_head", "linear_head")
+    provides: ClassVar[frozenset[str]] = frozenset({"classes", "names"})
+
+    def pretrain(
+        self, data: Mapping[str, Any], body: Mapping[str, Any], *, seed: int, device: torch.device
+    ) -> Pretraining:
+        """A body from a file: it is not trained here."""
+        if not body["weights"]:
+            raise InputError(
+                "body.weights = null: heads from names stand on a body that is trained already; name its file, e.g. the"
+                " data/body/body.safetensors of a run of few_shot"
+            )
+        channels = 1 if DATASETS[data["name"]].mode == "L" else 3
+        trained = pretrained_body(body, channels).to(device)
+        trained.to(memory_format=torch.channels_last)
+        return Pretraining(trained, trained.facts(), lambda: {"features": float(trained.width)})
+
+    def prepare(
+        self, frozen: nn.Module, data: Mapping[str, Any], tasks: Mapping[str, Any], *, seed: int, follow: Callable
+    ) -> Prepared:
+        """Features of every image, a row of text of every class, and the tasks of the three splits."""
+        knobs, splits = tasks["names"], image_sets(data)
+        called = {split: names_of(splits[split].names, knobs) for split in SPLITS}
+        text_of = partial(_texts, knobs)
+        features = {split: _embedded(frozen, each) for split, each in splits.items()}
+        scale = features["meta_train"].square().mean().sqrt()
+        features = {split: each / scale for split, each in features.items()}
+        counts = {split: torch.tensor(splits[split].counts) for split in SPLITS}
+        if knobs["learn_from"] == "classifier":
+            rows, called["meta_train"] = known_rows(knobs, called["meta_val"] | called["meta_test"])
+            features["meta_train"] = rows_as_features(rows, features["meta_train"])
+            counts["meta_train"] = torch.ones(len(rows), dtype=torch.long)
+        kept: dict[str, Tensor] = {}
+        tables = []
+        for split in SPLITS:
+            texts = text_of(list(called[split].values()))
+            of = DescribedClasses(features[split], counts[split], texts=texts, learned_from=split == "meta_train")
+            kept |= {split: of.features, f"{split}/counts": of.counts, f"{split}/texts": of.texts}
+            n_way = (tasks["train_n_way"] or tasks["n_way"]) if split == "meta_train" else tasks["n_way"]
+            sizes = {"n_tasks": tasks[split], "n_way": n_way, "n_query": tasks["n_query"]}
+            tables.append(DescribedTasks.of_classes(of, **sizes, seed=seed, split=split).to_table())
+            tables[-1].insert(0, "split", split)
+        facts = {
+            "data_set": data["name"],
+            "size": splits["meta_train"].images.shape[-1],
+            "train_classes": len(called["meta_train"]),
+            "scale": scale.item(),
+            "names": {key: knobs[key] and str(knobs[key]) for key in ("encoder", "prompts", "descriptions")},
+        }
+        line = ", ".join(f"{split}: {tasks[split]} tasks from {len(called[split])} names" for split in SPLITS)
+        tensors: dict[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]] = {"features": (kept, facts)}
+        if images := kept_pixels(splits):
+            tensors["images"] = (images, {})
+        return Prepared(tensors, pd.concat(tables, ignore_index=True), line)
+
+    def begin(
+        self, sources: Mapping[str, DescribedTasks], learner: Mapping[str, Any], kind: str, *, seed: int
+    ) -> tuple[Start, FeatureMap | None]:
+        """Of the starts from words, and of the normalisations of features where ``learner.normalise`` is auto, the
+        first, or the best of the others where its accuracy on new meta-val tasks is ahead of the first's."""
+        if kind not in ("described", *DESCRIBED, "shared", "fresh"):
+            raise InputError(
+                f"trajectories.start = {kind} is made of labelled examples, which tasks of names do not have; allowed:"
+                f" described, {', '.join(DESCRIBED)}, shared, fresh"
+            )
+        train, val = sources["meta_train"], sources["meta_val"]
+        normalise, kinds = learner["normalise"], DESCRIBED if kind == "described" else (kind,)
+        candidates = []
+        for each in reversed(NORMALISATIONS) if normalise == "auto" else (normalise,):
+            rows = train.of.features[: train.of.n_rows]
+            seen = FeatureMap.fit(rows, normalise=each, projection=learner["projection"])
+            through = train.through(seen), val.through(seen)
+            candidates += [(_start(name, _learner(learner, seen, train), *through, seed), seen) for name in kinds]
+        start, seen = candidates[0]
+        if len(candidates) > 1:
+            scores = [_accuracies(candidate, val.through(seen), seed) for candidate, seen in candidates]
+            best = max(range(1, len(candidates)), key=lambda i: scores[i].mean().item())
+            if is_ahead(scores[best], scores[0]):
+                start, seen = candidates[best]
+        return start, seen
+
+
+def image_sets(data: Mapping[str, Any]) -> dict[str, ImageSet]:
+    """The splits of the data set."""
+    data_set = DATASETS[data["name"]]
+    size = {"size": data["mini_imagenet_size"]} if data_set.sized else {}
+    return data_set.load(Path(data["root"]), download=data["download"], **size)
+
+
+def names_of(classes: tuple[str, ...], knobs: Mapping[str, Any]) -> dict[str, str]:
+    """What classes are called, by their keys in the data set: as the file ``classes`` says, a key, a tab and a name a
+    line, or the keys themselves."""
+    told = read_descriptions(Path(knobs["classes"])) if knobs["classes"] else {}
+    return {key: told.get(key, key.replace("_", " ")) for key in classes}
+
+
+def known_rows(knobs: Mapping[str, Any], asked: Mapping[str, str]) -> tuple[Tensor, dict[str, str]]:
+    """The rows (C, F) of a trained classifier, and their names by key, but for the classes that are asked.
+
+    Raises:
+        InputError: a file is not named or holds no classifier, or there are not as many names as rows.
+    """
+    for key in ("classifier", "classes"):
+        if not knobs[key]:
+            raise InputError(
+                f"tasks.names.{key} = null: tasks.names.learn_from = classifier needs the file with the classifier's"
+                " rows, and one with their keys and names in the same order; name both"
+            )
+    try:
+        tensors = load_file(knobs["classifier"])
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"tasks.names.classifier = {knobs['classifier']}: no safetensors file ({error}); name another"
+        ) from error
+    found = [name for name in CLASSIFIERS if name in tensors]
+    names = read_descriptions(Path(knobs["classes"]))
+    if not found or len(tensors[found[0]]) != len(names):
+        rows = f"{len(tensors[found[0]])} rows" if found else "no classifier"
+        raise InputError(
+            f"tasks.names.classifier = {knobs['classifier']} holds {rows}, and {knobs['classes']} {len(names)} names;"
+            f" name files that belong together (rows are one of {', '.join(CLASSIFIERS)})"
+        )
+    kept = left_out(names, asked)
+    place = {key: j for j, key in enumerate(names)}
+    return tensors[found[0]][[place[key] for key in kept]], {key: names[key] for key in kept}
+
+
+def _texts(knobs: Mapping[str, Any], names: list[str]) -> Tensor:
+    if not knobs["encoder"]:
+        raise InputError("tasks.names.encoder = null: name a folder that holds a text encoder, or one of the hub")
+    descriptions = read_descriptions(Path(knobs["descriptions"])) if knobs["descriptions"] else None
+    return embed_names(knobs["encoder"], names, prompts=knobs["prompts"], descriptions=descriptions)
+
+
+def _embedded(body: nn.Module, images: ImageSet) -> Tensor:
+    """Features of every image (R, F), from the cache where they are there."""
+    cache = Cache("features")
+    code = ("ltdi.bodies.embedding", type(body).__module__)
+    key = name_of("described features", body.state_dict(), images.content, code=code)
+    if found := cache.find(key):
+        return found[1]["features"]
+    features = embed(body, images.images)
+    cache.keep(key, {"features": features}, {})
+    return features
+
+
+def _learner(learner: Mapping[str, Any], seen: FeatureMap, train: DescribedTasks) -> Learner:
+    of = train.of
+    if learner["name"] == "linear_head":
+        return LinearHead(seen.width, of.texts.shape[1])
+    floor = seen.floor(of.features[: of.n_rows])
+    return TwoLayerHead(seen.width, learner["hidden"], floor, of.texts.shape[1])
+
+
+def _start(kind: str, learner: Learner, train: DescribedTasks, val: DescribedTasks, seed: int) -> Start:
+    shared = shared_draw(learner, val.n_way, seed).to(val.of.features.device)
+    made = STARTS[kind]
+    if not issubclass(made, Described):
+        return made(learner, shared)
+    start = made(learner, shared, train.of.texts, train.of.means())
+    return start.calibrated(val.batch(torch.arange(len(val))))
+
+
+def _accuracies(start: Start, val: DescribedTasks, seed: int) -> Tensor:
+    """On new meta-val tasks, the same for all starts (START_TASKS,)."""
+    stream = generator(seed, "start")
+    return scores_on_new_tasks(start.learner, val, lambda c: [start.centre(c)], n_tasks=START_TASKS, stream=stream)[0]

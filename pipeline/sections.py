@@ -1,0 +1,206 @@
+"""The sections of params.yaml: what each key may be."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pipeline.knobs import Count, Methods, NonNegative, Positive, Section, Share
+
+Transforms = Literal["none", "rotations", "mirrored", "dihedral"]
+
+
+class Domains(Section):
+    train: list[str]
+    val: list[str]
+    test: list[str]
+
+
+class Data(Section):
+    name: Literal[
+        "glyphs",
+        "omniglot",
+        "mini_imagenet",
+        "folder",
+        "tiny_imagenet",
+        "imagenet",
+        "pacs",
+        "domainnet",
+        "cifar10",
+        "cifar100",
+        "stl10",
+        "aircraft",
+        "pets",
+    ]
+    root: Path
+    download: bool
+    train_on_val: bool
+    splits: Path | None
+    size: Annotated[int, Field(ge=16)]
+    images_a_class: Annotated[int, Field(ge=2)] | None
+    domains: Domains
+
+
+class Texts(Section):
+    body: str
+    root: Path
+    meta_train: Annotated[list[str], Field(min_length=1)]
+    meta_val: Annotated[list[str], Field(min_length=1)]
+    meta_test: Annotated[list[str], Field(min_length=1)]
+    most: Annotated[int, Field(ge=4)]
+    length: Annotated[int, Field(ge=8)]
+    layers: Count | None
+    share: Annotated[float, Field(gt=0, le=1)]
+    fitted: Count
+
+
+class Augment(Section):
+    max_rotation: NonNegative
+    max_shift: Share
+    max_scale: Annotated[float, Field(ge=0, lt=1)]
+    max_shear: Share
+
+
+class Body(Section):
+    name: Annotated[str, Field(pattern=r"^(conv4|resnet12|timm/.+)$")]
+    weights: Path | None
+    image_size: Annotated[int, Field(ge=16)] | None
+    filters: Count
+    transforms: Transforms
+    steps: Count
+    classes_a_batch: Annotated[int, Field(ge=2)]
+    images_a_class: Annotated[int, Field(ge=2)]
+    lr: Positive
+    weight_decay: NonNegative
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    precision: Literal["auto", "float32", "bfloat16"]
+    augment: Augment
+
+
+class Names(Section):
+    encoder: str | None
+    prompts: str
+    descriptions: Path | None
+    learn_from: Literal["images", "classifier"]
+    classes: Path | None
+    classifier: Path | None
+
+
+class Tasks(Section):
+    n_way: Annotated[int, Field(ge=2)]
+    n_shot: Count
+    n_query: Count
+    train_n_way: Annotated[int, Field(ge=2)] | None
+    transforms: Transforms
+    val_transforms: Transforms
+    meta_train: Count
+    meta_val: Count
+    meta_test: Count
+    views: Annotated[int, Field(ge=0)]
+    names: Names
+    augment: Augment
+
+
+class Scenario(Section):
+    name: Literal["few_shot", "domains", "zero_shot", "adapters"]
+
+
+class Learner(Section):
+    name: Literal["two_layer_head", "linear_head", "lora"]
+    hidden: Count
+    normalise: Literal["none", "unit", "centred", "auto"]
+    projection: Count | None
+    rank: Count
+    alpha: Positive
+    modules: Annotated[list[str], Field(min_length=1)]
+
+
+class Trajectories(Section):
+    start: Literal["fresh", "shared", "prototype", "ridge", "closed_form", "described", "softmax_rows", "text_ridge"]
+    fit_on: Literal["class", "support", "rows"]
+    augment: bool
+    optimizer: Literal["sgd", "adam"]
+    lr: Positive
+    steps: Count
+    length: Annotated[int, Field(ge=2)]
+    sam: NonNegative
+    shard_size: Count
+    max_dropped: Share
+
+
+class Method(Section):
+    name: str
+    controls: list[str]
+
+
+class Diffusion(Section):
+    steps: Count
+    schedule: Literal["cosine", "linear"]
+    prediction: Literal["epsilon", "weights", "difference", "v"]
+    max_beta: Annotated[float, Field(gt=0, lt=1)]
+    weighting: Literal["theorem", "weights"]
+    visited: Share
+    chain_noise: NonNegative
+    start_noise: NonNegative
+    gradient_input: bool
+
+
+class Denoiser(Section):
+    name: Literal["transformer", "unet"]
+    width: Count
+    depth: Count
+    heads: Count
+    neurons_a_token: Count
+    condition: Literal["mean", "attention"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Meta(Section):
+    steps: Count
+    n_way: Annotated[int, Field(ge=2)]
+    min_shot: Count
+    max_shot: Count
+    new_tasks: Annotated[int, Field(ge=0)]
+    recorded_tasks: Annotated[int, Field(ge=0)]
+    inner_steps: Count
+    inner_optimizer: Literal["sgd", "adam"]
+    inner_lr: Positive
+    outer_lr: Positive
+    lr_schedule: Literal["cosine", "constant"]
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    weight_loss: NonNegative
+    query_loss: NonNegative
+    query_images: Count
+    val_every: Count
+
+
+class Generate(Section):
+    heads: Count
+    adapt_steps: Annotated[int, Field(ge=0)]
+    adapt_lr: Positive
+    timing_repeats: Count
+    chains: Count
+
+
+class Evaluate(Section):
+    task: Annotated[int, Field(ge=0)]
+    landscape_points: Annotated[int, Field(ge=5)]
+
+
+SECTIONS: dict[str, Any] = {
+    "seed": Annotated[int, Field(ge=0)],
+    "scenario": Scenario,
+    "data": Data,
+    "texts": Texts,
+    "body": Body,
+    "tasks": Tasks,
+    "learner": Learner,
+    "trajectories": Trajectories,
+    "method": Method,
+    "methods": Methods,
+    "diffusion": Diffusion,
+    "denoiser": Denoiser,
+    "meta": Meta,
+    "generate": Generate,
+    "evaluate": Evaluate,
+}

@@ -1,0 +1,144 @@
+"""The scenario of names, through all stages, and what a user does with its run."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from text_encoders import write_encoder
+from torch.testing import assert_close
+from typer.testing import CliRunner
+
+import ltdi
+from ltdi.artefacts import load_sources, load_start, load_trajectories
+from ltdi.cli import app
+from ltdi.errors import InputError
+from ltdi.scenarios.zero_shot import ZeroShot, known_rows, names_of
+from ltdi.store import read_json
+from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body
+
+STAGES = (pretrain_body, prepare_tasks, collect_trajectories, meta_train, generate_weights, evaluate)
+CONTROLS = ["nearest_name", "softmax_rows", "text_ridge", "eszsl", "conse", "mean_head"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("names")
+    return SimpleNamespace(folder=folder, encoder=write_encoder(folder / "encoder"))
+
+
+@pytest.fixture
+def stages(finished, write_params, world, tmp_path, few_glyphs):
+    """Runs the stages on glyphs, on a body that is trained already."""
+
+    def run(changes):
+        common = {
+            "scenario.name": "zero_shot",
+            "body.weights": str(finished.data / "body" / "body.safetensors"),
+            "tasks.names.encoder": str(world.encoder),
+            "learner.name": "linear_head",
+            "learner.normalise": "auto",
+            "trajectories.start": "described",
+            "method.controls": CONTROLS,
+        }
+        params, data = write_params(tmp_path / "run", common | changes), tmp_path / "run" / "data"
+        for stage in STAGES:
+            stage.main(params, data)
+        return data
+
+    return run
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+def test_all_stages_and_the_tool(stages, finished):
+    data = stages({})
+    metrics = read_json(data / "results" / "metrics.json")
+    assert set(metrics["controls"]) == set(CONTROLS) and 0 <= metrics["score"] <= 1
+    assert metrics["ceiling"]["score"] > metrics["controls"]["mean_head"]["score"]
+
+    assert call("example", "--data", finished.data).exit_code == 0
+    photos = finished.data / "example" / "query"
+    answered = call("classify", "--names", "zebra, okapi, tapir", photos, "--data", data)
+    assert answered.exit_code == 0, answered.output
+    assert "a head from the names zebra, okapi, tapir, by ltdi" in answered.output
+
+    run = ltdi.load(data, method="conse")
+    chances = run.generate_from_names(["zebra", "okapi"]).probabilities(photos)
+    assert chances.shape[1] == 2
+    assert_close(chances.sum(-1), torch.ones(len(chances)))
+    for what, expected in (
+        (lambda: run.generate_from_names(["zebra"]), "two or more"),
+        (lambda: run.generate_from_names(["zebra", "zebra"]), "all different"),
+        (lambda: run.generate(photos), "generates heads from names; give them with --names"),
+        (lambda: ltdi.load(finished.data).generate_from_names(["zebra", "okapi"]), "generates heads from images"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            what()
+
+
+def test_a_head_from_names_is_kept_and_read_again(stages, finished, tmp_path):
+    data = stages({"method.name": "icis", "method.controls": []})
+    assert call("example", "--data", finished.data).exit_code == 0
+    photos, kept = finished.data / "example" / "query", tmp_path / "head.safetensors"
+    first = call("classify", "--names", "zebra, okapi", photos, "--head", kept, "--data", data)
+    again = call("classify", kept, photos, "--data", data)
+    assert first.exit_code == again.exit_code == 0, first.output + again.output
+    assert first.output == again.output
+
+
+def test_learned_from_a_classifier_and_no_image(stages, world, few_glyphs):
+    """Its rows are the ends of the trajectories, and classes that are asked are not among them."""
+    keys = [f"row{j}" for j in range(40)]
+    rows = torch.rand(40, 16, generator=torch.Generator().manual_seed(0))
+    save_file({"classifier.weight": rows}, world.folder / "classifier.safetensors")
+    (world.folder / "classes.tsv").write_text("".join(f"{key}\tzebra {key}\n" for key in keys))
+    data = stages(
+        {
+            "tasks.names.learn_from": "classifier",
+            "tasks.names.classes": str(world.folder / "classes.tsv"),
+            "tasks.names.classifier": str(world.folder / "classifier.safetensors"),
+            "trajectories.fit_on": "rows",
+            "meta.query_images": 1,
+        }
+    )
+    train = load_sources(data, splits=["meta_train"])["meta_train"]
+    assert len(train.of) == 40 and train.of.counts.eq(1).all()
+    start, _, _ = load_start(data)
+    trajectories, _ = load_trajectories(data, "meta_train")
+    tasks = torch.arange(3)
+    assert_close(trajectories.trained(tasks), start.ends(train.context(tasks)))
+
+
+# --- mistakes
+
+
+def test_known_rows_leave_out_what_is_asked(world):
+    rows = torch.randn(3, 4)
+    save_file({"fc.weight": rows}, world.folder / "three.safetensors")
+    (world.folder / "three.tsv").write_text("n1\tzebra\nn2\tokapi\nn3\ttapir\n")
+    knobs = {"classes": world.folder / "three.tsv", "classifier": world.folder / "three.safetensors"}
+    found, names = known_rows(knobs, {"n3": "something", "x": "Zebra"})
+    assert names == {"n2": "okapi"}
+    assert_close(found, rows[1:2])
+    assert names_of(("n1", "red_dog"), knobs) == {"n1": "zebra", "red_dog": "red dog"}
+    save_file({"other": rows}, world.folder / "none.safetensors")
+    for changes, expected in (
+        ({"classifier": None}, "tasks.names.classifier = null"),
+        ({"classifier": world.folder / "none.safetensors"}, "holds no classifier"),
+        ({"classifier": world.folder / "three.tsv"}, "no safetensors file"),
+    ):
+        with pytest.raises(InputError, match=f"^[^\n]*{expected}[^\n]*$"):
+            known_rows(knobs | changes, {})
+
+
+def test_starts_that_need_examples_are_refused():
+    with pytest.raises(InputError, match="^trajectories.start = prototype is made of labelled examples.*allowed: desc"):
+        ZeroShot().begin({}, {}, "prototype", seed=0)
+
+
+def test_a_body_that_is_not_trained_is_refused():
+    with pytest.raises(InputError, match="^body.weights = null: heads from names stand on a body"):
+        ZeroShot().pretrain({}, {"weights": None}, seed=0, device=torch.device("cpu"))
