@@ -108,7 +108,7 @@ def case(stage: str, changes: dict, *parts: object):
         case("evaluate", {"evaluate.landscape_points": 4}, "evaluate.landscape_points = 4", 5),
         # names
         case("pretrain_body", {"data.name": "cifar"}, "data.name", "'cifar'", "glyphs"),
-        case("pretrain_body", {"body.name": "resnet12"}, "body.name", "'resnet12'", "conv4"),
+        case("pretrain_body", {"body.name": "resnet13"}, "body.name", "'resnet13'", "conv4"),
         case("prepare_tasks", {"tasks.transforms": "all"}, "tasks.transforms", "'all'", "mirrored"),
         case("prepare_tasks", {"scenario.name": "zero"}, "scenario.name", "'zero'", "few_shot"),
         case("collect_trajectories", {"learner.name": "mlp"}, "learner.name", "'mlp'", "two_layer_head"),
