@@ -89,10 +89,11 @@ def _features(file: Path, folder: str, images: int, body: Path) -> tuple[list[st
                 by_class[parts[1]].append(zipfile.Path(archive, name))
         names, cache = sorted(by_class), Cache("features")
         size = 64 if folder == "train" else 32
-        key = name_of("bench names", names, file.stat().st_size, images, size, BODY, code=("ltdi.bodies.embedding",))
+        network, parts_of = pretrained_body(BODY | {"weights": body}, 3), []
+        inputs = (names, file.stat().st_size, images, size, BODY, network.state_dict())
+        key = name_of("bench names", *inputs, code=("ltdi.bodies.embedding", type(network).__module__))
         if kept := cache.find(key):
             return names, kept[1]["features"]
-        network, parts_of = pretrained_body(BODY | {"weights": body}, 3), []
         for j, name in enumerate(names):
             parts_of.append(embed(network, read_images(by_class[name], mode="RGB", size=size), batch=100))
             say(f"{file.name}: {j + 1} of {len(names)} classes")
@@ -241,6 +242,8 @@ def _text(found: dict, command: str, seeds: int) -> str:
         f" of the classes that are chosen or tested on. {seeds} seed{'s' if seeds > 1 else ''}, each with its own"
         " classes of Tiny-ImageNet; accuracy in % with 95 % intervals over tasks, which share their classes: they"
         " are of the images, and not of the choice of classes. Chance is 10 and 2. ms: from the texts to the weights"
-        f" of a 10-way task, on {origin()['device']}. `{command}`\n\n"
+        f" of a 10-way task, on {origin()['device']}. A trained generator whose strength meta-val set to 0 is its start,"
+        " the softmax-weighted rows, to the digit. With shuffled names no class has its own, so that chance is an upper"
+        f" bound. `{command}`\n\n"
     )
     return text + table(["method", *columns, "ms"], rows)
