@@ -44,6 +44,7 @@ def _measure(plan: dict[str, Any], folder: Path, root: Path) -> None:
     params = plan["params"]
     params["methods"] = defaults()["methods"] | params["methods"]
     params["data"] |= {"root": str(root), "download": False}
+    params["texts"] |= {"root": str(root)}
     for seed in plan["seeds"]:
         data = run_stages(params | {"seed": seed})
         table = read_table(data / "results" / "per_task.parquet")

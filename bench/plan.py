@@ -15,7 +15,7 @@ import typer
 from bench import BENCH, PLAN
 from bench.options import RAW, Root
 from bench.settings import bench_params, cell_params, pick
-from bench.stages import PLACE, name_of_body, name_of_code, read_stages
+from bench.stages import PLACE, PLACED, name_of_body, name_of_code, read_stages
 from ltdi.console import say
 from ltdi.datasets import mini_imagenet, omniglot
 from ltdi.errors import InputError
@@ -70,7 +70,7 @@ def what_runs(bench: Mapping[str, Any], setting: str, method: str, budget: Mappi
     # nor are the knobs of methods that do not run a part of what runs
     used = [params["method"]["name"], *params["method"]["controls"]]
     params["methods"] = {name: params["methods"][name] for name in used if name in params["methods"]}
-    for key in PLACE:
-        del params["data"][key]
+    for section in PLACED:
+        params[section] = {key: value for key, value in params[section].items() if key not in PLACE}
     del params["seed"]
     return {"seeds": budget["seeds"], "params": params, "names": names}

@@ -28,7 +28,7 @@ OF_ONE_SEED = "pretrain_body"
 FORGOTTEN = "generate_weights"
 """Its weights take up to half a gigabyte a run, and are made again in a minute where scoring changes."""
 
-PLACE = ("root", "download")
+PLACE, PLACED = ("root", "download"), ("data", "texts")
 """Where a data set lies is no part of what it is."""
 
 
@@ -125,8 +125,8 @@ def _folders(params: dict[str, Any], runs: Path) -> dict[str, Path]:
 def _identity(stage: Stage, params: dict[str, Any]) -> dict[str, Any]:
     """The params that a stage reads, of a body's file what it holds."""
     values = stage.values(_of_stage(stage, params))
-    if "data" in values:
-        values["data"] = {key: value for key, value in values["data"].items() if key not in PLACE}
+    for section in set(PLACED) & set(values):
+        values[section] = {key: value for key, value in values[section].items() if key not in PLACE}
     if "body" in values:
         values["body"] = values["body"] | {"weights": name_of_body(params)}
     return values
