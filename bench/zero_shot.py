@@ -243,7 +243,7 @@ def _text(found: dict, command: str, seeds: int) -> str:
         " classes of Tiny-ImageNet; accuracy in % with 95 % intervals over tasks, which share their classes: they"
         " are of the images, and not of the choice of classes. Chance is 10 and 2. ms: from the texts to the weights"
         f" of a 10-way task, on {origin()['device']}. A trained generator whose strength meta-val set to 0 is its"
-        " start, the softmax-weighted rows, to the digit. With shuffled names no class has its own, so that chance is an"
-        f" upper bound. `{command}`\n\n"
+        " start, the softmax-weighted rows, to the digit. With shuffled names no class has its own, so that chance is"
+        f" an upper bound. `{command}`\n\n"
     )
     return text + table(["method", *columns, "ms"], rows)
