@@ -19,15 +19,9 @@ from ltdi.store import read_tensors, write_tensors
 from ltdi.tasks import Context
 from ltdi.training import Training
 
-<<<<<<< HEAD
 # those that tell classes from each other by their names have a world of their own, in test_described.py
 METHODS, CONTROLS = (
     {name: method for name, method in each.items() if "names" not in method.needs}
-=======
-# those of names have a world of their own: test_described.py
-METHODS, CONTROLS = (
-    {name: cls for name, cls in each.items() if "names" not in cls.needs}
->>>>>>> 55093043f08b3cb59344b8dded84e697ab038020
     for each in (methods.METHODS, methods.CONTROLS)
 )
 DIFFUSIONS = [name for name, cls in METHODS.items() if issubclass(cls, DiffusionMethod)]
