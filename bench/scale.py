@@ -74,20 +74,20 @@ def _measured(tasks: int, classes: int) -> dict[str, tuple[float, float]]:
 
 
 def _watched(command: list[str], env: dict[str, str]) -> tuple[float, float]:
-    """The peak of a process's own memory in MiB, and its seconds."""
-    started, peak = time.monotonic(), 0
+    """The peak of a process's own memory in MiB, and the processor's seconds that it took."""
+    peak = 0
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
     status = Path(f"/proc/{process.pid}/status")
-    while process.poll() is None:
-        try:
-            lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-            peak = max(peak, int(lines["RssAnon"].split()[0]))
-        except (OSError, KeyError):
-            pass
+    while True:
+        ended, code, used = os.wait4(process.pid, os.WNOHANG)
+        if ended:
+            break
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        peak = max(peak, int(lines.get("RssAnon", "0").split()[0]))
         time.sleep(0.02)
-    if process.returncode:
-        raise SystemExit(process.returncode)
-    return peak / 1024, time.monotonic() - started
+    if code:
+        raise SystemExit(os.waitstatus_to_exitcode(code))
+    return peak / 1024, used.ru_utime + used.ru_stime
 
 
 def _table(measured: dict[tuple[str, int], dict[str, tuple[float, float]]]) -> str:
@@ -95,8 +95,8 @@ def _table(measured: dict[tuple[str, int], dict[str, tuple[float, float]]]) -> s
     text = (
         "# What grows with the number of tasks and of classes\n\n"
         f"Glyphs, one run each on {origin()['device']}: the peak of a stage's own memory in MiB (mapped files, which"
-        " the system drops when it needs the place, do not count) and its seconds, the start of Python with them. 1 ×"
-        f" is {base} tasks of 500 classes before turning, {BASE['meta.steps']} steps of meta-training."
+        " the system drops when it needs the place, do not count) and the processor's seconds, the start of Python with"
+        f" them. 1 × is {base} tasks of 500 classes before turning, {BASE['meta.steps']} steps of meta-training."
         " `python -m bench scale`\n\n"
     )
     rows = [[stage, *(_cell(*found[stage]) for found in measured.values())] for stage in read_stages()]
