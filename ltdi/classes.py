@@ -165,8 +165,11 @@ class ClassTasks:
     def description(self, tasks: Tensor) -> str:
         return digest(tasks, self.of.name, self.classes[tasks], self.support[tasks])
 
+    def _like(self, of: Classes, classes: Tensor, support: Tensor, query: Tensor) -> Self:
+        return type(self)(of, classes, support, query)
+
     def take(self, tasks: Tensor) -> Self:
-        return type(self)(self.of, self.classes[tasks], self.support[tasks], self.query[tasks])
+        return self._like(self.of, self.classes[tasks], self.support[tasks], self.query[tasks])
 
     def with_images(self, images: Tensor) -> Self:
         """The same tasks, with the images that the features are of (R, channels, height, width).
@@ -178,14 +181,14 @@ class ClassTasks:
             raise InputError(
                 f"tasks.views = {self.n_views - 1}: a method that works on images needs 0; change it, or method.name"
             )
-        return type(self)(replace(self.of, images=images), self.classes, self.support, self.query)
+        return self._like(replace(self.of, images=images), self.classes, self.support, self.query)
 
     def through(self, seen: FeatureMap) -> Self:
         """The same tasks, whose features are seen through a map."""
-        return type(self)(replace(self.of, seen=seen), self.classes, self.support, self.query)
+        return self._like(replace(self.of, seen=seen), self.classes, self.support, self.query)
 
     def to(self, device: torch.device | str) -> Self:
-        return type(self)(self.of.to(device), *(each.to(device) for each in (self.classes, self.support, self.query)))
+        return self._like(self.of.to(device), *(each.to(device) for each in (self.classes, self.support, self.query)))
 
     def to_table(self) -> pd.DataFrame:
         """One row a task; index lists flattened in the order of the labels."""

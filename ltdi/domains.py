@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from ltdi.classes import Classes, ClassTasks
 from ltdi.errors import InputError
-from ltdi.features import FeatureMap
 from ltdi.seeding import pick
 
 
@@ -51,17 +51,8 @@ class DomainTasks(ClassTasks):
         order = pick(torch.full((n_tasks,), size), min(n_way or self.n_way, size), stream)
         return (first + order).to(self.classes.device)
 
-    def _as(self, plain: ClassTasks) -> "DomainTasks":
-        return DomainTasks(plain.of, plain.classes, plain.support, plain.query, self.sizes, self.among)
-
-    def take(self, tasks: Tensor) -> "DomainTasks":
-        return self._as(super().take(tasks))
-
-    def through(self, seen: FeatureMap) -> "DomainTasks":
-        return self._as(super().through(seen))
-
-    def to(self, device: torch.device | str) -> "DomainTasks":
-        return self._as(super().to(device))
+    def _like(self, of: Classes, classes: Tensor, support: Tensor, query: Tensor) -> Self:
+        return type(self)(of, classes, support, query, self.sizes, self.among)
 
     @classmethod
     def sample_within(

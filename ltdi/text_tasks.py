@@ -123,6 +123,10 @@ class TextTasks:
         ]
         return max(1, round(self.reading.share * min(sizes))) - 1
 
+    @property
+    def parts(self) -> "list[TextTasks]":
+        return [self]
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -134,6 +134,10 @@ class Sines:
         stream = generator(0, name)
         return cls(_waves(n_tasks, stream), _inputs(n_tasks, N_SHOT + N_QUERY, stream))
 
+    @property
+    def parts(self):
+        return [self]
+
     def __len__(self) -> int:
         return len(self.waves)
 
