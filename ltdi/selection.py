@@ -1,6 +1,7 @@
 """What is chosen on meta-val: a candidate is taken only where it is ahead beyond chance on new tasks."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -8,6 +9,8 @@ from torch import Tensor
 from ltdi.learner import Learner
 from ltdi.metrics import mean_and_ci95
 from ltdi.tasks import Context, TaskSource
+
+T = TypeVar("T")
 
 
 @torch.no_grad()
@@ -40,3 +43,12 @@ def is_ahead(scores: Tensor, of: Tensor) -> bool:
     """Whether scores (M,) are above others of the same tasks by more than the 95 % interval over these."""
     gain, ci95 = mean_and_ci95(scores - of)
     return gain > ci95
+
+
+def first_or_ahead(candidates: Sequence[T], scores_of: Callable[[T], Tensor]) -> T:
+    """The first candidate, or the best other where its scores (M,) on the same tasks are ahead of the first's."""
+    if len(candidates) == 1:
+        return candidates[0]
+    first, *others = map(scores_of, candidates)
+    best = max(range(len(others)), key=lambda i: others[i].mean().item())
+    return candidates[1 + best] if is_ahead(others[best], first) else candidates[0]

@@ -1,17 +1,20 @@
 """Where training starts, what features are seen through: something else only where meta-val shows it to be better."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from ruamel.yaml import YAML
 from torch.testing import assert_close
 from worlds import World, frozen_body, patterns
 
 from ltdi.classes import Classes, ClassTasks
-from ltdi.datasets import ImageSet
+from ltdi.datasets import DATASETS, ImageSet
 from ltdi.features import NORMALISATIONS
 from ltdi.learners import LinearHead, TwoLayerHead
 from ltdi.scenarios import SCENARIOS
 from ltdi.scenarios.few_shot import FewShot
-from ltdi.scenarios.image_tasks import CLOSED_FORMS, _accuracies, _calibrated, _scores
+from ltdi.scenarios.image_tasks import CLOSED_FORMS, _accuracies, _calibrated, _scores, image_sets
 from ltdi.seeding import generator
 from ltdi.selection import is_ahead
 from ltdi.starts import STARTS, Prototype
@@ -199,3 +202,19 @@ def test_a_body_is_scored_on_the_tasks_that_there_are_classes_and_images_for(cou
     images = ImageSet(torch.cat([dense[c, :n] for c, n in enumerate(counts)]), tuple("abcdef"[: len(counts)]), counts)
     scores = _scores(frozen_body(), images, seed=0)
     assert list(scores) == scored and all(0.3 < score <= 1 for score in scores.values())
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_is_loaded_by_what_params_say(name, monkeypatch, write_params, tmp_path):
+    """All that ``data`` says reaches the data set that takes it, and no other."""
+    told = {}
+
+    def load(root, **knobs):
+        told.update(knobs)
+        return {}
+
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], load=load))
+    section = YAML(typ="safe").load(write_params(tmp_path, {"data.name": name, "data.size": 30}))["data"]
+    assert image_sets(section) == {}
+    assert told.get("size") == (30 if DATASETS[name].sized else None)
+    assert ("table" in told) == DATASETS[name].classes_split

@@ -5,7 +5,6 @@ A frozen body turns images into features; a task is a few classes, what is known
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -14,13 +13,13 @@ from torch import Tensor, nn
 
 from ltdi.bodies.embedding import embed, embed_views
 from ltdi.classes import Classes, ClassTasks
-from ltdi.datasets import DATASETS, SPLITS, ImageSet, expand_classes, join
+from ltdi.datasets import SPLITS, ImageSet, expand_classes
 from ltdi.datasets.images import kept_pixels
 from ltdi.errors import InputError
 from ltdi.features import FeatureMap
 from ltdi.provenance import name_of
 from ltdi.scenarios.base import Prepared, Pretraining
-from ltdi.scenarios.image_tasks import augmented, choose_start, pretraining, scale_of
+from ltdi.scenarios.image_tasks import augmented, choose_start, image_sets, pretraining, scale_of
 from ltdi.starts import Start
 from ltdi.store import Cache
 
@@ -88,18 +87,6 @@ class FewShot:
     ) -> tuple[Start, FeatureMap | None]:
         """As ``choose_start`` does."""
         return choose_start(sources["meta_train"], sources["meta_val"], learner, kind, seed=seed)
-
-
-def image_sets(data: Mapping[str, Any]) -> dict[str, ImageSet]:
-    """The splits of the data set, the meta-val classes among the meta-training ones if ``train_on_val``."""
-    data_set = DATASETS[data["name"]]
-    knobs: dict[str, Any] = {"size": data["size"]} if data_set.sized else {}
-    if data_set.classes_split:
-        knobs["table"] = data["splits"]
-    splits = data_set.load(Path(data["root"]), download=data["download"], **knobs)
-    if data["train_on_val"]:
-        splits["meta_train"] = join(splits["meta_train"], splits["meta_val"])
-    return splits
 
 
 def _embedded(

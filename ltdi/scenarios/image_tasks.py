@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ltdi.bodies import new_body, pretrained_body
 from ltdi.bodies.embedding import embed
 from ltdi.bodies.pretraining import EpisodicLoss, pretrain
 from ltdi.classes import Classes, ClassTasks
-from ltdi.datasets import ImageSet, augment, expand_classes
+from ltdi.datasets import DATASETS, ImageSet, augment, expand_classes, join
 from ltdi.devices import precision
 from ltdi.errors import InputError
 from ltdi.features import NORMALISATIONS, FeatureMap
@@ -21,7 +22,7 @@ from ltdi.learners import LinearHead, TwoLayerHead
 from ltdi.metrics import mean_and_ci95, nearest_mean_accuracy
 from ltdi.scenarios.base import Pretraining
 from ltdi.seeding import generator
-from ltdi.selection import is_ahead, scores_on_new_tasks
+from ltdi.selection import first_or_ahead, scores_on_new_tasks
 from ltdi.starts import STARTS, Start
 from ltdi.starts.base import shared_draw
 from ltdi.starts.closed_form import ClosedForm
@@ -101,6 +102,18 @@ def scale_of(features: Tensor) -> Tensor:
     return scale
 
 
+def image_sets(data: Mapping[str, Any]) -> dict[str, ImageSet]:
+    """The splits of the data set, the meta-val classes among the meta-training ones if ``train_on_val``."""
+    data_set = DATASETS[data["name"]]
+    knobs: dict[str, Any] = {"size": data["size"]} if data_set.sized else {}
+    if data_set.classes_split:
+        knobs["table"] = data["splits"]
+    splits = data_set.load(Path(data["root"]), download=data["download"], **knobs)
+    if data["train_on_val"]:
+        splits["meta_train"] = join(splits["meta_train"], splits["meta_val"])
+    return splits
+
+
 # -- where training starts ---------------------------------------------------------------------------
 
 
@@ -125,12 +138,7 @@ def choose_start(
         mapped = _learner(learner, seen, train.of)
         shared = shared_draw(mapped, val.n_way, seed).to(val.of.features.device)
         candidates += [(_calibrated(STARTS[each](mapped, shared), val.through(seen)), seen) for each in judged]
-    start, seen = candidates[0]
-    if len(candidates) > 1:
-        scores = [_accuracies(candidate, val.through(seen), seed) for candidate, seen in candidates]
-        best = max(range(1, len(candidates)), key=lambda i: scores[i].mean().item())
-        if is_ahead(scores[best], scores[0]):
-            start, seen = candidates[best]
+    start, seen = first_or_ahead(candidates, lambda each: _accuracies(each[0], val.through(each[1]), seed))
     if start.kind not in kinds:
         start = STARTS[kind](start.learner, start.shared)
     return start, seen

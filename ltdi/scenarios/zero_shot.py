@@ -26,8 +26,9 @@ from ltdi.learner import Learner
 from ltdi.learners import LinearHead, TwoLayerHead
 from ltdi.provenance import name_of
 from ltdi.scenarios.base import Prepared, Pretraining
+from ltdi.scenarios.image_tasks import image_sets, scale_of
 from ltdi.seeding import generator
-from ltdi.selection import is_ahead, scores_on_new_tasks
+from ltdi.selection import first_or_ahead, scores_on_new_tasks
 from ltdi.starts import STARTS, Start
 from ltdi.starts.base import shared_draw
 from ltdi.starts.described import Described
@@ -71,7 +72,7 @@ class ZeroShot:
         called = {split: names_of(splits[split].names, knobs) for split in SPLITS}
         text_of = partial(_texts, knobs)
         features = {split: _embedded(frozen, each) for split, each in splits.items()}
-        scale = features["meta_train"].square().mean().sqrt()
+        scale = scale_of(features["meta_train"])
         features = {split: each / scale for split, each in features.items()}
         counts = {split: torch.tensor(splits[split].counts) for split in SPLITS}
         if knobs["learn_from"] == "classifier":
@@ -119,20 +120,7 @@ class ZeroShot:
             seen = FeatureMap.fit(rows, normalise=each, projection=learner["projection"])
             through = train.through(seen), val.through(seen)
             candidates += [(_start(name, _learner(learner, seen, train), *through, seed), seen) for name in kinds]
-        start, seen = candidates[0]
-        if len(candidates) > 1:
-            scores = [_accuracies(candidate, val.through(seen), seed) for candidate, seen in candidates]
-            best = max(range(1, len(candidates)), key=lambda i: scores[i].mean().item())
-            if is_ahead(scores[best], scores[0]):
-                start, seen = candidates[best]
-        return start, seen
-
-
-def image_sets(data: Mapping[str, Any]) -> dict[str, ImageSet]:
-    """The splits of the data set."""
-    data_set = DATASETS[data["name"]]
-    size = {"size": data["mini_imagenet_size"]} if data_set.sized else {}
-    return data_set.load(Path(data["root"]), download=data["download"], **size)
+        return first_or_ahead(candidates, lambda each: _accuracies(each[0], val.through(each[1]), seed))
 
 
 def names_of(classes: tuple[str, ...], knobs: Mapping[str, Any]) -> dict[str, str]:
