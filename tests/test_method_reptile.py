@@ -14,6 +14,7 @@ from worlds import META, N_SHOT, N_WAY, World, draw, stirred
 
 from ltdi.bodies.conv4 import Conv4
 from ltdi.classes import context_of
+from ltdi.errors import InputError
 from ltdi.methods import reptile
 from ltdi.methods.base import scores
 from ltdi.seeding import generator
@@ -246,3 +247,10 @@ def test_the_body_that_was_handed_in_stays_as_it_is(world):
     assert_close(dict(method.body.named_buffers()), statistics, rtol=0, atol=0)
     assert not any(value.requires_grad for value in world.body.parameters())
     assert not any(torch.equal(value, before[name]) for name, value in method.body.named_parameters())
+
+
+def test_another_body_is_refused_in_one_line():
+    world = World("prototype", with_images=True)
+    world.body = torch.nn.Linear(2, 2)
+    with pytest.raises(InputError, match="^method.name = 'reptile' adapts the body conv4, and this run's is Linear;"):
+        world.build("reptile")

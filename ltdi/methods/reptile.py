@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltdi.adaptation import adapt
+from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed
 from ltdi.classes import ClassTasks, context_of, labelled
+from ltdi.errors import InputError
 from ltdi.learner import Batch, Classifier
 from ltdi.methods.base import Method
 from ltdi.methods.setup import Setup
@@ -123,7 +125,11 @@ class Reptile(Method):
         self.n_way, self.query_images, self.tasks_a_batch = setup.n_way, setup.meta.query_images, tasks_a_batch
         self.inner_steps, self.adapt_steps, self.inner_images = inner_steps, adapt_steps, inner_images
         self.inner_optimizer, self.inner_lr = inner_optimizer, inner_lr
-        assert setup.body is not None
+        if not isinstance(setup.body, Conv4):
+            raise InputError(
+                f"method.name = 'reptile' adapts the body conv4, and this run's is {type(setup.body).__name__}; choose"
+                " another method, or body.name = conv4"
+            )
         self.body = deepcopy(setup.body).requires_grad_()
         # the centre of a start that is drawn is zero, where a head of two layers has no gradient
         self.shift = nn.Parameter(start.shared.clone() if start.drawn else torch.zeros_like(start.shared))
