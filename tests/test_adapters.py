@@ -21,6 +21,8 @@ from ltdi.errors import InputError
 from ltdi.peft_format import read_adapter
 from ltdi.seeding import generator
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("transformers")
 
 ADAPTERS = {

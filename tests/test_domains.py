@@ -15,6 +15,8 @@ from ltdi.seeding import generator
 from ltdi.selection import scores_on_new_tasks
 from ltdi.store import read_json, read_table, read_tensors
 
+pytestmark = pytest.mark.slow
+
 SIZES, F, M = (6, 9, 5), 4, 7
 SAMPLE = {"n_tasks": 10, "n_way": 4, "n_shot": 1, "n_query": 3, "seed": 0, "split": "meta_val"}
 

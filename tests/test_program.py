@@ -19,6 +19,8 @@ from ltdi.head import Head
 from ltdi.learners import LinearHead
 from ltdi.program import FACTS, PROGRAMS, Program, write_torch
 
+pytestmark = pytest.mark.slow
+
 MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
 onnx_alone = pytest.mark.skipif(bool(MISSING), reason=f"the extra `export` is not installed: {', '.join(MISSING)}")
 KINDS = ["torch", pytest.param("onnx", marks=onnx_alone)]

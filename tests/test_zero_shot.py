@@ -17,6 +17,8 @@ from ltdi.scenarios.zero_shot import ZeroShot, known_rows, names_of
 from ltdi.store import read_json
 from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body
 
+pytestmark = pytest.mark.slow
+
 STAGES = (pretrain_body, prepare_tasks, collect_trajectories, meta_train, generate_weights, evaluate)
 CONTROLS = ["nearest_name", "softmax_rows", "text_ridge", "eszsl", "conse", "mean_head"]
 
