@@ -152,6 +152,7 @@ def test_without_timm_a_line_says_what_to_install(monkeypatch):
     refused(section(name=SMALL), "pip install", "ltdi[photos]", build=new_body)
 
 
+@pytest.mark.slow
 def test_importing_bodies_does_not_import_timm():
     code = "import sys, ltdi.bodies, ltdi.run; sys.exit('timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -220,6 +220,7 @@ def test_rows_are_the_end_of_a_straight_trajectory(world):
 # --- every method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FROM_ROWS, *TRAINED])
 def test_right_names_work_and_shuffled_ones_fall_to_chance(name, learned, world):
     method = learned[name]

@@ -179,6 +179,7 @@ def test_new_tasks_show_the_query_loss_the_draws_that_heads_are_decoded_from(wor
 # --- the loops
 
 
+@pytest.mark.slow
 def test_trained_heads_come_back_from_their_latents_with_the_help_of_the_condition():
     """From a start that says nothing of the task; β small, so that the latents may carry the heads."""
     world = World("shared")

@@ -117,6 +117,7 @@ def test_adaptation_lowers_the_loss_on_the_examples():
     assert (after < before).all()
 
 
+@pytest.mark.slow
 @both_forms
 def test_one_task_is_fitted(own):
     world = World("shared")

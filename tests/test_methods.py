@@ -164,6 +164,7 @@ def test_a_number_of_images_that_meta_val_has_not_takes_the_strength_of_the_one_
     assert method.strength[2] == method.strength[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_what_does_harm_on_meta_val_is_left_out(name, worlds):
     world = worlds["prototype", False]
@@ -354,6 +355,7 @@ def test_the_loss_falls(name, kind, diffusion, denoiser, worlds):
     assert loss() < (0.95 if name == "mcdi" else 0.8) * untrained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, meta",
     [*((name, {}) for name in METHODS), *((name, REPTILE) for name in ("ltdi", "llo_vae"))],

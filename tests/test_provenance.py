@@ -87,6 +87,7 @@ def test_features_are_made_by_the_body_and_by_no_task():
     assert "seeding" in names_in("ltdi.bodies.pretraining")
 
 
+@pytest.mark.slow
 def test_the_closure_is_what_python_loads():
     command = "import sys, ltdi.trajectories; print(*(name for name in sys.modules if name.startswith('ltdi.')))"
     loaded = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout.split()

@@ -76,6 +76,7 @@ def test_a_projection_onto_images_is_used_where_there_is_one(tmp_path):
 # --- mistakes
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_transformers():
     code = "import sys, ltdi.texts, ltdi.run, ltdi.scenarios; assert 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
