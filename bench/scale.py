@@ -32,6 +32,7 @@ BASE: dict[str, Any] = {
     "tasks.meta_train": 100,
     "tasks.meta_val": 100,
     "tasks.meta_test": 250,
+    "trajectories.shard_size": 100,
     "meta.steps": 60,
     "meta.val_every": 60,
     "meta.weight_loss": 0.01,

@@ -240,19 +240,45 @@ def test_the_order_of_a_classs_images_changes_nothing(head, support, closed_form
 # --- calibration
 
 
+class OneBatch(Task):
+    """A table of these tasks alone."""
+
+    def __len__(self):
+        return len(self.context)
+
+    def batch(self, tasks):
+        return Task(self.context[tasks], {name: value[tasks] for name, value in self.query.items()})
+
+
 def test_the_calibrated_temperature_is_the_best_of_its_grid(head, support, query):
-    tau, least = calibrated_temperature(head, prototype_weights(head, support.means, 1.0), query)
+    table = OneBatch(support, query)
+    tau, least = calibrated_temperature(head, table, lambda context: prototype_weights(head, context.means, 1.0))
     losses = torch.stack([head.loss(prototype_weights(head, support.means, t), query).mean() for t in TEMPERATURES])
     assert TEMPERATURES[0] < tau < TEMPERATURES[-1]
     assert tau == TEMPERATURES[losses.argmin()]
     assert least == pytest.approx(losses.min().item(), rel=1e-5)
 
 
+def test_a_table_is_calibrated_on_by_parts_as_in_one_piece(head, support, query):
+    """Parts of unequal numbers of queries and of tasks: each query counts once."""
+    many = Context(torch.cat([support.rows] * 50))
+    labels = torch.cat([query["labels"]] * 50)
+    labels[64:] = labels[64:].where(torch.arange(labels.shape[1]) % 3 > 0, ABSENT)
+    asked = {"inputs": torch.cat([query["inputs"]] * 50), "labels": labels}
+    tau, least = calibrated_temperature(
+        head, OneBatch(many, asked), lambda context: prototype_weights(head, context.means, 1.0)
+    )
+    logits = head.logits(prototype_weights(head, many.means, tau), asked["inputs"]).flatten(0, 1)
+    whole = torch.nn.functional.cross_entropy(logits, labels.flatten())
+    assert len(many) > 128 and least == pytest.approx(whole.item(), rel=1e-5)
+
+
 def test_the_calibrated_temperature_undoes_a_scale_of_the_features(head, support, query):
     def calibrated(scale):
         scaled = Context(scale * support.rows)
         asked = query | {"inputs": scale * query["inputs"]}
-        return calibrated_temperature(head, prototype_weights(head, scaled.means, 1.0), asked)[0]
+        table = OneBatch(scaled, asked)
+        return calibrated_temperature(head, table, lambda context: prototype_weights(head, context.means, 1.0))[0]
 
     assert calibrated(2.0) == calibrated(1.0) / 4
 
@@ -261,7 +287,7 @@ def test_the_calibrated_temperature_undoes_a_scale_of_the_features(head, support
 def test_a_start_is_calibrated_on_the_queries_of_its_tasks_and_on_those_that_are_there(kind, head, support, query):
     shared = torch.zeros(head.space.dim(N))
     start = STARTS[kind](head, shared, temperature=99.0)
-    found = start.calibrated(Task(support, query))
+    found = start.calibrated(OneBatch(support, query))
     penalties = PENALTIES if kind == "ridge" else (found.ridge,)
     losses = {
         (penalty, t): head.loss(replace(start, ridge=penalty, temperature=t).centre(support), query).mean().item()
@@ -276,7 +302,7 @@ def test_a_start_is_calibrated_on_the_queries_of_its_tasks_and_on_those_that_are
         "inputs": torch.cat([query["inputs"], query["inputs"].flip(1)], 1),
         "labels": torch.cat([query["labels"], torch.full_like(query["labels"], ABSENT)], 1),
     }
-    again = start.calibrated(Task(support, spoilt))
+    again = start.calibrated(OneBatch(support, spoilt))
     assert (again.ridge, again.temperature) == (found.ridge, found.temperature)
 
 

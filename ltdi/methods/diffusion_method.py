@@ -17,7 +17,7 @@ from ltdi.methods.trained import ReptileTrained
 from ltdi.reptile import Phi
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
-from ltdi.tasks import Context, Task, TaskSource
+from ltdi.tasks import Context, Task, TaskSource, batches
 from ltdi.trajectories import Trajectories
 
 
@@ -155,16 +155,17 @@ class DiffusionMethod(ReptileTrained):
         """The weight loss of every sub-chain, on states from the data (the paper's Figure 4, right)."""
         stream = named_generator(seed, "validate")
         phi = dict(self.denoiser.named_parameters())
-        batch = self.draw(val.batch(torch.arange(len(val))), trajectories.points(torch.arange(len(val))), stream)
-        losses: dict[str, list[float]] = {}
-        for t in range(1, self.process.schedule.T + 1):
-            times = torch.full_like(batch["t"], t)
-            i = self.process.target(times)
-            x_t = self.process.sample(_pick(batch["points"], i), times, i, batch["noise"])
-            epsilon = self.epsilon(phi, x_t, times, batch)
-            loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights").mean().item()
-            losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
-        return {name: sum(values) / len(values) for name, values in sorted(losses.items())}
+        losses: dict[str, list[Tensor]] = {}
+        for tasks in batches(len(val)):
+            batch = self.draw(val.batch(tasks), trajectories.points(tasks), stream)
+            for t in range(1, self.process.schedule.T + 1):
+                times = torch.full_like(batch["t"], t)
+                i = self.process.target(times)
+                x_t = self.process.sample(_pick(batch["points"], i), times, i, batch["noise"])
+                epsilon = self.epsilon(phi, x_t, times, batch)
+                loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights")
+                losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
+        return {name: torch.cat(values).mean().item() for name, values in sorted(losses.items())}
 
 
 def _pick(points: Tensor, i: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ class PrototypeSgd(HeadSgd):
         return prototype_weights(self.head, context.means, self.temperature.item())
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        task = val.batch(torch.arange(len(val)))
-        w = prototype_weights(self.head, task.context.means, 1.0)
-        self.temperature.fill_(calibrated_temperature(self.head, w, task.query)[0])
+        temperature, _ = calibrated_temperature(
+            self.head, val, lambda context: prototype_weights(self.head, context.means, 1.0)
+        )
+        self.temperature.fill_(temperature)
         super().prepare(train, trajectories, val)

@@ -56,9 +56,8 @@ class KnownRows(Method):
         if len(self.candidates) > 1:
             means = [self._mean_score(knobs, val) for knobs in self.candidates]
             self._set(self.candidates[means.index(max(means))])
-        task = val.batch(torch.arange(len(val)))
         self.temperature.fill_(1.0)
-        self.temperature.fill_(calibrated_temperature(self.head, self.weights(task.context), task.query)[0])
+        self.temperature.fill_(calibrated_temperature(self.head, val, self.weights)[0])
 
     def _set(self, knobs: tuple[float, ...]) -> None:
         self.knobs.copy_(torch.tensor(knobs, dtype=torch.float64))

@@ -40,9 +40,10 @@ class Lda(Method):
         precisions = [shrunk_inverse(covariance, shrinkage).to(self.precision) for shrinkage in SHRINKAGES]
         means = [mean_score(precision) for precision in precisions]
         self.precision.copy_(precisions[means.index(max(means))])
-        task = val.batch(torch.arange(len(val)))
-        w = self._weights(task.context, self.precision, 1.0)
-        self.temperature.fill_(calibrated_temperature(self.head, w, task.query)[0])
+        temperature, _ = calibrated_temperature(
+            self.head, val, lambda context: self._weights(context, self.precision, 1.0)
+        )
+        self.temperature.fill_(temperature)
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         return self._weights(context, self.precision, self.temperature.item())

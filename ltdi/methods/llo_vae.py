@@ -27,7 +27,7 @@ from ltdi.nn import TransformerBlock
 from ltdi.reptile import Phi
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
-from ltdi.tasks import Context, Task, TaskSource
+from ltdi.tasks import Context, Task, TaskSource, batches
 from ltdi.trajectories import Trajectories
 from ltdi.weights import WeightSpace
 
@@ -90,13 +90,12 @@ class LloVae(ReptileTrained):
     @torch.no_grad()
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
         """How far off the trained heads are decoded from draws of their posterior, and what these say of them."""
-        batch = self.draw(
-            val.batch(torch.arange(len(val))),
-            trajectories.points(torch.arange(len(val))),
-            named_generator(seed, "validate"),
-        )
-        error, kl = self.vae(*(batch[name] for name in ("x_0", "noise", "rows", "present")))
-        return {"val_loss_w0": error.mean().item(), "val_kl": kl.mean().item()}
+        stream, found = named_generator(seed, "validate"), []
+        for tasks in batches(len(val)):
+            batch = self.draw(val.batch(tasks), trajectories.points(tasks), stream)
+            found.append(torch.stack(self.vae(*(batch[name] for name in ("x_0", "noise", "rows", "present")))))
+        error, kl = torch.cat(found, 1).mean(1).tolist()
+        return {"val_loss_w0": error, "val_kl": kl}
 
 
 class Vae(nn.Module):

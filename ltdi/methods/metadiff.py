@@ -80,9 +80,8 @@ class MetaDiff(Method):
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        task = val.batch(torch.arange(len(val)))
-        w = self.head_of(task.context.means, 1.0)
-        self.temperature.fill_(calibrated_temperature(self.head, w, task.query)[0])
+        temperature, _ = calibrated_temperature(self.head, val, lambda context: self.head_of(context.means, 1.0))
+        self.temperature.fill_(temperature)
 
     def head_of(self, rows: Tensor, temperature: float) -> Tensor:
         """Class weights (B, N, F) as a head (B, D)."""

@@ -31,8 +31,7 @@ class NearestUnit(Method):
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        task = val.batch(torch.arange(len(val)))
-        self.temperature.fill_(calibrated_temperature(self.head, self._weights(task.context, 1.0), task.query)[0])
+        self.temperature.fill_(calibrated_temperature(self.head, val, lambda context: self._weights(context, 1.0))[0])
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         return self._weights(context, self.temperature.item())

@@ -39,8 +39,7 @@ class SimpleShot(Method):
             total += rows.double().sum(0)
             n += len(rows)
         self.mean.copy_(total / n)
-        task = val.batch(torch.arange(len(val)))
-        self.temperature.fill_(calibrated_temperature(self.head, self._weights(task.context, 1.0), task.query)[0])
+        self.temperature.fill_(calibrated_temperature(self.head, val, lambda context: self._weights(context, 1.0))[0])
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         return self._weights(context, self.temperature.item())

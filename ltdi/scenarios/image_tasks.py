@@ -26,6 +26,7 @@ from ltdi.selection import first_or_ahead, scores_on_new_tasks
 from ltdi.starts import STARTS, Start
 from ltdi.starts.base import shared_draw
 from ltdi.starts.closed_form import ClosedForm
+from ltdi.tasks import Task, batches
 
 # start: closed_form is the first of these, or another that is ahead of it
 CLOSED_FORMS = ("prototype", "ridge")
@@ -81,10 +82,13 @@ def _scores(body: nn.Module, images: ImageSet, seed: int) -> dict[str, float]:
         if n_way <= len(classes) and n_shot + 10 <= max(images.counts):
             sizes = {"n_tasks": 600, "n_way": n_way, "n_shot": n_shot, "n_query": 10}
             source = ClassTasks.sample(classes, **sizes, seed=seed, split="meta_val")
-            task = source.batch(torch.arange(len(source)))
-            accuracies = nearest_mean_accuracy(task.context.means, task.query["inputs"], task.query["labels"])
+            accuracies = torch.cat([_nearest_mean(source.batch(tasks)) for tasks in batches(len(source))])
             scores[f"val_{n_way}w{n_shot}s"], _ = mean_and_ci95(accuracies)
     return scores
+
+
+def _nearest_mean(task: Task) -> Tensor:
+    return nearest_mean_accuracy(task.context.means, task.query["inputs"], task.query["labels"])
 
 
 def scale_of(features: Tensor) -> Tensor:
@@ -152,7 +156,7 @@ def _learner(learner: Mapping[str, Any], seen: FeatureMap, of: Classes) -> Learn
 
 
 def _calibrated(start: Start, val: ClassTasks) -> Start:
-    return start.calibrated(val.batch(torch.arange(len(val)))) if isinstance(start, ClosedForm) else start
+    return start.calibrated(val) if isinstance(start, ClosedForm) else start
 
 
 def _accuracies(start: Start, val: ClassTasks, seed: int) -> Tensor:

@@ -194,7 +194,7 @@ def _start(kind: str, learner: Learner, train: DescribedTasks, val: DescribedTas
     if not issubclass(made, Described):
         return made(learner, shared)
     start = made(learner, shared, train.of.texts, train.of.means())
-    return start.calibrated(val.batch(torch.arange(len(val))))
+    return start.calibrated(val)
 
 
 def _accuracies(start: Start, val: DescribedTasks, seed: int) -> Tensor:

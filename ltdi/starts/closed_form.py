@@ -1,5 +1,6 @@
 """Starts with a closed form, of learners whose weights hold any linear classifier."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -8,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltdi.errors import InputError
-from ltdi.learner import Batch, Classifier, Learner
+from ltdi.learner import Classifier, Learner
 from ltdi.nn import masked_mean
 from ltdi.starts.base import Start
-from ltdi.tasks import Context, Task
+from ltdi.tasks import Context, TaskSource, batches
 
 PENALTIES = tuple(10.0**e for e in range(-3, 4))
 TEMPERATURES = tuple(2.0 ** (e / 2) for e in range(-20, 17))
@@ -41,12 +42,22 @@ def ridge_weights(learner: Classifier, context: Context, penalty: float, tempera
     return learner.linear(temperature * weight, temperature * bias)
 
 
-def calibrated_temperature(learner: Classifier, w: Tensor, query: Batch) -> tuple[float, float]:
-    """The τ of ``TEMPERATURES`` at which classifiers give the least mean cross-entropy on ``query``, and that. Their
-    logits are linear in τ; w (B, D) are the classifiers at τ = 1."""
-    logits, labels = learner.logits(w, query["inputs"]).flatten(0, 1), query["labels"].flatten()
-    losses = [F.cross_entropy(temperature * logits, labels).item() for temperature in TEMPERATURES]
-    return TEMPERATURES[losses.index(min(losses))], min(losses)
+@torch.no_grad()
+def calibrated_temperature(
+    learner: Classifier, source: TaskSource, weights_of: Callable[[Context], Tensor]
+) -> tuple[float, float]:
+    """The τ of ``TEMPERATURES`` at which classifiers give the least mean cross-entropy on the queries of the table's
+    tasks, and that. Their logits are linear in τ; ``weights_of`` gives the classifiers (B, D) at τ = 1."""
+    total, n = torch.zeros(len(TEMPERATURES), dtype=torch.float64), 0
+    for tasks in batches(len(source)):
+        task = source.batch(tasks)
+        logits = learner.logits(weights_of(task.context), task.query["inputs"]).flatten(0, 1)
+        labels = task.query["labels"].flatten()
+        losses = [F.cross_entropy(temperature * logits, labels, reduction="sum") for temperature in TEMPERATURES]
+        total += torch.stack(losses).double().cpu()
+        n += int((labels >= 0).sum())
+    best = int(total.argmin())
+    return TEMPERATURES[best], total[best].item() / n
 
 
 def linear_classifier(learner: Learner, what: str) -> Classifier:
@@ -74,12 +85,11 @@ class ClosedForm(Start):
         """What the closed form leaves open but for the temperature."""
         return [self]
 
-    def calibrated(self, val: Task) -> "ClosedForm":
+    def calibrated(self, val: TaskSource) -> "ClosedForm":
         """Penalty and temperature by the cross-entropy of the queries of meta-val tasks."""
-        fitted = []
+        learner, fitted = linear_classifier(self.learner, self.kind), []
         for candidate in self.candidates():
-            w = replace(candidate, temperature=1.0).centre(val.context)
-            temperature, loss = calibrated_temperature(linear_classifier(self.learner, self.kind), w, val.query)
+            temperature, loss = calibrated_temperature(learner, val, replace(candidate, temperature=1.0).centre)
             fitted.append((loss, replace(candidate, temperature=temperature)))
         return min(fitted, key=lambda each: each[0])[1]
 

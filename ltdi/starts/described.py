@@ -11,7 +11,7 @@ from torch import Tensor
 from ltdi.learner import Classifier
 from ltdi.starts.base import Start
 from ltdi.starts.closed_form import PENALTIES, calibrated_temperature, linear_classifier
-from ltdi.tasks import Context, Task
+from ltdi.tasks import Context, TaskSource
 
 SHARPNESSES = tuple(2.0**-e for e in range(1, 8))
 """Of the softmax over similarities, from 1/2 (nearly all rows) to 1/128 (nearly the nearest alone)."""
@@ -113,12 +113,12 @@ class Described(Start):
         learner = linear_classifier(self.learner, f"the start {self.kind}")
         return self.table.classifier(learner, self.table.centred[context.known], self.temperature)
 
-    def calibrated(self, val: Task) -> "Described":
+    def calibrated(self, val: TaskSource) -> "Described":
         """Knob and temperature by the cross-entropy of the queries of meta-val tasks."""
         learner, fitted = linear_classifier(self.learner, self.kind), []
         for knob in self.knobs:
             candidate = replace(self, temperature=1.0, knob=knob)
-            temperature, loss = calibrated_temperature(learner, candidate.centre(val.context), val.query)
+            temperature, loss = calibrated_temperature(learner, val, candidate.centre)
             fitted.append((loss, replace(candidate, temperature=temperature)))
         return min(fitted, key=lambda each: each[0])[1]
 
