@@ -159,9 +159,9 @@ def test_distances_and_copies_of_others_weights(others):
     w = torch.stack([torch.cat([t.flatten() for t in load_file(others / name).values()]) for name in table.index])
     w = w.double()
     rms = math.sqrt(w.shape[1])
-    assert_close(torch.tensor(table.to_mean.tolist()), (w - w.mean(0)).norm(dim=1) / rms)
+    assert_close(torch.tensor(table.to_mean.tolist(), dtype=torch.float64), (w - w.mean(0)).norm(dim=1) / rms)
     away = torch.cdist(w, w).fill_diagonal_(torch.inf) / rms
-    assert_close(torch.tensor(table.nearest.tolist()), away.min(1).values, rtol=1e-6, atol=1e-6)
+    assert_close(torch.tensor(table.nearest.tolist(), dtype=torch.float64), away.min(1).values, rtol=1e-6, atol=1e-6)
     assert table.copies.tolist() == [0] * 7 + [1, 1]
     assert table.which["net7/model.safetensors"] == "net8/model.safetensors"
 
