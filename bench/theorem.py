@@ -90,12 +90,15 @@ def _of_tasks(learner: Learner, batch: Batch, points: Tensor, w: Tensor, knobs: 
 
 
 def _sam(learner: Learner, batch: Batch, first: Tensor, loss: Tensor, how: dict) -> dict[str, Tensor]:
-    """λ at the first weights of a training with SAM whose loss is as low as ``loss`` (B,); NaN where there are none."""
+    """λ at the first weights of a training with SAM whose loss is as low as ``loss`` (B,), and a step before; NaN where
+    it never is."""
     record = list(range(1, SAM_STEPS + 1))
     path = adapt(learner.loss, first, repeat(batch), record=record, sam=SAM_RADIUS, **how)
     low = path.losses <= loss[:, None]
-    place = torch.arange(len(first)), low.int().argmax(1)
-    found = {"lambda_sam": _largest(learner, path.weights[place], batch), "loss_sam": path.losses[place]}
+    reached, rows = low.int().argmax(1), torch.arange(len(first))
+    found = {"loss_sam": path.losses[rows, reached]}
+    for name, step in (("lambda_sam", reached), ("lambda_sam_before", (reached - 1).clamp_min(0))):
+        found[name] = _largest(learner, path.weights[rows, step], batch)
     return {name: torch.where(low.any(1), value, torch.nan) for name, value in found.items()}
 
 
@@ -137,11 +140,14 @@ QUANTITIES = {
 
 def _said(found: pd.DataFrame) -> str:
     both = found.dropna(subset=["lambda_sam"])
-    mean, ci95 = mean_and_ci95(torch.tensor((both.lambda_sam - both["lambda"]).to_numpy()))
+    reached, before = (
+        "{:+.3f} ± {:.3f}".format(*mean_and_ci95(torch.tensor((both[name] - both["lambda"]).to_numpy())))
+        for name in ("lambda_sam", "lambda_sam_before")
+    )
     return (
         f"At equal loss (the first of {SAM_STEPS} steps that is as low, from one start; {len(both)} tasks get there,"
         f" to {(both.loss_sam / both.loss_K).median():.3f} of the loss in the median) λ with SAM, radius {SAM_RADIUS},"
-        f" minus λ without is {mean:+.3f} ± {ci95:.3f}, paired over tasks.\n"
+        f" minus λ without is {reached}, paired over tasks; a step before, where the loss is still above, {before}.\n"
     )
 
 
