@@ -14,10 +14,12 @@ from safetensors.torch import save_file
 
 from ltdi.adapter import AdapterRun
 from ltdi.artefacts import load_sources
+from ltdi.audit import audit_run, told_of_run
 from ltdi.console import console, one_line_errors, plain, say
 from ltdi.datasets import DATASETS
 from ltdi.errors import InputError
 from ltdi.head import Head, listed_of, rightly
+from ltdi.likeness import audit_files, told_of_files
 from ltdi.peft_format import write_adapter
 from ltdi.program import PROGRAMS, facts_of
 from ltdi.run import Run
@@ -68,7 +70,7 @@ def classify(
             made.save(head)
         _tell(made)
         if len(files):
-            _show(answers, made.classes, csv)
+            _answered(answers, made.classes, csv)
 
 
 class Kind(StrEnum):
@@ -129,6 +131,22 @@ def adapt(
         told = f"{out}: an adapter of {run.learner.body} by {run.name}, from {n_shot} examples of each class"
         told += f" and {steps} gradient steps" if steps else ""
         say(told + (f"; accuracy on dev {run.score(w, parts['dev']):.4f}" if "dev" in parts else ""))
+
+
+@app.command()
+def audit(
+    folder: Annotated[Path, typer.Argument(help="A finished run's, or one of anybody's safetensors of one network.")],
+    tasks: Annotated[int, typer.Option(help="How many meta-test tasks.")] = 500,
+    csv: Annotated[Path | None, typer.Option(help="Where to write the table.")] = None,
+    method: Method = "",
+    seed: Seed = 0,
+) -> None:
+    """Does the condition matter? Weights for right and wrong conditions; of others' files, how alike they are."""
+    with one_line_errors("ltdi audit"):
+        is_run = (folder / "model").is_dir()
+        found = audit_run(folder, method=method, n_tasks=tasks, seed=seed) if is_run else audit_files(folder)
+        _show(found, csv, told="{:.4g}", written="%.6g")
+        say(told_of_run(found) if is_run else told_of_files(found))
 
 
 @app.command()
@@ -201,22 +219,27 @@ def _tell(made: Head) -> None:
     say(f"a head from {', '.join(f'{n} of {name}' for n, name in zip(made.shots, made.classes))}, by {made.method}")
 
 
-def _show(answers: pd.DataFrame, classes: tuple[str, ...], csv: Path | None) -> None:
+def _answered(answers: pd.DataFrame, classes: tuple[str, ...], csv: Path | None) -> None:
     """The answers as a table, and whether they are right where a file lies in a folder named like a class."""
-    if csv:
-        written = answers.to_csv(index=False, float_format="%.4f", lineterminator="\n")
-        write_text(csv, written.encode("utf-8", "backslashreplace").decode())
-    table = Table()
-    for column in answers:
-        table.add_column(str(column), overflow="fold")
-    for image, name, probability in answers.head(SHOWN).itertuples(index=False):
-        table.add_row(plain(image), plain(name), f"{probability:.2f}")
-    console.print(table)
-    if len(answers) > SHOWN:
-        say(f"and {len(answers) - SHOWN} more{f': {csv}' if csv else '; --csv writes all'}")
+    _show(answers, csv, told="{:.2f}", written="%.4f")
     right, of = rightly(answers, classes)
     if of:
         say(f"of {of} images in folders named like a class {right} are right, {right / of:.1%}")
+
+
+def _show(found: pd.DataFrame, csv: Path | None, *, told: str, written: str) -> None:
+    """The first rows, fractions ``told`` so; all, fractions ``written`` so, to a file."""
+    if csv:
+        text = found.to_csv(index=False, float_format=written, lineterminator="\n")
+        write_text(csv, text.encode("utf-8", "backslashreplace").decode())
+    table = Table()
+    for column in found:
+        table.add_column(str(column), overflow="fold")
+    for row in found.head(SHOWN).itertuples(index=False):
+        table.add_row(*(plain(told.format(each) if isinstance(each, float) else str(each)) for each in row))
+    console.print(table)
+    if len(found) > SHOWN:
+        say(f"and {len(found) - SHOWN} more{f': {csv}' if csv else '; --csv writes all'}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from bench.adapters import markdown, measure
 from ltdi.adapter import AdapterRun
 from ltdi.artefacts import load_sources, load_start, load_trajectories, read_weights
+from ltdi.audit import audit_run
 from ltdi.cli import app
 from ltdi.datasets.texts import read_text_set
 from ltdi.errors import InputError
@@ -143,6 +144,8 @@ def test_all_stages_end_with_finite_scores(run):
     metrics = json.loads((run.data / "results" / "metrics.json").read_text())
     assert metrics["scored_by"] == "accuracy" and set(metrics["controls"]) == {"mean_head", "nearest_head"}
     assert 0 <= metrics["score"] <= 1 and 0 <= metrics["ceiling"]["score"] <= 1
+    audited = audit_run(run.data).set_index("weights")
+    assert len(audited) == 9 and audited.score.between(0, 1).all()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -7,6 +7,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from ltdi.artefacts import load_sources
+from ltdi.audit import audit_run
 from ltdi.classes import Classes
 from ltdi.domains import DomainTasks
 from ltdi.errors import InputError
@@ -138,6 +139,8 @@ def test_a_run_from_images_to_scores(changes, write_params, run_stage, tmp_path)
     assert isinstance(load_sources(data)["meta_val"], DomainTasks)
     metrics = read_json(data / "results" / "metrics.json")
     assert 0.2 < metrics["score"] <= 1 and metrics["ms_per_task"]["batch_1"] > 0
+    audited = audit_run(data, n_tasks=20).set_index("weights").score
+    assert audited["right"] > max(audited["another task's"], audited["classes permuted"], audited["none"])
 
 
 def test_features_of_a_domain_are_kept_for_runs_that_share_it(changes, write_params, run_stage, tmp_path, monkeypatch):

@@ -66,6 +66,9 @@ def test_all_stages_and_the_tool(stages, finished):
     answered = call("classify", "--names", "zebra, okapi, tapir", photos, "--data", data)
     assert answered.exit_code == 0, answered.output
     assert "a head from the names zebra, okapi, tapir, by ltdi" in answered.output
+    audited = call("audit", data)
+    assert audited.exit_code == 0, audited.output
+    assert "classes permuted" in audited.output and "noise around the nearest" in audited.output
 
     run = ltdi.load(data, method="conse")
     chances = run.generate_from_names(["zebra", "okapi"]).probabilities(photos)

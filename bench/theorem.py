@@ -1,0 +1,162 @@
+"""``python -m bench theorem2``: both sides of Theorem 2 at the generated weights of meta-test tasks -> theorem2.md.
+
+E[L(ŵ)] − L(w*) ≤ (λ/2) δ + (l/2) (1 − μ/l)^K ‖w_init − w*‖², with ŵ the generated weights, w_K those that training
+ended at after K steps, δ = ‖ŵ − w_K‖², λ the largest eigenvalue of the Hessian at w_K, l smoothness and μ strong
+convexity.
+
+Cross-entropy does not change when all classes' biases grow by the same, so that μ ≤ 0 everywhere: no head's loss is
+strongly convex. With μ = 0 the second term is the least that it can be.
+"""
+
+from itertools import repeat
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import torch
+import typer
+from torch import Tensor
+
+from bench import RESULTS, RUNS
+from bench.machine import origin
+from bench.options import RAW, Base, Budget, Root, Runs
+from bench.settings import variant_params
+from bench.stages import run_stages
+from bench.text import table
+from ltdi.adaptation import adapt
+from ltdi.artefacts import load_sources, load_start, load_trajectories, names, read_weights
+from ltdi.console import say
+from ltdi.devices import device
+from ltdi.learner import Batch, Learner
+from ltdi.metrics import mean_and_ci95
+from ltdi.seeding import generator
+from ltdi.sharpness import largest_eigenvalue
+from ltdi.store import write_text
+
+FURTHER = 300
+"""Steps after which the loss stands for the optimum's: it can only be lower still."""
+
+SAM_RADIUS, SAM_STEPS = 0.05, 90
+
+
+def main(
+    setting: Annotated[str, typer.Option(help="A setting of bench/params.yaml.")] = "glyphs-5w1s",
+    variant: Annotated[str, typer.Option(help="Of bench/params.yaml.")] = "ltdi",
+    tasks: Annotated[int, typer.Option(help="How many meta-test tasks.")] = 300,
+    seed: int = 0,
+    base: Base = "defaults",
+    budget: Budget = "quick",
+    root: Root = RAW,
+    runs: Runs = RUNS,
+) -> None:
+    params = variant_params(setting, variant, base=base, budget=budget, seed=seed, root=root)
+    data = run_stages(params, runs, until="generate_weights")
+    found = measured(data, tasks, params["trajectories"])
+    command = f"python -m bench theorem2 --setting {setting} --variant {variant} --tasks {tasks} --seed {seed}"
+    write_text(
+        RESULTS / "theorem2.md", markdown(found, f"{command} --budget {budget}", params["trajectories"]["steps"])
+    )
+    say(f"{RESULTS / 'theorem2.md'}: {len(found)} tasks")
+
+
+def measured(data: Path, n_tasks: int, knobs: dict) -> pd.DataFrame:
+    """A row a task. Losses are of all images of the task's classes, on which w_K was trained."""
+    where = device()
+    test = load_sources(data, splits=["meta_test"], device=where)["meta_test"]
+    learner = load_start(data, where)[0].learner
+    trajectories, kept = load_trajectories(data, "meta_test")
+    made = torch.cat([part["w"] for _, part in read_weights(data / "weights" / names(data)[0])])
+    rows = []
+    for part in torch.arange(min(n_tasks, len(kept))).split(64):
+        batch, points = test.fitted_on(kept[part].to(where)), trajectories.points(part).to(where)
+        rows.append(pd.DataFrame(_of_tasks(learner, batch, points, made[kept[part]].to(where), knobs)))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _of_tasks(learner: Learner, batch: Batch, points: Tensor, w: Tensor, knobs: dict) -> dict[str, list[float]]:
+    """points (B, P, D) of the tasks' trajectories, generated weights w (B, D)."""
+    trained, first = points[:, 0], points[:, -1]
+    how = {"optimizer": knobs["optimizer"], "lr": knobs["lr"]}
+    best = adapt(learner.loss, trained, repeat(batch), record=[FURTHER], **how).weights[:, 0]
+    curvatures = [_largest(learner, each, batch) for each in (trained, *points[:, 1:].unbind(1), w)]
+    with torch.no_grad():
+        losses = {name: learner.loss(each, batch) for name, each in (("hat", w), ("K", trained), ("best", best))}
+    values = {f"loss_{name}": value for name, value in losses.items()}
+    values |= {"delta": (w - trained).square().sum(-1), "lambda": curvatures[0]}
+    values["l"] = torch.stack(curvatures).max(0).values
+    values["way"] = (first - best).square().sum(-1)
+    values |= _sam(learner, batch, first, losses["K"], how)
+    return {name: value.tolist() for name, value in values.items()}
+
+
+def _sam(learner: Learner, batch: Batch, first: Tensor, loss: Tensor, how: dict) -> dict[str, Tensor]:
+    """λ at the first weights of a training with SAM whose loss is as low as ``loss`` (B,), and a step before; NaN where
+    it never is."""
+    record = list(range(1, SAM_STEPS + 1))
+    path = adapt(learner.loss, first, repeat(batch), record=record, sam=SAM_RADIUS, **how)
+    low = path.losses <= loss[:, None]
+    reached, rows = low.int().argmax(1), torch.arange(len(first))
+    found = {"loss_sam": path.losses[rows, reached]}
+    for name, step in (("lambda_sam", reached), ("lambda_sam_before", (reached - 1).clamp_min(0))):
+        found[name] = _largest(learner, path.weights[rows, step], batch)
+    return {name: torch.where(low.any(1), value, torch.nan) for name, value in found.items()}
+
+
+def _largest(learner: Learner, w: Tensor, batch: Batch) -> Tensor:
+    return largest_eigenvalue(learner.loss, w, batch, generator=generator(0, "λ"))
+
+
+def markdown(found: pd.DataFrame, command: str, steps: int) -> str:
+    of_error = found["lambda"] / 2 * found.delta
+    left = found.loss_hat - found.loss_best
+    rows = [
+        ["L(ŵ) − L(w_K) ≤ (λ/2) δ", *_sides(found.loss_hat - found.loss_K, of_error)],
+        ["L(ŵ) − L(w*) ≤ (λ/2) δ", *_sides(left, of_error)],
+        ["L(ŵ) − L(w*) ≤ (λ/2) δ + (l/2) ‖w_init − w*‖²", *_sides(left, of_error + found.l / 2 * found.way)],
+    ]
+    text = (
+        f"# Theorem 2, measured\n\n{len(found)} meta-test tasks, {origin()['device']}; `{command}`. Medians over tasks"
+        " with the 5 and 95 % quantiles; *holds*: share of tasks; *loose*: the median of right ÷ left where left is"
+        f" above zero. w* is where {FURTHER} further steps end. l is the largest curvature met at the recorded points"
+        f" and at ŵ: the true one is no smaller. K is {steps}. Strong convexity fails for every head: cross-entropy"
+        " does not change when the biases of all classes grow by the same. So μ is 0 at most, and the last row has the"
+        " second term at its least.\n\n" + table(["inequality", "left", "right", "holds", "loose"], rows)
+    )
+    quantities = [[name, _quantiles(found[key])] for name, key in QUANTITIES.items()]
+    return text + "\n" + table(["quantity", "over tasks"], quantities) + "\n" + _said(found)
+
+
+QUANTITIES = {
+    "δ": "delta",
+    "λ at w_K": "lambda",
+    "l": "l",
+    "‖w_init − w*‖²": "way",
+    "L(ŵ)": "loss_hat",
+    "L(w_K)": "loss_K",
+    "L(w*)": "loss_best",
+    "λ with SAM, at the loss of w_K": "lambda_sam",
+}
+
+
+def _said(found: pd.DataFrame) -> str:
+    both = found.dropna(subset=["lambda_sam"])
+    reached, before = (
+        "{:+.3f} ± {:.3f}".format(*mean_and_ci95(torch.tensor((both[name] - both["lambda"]).to_numpy())))
+        for name in ("lambda_sam", "lambda_sam_before")
+    )
+    return (
+        f"At equal loss (the first of {SAM_STEPS} steps that is as low, from one start; {len(both)} tasks get there,"
+        f" to {(both.loss_sam / both.loss_K).median():.3f} of the loss in the median) λ with SAM, radius {SAM_RADIUS},"
+        f" minus λ without is {reached}, paired over tasks; a step before, where the loss is still above, {before}.\n"
+    )
+
+
+def _sides(left: pd.Series, right: pd.Series) -> list[str]:
+    above = left > 0
+    loose = f"{(right[above] / left[above]).median():.3g}" if above.any() else ""
+    return [_quantiles(left), _quantiles(right), f"{(left <= right).mean():.1%}", loose]
+
+
+def _quantiles(values: pd.Series) -> str:
+    low, median, high = values.quantile([0.05, 0.5, 0.95])
+    return f"{median:.3g} ({low:.3g} to {high:.3g})"
