@@ -1,0 +1,46 @@
+"""Every method and control that the small world of tasks can try, by its name."""
+
+import torch
+
+from ltdi import methods
+from ltdi.classes import context_of
+from ltdi.methods.diffusion_method import DiffusionMethod
+from ltdi.methods.trained import TrainedMethod
+from ltdi.seeding import generator
+from ltdi.tasks import Context
+
+# those that tell classes from each other by their names have a world of their own, in test_described.py
+METHODS, CONTROLS = (
+    {name: method for name, method in each.items() if "names" not in method.needs}
+    for each in (methods.METHODS, methods.CONTROLS)
+)
+DIFFUSIONS = [name for name, cls in METHODS.items() if issubclass(cls, DiffusionMethod)]
+
+STARTS = ("fresh", "shared", "prototype", "ridge")
+
+
+def from_images(name: str) -> bool:
+    return "images" in (METHODS | CONTROLS)[name].needs
+
+
+TRAINED = [name for name, cls in METHODS.items() if issubclass(cls, TrainedMethod)]
+
+
+def context_with(world, n_way, n_shot, n_tasks=5) -> Context:
+    """Of new tasks of the split that nothing was trained on."""
+    stream = generator(0, "another size")
+    return world.val.new(world.val.draw(n_tasks, stream, n_way=n_way), stream, n_shot=n_shot).context
+
+
+def images_of(context) -> torch.Tensor | None:
+    """(B, N, K, …), where there are any."""
+    images = context.examples.get("images")
+    return None if images is None else images.unflatten(1, context.rows.shape[1:3])
+
+
+def masked(context, shots, spoilt=False) -> Context:
+    mask, images = torch.arange(context.rows.shape[2]) < shots[..., None], images_of(context)
+    if not spoilt:
+        return context_of(context.rows, mask, images)
+    images = None if images is None else torch.where(mask[..., None, None, None], images, 255 - images)
+    return context_of(context.rows.where(mask[..., None], 1e3), mask, images)
