@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast quality format example paper compare bench bench-omniglot photos bench-adapters ablation show lock clean
+.PHONY: help setup repro test test-fast quality format example paper compare bench bench-omniglot photos bench-adapters ablation show report lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ format: $(READY) ## what the formatter and the linter can mend by themselves
 
 show: $(READY) ## the table of the last run
 	@python -m pipeline.summary
+
+report: $(READY) ## the last run as one page, data/report.html
+	@python -m pipeline.report
 
 lock: $(READY) ## pin what is installed now
 	(sed -n '/^#/p' requirements.lock; pip freeze | grep -viE '^(nvidia|cuda|triton|-e |#)') > requirements.lock.new

@@ -21,6 +21,7 @@ from ltdi.datasets.texts import read_text_set
 from ltdi.errors import InputError
 from ltdi.peft_format import read_adapter
 from ltdi.seeding import generator
+from pipeline.report import page
 
 pytestmark = pytest.mark.slow
 
@@ -146,6 +147,8 @@ def test_all_stages_end_with_finite_scores(run):
     assert 0 <= metrics["score"] <= 1 and 0 <= metrics["ceiling"]["score"] <= 1
     audited = audit_run(run.data).set_index("weights")
     assert len(audited) == 9 and audited.score.between(0, 1).all()
+    told = page(run.data)
+    assert "ltdi adapt my_task --out adapter --data" in told and "another task&#39;s" in told
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -15,6 +15,7 @@ from ltdi.learners import LinearHead
 from ltdi.seeding import generator
 from ltdi.selection import scores_on_new_tasks
 from ltdi.store import read_json, read_table, read_tensors
+from pipeline.report import page
 
 pytestmark = pytest.mark.slow
 
@@ -141,6 +142,7 @@ def test_a_run_from_images_to_scores(changes, write_params, run_stage, tmp_path)
     assert 0.2 < metrics["score"] <= 1 and metrics["ms_per_task"]["batch_1"] > 0
     audited = audit_run(data, n_tasks=20).set_index("weights").score
     assert audited["right"] > max(audited["another task's"], audited["classes permuted"], audited["none"])
+    assert "ltdi classify my_classes photos --data" in page(data)
 
 
 def test_features_of_a_domain_are_kept_for_runs_that_share_it(changes, write_params, run_stage, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from ltdi.errors import InputError
 from ltdi.scenarios.zero_shot import ZeroShot, known_rows, names_of
 from ltdi.store import read_json
 from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body
+from pipeline.report import page
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +70,7 @@ def test_all_stages_and_the_tool(stages, finished):
     audited = call("audit", data)
     assert audited.exit_code == 0, audited.output
     assert "classes permuted" in audited.output and "noise around the nearest" in audited.output
+    assert "ltdi classify --names" in page(data)
 
     run = ltdi.load(data, method="conse")
     chances = run.generate_from_names(["zebra", "okapi"]).probabilities(photos)
