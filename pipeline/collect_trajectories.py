@@ -8,7 +8,7 @@ import torch
 
 from ltdi.artefacts import SOURCES, SPLITS, has_images, index_rows, write_start
 from ltdi.console import say
-from ltdi.devices import deterministic, device
+from ltdi.devices import deterministic, device, give_back_memory
 from ltdi.errors import InputError
 from ltdi.provenance import name_of
 from ltdi.scenarios import SCENARIOS
@@ -56,6 +56,8 @@ def main(params_file: Path, data: Path) -> None:
         name = f"{split}-{number:04d}.safetensors"
         found[name], recorded, key = _shard(start, sources[split], split, tasks, settings, seed)
         index.append(index_rows(split, name, key, tasks, recorded))
+        del recorded
+        give_back_memory()
 
     table = pd.concat(index, ignore_index=True)
     _check_dropped(table, knobs.max_dropped)
