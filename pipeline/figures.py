@@ -1,11 +1,14 @@
 """Pictures. Drawn with matplotlib's object interface: no window, no global state."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from ltdi.store import write_bytes
 
 
 def draw_landscape(
@@ -40,6 +43,7 @@ def draw_landscape(
     ax.plot(*flat[0], "*", color="gold", markersize=14, label="trained head w₀")
     ax.set(xlabel="first principal component", ylabel="second")
     ax.legend(loc="best", fontsize=8)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    picture = io.BytesIO()
     # no date in the file: the same run gives the same bytes
-    figure.savefig(file, dpi=120, metadata={"Software": None})
+    figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
+    write_bytes(file, picture.getvalue())
