@@ -52,7 +52,7 @@ def test_what_a_cell_runs_says_neither_where_the_data_lie_nor_what_others_do(ben
 def test_an_unknown_budget_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(plan, "PLAN", tmp_path)
     with pytest.raises(
-        InputError, match="budget 'huge' is not in bench/params.yaml; allowed: quick, cpu, ablation, full"
+        InputError, match="budget 'huge' is not in bench/params.yaml; allowed: quick, cpu, ablation, figures, full"
     ):
         plan.main("huge")
 
