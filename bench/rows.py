@@ -12,7 +12,7 @@ from bench import RESULTS
 from ltdi.metrics import best_and_paired, mean_and_ci95
 from ltdi.store import write_text
 
-KEY = ("setting", "method", "variant", "train_classes", "seed", "beside", "n_way", "n_shot", "candidate")
+KEY = ("setting", "method", "variant", "train_classes", "seed", "beside", "body", "n_way", "n_shot", "candidate")
 """The columns that say which cell a row is of."""
 
 _RUN = "setting method variant train_classes seed tasks"
@@ -32,6 +32,8 @@ TABLES = {
     "ways.csv": f"setting seed n_way n_shot method tasks {_SCORE} device commit",
     # photographs, a row a meta-test domain
     "photos.csv": f"setting n_shot method train_classes seed tasks {_SCORE} seconds_meta_train device commit",
+    # the paper's methods on other bodies
+    "backbones.csv": f"setting body method seed tasks {_SCORE} seconds_meta_train device commit",
     # a method's candidates
     "search.csv": "setting method candidate val_accuracy seconds device commit",
 }
