@@ -1,4 +1,4 @@
-"""``python -m bench backbones``: the paper's Tables 7 and 8, its methods on other bodies -> backbones.csv, backbones.md."""
+"""``python -m bench backbones``: the paper's methods on other bodies, its Tables 7 and 8 -> backbones.csv, .md."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +40,7 @@ def main(
     say(f"wrote {RESULTS / 'backbones.md'}")
 
 
-def _rows(bench: Mapping[str, Any], cell: dict[str, Any], root: Path, runs: Path) -> list[dict[str, Any]]:
+def _rows(bench: dict[str, Any], cell: dict[str, Any], root: Path, runs: Path) -> list[dict[str, Any]]:
     """A row a method and control of one body; a method's beside the best control on the same tasks."""
     plan, found = bench["backbones"], []
     changes = plan["shared"] | pick(plan, "bodies", cell["body"]) | {"data.root": str(root), "seed": cell["seed"]}
@@ -70,14 +70,15 @@ def _budget(bench: Mapping[str, Any]) -> dict[str, Any]:
 def markdown(rows: pd.DataFrame, bench: Mapping[str, Any]) -> str:
     """A table a setting: a line a method, a column a body, after the bar what the paper reports."""
     plan = bench["backbones"]
+    shared = plan["shared"]
     text = (
         "# The paper's methods on other bodies (Tables 7 and 8), accuracy in percent\n\n"
-        f"Bodies are trained here, on the meta-training classes alone, {plan['shared']['body.steps']} steps of"
-        f" {plan['shared']['body.classes_a_batch']} classes × 4 images of 32 to 48 pixels, where the paper does not say how"
-        " its were; their features are brought to their first"
-        f" {plan['shared']['learner.projection']} principal components. Budget: {plan['budget']}. ± is the 95 % interval"
-        " over tasks; in brackets the paired difference from the best control of the column, named below. After the bar:"
-        f" reported by the paper, on other bodies. Command: `python -m bench backbones`. Rows: `{SOURCE}`.\n"
+        f"The bodies are trained here on the meta-training classes alone, {shared['body.steps']} steps of"
+        f" {shared['body.classes_a_batch']} classes × 4 images of 32 to 48 pixels (the paper does not say how its are);"
+        f" their features are brought to their first {shared['learner.projection']} principal components. Budget:"
+        f" {plan['budget']}. ± is the 95 % interval over tasks; in brackets the paired difference from the best control"
+        " of the column, and which that is. After the bar: reported by the paper, on other bodies. Command:"
+        f" `python -m bench backbones`. Rows: `{SOURCE}`.\n"
     )
     for setting, own in rows.groupby("setting", sort=False):
         bodies = [name for name in plan["bodies"] if name in set(own.body)]
