@@ -22,6 +22,10 @@ COMMANDS = {
     "speed": ("bench.speed", "the hot paths' rates beside plain loops and the peak: speed.md"),
     "adapters": ("bench.adapters", "adapters for data sets held out whole, beside LoRA from scratch: adapters.md"),
     "bodies": ("bench.bodies", "train the frozen bodies of the tables anew: bench/bodies/"),
+    "backbones": (
+        "bench.backbones",
+        "the paper's methods on ResNet-18, MobileNetV2, Swin-T and ResNet-12: backbones.md",
+    ),
     "report": ("bench.report", "the readable tables and the picture of bench/results/"),
     "paper-params": ("bench.paper", "the paper's configuration, as options of `dvc exp run`"),
 }

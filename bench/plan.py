@@ -23,7 +23,7 @@ from ltdi.store import write_json
 
 LOCATE = {"glyphs": lambda root: root, "omniglot": omniglot.locate, "mini_imagenet": mini_imagenet.locate}
 
-OWN_CODE = ("audits.py", "cell.py", "machine.py", "options.py", "plan.py", "settings.py", "stages.py")
+OWN_CODE = ("audits.py", "cell.py", "machine.py", "options.py", "plan.py", "settings.py", "stages.py", "text.py")
 """The files of the bench that a cell's figures go through."""
 
 
