@@ -1,5 +1,6 @@
 """Stage 3: weights of all tasks trained together, recorded on the way -> data/trajectories/."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ltdi.artefacts import SOURCES, SPLITS, has_images, index_rows, write_index,
 from ltdi.console import say
 from ltdi.devices import deterministic, device, give_back_memory
 from ltdi.errors import InputError
+from ltdi.memory import check_fits
 from ltdi.provenance import name_of
 from ltdi.scenarios import SCENARIOS
 from ltdi.scenarios.base import Scenario
@@ -42,6 +44,7 @@ def main(params_file: Path, data: Path) -> None:
     start, seen = scenario.begin(sources, params.learner.model_dump(), knobs.start, seed=seed)
     if seen is not None:
         sources = {split: source.through(seen) for split, source in sources.items()}
+    _check_memory(start, sources, knobs)
     settings = knobs.model_dump(exclude={"start", "shard_size", "max_dropped"})
 
     index, found = [], {}
@@ -103,6 +106,17 @@ def _check(knobs: sections.Trajectories, scenario: Scenario) -> None:
         )
 
 
+def _check_memory(start: Start, sources: Mapping[str, TaskSource], knobs: sections.Trajectories) -> None:
+    """Of what is collected together: a trajectory's points, the weights, their gradient and what an optimiser keeps."""
+    of = max(sources.values(), key=lambda source: source.n_way)
+    n_tasks, dim = min(knobs.shard_size, max(map(len, sources.values()))), start.learner.space.dim(of.n_way)
+    check_fits(
+        n_tasks * dim * (knobs.length + 4),
+        f"trajectories of {knobs.length} points of {dim} numbers, of {n_tasks} tasks",
+        "lower trajectories.shard_size, trajectories.length or learner.hidden",
+    )
+
+
 def _check_dropped(table: pd.DataFrame, max_dropped: float) -> None:
     lost = table[~table.kept]
     if lost.empty:
@@ -118,4 +132,4 @@ def _check_dropped(table: pd.DataFrame, max_dropped: float) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, writes="trajectories")

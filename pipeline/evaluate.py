@@ -147,4 +147,4 @@ def _landscape(data: Path, world: SimpleNamespace, chain: Tensor | None, knobs: 
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, writes="results")

@@ -156,4 +156,4 @@ def _seconds(call: Callable[[], Tensor], context: Context) -> float:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, writes="weights")

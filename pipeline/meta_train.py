@@ -189,4 +189,4 @@ def _scores(method: Method, val: TaskSource, seed: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, writes="model")

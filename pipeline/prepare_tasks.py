@@ -33,4 +33,4 @@ def main(params_file: Path, data: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, writes="tasks")
