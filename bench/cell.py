@@ -26,7 +26,7 @@ def main(
     shutil.rmtree(folder, ignore_errors=True)
     if plan["missing"]:
         folder.mkdir(parents=True)
-        (folder / "cell.json").write_text(json.dumps(plan), encoding="utf-8")
+        shutil.copy(PLAN / setting / f"{method}.json", folder / "cell.json")
     else:
         _measure(plan, folder, root)
 

@@ -40,7 +40,7 @@ def main(
             cell = {"missing": why}
             if not why:
                 cell |= {"budget": budget, **what_runs(bench, setting, method, chosen)}
-            write_json(PLAN / setting / f"{method}.json", cell)
+            write_json(PLAN / setting / f"{method}.json", cell, kind="cell")
     for data, why in missing.items():
         if why:
             say(f"bench: the settings of {data} are skipped: {why}")

@@ -6,7 +6,7 @@ Shapes, in every docstring:
     H hidden units of the head
 
 Imports go down only: floor 0 is ``errors store seeding nn training metrics weights devices console``,
-floor 1 ``learner datasets features provenance diffusion encoder likeness``,
+floor 1 ``learner datasets features provenance diffusion encoder likeness schemas lineage``,
 floor 2 ``bodies tasks texts learners adaptation sharpness``,
 floor 3 ``classes text_tasks extractor starts selection reptile peft_format``,
 floor 4 ``trajectories domains described head``, floor 5 ``methods artefacts scenarios program``,

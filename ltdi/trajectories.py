@@ -7,13 +7,15 @@ training, the index i of a point w_i counts down to the trained weights, as the 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, repeat
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ltdi.adaptation import Path, adapt
+from ltdi.adaptation import Path, train
+from ltdi.devices import side_by_side
 from ltdi.errors import InputError
-from ltdi.learner import Batch
+from ltdi.learner import Batch, Learner
 from ltdi.starts import Start
 from ltdi.tasks import Context, TaskSource
 
@@ -99,29 +101,52 @@ def collect(
     steps on all take the source's augmented views in turn.
     """
     record = recorded_steps(steps, length)
+    learner = start.learner
+    how: dict[str, Any] = {"optimizer": optimizer, "lr": lr, "record": record, "sam": sam}
     w = start.draw(source.context(tasks), tasks, seed)
-    together = max(1, start.learner.inputs_together // next(iter(source.fitted_on(tasks[:1]).values())).shape[1])
-    parts = []
-    for some, first in zip(tasks.split(together), w.split(together), strict=True):
+    together = max(1, _inputs_together(learner, w) // next(iter(source.fitted_on(tasks[:1]).values())).shape[1])
+
+    made = Recorded(w.new_empty(len(w), length, w.shape[1]), *(w.new_empty(len(w), length) for _ in range(2)))
+
+    def record_some(rows: Tensor) -> None:
+        some, first = tasks[rows], w[rows]
         everything, context = source.fitted_on(some), source.context(some)
-        batches: Iterator[Batch] = repeat(everything)
-        if fit_on == "support":
-            if context.examples is None:
-                raise InputError(
-                    "trajectories.fit_on = support takes steps on labelled examples, which these tasks do not have; set"
-                    " class"
-                )
-            batches = repeat(context.examples)
-        elif augment:
-            batches = (source.fitted_on(some, view) for view in cycle(range(source.n_views)))
         if fit_on == "rows" and context.known is not None:
             path = _straight(start, first, context, everything, length)
         else:
-            path = adapt(start.learner.loss, first, batches, optimizer=optimizer, lr=lr, record=record, sam=sam)
+            batches = _batches(source, some, everything, fit_on, augment)
+            path = train(learner, first, batches, **how)
+        made.points[rows], made.losses[rows] = path.weights.flip(1), path.losses.flip(1)
         with torch.no_grad():
-            scores = [start.learner.score(path.weights[:, j], everything) for j in range(length)]
-        parts.append(Recorded(path.weights.flip(1), path.losses.flip(1), torch.stack(scores, 1).flip(1)))
-    return Recorded(*(torch.cat([getattr(part, name) for part in parts]) for name in ("points", "losses", "scores")))
+            for j in range(length):
+                made.scores[rows, length - 1 - j] = learner.score(path.weights[:, j], everything)
+
+    parts = torch.arange(len(w), device=w.device).split(together)
+    if w.device.type == "cpu" and learner.written_out(w[:1]) is not None:
+        side_by_side(record_some, parts)
+    else:
+        for rows in parts:
+            record_some(rows)
+    return made
+
+
+def _inputs_together(learner: Learner, w: Tensor) -> int:
+    return learner.inputs_together if w.device.type == "cpu" else learner.inputs_on_a_card or learner.inputs_together
+
+
+def _batches(source: TaskSource, tasks: Tensor, everything: Batch, fit_on: str, augment: bool) -> Iterator[Batch]:
+    """What each step is taken on."""
+    if fit_on == "support":
+        examples = source.context(tasks).examples
+        if examples is None:
+            raise InputError(
+                "trajectories.fit_on = support takes steps on labelled examples, which these tasks do not have; set"
+                " class"
+            )
+        return repeat(examples)
+    if augment:
+        return (source.fitted_on(tasks, view) for view in cycle(range(source.n_views)))
+    return repeat(everything)
 
 
 def _straight(start: Start, w: Tensor, context: Context, everything: Batch, length: int) -> Path:

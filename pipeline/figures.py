@@ -1,5 +1,6 @@
 """Pictures. Drawn with matplotlib's object interface: no window, no global state."""
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from ltdi.store import write_bytes
 
 COLOURS = ("tab:orange", "tab:red")
 
@@ -21,9 +24,14 @@ def draw_landscape(
     shades = landscape(ax, path, {} if chain is None else {"inference chain": chain}, losses, resolution)
     figure.colorbar(shades, label="log₁₀ loss on all images of the task's classes")
     ax.legend(loc="best", fontsize=8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # no date in the file: the same run gives the same bytes
-    figure.savefig(file, dpi=120, metadata={"Software": None})
+    save(figure, file, dpi=120)
+
+
+def save(figure: Figure, file: Path, *, dpi: int) -> None:
+    """As PNG, without a date in it: the same run gives the same bytes."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=dpi, metadata={"Software": None})
+    write_bytes(file, picture.getvalue())
 
 
 def landscape(
