@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast quality format example paper compare bench bench-omniglot photos bench-adapters ablation figures show report lock clean
+.PHONY: help setup repro test test-fast quality format example paper compare bench bench-speed bench-omniglot photos bench-adapters ablation figures show report lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ FOUR := 5w1s 5w5s 20w1s 20w5s
 bench: $(READY) ## every method in every setting whose data are found: LTDI_DATA=<folder> BUDGET=quick|cpu|full
 	LTDI_DATA=$(LTDI_DATA) BUDGET=$(or $(BUDGET),quick) dvc repro --keep-going bench/dvc.yaml
 	python -m bench report
+
+bench-speed: $(READY) ## how fast the hot paths are, beside plain loops and the peak
+	python -m bench speed
 
 bench-omniglot: BUDGET := $(or $(BUDGET),cpu)
 bench-omniglot: $(READY) ## Lt-Di and the controls on Omniglot: LTDI_DATA=<folder> SEEDS="0 1 2" BUDGET=cpu|full

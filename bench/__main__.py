@@ -19,6 +19,7 @@ COMMANDS = {
     "figure": ("bench.figure", "a figure of the paper and the table behind it: figures/<name>.png, .csv"),
     "search": ("bench.search", "a method's candidates, compared on meta-val: search.csv"),
     "scale": ("bench.scale", "memory and time of every stage at more tasks and more classes: scale.md"),
+    "speed": ("bench.speed", "the hot paths' rates beside plain loops and the peak: speed.md"),
     "adapters": ("bench.adapters", "adapters for data sets held out whole, beside LoRA from scratch: adapters.md"),
     "bodies": ("bench.bodies", "train the frozen bodies of the tables anew: bench/bodies/"),
     "report": ("bench.report", "the readable tables and the picture of bench/results/"),

@@ -17,10 +17,12 @@ from ltdi.learner import Batch, Learner, Loss, WrittenOut
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """Weights (B, P, D) after each recorded step, in the order of training, and the loss at each (B, P)."""
+    """Weights (B, P, D) after each recorded step, in the order of training, the loss at each (B, P) and, where it costs
+    nothing, the score on the same batch (B, P)."""
 
     weights: Tensor
     losses: Tensor
+    scores: Tensor | None = None
 
 
 def gradient(loss: Loss, w: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -94,20 +96,21 @@ def train(
         if written is None:
             return adapt(learner.loss, w, batches, optimizer=optimizer, lr=lr, record=record, sam=sam)
         update = _in_place(optimizer, written, lr)
-        weights, losses = [], []
+        weights, losses, scores = [], [], []
         for step in range(record[-1] + 1):
             written.show(next(batches))
             written.forward()
             if step in record:
                 weights.append(written.weights())
                 losses.append(written.losses())
+                scores.append(written.scores())
             if step == record[-1]:
                 break
             written.backward()
             if sam > 0:
                 _at_the_worst_neighbour(written, sam)
             update()
-    return Path(torch.stack(weights, 1), torch.stack(losses, 1))
+    return Path(torch.stack(weights, 1), torch.stack(losses, 1), torch.stack(scores, 1))
 
 
 def _in_place(optimizer: str, written: WrittenOut, lr: float) -> Callable[[], object]:

@@ -41,6 +41,10 @@ class WrittenOut(Protocol):
         """Of the weights that ``forward`` saw (B,)."""
         ...
 
+    def scores(self) -> Tensor:
+        """The learner's, of the same (B,)."""
+        ...
+
     def backward(self) -> None:
         """Of the same."""
         ...

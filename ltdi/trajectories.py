@@ -100,34 +100,47 @@ def collect(
     (``Start.ends``), of others as "class". With ``augment`` the
     steps on all take the source's augmented views in turn.
     """
-    record = recorded_steps(steps, length)
-    learner = start.learner
-    how: dict[str, Any] = {"optimizer": optimizer, "lr": lr, "record": record, "sam": sam}
-    w = start.draw(source.context(tasks), tasks, seed)
-    together = max(1, _inputs_together(learner, w) // next(iter(source.fitted_on(tasks[:1]).values())).shape[1])
-
+    learner, w = start.learner, start.draw(source.context(tasks), tasks, seed)
+    how: dict[str, Any] = {"optimizer": optimizer, "lr": lr, "record": recorded_steps(steps, length), "sam": sam}
     made = Recorded(w.new_empty(len(w), length, w.shape[1]), *(w.new_empty(len(w), length) for _ in range(2)))
 
-    def record_some(rows: Tensor) -> None:
-        some, first = tasks[rows], w[rows]
-        everything, context = source.fitted_on(some), source.context(some)
-        if fit_on == "rows" and context.known is not None:
-            path = _straight(start, first, context, everything, length)
-        else:
-            batches = _batches(source, some, everything, fit_on, augment)
-            path = train(learner, first, batches, **how)
-        made.points[rows], made.losses[rows] = path.weights.flip(1), path.losses.flip(1)
-        with torch.no_grad():
-            for j in range(length):
-                made.scores[rows, length - 1 - j] = learner.score(path.weights[:, j], everything)
+    def record(rows: Tensor) -> None:
+        path, scores = _path(start, source, tasks[rows], w[rows], fit_on, augment, length, how)
+        for own, found in ((made.points, path.weights), (made.losses, path.losses), (made.scores, scores)):
+            own[rows] = found.flip(1)
 
-    parts = torch.arange(len(w), device=w.device).split(together)
+    together = _inputs_together(learner, w) // next(iter(source.fitted_on(tasks[:1]).values())).shape[1]
+    parts = torch.arange(len(w), device=w.device).split(max(1, together))
     if w.device.type == "cpu" and learner.written_out(w[:1]) is not None:
-        side_by_side(record_some, parts)
+        side_by_side(record, parts)
     else:
         for rows in parts:
-            record_some(rows)
+            record(rows)
     return made
+
+
+def _path(
+    start: Start,
+    source: TaskSource,
+    tasks: Tensor,
+    w: Tensor,
+    fit_on: str,
+    augment: bool,
+    length: int,
+    how: dict[str, Any],
+) -> tuple[Path, Tensor]:
+    """Of these tasks from w (B, D), and the scores of its points on everything there is of them (B, P)."""
+    everything, context = source.fitted_on(tasks), source.context(tasks)
+    if fit_on == "rows" and context.known is not None:
+        path = _straight(start, w, context, everything, length)
+    else:
+        batches = _batches(source, tasks, everything, fit_on, augment)
+        path = train(start.learner, w, batches, **how)
+    if path.scores is not None and fit_on != "support" and not augment:
+        return path, path.scores
+    with torch.no_grad():
+        scores = [start.learner.score(path.weights[:, j], everything) for j in range(length)]
+    return path, torch.stack(scores, 1)
 
 
 def _inputs_together(learner: Learner, w: Tensor) -> int:
