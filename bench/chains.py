@@ -19,7 +19,7 @@ from ltdi.console import say
 from ltdi.learner import Batch
 from ltdi.metrics import weight_mse
 from ltdi.seeding import generator
-from pipeline.figures import landscape
+from pipeline.figures import landscape, save
 
 BOTH = {"lvdi": "Lv-Di, vanilla", "ltdi": "Lt-Di, trajectory"}
 TASK, RESOLUTION = 0, 41
@@ -66,8 +66,7 @@ def _draw(shown: dict[str, tuple[World, Tensor, dict[str, Tensor]]], note: str, 
         ax.set_title(f"{GLYPHS[0]}, form: {form}", fontsize=9)
         ax.legend(loc="best", fontsize=7)
     figure.suptitle(f"Figure 1: inference chains over one task's loss\n{note}", fontsize=8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=90, metadata={"Software": None})
+    save(figure, file, dpi=90)
 
 
 def _losses(world: World, everything: Batch, w: Tensor) -> Tensor:

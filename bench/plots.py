@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.figures import save
+
 
 @dataclass(frozen=True)
 class Look:
@@ -34,8 +36,7 @@ def lines(rows: pd.DataFrame, look: Look, note: str, file: Path) -> None:
     for ax in panels[-1]:
         ax.set_xlabel(look.x_axis[1], fontsize=7)
     figure.suptitle(f"{look.title}\n{note}", fontsize=8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=90, metadata={"Software": None})
+    save(figure, file, dpi=90)
 
 
 def _panel(ax: Axes, rows: pd.DataFrame, look: Look) -> None:

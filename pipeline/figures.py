@@ -24,9 +24,13 @@ def draw_landscape(
     shades = landscape(ax, path, {} if chain is None else {"inference chain": chain}, losses, resolution)
     figure.colorbar(shades, label="log₁₀ loss on all images of the task's classes")
     ax.legend(loc="best", fontsize=8)
+    save(figure, file, dpi=120)
+
+
+def save(figure: Figure, file: Path, *, dpi: int) -> None:
+    """As PNG, without a date in it: the same run gives the same bytes."""
     picture = io.BytesIO()
-    # no date in the file: the same run gives the same bytes
-    figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
+    figure.savefig(picture, format="png", dpi=dpi, metadata={"Software": None})
     write_bytes(file, picture.getvalue())
 
 
