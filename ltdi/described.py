@@ -28,7 +28,8 @@ class DescribedClasses(Classes):
 
     def context(self, classes: Tensor) -> Context:
         """What the names of classes (B, N) say of tasks: K = 1 row each."""
-        return Context(self.texts[classes][:, :, None], known=classes if self.learned_from else None)
+        here = classes.to(self.texts.device)
+        return Context(self.texts[here][:, :, None], known=here if self.learned_from else None)
 
 
 class DescribedTasks(ClassTasks):
@@ -52,7 +53,7 @@ class DescribedTasks(ClassTasks):
     ) -> Task:
         """Tasks of these classes (B, N), their queries drawn; of each there is one row of text whatever ``n_shot``."""
         query = pick(self.of.counts[names] * self.n_views, n_query or self.query.shape[-1], stream)
-        return Task(self.of.context(names), self._query(names, query.to(names.device)))
+        return Task(self.of.context(names), self._query(names, query))
 
     @classmethod
     def of_classes(cls, of: DescribedClasses, *, n_tasks: int, n_way: int, n_query: int, seed: int, split: str) -> Self:
