@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from described_worlds import N_WAY, NamedWorld, named_tasks
 from torch.testing import assert_close
-from worlds import draw, stirred
+from worlds import draw, read, stirred
 
 from ltdi.described import DescribedTasks, left_out, rows_as_features
 from ltdi.errors import InputError
@@ -292,5 +292,5 @@ def test_icis_sees_no_image(world):
     again = world.build("icis", meta=LEARNING)
     again.prepare(other, world.trajectories, world.val)
     assert_close(again.rows, method.rows, rtol=1e-4, atol=1e-5)
-    after = list(again.meta_train(Training(again, lr=1e-3, steps=3, ema=0.9), other, world.trajectories, seed=0))
+    after = read(again.meta_train(Training(again, lr=1e-3, steps=3, ema=0.9), other, world.trajectories, seed=0))
     assert [row["loss"] for row in after] == pytest.approx([row["loss"] for row in before], rel=1e-3)
