@@ -59,6 +59,11 @@ class Classes:
         return len(self.counts)
 
     @property
+    def n_drawn(self) -> int:
+        """How many of the classes, the first ones, tasks are drawn from."""
+        return len(self)
+
+    @property
     def first(self) -> Tensor:
         return self.counts.cumsum(0) - self.counts
 
@@ -155,7 +160,7 @@ class ClassTasks:
 
     def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
         """The classes (n_tasks, N)."""
-        order = torch.rand(n_tasks, len(self.of), generator=stream).argsort(1)
+        order = torch.rand(n_tasks, self.of.n_drawn, generator=stream).argsort(1)
         return order[:, : n_way or self.n_way]
 
     def new(
@@ -217,9 +222,9 @@ class ClassTasks:
         Raises:
             InputError: the split has too few classes, or no class has as many images.
         """
-        if n_way > len(of):
+        if n_way > of.n_drawn:
             raise InputError(
-                f"tasks.n_way = {n_way} is more than the {len(of)} classes of {split}; lower it, or let"
+                f"tasks.n_way = {n_way} is more than the {of.n_drawn} classes of {split}; lower it, or let"
                 " tasks.transforms or tasks.val_transforms make further ones"
             )
         counts = of.counts * of.n_views
@@ -231,7 +236,7 @@ class ClassTasks:
         names, images = generator(seed, split, "classes"), generator(seed, split, "images")
         parts = []
         for part in torch.arange(n_tasks).split(1000):  # what is drawn for all at once would not fit for many classes
-            classes = torch.rand(len(part), len(of), generator=names).argsort(1)[:, :n_way]
+            classes = torch.rand(len(part), of.n_drawn, generator=names).argsort(1)[:, :n_way]
             parts.append((classes, *drawn_images(counts[classes], n_shot, n_query, images)))
         return cls(of, *(torch.cat(each) for each in zip(*parts, strict=True)))
 
