@@ -178,11 +178,8 @@ class ClassTasks:
         return self._like(self.of, self.classes[tasks], self.support[tasks], self.query[tasks])
 
     def with_images(self, images: Tensor) -> Self:
-        """The same tasks, with the images that the features are of (R, channels, height, width).
-
-        Raises:
-            InputError: the features hold augmented copies, whose images are not there.
-        """
+        """The same tasks, with the images that the features are of (R, channels, height, width); refused as InputError
+        where there are augmented copies, whose images are not there."""
         if self.n_views > 1:
             raise InputError(
                 f"tasks.views = {self.n_views - 1}: a method that works on images needs 0; change it, or method.name"
