@@ -13,6 +13,8 @@ from campaign_world import FOLDERS, Fine, Refused, World, Wrong
 from conftest import REPOSITORY
 
 PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as ``python -m pipeline.<stage>`` does first of all
 import importlib, sys
 from dataclasses import replace
 from functools import partial
