@@ -64,7 +64,7 @@ def main() -> None:
     counts = {name: Counter() for name in FAMILIES if options.only in name}
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder))
+        world = World.make(Path(folder))
         for name, found in counts.items():
             for told, attempt in FAMILIES[name].attempts(world, random.Random(f"{options.seed} {name}")):
                 end, said = end_of(attempt)

@@ -47,7 +47,7 @@ def _cached(world: World, kind: str, seed: float) -> None:
     chance = random.Random(seed)
     stage = chance.choice(["pretrain_body", "prepare_tasks", "collect_trajectories", "meta_train"])
     of = {"pretrain_body": "checkpoints", "prepare_tasks": "features", "collect_trajectories": "trajectories"}
-    file = chance.choice(sorted((world.folder / "store" / of.get(stage, "checkpoints")).iterdir()))
+    file = chance.choice(sorted((world.store / of.get(stage, "checkpoints")).iterdir()))
     content = file.read_bytes()
     with world.copy() as data:
         ALTER[kind](file, chance, world, file)

@@ -40,24 +40,31 @@ class Hang(BaseException):
 
 
 class World:
-    """``runs``: data folders of two finished runs, of different seeds, and their params; ``head`` and ``answers``: a
-    head that the first made of the images ``support``, and what it says of ``query``."""
+    """``params`` and the data folders ``runs`` of two finished runs, and what the first cached (``store``).
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        os.environ |= {"LTDI_STORE": str(folder / "store"), "LTDI_DEVICE": "cpu"}
-        DATASETS["glyphs"] = replace(DATASETS["glyphs"], load=partial(glyphs.load, n_classes=60))
-        self.params = [write_tiny(folder / f"run{seed}", {"seed": seed}) for seed in (0, 1)]
-        self.runs = [file.with_name("data") for file in self.params]
-        for params, data in zip(self.params, self.runs):
-            for stage in STAGES:
-                importlib.import_module(f"pipeline.{stage}").main(params, data)
-        self.support, self.query = self.runs[0] / "example" / "support", self.runs[0] / "example" / "query"
+    ``head``, ``answers``: a head that the first made of the images ``support``, and what it says of ``query``.
+    """
+
+    def __init__(self, folder: Path, params: list[Path], runs: list[Path], store: Path) -> None:
+        self.folder, self.params, self.runs, self.store = folder, params, runs, store
+        self.support, self.query = runs[0] / "example" / "support", runs[0] / "example" / "query"
         self.head, self.csv = folder / "head.safetensors", folder / "answers.csv"
-        assert call("example", "--task", 3, "--data", self.runs[0]).exit_code == 0
+        assert call("example", "--task", 3, "--data", runs[0]).exit_code == 0
         assert self.classify(self.support, self.query, "--head", self.head).exit_code == 0
         self.answers = self.csv.read_text()
         self.n = 0
+
+    @classmethod
+    def make(cls, folder: Path) -> "World":
+        """Of runs of different seeds."""
+        os.environ |= {"LTDI_STORE": str(folder / "store"), "LTDI_DEVICE": "cpu"}
+        DATASETS["glyphs"] = replace(DATASETS["glyphs"], load=partial(glyphs.load, n_classes=60))
+        params = [write_tiny(folder / f"run{seed}", {"seed": seed}) for seed in (0, 1)]
+        runs = [file.with_name("data") for file in params]
+        for file, data in zip(params, runs):
+            for stage in STAGES:
+                importlib.import_module(f"pipeline.{stage}").main(file, data)
+        return cls(folder, params, runs, folder / "store")
 
     @contextmanager
     def copy(self) -> Iterator[Path]:
