@@ -106,6 +106,8 @@ def export(
             facts = facts_of(made, images)
             say(f"{file}: {facts['input']} -> {facts['output']}")
             return
+        if any("\n" in each for each in made.classes):
+            raise InputError(f"{file}: a class's name holds a line break, and names stand one a line; rename the class")
         tensors = made.state_dict()
         write_plain_tensors(file, tensors, {"classes": "\n".join(made.classes)})
         say(", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items()))

@@ -65,6 +65,8 @@ def told_of_files(table: pd.DataFrame) -> str:
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    if not file.is_file():  # a pipe would be waited for
+        raise InputError(f"{file}: a broken link or no regular file; take it away, or name another folder")
     try:
         with safe_open(file, framework="pt") as opened:
             return {key: tuple(opened.get_slice(key).get_shape()) for key in sorted(opened.keys())}

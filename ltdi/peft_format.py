@@ -101,6 +101,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for key, allowed in PLAIN.items():
         if config.get(key) not in allowed:
             raise InputError(f"{folder}: {key} = {config[key]!r} of a LORA adapter is not read; allowed: {allowed[-1]}")
+    if not (folder / TENSORS).is_file():  # a pipe would be waited for
+        raise InputError(f"{folder / TENSORS}: no such file; save the adapter again")
     try:
         return config, load_file(folder / TENSORS)
     except (OSError, SafetensorError) as error:

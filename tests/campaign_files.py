@@ -27,6 +27,8 @@ def attempts(world: World, chance: random.Random) -> Iterator[tuple[str, Callabl
         stage = chance.choice(list(READ))
         folder = world.runs[0] / chance.choice(READ[stage])
         files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in UNREAD)
+        if stage == "generate_weights" and folder.name == "trajectories":
+            files = [folder / "start.safetensors"]  # it reads no other
         file = chance.choice(files).relative_to(world.runs[0])
         # a body of another run is as good as any, before there are features
         kind = chance.choice([each for each in ALTER if stage != "prepare_tasks" or each != "of another run"])

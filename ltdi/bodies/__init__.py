@@ -99,6 +99,8 @@ def _built(facts: Mapping[str, Any]) -> nn.Module:
 
 def is_ours(file: Path) -> bool:
     """Whether ``write_tensors`` wrote the file."""
+    if not file.is_file():  # a pipe would be waited for
+        return False
     try:
         with safe_open(file, framework="pt") as opened:
             return "ltdi" in (opened.metadata() or {})

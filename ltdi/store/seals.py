@@ -90,7 +90,7 @@ def check_origins(path: Path, schema: Schema, made_from: Any) -> None:
     """
     for place, seal in made_from.items():
         file = Path(os.path.normpath(path.parent / place))
-        if file.parent == path.parent and not file.is_file():
-            raise schema.refuse(path, f"was made from {file}, which is not there")
+        if not file.is_file() and (file.parent == path.parent or file.exists()):
+            raise schema.refuse(path, f"was made from {file}, which is not there, or no file")
         if file.is_file() and seal_of(file) != seal:
             raise schema.refuse(path, f"was made from another {file} than is there now")
