@@ -516,3 +516,39 @@ def test_a_link_or_copy_survives_its_source(tmp_path, monkeypatch):
         assert target.read_text() == "new"
         monkeypatch.setattr(os, "link", no_links)
     assert sorted(os.listdir(tmp_path / "x")) == ["copied", "linked"]
+
+
+# --- tried before the work
+
+
+def test_a_place_that_can_be_written_is_tried_and_left_as_it_was(tmp_path):
+    (tmp_path / "link").symlink_to("target")
+    assert store.writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert store.writable(tmp_path / "link") == tmp_path / "target"
+    assert os.listdir(tmp_path) == ["link"]
+
+
+@pytest.mark.parametrize(
+    "make, place, line",
+    [
+        (os.mkdir, "it", "a folder or no regular file"),
+        (os.mkfifo, "it", "a folder or no regular file"),
+        (lambda path: os.symlink("it", path), "it", "a link that leads nowhere"),
+        (lambda path: os.symlink("no/such/place", path), "it/b", "a link that leads nowhere"),
+        (lambda path: path.touch(), "it/b", "not a directory"),
+        (os.mkdir, f"it/{'x' * 300}", "file name too long"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, make, place, line):
+    make(tmp_path / "it")
+    with pytest.raises(InputError, match=line):
+        store.writable(tmp_path / place)
+    assert os.listdir(tmp_path) == ["it"]
+
+
+def test_what_lies_beside_and_is_gone_is_missed(tmp_path):
+    KINDS["a.json"](tmp_path / "a.json")
+    store.write_table(tmp_path / "b.parquet", TABLE, made_from=[tmp_path / "a.json"])
+    (tmp_path / "a.json").unlink()
+    with pytest.raises(InputError, match="b.parquet: was made from .*a.json, which is not there"):
+        store.read_table(tmp_path / "b.parquet")

@@ -75,6 +75,8 @@ class TimmBody(Body):
         """
         key = f"body.weights = {file}"
         try:
+            if not file.is_file():  # a pipe would be waited for
+                raise FileNotFoundError("no such file")
             found = load_file(file)
         except (OSError, SafetensorError) as error:
             raise InputError(
