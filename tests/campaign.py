@@ -31,7 +31,7 @@ FAMILIES = {
     "kills": campaign_kills,
 }
 ENDS = ("same", "one line", "wrong", "traceback", "hang")
-SECONDS = 120
+SECONDS = 240
 """After which an attempt hangs."""
 
 
