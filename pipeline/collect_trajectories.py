@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from ltdi import ranks
 from ltdi.artefacts import SOURCES, SPLITS, has_images, index_rows, write_index, write_start
 from ltdi.console import say
 from ltdi.devices import deterministic, device, give_back_memory
@@ -53,6 +54,13 @@ def main(params_file: Path, data: Path) -> None:
         for split in sources
         for part in enumerate(torch.arange(len(sources[split])).split(knobs.shard_size))
     ]
+    if ranks.size() > 1:
+        # each its shards into the store, where the one that leads finds them all
+        for split, _, tasks in ranks.mine(shards):
+            _shard(start, sources[split], split, tasks, settings, seed)
+        ranks.wait()
+        if not ranks.leads():
+            return
     rows = ({"shard": j} for j in range(len(shards)))
     for row in follow(rows, name="collect_trajectories", total=len(shards), show="shard"):
         split, number, tasks = shards[row["shard"]]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ltdi import ranks
 from ltdi.console import one_line_errors, say
 from ltdi.store import writable
 from pipeline.lock import alone_in
@@ -25,8 +26,8 @@ def run(main: Callable[..., None], *, writes: str = "") -> None:
     def guarded(params: Params = Path("params.yaml"), data: Folder = Path("data")) -> None:
         name = main.__module__ if main.__module__ != "__main__" else main.__globals__["__spec__"].name
         started = time.monotonic()
-        with one_line_errors(name), alone_in(data) if writes else nullcontext():
-            if writes:
+        with one_line_errors(name), ranks.joined(), alone_in(data) if writes and ranks.leads() else nullcontext():
+            if writes and ranks.leads():
                 writable(data / writes / "any")
             main(params, data)
         if (seconds := time.monotonic() - started) > 1:
