@@ -13,8 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ltdi.console import console
-
 T = TypeVar("T")
 
 
@@ -27,23 +25,21 @@ def rank() -> int:
 
 
 def leads() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is the one that writes."""
     return rank() == 0
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """With the others that torchrun started, if it did; those that do not lead are silent. One that dies ends all."""
+    """With the others that torchrun started, if it did. One that dies ends all."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    console.quiet = not leads()
     try:
         yield
     finally:
         dist.destroy_process_group()
-        console.quiet = False
 
 
 def mine(items: Iterable[T]) -> Iterator[T]:
