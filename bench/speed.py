@@ -25,6 +25,7 @@ from ltdi.store import write_text
 
 SIDE = 1024
 """Of the square matrices whose product is the peak."""
+LEAST = 0.03
 
 Threads = Annotated[list[int], typer.Option(help="May be repeated; a card has rows of its own, of one thread.")]
 Pairs = Annotated[int, typer.Option(help="How many pairs of measurements a row is the median of.")]
@@ -85,13 +86,14 @@ def _flops(path: HotPath) -> float:
 
 
 def _seconds(call: Callable[[], object], where: torch.device) -> float:
-    if where.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    call()
-    if where.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+    """Of a call, in the mean of as many as last ``LEAST`` seconds: of short ones the first finds an empty cache."""
+    n, started = 0, time.perf_counter()
+    while n == 0 or time.perf_counter() - started < LEAST:
+        call()
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        n += 1
+    return (time.perf_counter() - started) / n
 
 
 def _row(path: HotPath, found: Measured, threads: str) -> list[str]:

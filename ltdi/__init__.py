@@ -5,7 +5,7 @@ Shapes, in every docstring:
     F features            C numbers of a row      D generated weights     P recorded trajectory points
     H hidden units of the head
 
-Imports go down only: floor 0 is ``errors store seeding nn training metrics weights devices console memory``,
+Imports go down only: floor 0 is ``errors store seeding nn training metrics weights devices console ranks memory``,
 floor 1 ``learner datasets features provenance diffusion encoder likeness schemas lineage``,
 floor 2 ``bodies tasks texts learners adaptation sharpness``,
 floor 3 ``classes text_tasks extractor starts selection reptile peft_format``,

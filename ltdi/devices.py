@@ -16,7 +16,9 @@ def device() -> torch.device:
     experiment."""
     wanted = os.environ.get("LTDI_DEVICE", "auto")
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # of several processes on a machine each has a card of its own
+        own = os.environ.get("LOCAL_RANK")
+        return torch.device(("cuda" if own is None else f"cuda:{own}") if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(wanted)
         torch.empty(0, device=chosen)

@@ -1,12 +1,13 @@
 """REPTILE (Nichol et al. 2018; Algorithm 2): two loops, the inner one vectorised over tasks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
+from ltdi import ranks
 from ltdi.learner import batch_size, map_batch
 from ltdi.training import Training
 
@@ -30,20 +31,46 @@ def meta_step(
 
     One inner step of SGD is joint training, and computed as such: φ − mean φ_i is the rate times the
     gradient of the mean loss.
+
+    Of several processes (``ranks``) each works on some of the tasks; all of them take the step of all.
     """
     phi = dict(training.model.named_parameters())
+    own = list(_own_share(parts))
     if len(parts[0]) == 1 and inner_optimizer == "sgd":
-        whole = torch.stack([loss(phi, batches[0]) for batches in parts]).sum()
-        (inner_lr * whole).backward()
-        mean_loss = whole.detach()
+        losses = [share * loss(phi, batches[0]) for share, batches in own]
+        if losses:
+            (inner_lr * torch.stack(losses).sum()).backward()
     else:
         start = {name: value.detach() for name, value in phi.items()}
-        loops = [_inner_loops(start, loss, batches, inner_optimizer, inner_lr) for batches in parts]
+        loops = [(share, *_inner_loops(start, loss, batches, inner_optimizer, inner_lr)) for share, batches in own]
         for name, value in phi.items():
-            value.grad = torch.stack([moved[name].mean(0) for moved, _ in loops]).sum(0)
-        mean_loss = torch.stack([first for _, first in loops]).sum()
+            moved = [share * each[name].mean(0) for share, each, _ in loops]
+            value.grad = torch.stack(moved).sum(0) if moved else None
+        losses = [share * first for share, _, first in loops]
+    of_none = next(iter(phi.values())).new_zeros(())
+    mean_loss = torch.stack([each.detach() for each in losses]).sum() if losses else of_none
+    _add_up(phi, mean_loss)
     training.descend()
     return mean_loss
+
+
+def _own_share(parts: list[list[Mapping[str, Any]]]) -> Iterator[tuple[float, list[Mapping[str, Any]]]]:
+    """Of several processes each takes some tasks of each part, and counts for as many: 1 and all, where it is alone."""
+    for batches in parts:
+        n = batch_size(batches[0])
+        rows = range(n)[ranks.share(n)]
+        if len(rows) == n:
+            yield 1.0, batches
+        elif rows:
+            yield len(rows) / n, [map_batch(lambda value: value[ranks.share(n)], batch) for batch in batches]  # noqa: B023
+
+
+def _add_up(phi: Phi, mean_loss: Tensor) -> None:
+    """Gradients and loss of all processes' shares."""
+    if ranks.size() > 1:
+        for value in phi.values():
+            value.grad = torch.zeros_like(value) if value.grad is None else value.grad
+        ranks.add_up([mean_loss, *(value.grad for value in phi.values() if value.grad is not None)])
 
 
 def _inner_loops(

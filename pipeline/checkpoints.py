@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pandas as pd
 from torch import Tensor
 
+from ltdi import ranks
 from ltdi.console import say
 from ltdi.errors import InputError
 from ltdi.store import Cache
@@ -47,7 +48,8 @@ def resumable(
         if kept:
             seconds = before + time.monotonic() - started
             facts = {"rows": json.dumps(table), "seconds": seconds}
-            cache.keep(key, training.state_dict(), facts, finite=False)
+            if ranks.leads():
+                cache.keep(key, training.state_dict(), facts, finite=False)
     # those kept with the last step: a training that is found done says the same of itself again
     return pd.DataFrame(table), seconds
 

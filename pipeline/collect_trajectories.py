@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from ltdi import ranks
 from ltdi.artefacts import SOURCES, SPLITS, has_images, index_rows, write_index, write_start
 from ltdi.console import say
 from ltdi.devices import deterministic, device, give_back_memory
@@ -48,11 +49,11 @@ def main(params_file: Path, data: Path) -> None:
     settings = knobs.model_dump(exclude={"start", "shard_size", "max_dropped"})
 
     index, found = [], {}
-    shards = [
-        (split, *part)
-        for split in sources
-        for part in enumerate(torch.arange(len(sources[split])).split(knobs.shard_size))
-    ]
+    shards = _shards(sources, knobs.shard_size)
+    if ranks.size() > 1:
+        _own_shards(start, sources, shards, settings, seed)
+        if not ranks.leads():
+            return
     rows = ({"shard": j} for j in range(len(shards)))
     for row in follow(rows, name="collect_trajectories", total=len(shards), show="shard"):
         split, number, tasks = shards[row["shard"]]
@@ -73,6 +74,25 @@ def main(params_file: Path, data: Path) -> None:
     train = table[(table.split == "meta_train") & table.kept]
     first, last = train[f"score_w{knobs.length - 1}"].mean(), train["score_w0"].mean()
     say(f"{len(train)} trajectories of {knobs.length} points, score {first:.4f} -> {last:.4f}")
+
+
+def _shards(sources: Mapping[str, TaskSource], size: int) -> list[tuple[str, int, torch.Tensor]]:
+    """Each's split, its number there, and its tasks."""
+    parts = {split: torch.arange(len(source)).split(size) for split, source in sources.items()}
+    return [(split, number, tasks) for split, those in parts.items() for number, tasks in enumerate(those)]
+
+
+def _own_shards(
+    start: Start,
+    sources: Mapping[str, TaskSource],
+    shards: list[tuple[str, int, torch.Tensor]],
+    settings: dict[str, Any],
+    seed: int,
+) -> None:
+    """Each process's into the store, where the one that leads finds them all."""
+    for split, _, tasks in ranks.mine(shards):
+        _shard(start, sources[split], split, tasks, settings, seed)
+    ranks.wait()
 
 
 def _shard(

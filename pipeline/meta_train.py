@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ltdi import ranks
 from ltdi.artefacts import load_sources, load_start, load_trajectories
 from ltdi.bodies import read_body
 from ltdi.console import say
@@ -47,6 +48,8 @@ def main(params_file: Path, data: Path) -> None:
         each.prepare(world.train, world.trajectories, world.val)
 
     method, curve, seconds = _trained(built[names[0]], world, params, setup, own[names[0]])
+    if not ranks.leads():
+        return
     folder = data / "model" / "methods"
     for name, each in built.items():
         write_method(folder, name, each, setup, own[name])

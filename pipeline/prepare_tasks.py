@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from ltdi import ranks
 from ltdi.bodies import read_body
 from ltdi.console import say
 from ltdi.devices import deterministic, device
@@ -22,6 +23,8 @@ def main(params_file: Path, data: Path) -> None:
     scenario = SCENARIOS[params.scenario.name]
     sections = getattr(params, scenario.data).model_dump(), params.tasks.model_dump()
     prepared = scenario.prepare(body, *sections, seed=params.seed, follow=follow)
+    if not ranks.leads():
+        return
     before = made_from(data, "tasks")
     for kind, (tensors, facts) in prepared.tensors.items():
         file = data / "tasks" / f"{kind}.safetensors"

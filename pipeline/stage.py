@@ -1,5 +1,6 @@
 """What every stage shares: its command line, its device, and how it ends on bad input."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -8,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ltdi.console import one_line_errors, say
+from ltdi import ranks
+from ltdi.console import console, one_line_errors, say
 from ltdi.store import writable
 from pipeline.lock import alone_in
 
@@ -25,11 +27,15 @@ def run(main: Callable[..., None], *, writes: str = "") -> None:
     def guarded(params: Params = Path("params.yaml"), data: Folder = Path("data")) -> None:
         name = main.__module__ if main.__module__ != "__main__" else main.__globals__["__spec__"].name
         started = time.monotonic()
-        with one_line_errors(name), alone_in(data) if writes else nullcontext():
-            if writes:
+        with one_line_errors(name), ranks.joined(), alone_in(data) if writes and ranks.leads() else nullcontext():
+            console.quiet = not ranks.leads()
+            if writes and ranks.leads():
                 writable(data / writes / "any")
-            main(params, data)
-        if (seconds := time.monotonic() - started) > 1:
+            try:
+                main(params, data)
+            finally:
+                console.quiet = False  # a mistake that this process alone has met is said
+        if (seconds := time.monotonic() - started) > 1 and int(os.environ.get("RANK", "0")) == 0:
             say(f"{name}: done in {seconds:.1f} s")
 
     typer.run(guarded)

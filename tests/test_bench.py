@@ -20,7 +20,7 @@ STAGES = read_stages()
 
 
 def module_of(stage: str):
-    return importlib.import_module(STAGES[stage].command.removeprefix("python -m "))
+    return importlib.import_module(STAGES[stage].command.split()[-1])
 
 
 @pytest.fixture

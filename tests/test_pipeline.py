@@ -111,7 +111,7 @@ def test_an_edit_makes_again_what_it_may_have_changed(finished_project, project,
     assert changed <= timed | {"data/trajectories", "data/model"}
 
     # the checkpoint is the method's: the body's training does not embed
-    ran, made, changed = edited("ltdi/bodies/embedding.py", ".cpu())", ".cpu().square())")
+    ran, made, changed = edited("ltdi/bodies/embedding.py", "[part.cpu() for", "[part.cpu().square() for")
     assert ran == STAGES and made == {"features": 1, "trajectories": 3, "checkpoints": 1}
     assert {"data/tasks", "data/trajectories", "data/model", "data/weights", METRICS} <= changed
 

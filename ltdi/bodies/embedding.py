@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ltdi import ranks
 from ltdi.datasets.reading import Streamed
 from ltdi.devices import precision
 from ltdi.memory import check_fits
@@ -25,13 +26,26 @@ def embed(
     body: nn.Module, images: Tensor | Streamed, *, batch: int = 1000, follow: Callable = _quietly, name: str = "embed"
 ) -> Tensor:
     """images (..., channels, height, width) uint8 or float in [0, 1] -> features (..., F) of the frozen body, in the
-    processor's memory.
+    processor's memory; of several processes (``ranks``) each takes some of the batches.
 
     In the number format that the body asks for (``precision``), float32 where it says nothing. No more than ``batch``
     images are in memory at once, of those that are streamed; ``follow(rows, …)`` shows how far it has come.
     """
-    parts = embedded(body, images, batch=batch, follow=follow, name=name)
-    return torch.cat([part.cpu() for part in parts]).unflatten(0, images.shape[:-3])
+    if ranks.size() == 1:
+        parts = [part.cpu() for part in embedded(body, images, batch=batch, follow=follow, name=name)]
+        return torch.cat(parts).unflatten(0, images.shape[:-3])
+    flat = images if isinstance(images, Streamed) else images.flatten(0, -4)
+    batch = _at_once(body, batch)
+
+    def work(first: int) -> Tensor:
+        return embed_there(body, torch.as_tensor(flat[first : first + batch]), batch=batch).cpu()
+
+    parts = list(ranks.together(range(0, len(flat), batch), work))
+    return torch.cat(parts).unflatten(0, images.shape[:-3])
+
+
+def _at_once(body: nn.Module, batch: int) -> int:
+    return min(batch, LARGE) if getattr(body, "image_size", None) else batch
 
 
 @torch.no_grad()
@@ -42,7 +56,7 @@ def embedded(
     body.eval()
     device = next(body.parameters()).device
     number = precision(getattr(body, "precision", "float32"), device)
-    batch = min(batch, LARGE) if getattr(body, "image_size", None) else batch
+    batch = _at_once(body, batch)
     flat = images if isinstance(images, Streamed) else images.flatten(0, -4)
     starts = [{"image": first} for first in range(0, len(flat), batch)]
     for row in follow(starts, name=name, total=len(starts), show="image"):
