@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast quality format example paper compare bench bench-omniglot photos bench-adapters ablation show report lock clean
+.PHONY: help setup repro test test-fast quality format example paper compare bench bench-speed bench-omniglot photos bench-adapters ablation figures show report lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: $(READY) ## every method in every setting whose data are found: LTDI_DATA
 	LTDI_DATA=$(LTDI_DATA) BUDGET=$(or $(BUDGET),quick) dvc repro --keep-going bench/dvc.yaml
 	python -m bench report
 
+bench-speed: $(READY) ## how fast the hot paths are, beside plain loops and the peak
+	python -m bench speed
+
 bench-omniglot: BUDGET := $(or $(BUDGET),cpu)
 bench-omniglot: $(READY) ## Lt-Di and the controls on Omniglot: LTDI_DATA=<folder> SEEDS="0 1 2" BUDGET=cpu|full
 	LTDI_DATA=$(LTDI_DATA) python -m bench run $(FOUR:%=--setting omniglot-%) $(SEEDS:%=--seed %) --budget $(BUDGET) --variant ltdi --variant lvdi
@@ -64,6 +67,11 @@ ablation: $(READY) ## what each part of the method does, on the embedded glyphs:
 	python -m bench run --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation --variant all
 	python -m bench sharpness --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation
 	python -m bench report
+
+FIGURES ?= 1 4-left 4-right 5-left 5-right 6 7-8
+
+figures: $(READY) ## the paper's figures, bench/results/figures/; an hour on two cores: LTDI_DATA=<folder> FIGURES="1 5-left"
+	for name in $(FIGURES); do LTDI_DATA=$(LTDI_DATA) python -m bench figure $$name || exit; done
 
 test: $(READY) ## the whole test suite
 	python -m pytest -n auto --dist loadfile

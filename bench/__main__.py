@@ -16,10 +16,16 @@ COMMANDS = {
     "ways": ("bench.ways", "one run's heads for tasks of other sizes: ways.csv"),
     "sharpness": ("bench.sharpness", "how sharp the minima of trained heads are: sharpness.csv"),
     "theorem2": ("bench.theorem", "both sides of Theorem 2 at generated weights: theorem2.md"),
+    "figure": ("bench.figure", "a figure of the paper and the table behind it: figures/<name>.png, .csv"),
     "search": ("bench.search", "a method's candidates, compared on meta-val: search.csv"),
     "scale": ("bench.scale", "memory and time of every stage at more tasks and more classes: scale.md"),
+    "speed": ("bench.speed", "the hot paths' rates beside plain loops and the peak: speed.md"),
     "adapters": ("bench.adapters", "adapters for data sets held out whole, beside LoRA from scratch: adapters.md"),
     "bodies": ("bench.bodies", "train the frozen bodies of the tables anew: bench/bodies/"),
+    "backbones": (
+        "bench.backbones",
+        "the paper's methods on ResNet-18, MobileNetV2, Swin-T and ResNet-12: backbones.md",
+    ),
     "report": ("bench.report", "the readable tables and the picture of bench/results/"),
     "paper-params": ("bench.paper", "the paper's configuration, as options of `dvc exp run`"),
 }

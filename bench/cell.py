@@ -26,21 +26,24 @@ def main(
     shutil.rmtree(folder, ignore_errors=True)
     if plan["missing"]:
         folder.mkdir(parents=True)
-        (folder / "cell.json").write_text(json.dumps(plan), encoding="utf-8")
+        shutil.copy(PLAN / setting / f"{method}.json", folder / "cell.json")
     else:
         _measure(plan, folder, root)
 
 
 def _measure(plan: dict[str, Any], folder: Path, root: Path) -> None:
-    """The stages for every seed: scores by task, times, and facts."""
+    """The stages for every seed: scores by task, times, the audit of the method, or of the first control, and facts."""
     # here, because they import torch: dozens of missing cells should not wait for it
     import pandas as pd
 
+    from bench.audits import audit_rows
     from bench.machine import origin
     from bench.stages import run_stages
     from ltdi.store import read_table, write_json, write_table
 
-    scores, times, facts = [], [], {}
+    scores, times, audits, facts = [], [], [], {}
+    about = {"setting": folder.parent.name, "method": plan["params"]["method"]["name"]}
+    about["variant"] = f"few_shot_{plan['budget']}"
     params = plan["params"]
     params["methods"] = defaults()["methods"] | params["methods"]
     params["data"] |= {"root": str(root), "download": False}
@@ -50,7 +53,9 @@ def _measure(plan: dict[str, Any], folder: Path, root: Path) -> None:
         table = read_table(data / "results" / "per_task.parquet")
         scores.append(table[["method", "task", "score"]].assign(seed=seed))
         times.append(read_table(data / "weights" / "timing.parquet").assign(seed=seed))
+        audits += audit_rows(data, about | {"seed": seed})
         facts[str(seed)] = _facts(data)
+    write_table(folder / "audit.parquet", pd.DataFrame(audits))
     write_table(folder / "per_task.parquet", pd.concat(scores, ignore_index=True))
     write_table(folder / "timing.parquet", pd.concat(times, ignore_index=True))
     write_json(folder / "cell.json", {"missing": "", "budget": plan["budget"], **origin(), "seeds": facts})

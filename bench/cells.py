@@ -62,11 +62,13 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The rows by (setting, method), and why a setting, or a method in it, has none; ``bench`` is bench/params.yaml."""
+    """The rows by (setting, method), and why a setting, or a method in it, has none; ``bench`` is bench/params.yaml;
+    ``audits`` are the audits' rows."""
 
     rows: dict[tuple[str, str], Row]
     missing: list[str]
     bench: Mapping[str, Any]
+    audits: list[pd.DataFrame]
 
     def methods(self, setting: str) -> list[str]:
         """Those that are measured, controls last."""
@@ -86,13 +88,14 @@ class Cells:
 
     def of_seed(self, setting: str, seed: int) -> "Cells":
         rows = {key: row.of_seed(seed) for key, row in self.rows.items() if key[0] == setting}
-        return Cells(rows, [], self.bench)
+        return Cells(rows, [], self.bench, [])
 
 
 def load(bench: Mapping[str, Any]) -> Cells:
     """What `make bench` has measured here."""
     rows: dict[tuple[str, str], Row] = {}
     missing: dict[str, None] = {}
+    audits: list[pd.DataFrame] = []
     for setting, cell in product(bench["settings"], [*bench["methods"], "controls"]):
         folder = CELLS / setting / cell
         if not (folder / "cell.json").exists():
@@ -101,11 +104,12 @@ def load(bench: Mapping[str, Any]) -> Cells:
         if facts["missing"]:
             missing.setdefault(f"{setting}: {facts['missing']}", None)
             continue
+        audits.append(read_table(folder / "audit.parquet"))
         scores, times = read_table(folder / "per_task.parquet"), read_table(folder / "timing.parquet")
         for method in scores.method.unique():
             own = scores[scores.method == method], times[times.name == method]
             rows[setting, method] = Row(setting, method, *own, facts)
-    return Cells(rows, list(missing), bench)
+    return Cells(rows, list(missing), bench, audits)
 
 
 def long_rows(cells: Cells) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def _head(cells: Cells) -> str:
         " **Bold**: the best measured method. ▲ / ▼: above / below the best control of the setting by more than the"
         " 95 % interval of the paired difference. All rows of a setting but REPTILE and Meta-Baseline, which train a"
         " body of their own on from it, use one frozen Conv4."
-        f" Machine: {first.facts['device']}. Command: `{command}`.\n\n"
+        f" Machine: {first.facts['device']}. Command: `{command}`. What is left with a wrong condition: `audit.md`.\n\n"
     )
 
 

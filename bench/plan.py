@@ -23,7 +23,7 @@ from ltdi.store import write_json
 
 LOCATE = {"glyphs": lambda root: root, "omniglot": omniglot.locate, "mini_imagenet": mini_imagenet.locate}
 
-OWN_CODE = ("cell.py", "machine.py", "options.py", "plan.py", "settings.py", "stages.py")
+OWN_CODE = ("audits.py", "cell.py", "machine.py", "options.py", "plan.py", "settings.py", "stages.py", "text.py")
 """The files of the bench that a cell's figures go through."""
 
 
@@ -40,7 +40,7 @@ def main(
             cell = {"missing": why}
             if not why:
                 cell |= {"budget": budget, **what_runs(bench, setting, method, chosen)}
-            write_json(PLAN / setting / f"{method}.json", cell)
+            write_json(PLAN / setting / f"{method}.json", cell, kind="cell")
     for data, why in missing.items():
         if why:
             say(f"bench: the settings of {data} are skipped: {why}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import RESULTS, cells, few_shot
+from bench import RESULTS, audits, cells, few_shot
 from bench.picture import picture
 from bench.rows import add, read
 from bench.settings import bench_params
@@ -24,15 +24,18 @@ def main() -> None:
     texts = {}
     if measured.rows:
         add("runs.csv", cells.long_rows(measured))
+        add("audit.csv", pd.concat(measured.audits))
         texts["few_shot.md"], components = few_shot.markdown(measured), few_shot.components(measured)
         picture(measured, RESULTS / "accuracy_latency.png")
-    runs, beside, ways = read("runs.csv"), read("beside.csv"), read("ways.csv")
+    runs, beside, ways, audited = (read(f"{name}.csv") for name in ("runs", "beside", "ways", "audit"))
     runs = runs[~runs.variant.str.startswith("few_shot")]
     if len(runs):
         texts["omniglot.md"] = omniglot(runs[runs.variant.isin(BAR)], bench)
         texts["ablation.md"] = ablation(runs, beside, bench, components) + sharpness(read("sharpness.csv"))
     if len(ways):
         texts["ways.md"] = other_sizes(ways, bench)
+    if len(audited):
+        texts["audit.md"] = audits.markdown(audited, bench)
     for name, text in texts.items():
         write_text(RESULTS / name, text)
     say(f"wrote {', '.join(texts)} in {RESULTS}" if texts else "bench: no rows yet; make bench or make ablation")

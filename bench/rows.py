@@ -12,7 +12,8 @@ from bench import RESULTS
 from ltdi.metrics import best_and_paired, mean_and_ci95
 from ltdi.store import write_text
 
-KEY = ("setting", "method", "variant", "train_classes", "seed", "beside", "n_way", "n_shot", "candidate")
+_CELL = "setting method variant train_classes seed beside body n_way n_shot candidate weights"
+KEY = tuple(_CELL.split())
 """The columns that say which cell a row is of."""
 
 _RUN = "setting method variant train_classes seed tasks"
@@ -32,6 +33,10 @@ TABLES = {
     "ways.csv": f"setting seed n_way n_shot method tasks {_SCORE} device commit",
     # photographs, a row a meta-test domain
     "photos.csv": f"setting n_shot method train_classes seed tasks {_SCORE} seconds_meta_train device commit",
+    # weights for right and wrong conditions
+    "audit.csv": "setting method variant seed weights tasks accuracy ci95 paired_diff paired_ci95 device commit",
+    # the paper's methods on other bodies
+    "backbones.csv": f"setting body method seed tasks {_SCORE} seconds_meta_train device commit",
     # a method's candidates
     "search.csv": "setting method candidate val_accuracy seconds device commit",
 }
@@ -46,7 +51,7 @@ def read(name: str) -> pd.DataFrame:
     return pd.read_csv(file, dtype={"commit": str})
 
 
-def add(name: str, rows: list[dict[str, Any]]) -> None:
+def add(name: str, rows: list[dict[str, Any]] | pd.DataFrame) -> None:
     """Put rows into a long table, in the place of older rows of the same cells; two programs may do so at once."""
     columns = TABLES[name].split()
     key = [column for column in KEY if column in columns]

@@ -9,6 +9,7 @@ import typer
 from torch import Tensor
 
 from bench import RUNS
+from bench.audits import audit_rows
 from bench.machine import origin
 from bench.options import ONE_SEED, RAW, Base, Budget, Root, Runs, Seeds, Settings
 from bench.rows import add, compared, summary
@@ -60,6 +61,7 @@ def _write(data: Path, ltdi: Path | None, cell: dict[str, Any], variant: str) ->
         pair = {"tasks": len(scores[name]), "beside": "ltdi", "paired_diff": mean, "paired_ci95": ci95}
         add("beside.csv", [own | pair])
     add("runs.csv", rows)
+    add("audit.csv", audit_rows(data, cell | {"method": name, "variant": variant}))
     add("choices.csv", [own | _choice(data, chosen)])
 
 

@@ -36,7 +36,7 @@ from ltdi.store import write_text
 FURTHER = 300
 """Steps after which the loss stands for the optimum's: it can only be lower still."""
 
-SAM_RADIUS, SAM_STEPS = 0.05, 90
+SAM_RADIUS, SAM_STEPS, BISECTIONS = 0.05, 90, 20
 
 
 def main(
@@ -90,16 +90,26 @@ def _of_tasks(learner: Learner, batch: Batch, points: Tensor, w: Tensor, knobs: 
 
 
 def _sam(learner: Learner, batch: Batch, first: Tensor, loss: Tensor, how: dict) -> dict[str, Tensor]:
-    """λ at the first weights of a training with SAM whose loss is as low as ``loss`` (B,), and a step before; NaN where
-    it never is."""
-    record = list(range(1, SAM_STEPS + 1))
-    path = adapt(learner.loss, first, repeat(batch), record=record, sam=SAM_RADIUS, **how)
+    """λ where a training with SAM first has the same loss as ``loss`` (B,), on the way from the last step above it to
+    the next; NaN where it has it never."""
+    path = adapt(learner.loss, first, repeat(batch), record=range(SAM_STEPS + 1), sam=SAM_RADIUS, **how)
     low = path.losses <= loss[:, None]
     reached, rows = low.int().argmax(1), torch.arange(len(first))
-    found = {"loss_sam": path.losses[rows, reached]}
-    for name, step in (("lambda_sam", reached), ("lambda_sam_before", (reached - 1).clamp_min(0))):
-        found[name] = _largest(learner, path.weights[rows, step], batch)
+    above, below = path.weights[rows, (reached - 1).clamp_min(0)], path.weights[rows, reached]
+    w = _where_the_loss_is(learner, batch, loss, above, below)
+    found = {"loss_sam": learner.loss(w, batch).detach(), "lambda_sam": _largest(learner, w, batch)}
     return {name: torch.where(low.any(1), value, torch.nan) for name, value in found.items()}
+
+
+@torch.no_grad()
+def _where_the_loss_is(learner: Learner, batch: Batch, loss: Tensor, above: Tensor, below: Tensor) -> Tensor:
+    """Weights (B, D) on the line between two, of which one's loss is above ``loss`` (B,) and the other's is not, by
+    bisection."""
+    for _ in range(BISECTIONS):
+        middle = (above + below) / 2
+        is_low = (learner.loss(middle, batch) <= loss)[:, None]
+        above, below = torch.where(is_low, above, middle), torch.where(is_low, middle, below)
+    return below
 
 
 def _largest(learner: Learner, w: Tensor, batch: Batch) -> Tensor:
@@ -140,14 +150,13 @@ QUANTITIES = {
 
 def _said(found: pd.DataFrame) -> str:
     both = found.dropna(subset=["lambda_sam"])
-    reached, before = (
-        "{:+.3f} ± {:.3f}".format(*mean_and_ci95(torch.tensor((both[name] - both["lambda"]).to_numpy())))
-        for name in ("lambda_sam", "lambda_sam_before")
-    )
+    difference, ci95 = mean_and_ci95(torch.tensor((both.lambda_sam - both["lambda"]).to_numpy()))
+    ratio = (both.lambda_sam / both["lambda"]).median()
     return (
-        f"At equal loss (the first of {SAM_STEPS} steps that is as low, from one start; {len(both)} tasks get there,"
-        f" to {(both.loss_sam / both.loss_K).median():.3f} of the loss in the median) λ with SAM, radius {SAM_RADIUS},"
-        f" minus λ without is {reached}, paired over tasks; a step before, where the loss is still above, {before}.\n"
+        f"At equal loss ({len(both)} tasks get there within {SAM_STEPS} steps from one start; taken on the way between"
+        f" the two steps around it, where it is {(both.loss_sam / both.loss_K).median():.3f} of the loss in the median)"
+        f" λ with SAM, radius {SAM_RADIUS}, minus λ without is {difference:+.3f} ± {ci95:.3f}, paired over tasks; the"
+        f" median ratio is {ratio:.2f}.\n"
     )
 
 

@@ -5,12 +5,12 @@ Shapes, in every docstring:
     F features            C numbers of a row      D generated weights     P recorded trajectory points
     H hidden units of the head
 
-Imports go down only: floor 0 is ``errors store seeding nn training metrics weights devices console``,
-floor 1 ``learner datasets features provenance diffusion encoder likeness``,
+Imports go down only: floor 0 is ``errors store seeding nn training metrics weights devices console memory``,
+floor 1 ``learner datasets features provenance diffusion encoder likeness schemas lineage``,
 floor 2 ``bodies tasks texts learners adaptation sharpness``,
 floor 3 ``classes text_tasks extractor starts selection reptile peft_format``,
 floor 4 ``trajectories domains described head``, floor 5 ``methods artefacts scenarios program``,
-floor 6 ``run adapter audit``, floor 7 ``cli``;
+floor 6 ``run adapter audit``, floor 7 ``cli``, floor 8 ``__main__``;
 ``pipeline`` stands above all of them.
 """
 

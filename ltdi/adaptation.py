@@ -4,21 +4,25 @@ Used to collect trajectories and by everything that fine-tunes. Tasks do not tou
 summed loss has a block-diagonal Hessian, and both optimisers work number by number.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
-from ltdi.learner import Batch, Loss
+from ltdi.learner import Batch, Learner, Loss, WrittenOut
 
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """Weights (B, P, D) after each recorded step, in the order of training, and the loss at each (B, P)."""
+    """Weights (B, P, D) after each recorded step, in the order of training, the loss at each (B, P) and, where it costs
+    nothing, the score on the same batch (B, P)."""
 
     weights: Tensor
     losses: Tensor
+    scores: Tensor | None = None
 
 
 def gradient(loss: Loss, w: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -74,3 +78,59 @@ def adapt(
             g = m / (1 - 0.9 ** (step + 1)) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
         w = w - lr * g
     return Path(torch.stack(weights, 1), torch.stack(losses, 1))
+
+
+def train(
+    learner: Learner,
+    w: Tensor,
+    batches: Iterator[Batch],
+    *,
+    optimizer: str,
+    lr: float,
+    record: Sequence[int],
+    sam: float = 0.0,
+) -> Path:
+    """``adapt`` of a learner's loss: the same path but for rounding, in place, where the gradient is written out."""
+    with torch.no_grad():
+        written = learner.written_out(w)
+        if written is None:
+            return adapt(learner.loss, w, batches, optimizer=optimizer, lr=lr, record=record, sam=sam)
+        update = _in_place(optimizer, written, lr)
+        weights, losses, scores = [], [], []
+        for step in range(record[-1] + 1):
+            written.show(next(batches))
+            written.forward()
+            if step in record:
+                weights.append(written.weights())
+                losses.append(written.losses())
+                scores.append(written.scores())
+            if step == record[-1]:
+                break
+            written.backward()
+            if sam > 0:
+                _at_the_worst_neighbour(written, sam)
+            update()
+    return Path(torch.stack(weights, 1), torch.stack(losses, 1), torch.stack(scores, 1))
+
+
+def _in_place(optimizer: str, written: WrittenOut, lr: float) -> Callable[[], object]:
+    """A step of the optimiser on the gradient that is there."""
+    w, g = written.numbers, written.gradient
+    if optimizer == "sgd":
+        return lambda: w.sub_(g, alpha=lr)
+    m, v, step = torch.zeros_like(w), torch.zeros_like(w), torch.zeros((), device=w.device)
+    # number by number, it does not mind whose they are; one pass over memory where ours takes eight
+    knobs: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "lr": lr, "weight_decay": 0.0}
+    return lambda: adam([w], [g], [m], [v], [], [step], fused=True, amsgrad=False, maximize=False, **knobs)
+
+
+def _at_the_worst_neighbour(written: WrittenOut, radius: float) -> None:
+    """The gradient at ŵ = w + ρ·g/‖g‖ in the place of the one at w."""
+    here, g = written.numbers.clone(), written.parts(written.gradient)
+    norm = torch.stack([part.flatten(1).square().sum(1) for part in g]).sum(0).sqrt()
+    for part, slope in zip(written.parts(written.numbers), g):
+        length = (radius / norm.clamp_min(1e-12)).view(-1, *[1] * (slope.dim() - 1))
+        part.addcmul_(slope, length)
+    written.forward()
+    written.backward()
+    written.numbers.copy_(here)

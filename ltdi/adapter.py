@@ -15,6 +15,7 @@ from ltdi.learner import Batch
 from ltdi.learners import Lora
 from ltdi.methods.base import Method
 from ltdi.methods.saved import read_method
+from ltdi.schemas import EXAMPLES, METHOD
 from ltdi.seeding import generator
 from ltdi.store import read_tensors
 from ltdi.tasks import Context
@@ -49,9 +50,9 @@ class AdapterRun:
         learner = self.method.learner
         assert isinstance(learner, Lora)
         self.learner = learner
-        self.length = read_tensors(data / "tasks" / "examples.safetensors", kind="examples")[1]["length"]
+        self.length = read_tensors(data / "tasks" / "examples.safetensors", kind=EXAMPLES)[1]["length"]
         folder = data / "model" / "methods" / f"{self.name}.safetensors"
-        self.n_shot = int(read_tensors(folder, kind="method")[1]["setup"]["n_shot"])
+        self.n_shot = int(read_tensors(folder, kind=METHOD)[1]["setup"]["n_shot"])
 
     def read(self, task: Path) -> dict[str, dict[str, Tensor]]:
         """What the frozen model makes of a task's train part, and of its dev part where there is one: ``embedding`` (1,

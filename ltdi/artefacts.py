@@ -14,19 +14,19 @@ from ltdi.domains import DomainTasks
 from ltdi.errors import InputError
 from ltdi.features import FeatureMap
 from ltdi.learners import learner_of
+from ltdi.lineage import made_from
+from ltdi.schemas import EXAMPLES, FEATURES, IMAGES, INDEX, NAMES, SPLITS, START, TASKS, TRAJECTORIES, WEIGHTS
 from ltdi.starts import Start, start_of
-from ltdi.store import read_json, read_table, read_tensors, write_tensors
+from ltdi.store import read_json, read_table, read_tensors, write_table, write_tensors
 from ltdi.text_tasks import Examples, Reading, TextTasks
 from ltdi.trajectories import Recorded, Trajectories
-
-SPLITS = ("meta_train", "meta_val", "meta_test")
 
 
 def read_class_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, ClassTasks]:
     """The prepared tasks of the splits, from features.safetensors and tasks.parquet; of some with images.safetensors'
     images."""
-    features, _ = read_tensors(folder / "features.safetensors", kind="features")
-    table = read_table(folder / "tasks.parquet")
+    features, _ = read_tensors(folder / "features.safetensors", kind=FEATURES)
+    table = read_table(folder / "tasks.parquet", kind=TASKS)
     sources = {}
     for split in splits:
         classes = Classes(features[split], features[f"{split}/counts"])
@@ -37,14 +37,14 @@ def read_class_tasks(folder: Path, splits: Collection[str], images_of: Collectio
                 f"{folder}: the images of these tasks were too many to be kept with them; choose a method that works on"
                 " features, or name images of your own"
             )
-        images, _ = read_tensors(folder / "images.safetensors", kind="images")
+        images, _ = read_tensors(folder / "images.safetensors", kind=IMAGES)
         sources |= {split: sources[split].with_images(images[split]) for split in images_of}
     return sources
 
 
 def read_domain_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, ClassTasks]:
     """The same, of tasks that lie within domains."""
-    features, facts = read_tensors(folder / "features.safetensors", kind="features")
+    features, facts = read_tensors(folder / "features.safetensors", kind=FEATURES)
     found: dict[str, ClassTasks] = {}
     for split, each in read_class_tasks(folder, splits, images_of).items():
         sizes = features[f"{split}/domains"].tolist()
@@ -59,8 +59,8 @@ def has_images(folder: Path) -> bool:
 
 def read_text_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, TextTasks]:
     """The prepared tasks of the splits, from examples.safetensors and tasks.parquet."""
-    tensors, facts = read_tensors(folder / "examples.safetensors", kind="examples")
-    table = read_table(folder / "tasks.parquet")
+    tensors, facts = read_tensors(folder / "examples.safetensors", kind=EXAMPLES)
+    table = read_table(folder / "tasks.parquet", kind=TASKS)
     sources = {}
     for split in splits:
         reading = Reading(**facts["reading"], apart=split in facts["apart"])
@@ -72,9 +72,9 @@ def read_described_tasks(
     folder: Path, splits: Collection[str], images_of: Collection[str] = ()
 ) -> dict[str, DescribedTasks]:
     """The same, of classes that are known by their names."""
-    tensors, _ = read_tensors(folder / "features.safetensors", kind="features")
-    table, sources = read_table(folder / "tasks.parquet"), {}
-    images = read_tensors(folder / "images.safetensors", kind="images")[0] if images_of else {}
+    tensors, _ = read_tensors(folder / "features.safetensors", kind=FEATURES)
+    table, sources = read_table(folder / "tasks.parquet", kind=TASKS), {}
+    images = read_tensors(folder / "images.safetensors", kind=IMAGES)[0] if images_of else {}
     for split in splits:
         of = DescribedClasses(
             tensors[split],
@@ -109,14 +109,17 @@ def write_start(data: Path, start: Start, seen: FeatureMap | None, facts: Mappin
         of_map, knobs = seen.state()
         tensors, values = tensors | of_map, values | knobs
     values = values | {"facts": dict(facts)}
-    write_tensors(data / "trajectories" / "start.safetensors", tensors, values, kind="start")
+    file = data / "trajectories" / "start.safetensors"
+    write_tensors(file, tensors, values, kind="start", made_from=made_from(data, "trajectories"))
 
 
 def load_start(data: Path, device: torch.device | str = "cpu") -> tuple[Start, FeatureMap | None, dict[str, Any]]:
     """The start, what features are seen through, and the facts of the scenario."""
-    tensors, values = read_tensors(data / "trajectories" / "start.safetensors", kind="start")
-    start = start_of(learner_of(values["learner"]), tensors, values).to(device)
-    seen = FeatureMap.from_state(tensors, values).to(device) if "normalise" in values else None
+    file = data / "trajectories" / "start.safetensors"
+    tensors, values = read_tensors(file, kind=START)
+    with START.interpreting(file):
+        start = start_of(learner_of(values["learner"]), tensors, values).to(device)
+        seen = FeatureMap.from_state(tensors, values).to(device) if "normalise" in values else None
     return start, seen, values["facts"]
 
 
@@ -137,19 +140,29 @@ def load_sources(
 # -- trajectories ------------------------------------------------------------------------------------
 
 
-def index_rows(split: str, shard: str, name: str, tasks: Tensor, recorded: Recorded) -> pd.DataFrame:
+def index_rows(split: str, shard: str, tasks: Tensor, recorded: Recorded) -> pd.DataFrame:
     """The index's rows for one shard: where each task's trajectory is, and its losses and scores by point."""
     columns: dict[str, Any] = {
         "split": split,
         "task": tasks.tolist(),
         "shard": shard,
         "row": range(len(tasks)),
-        "name": name,
         "kept": recorded.finite.tolist(),
     }
     for i in range(recorded.points.shape[1]):
         columns |= {f"loss_w{i}": recorded.losses[:, i].tolist(), f"score_w{i}": recorded.scores[:, i].tolist()}
     return pd.DataFrame(columns)
+
+
+def write_index(data: Path, index: pd.DataFrame) -> None:
+    """After the start and the shards, because it says of which it is."""
+    folder = data / "trajectories"
+    before = [
+        *made_from(data, "trajectories"),
+        folder / "start.safetensors",
+        *map(folder.joinpath, index.shard.unique()),
+    ]
+    write_table(data / "trajectories" / "index.parquet", index, made_from=before)
 
 
 def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
@@ -159,7 +172,7 @@ def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
         InputError: a shard is missing or not what was written, or all were dropped.
     """
     folder = data / "trajectories"
-    index = read_table(folder / "index.parquet")
+    index = read_table(folder / "index.parquet", kind=INDEX)
     index = index[(index.split == split) & index.kept].sort_values(["shard", "row"])
     if index.empty:
         raise InputError(
@@ -167,13 +180,7 @@ def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
         )
     parts, shards = [], sorted(index["shard"].unique())
     for shard in shards:
-        tensors, values = read_tensors(folder / shard, kind="trajectories")
-        if values.get("name") != index[index["shard"] == shard]["name"].iloc[0]:
-            raise InputError(
-                f"{folder / shard}: of another run than {folder / 'index.parquet'}; delete {folder} and run"
-                " `dvc repro`, it alone is collected again"
-            )
-        parts.append(tensors["points"])
+        parts.append(read_tensors(folder / shard, kind=TRAJECTORIES)[0]["points"])
     part = torch.tensor([shards.index(shard) for shard in index["shard"]])
     return Trajectories(parts, part, torch.tensor(index["row"].tolist())), torch.tensor(index["task"].tolist())
 
@@ -184,7 +191,8 @@ def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
 def write_weights(folder: Path, first: int, tensors: Mapping[str, Tensor]) -> None:
     """What is generated for the tasks from number ``first`` on: weights ``w`` (m, D), or the ``scores`` (m,) of a
     learner of the method's own."""
-    write_tensors(folder / f"{first:06d}.safetensors", tensors, {"first": first}, kind="weights")
+    before = made_from(folder.parents[1], "weights")
+    write_tensors(folder / f"{first:06d}.safetensors", tensors, {"first": first}, kind="weights", made_from=before)
 
 
 def read_weights(folder: Path) -> list[tuple[Tensor, dict[str, Tensor]]]:
@@ -198,7 +206,9 @@ def read_weights(folder: Path) -> list[tuple[Tensor, dict[str, Tensor]]]:
         raise InputError(f"{folder}: no weights; run `dvc repro`")
     found = []
     for file in files:
-        tensors, values = read_tensors(file, kind="weights")
+        tensors, values = read_tensors(file, kind=WEIGHTS)
+        if {name: value.dim() for name, value in tensors.items()} not in ({"w": 2}, {"scores": 1}):
+            raise WEIGHTS.refuse(file, f"holds {', '.join(sorted(tensors)) or 'nothing'}, and w or scores are expected")
         found.append((values["first"] + torch.arange(len(next(iter(tensors.values())))), tensors))
     return found
 
@@ -209,8 +219,5 @@ def names(data: Path) -> tuple[str, list[str]]:
     Raises:
         InputError: the file does not hold them.
     """
-    file = data / "model" / "methods" / "names.json"
-    found = read_json(file)
-    if set(found) != {"method", "controls"}:
-        raise InputError(f"{file}: altered since it was written; delete it and run its stage again")
+    found = read_json(data / "model" / "methods" / "names.json", kind=NAMES)
     return found["method"], found["controls"]

@@ -10,20 +10,20 @@ import torch
 import typer
 from PIL import Image
 from rich.table import Table
-from safetensors.torch import save_file
 
 from ltdi.adapter import AdapterRun
 from ltdi.artefacts import load_sources
 from ltdi.audit import audit_run, told_of_run
-from ltdi.console import console, one_line_errors, plain, say
+from ltdi.console import console, one_line_errors, plain, say, show
 from ltdi.datasets import DATASETS
 from ltdi.errors import InputError
 from ltdi.head import Head, listed_of, rightly
 from ltdi.likeness import audit_files, told_of_files
-from ltdi.peft_format import write_adapter
+from ltdi.peft_format import CONFIG, write_adapter
 from ltdi.program import PROGRAMS, facts_of
 from ltdi.run import Run
-from ltdi.store import read_tensors, write_text
+from ltdi.schemas import FEATURES
+from ltdi.store import read_tensors, writable, write_plain_tensors, write_text
 
 SHOWN = 30
 
@@ -53,6 +53,7 @@ def classify(
 ) -> None:
     """Generate a head for classes of a few images each, or of names, and classify images by it."""
     with one_line_errors("ltdi classify"):
+        csv, head = csv and writable(csv), head and writable(head)
         # first, so that a mistake in them leaves nothing behind
         files = listed_of([*([task] if names else []), *(images or [])])
         further = [_named_folder(each) for each in add or []]
@@ -98,15 +99,15 @@ def export(
 ) -> None:
     """Generate a head and write its tensors by name, for any program that reads safetensors, or all as one program."""
     with one_line_errors("ltdi export"):
+        file = writable(file)
         made = _head_of(Run(data, method=method), task, method, seed)
         if program:
             PROGRAMS[program](made, file, images=images)
             facts = facts_of(made, images)
             say(f"{file}: {facts['input']} -> {facts['output']}")
             return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.contiguous() for name, value in made.state_dict().items()}
-        save_file(tensors, file, metadata={"classes": "\n".join(made.classes)})
+        tensors = made.state_dict()
+        write_plain_tensors(file, tensors, {"classes": "\n".join(made.classes)})
         say(", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items()))
 
 
@@ -122,6 +123,7 @@ def adapt(
 ) -> None:
     """Generate an adapter of the run's language model for labelled texts of two classes, in a form that peft loads."""
     with one_line_errors("ltdi adapt"):
+        writable(out / CONFIG)
         run = AdapterRun(data, method=method)
         parts = run.read(task)
         w = run.generate(parts["train"], seed=seed)
@@ -143,6 +145,7 @@ def audit(
 ) -> None:
     """Does the condition matter? Weights for right and wrong conditions; of others' files, how alike they are."""
     with one_line_errors("ltdi audit"):
+        csv = csv and writable(csv)
         is_run = (folder / "model").is_dir()
         found = audit_run(folder, method=method, n_tasks=tasks, seed=seed) if is_run else audit_files(folder)
         _show(found, csv, told="{:.4g}", written="%.6g")
@@ -172,7 +175,7 @@ def example(
                 f"--task {task} is not one of the {len(test)} meta-test tasks, 0 to {len(test) - 1}; choose one"
             )
         chosen, classes = test.batch(torch.tensor([task])), test.classes[task].tolist()
-        data_set = DATASETS[read_tensors(data / "tasks" / "features.safetensors", kind="features")[1]["data_set"]]
+        data_set = DATASETS[read_tensors(data / "tasks" / "features.safetensors", kind=FEATURES)[1]["data_set"]]
         folder, unfinished = data / "example", data / ".example"
         shutil.rmtree(unfinished, ignore_errors=True)
         for part, batch in (("support", chosen.context.examples), ("query", chosen.query)):
@@ -232,12 +235,7 @@ def _show(found: pd.DataFrame, csv: Path | None, *, told: str, written: str) -> 
     if csv:
         text = found.to_csv(index=False, float_format=written, lineterminator="\n")
         write_text(csv, text.encode("utf-8", "backslashreplace").decode())
-    table = Table()
-    for column in found:
-        table.add_column(str(column), overflow="fold")
-    for row in found.head(SHOWN).itertuples(index=False):
-        table.add_row(*(plain(told.format(each) if isinstance(each, float) else str(each)) for each in row))
-    console.print(table)
+    show(found.head(SHOWN), told)
     if len(found) > SHOWN:
         say(f"and {len(found) - SHOWN} more{f': {csv}' if csv else '; --csv writes all'}")
 

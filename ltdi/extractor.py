@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ltdi.bodies.embedding import embed
 from ltdi.datasets import DATASETS
 from ltdi.features import FeatureMap
+from ltdi.schemas import FEATURES
 from ltdi.store import digest, read_tensors
 
 
@@ -31,7 +32,7 @@ class FeatureExtractor:
         cls, tasks: Path, body: nn.Module, seen: FeatureMap | None, device: torch.device | str
     ) -> "FeatureExtractor":
         """That of the prepared tasks in a folder."""
-        facts = read_tensors(tasks / "features.safetensors", kind="features")[1]
+        facts = read_tensors(tasks / "features.safetensors", kind=FEATURES)[1]
         body = body.to(device).to(memory_format=torch.channels_last)
         return cls(facts["data_set"], facts["size"], body, facts["scale"], seen, device)
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from ltdi.datasets import find_images
 from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
-from ltdi.learner import Learner
+from ltdi.learner import Classifier, Learner
 from ltdi.learners import LEARNERS, learner_of
+from ltdi.schemas import HEAD
 from ltdi.store import read_tensors, write_tensors
 
 IMAGES_TOGETHER = 1000
@@ -58,7 +59,12 @@ class Head:
             images = images_of(self.extractor, listed[first : first + IMAGES_TOGETHER])
             inputs = images if self.learner.from_images else self.extractor(images)
             found.append(self.learner.logits(self.w, inputs[None])[0].softmax(-1).cpu())  # type: ignore[attr-defined]
-        return torch.cat(found)
+        answers = torch.cat(found)
+        if not bool(answers.isfinite().all()):
+            raise InputError(
+                f"the head for {', '.join(self.classes)} answers with no numbers; generate it again from its images"
+            )
+        return answers
 
     def classify(self, pictures: Pictures) -> pd.DataFrame:
         """A row an image: where it is, the class, and how probable that is."""
@@ -118,20 +124,22 @@ class Head:
         Raises:
             InputError: it is none, or was made for other features.
         """
-        if not file.exists():
+        if not file.is_file():
             raise InputError(
                 f"{file}: no such folder or file; name a folder that holds a folder of images for each class, or a head"
                 " that was kept"
             )
-        tensors, facts = read_tensors(file, kind="head")
+        tensors, facts = read_tensors(file, kind=HEAD)
         if facts["features"] != extractor.name:
             raise InputError(f"{file} was generated for another body; generate it again from its images")
-        learner = learner_of(facts["learner"])
+        with HEAD.interpreting(file):
+            learner = learner_of(facts["learner"])
+        classes, shots = tuple(facts["classes"]), tuple(facts["shots"])
+        _check(file, classes, shots, learner, tensors)
         w = learner.space.flatten(tensors)[None].to(extractor.device)
-        shots = tuple(facts["shots"])
         support = tensors["support"].to(extractor.device).split(shots) if "support" in tensors else ()
         made = (facts["method"], shots, support, facts.get("seed", 0), facts.get("generator", ""))
-        return cls(tuple(facts["classes"]), learner, w, extractor, *made)
+        return cls(classes, learner, w, extractor, *made)
 
     def save(self, file: str | Path) -> None:
         """Keep it, and the features of the images that it was generated from, to be read again by ``read``.
@@ -152,6 +160,27 @@ class Head:
         }
         support = {"support": torch.cat(self.support)} if self.support else {}
         write_tensors(file, self.state_dict() | support, facts, kind="head")
+
+
+def _check(
+    file: Path, classes: tuple[str, ...], shots: tuple[int, ...], learner: Learner, tensors: Mapping[str, Tensor]
+) -> None:
+    """What a kept head says of itself, against its tensors.
+
+    Raises:
+        InputError: they do not fit together.
+    """
+    if len(set(classes)) < len(classes) or len(shots) != len(classes):
+        raise HEAD.refuse(file, f"{len(classes)} classes, {len(set(classes))} different, and images of {len(shots)}")
+    if not isinstance(learner, Classifier):
+        raise HEAD.refuse(file, f"weights of {learner.facts()['name']}, which classify no images")
+    shapes = {
+        name: tuple(len(classes) if size is None else size for size in shape)
+        for name, shape in learner.space.shapes.items()
+    }
+    if "support" in tensors:
+        shapes["support"] = (sum(shots), learner.n_numbers)
+    HEAD.check_shapes(file, tensors, shapes)
 
 
 def by_folder(task: Path) -> dict[str, list]:

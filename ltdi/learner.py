@@ -1,8 +1,8 @@
 """Learner: what the weights are of. The meta-learning term is base learner; everything frozen is inside."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,39 @@ Batch = Mapping[str, Tensor]
 
 Loss = Callable[[Tensor, Batch], Tensor]
 """w (B, D) and a batch -> the loss of each task (B,)."""
+
+
+class WrittenOut(Protocol):
+    """A loss whose gradient is written out, at the weights of B tasks that are kept in one place and change there.
+
+    ``numbers`` are all numbers of all tasks (B·D,), in an order of its own, and ``gradient`` is what ``backward`` found
+    for each; ``parts`` are a vector in this order as views (B, …), a task a row.
+    """
+
+    numbers: Tensor
+    gradient: Tensor
+
+    def parts(self, numbers: Tensor) -> Sequence[Tensor]: ...
+    def weights(self) -> Tensor:
+        """A copy (B, D)."""
+        ...
+
+    def show(self, batch: Batch) -> None:
+        """What the loss is of from now on."""
+        ...
+
+    def forward(self) -> None: ...
+    def losses(self) -> Tensor:
+        """Of the weights that ``forward`` saw (B,)."""
+        ...
+
+    def scores(self) -> Tensor:
+        """The learner's, of the same (B,)."""
+        ...
+
+    def backward(self) -> None:
+        """Of the same."""
+        ...
 
 
 class Learner(ABC):
@@ -32,6 +65,8 @@ class Learner(ABC):
     inputs_together: int
     """How many inputs one pass should hold: tasks do not touch each other, and those whose activations stay in the
     processor's cache are trained twice as fast."""
+    inputs_on_a_card: int = 0
+    """The same where a card computes, which has more units than a few tasks keep busy; 0 for no other number."""
 
     tasks_to_choose_on: int = 1000
     """On how many new tasks what is left open is chosen: as many as minutes hold."""
@@ -39,6 +74,10 @@ class Learner(ABC):
     @abstractmethod
     def loss(self, w: Tensor, batch: Batch) -> Tensor:
         """What training lowers: w (B, D) -> (B,)."""
+
+    def written_out(self, w: Tensor) -> WrittenOut | None:
+        """The same loss at weights w (B, D), where its gradient is written out; else autograd finds it."""
+        return None
 
     @abstractmethod
     def score(self, w: Tensor, batch: Batch) -> Tensor:

@@ -5,6 +5,7 @@ A folder holds adapter_config.json and adapter_model.safetensors, whose names ar
 whole. ``peft`` itself is not needed.
 """
 
+import json
 import math
 import re
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ltdi.errors import InputError
 from ltdi.learners.lora import Lora
-from ltdi.store import read_json, write_json
+from ltdi.store import read_any_json, write_plain_tensors, write_text
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -34,7 +35,6 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 
 def write_adapter(folder: Path, learner: Lora, w: Tensor) -> None:
     """The weights w (D,) of a learner as a folder of peft's."""
-    folder.mkdir(parents=True, exist_ok=True)
     encoder = learner.encoder
     saved = [encoder.head.partition(".")[0]]
     saved += [name for name in encoder.drawn if name.partition(".")[0] != saved[0]]
@@ -48,8 +48,7 @@ def write_adapter(folder: Path, learner: Lora, w: Tensor) -> None:
             tensors[f"{PREFIX}{encoder.head}.{part}"] = value
         else:
             tensors[f"{PREFIX}{encoder.layers}.{name}"] = value.mT if layer.endswith("lora_B") else value
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    save_file(plain, folder / TENSORS, metadata={"format": "pt"})
+    write_plain_tensors(folder / TENSORS, tensors, {"format": "pt"})
     config = {
         "base_model_name_or_path": learner.body,
         "bias": "none",
@@ -65,7 +64,7 @@ def write_adapter(folder: Path, learner: Lora, w: Tensor) -> None:
     }
     if learner.lowest:
         config["layers_to_transform"] = list(range(learner.lowest, encoder.depth))
-    write_json(folder / CONFIG, config)
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def read_adapter(folder: Path, body: str = "") -> tuple[Lora, Tensor]:
@@ -95,7 +94,7 @@ def read_adapter(folder: Path, body: str = "") -> tuple[Lora, Tensor]:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    config = read_json(folder / CONFIG)
+    config = read_any_json(folder / CONFIG)
     kind = config.get("peft_type")
     if kind != "LORA":
         raise InputError(f"{folder}: an adapter of kind {kind!r}, which is not low-rank matrices alone; allowed: LORA")

@@ -23,6 +23,7 @@ from ltdi.extractor import FeatureExtractor
 from ltdi.head import Head, Pictures, by_folder, images_of, listed_of
 from ltdi.methods.base import Method
 from ltdi.methods.saved import read_method
+from ltdi.schemas import FEATURES, METHOD, RESULTS
 from ltdi.seeding import generator
 from ltdi.store import digest, read_json, read_tensors
 from ltdi.tasks import Context
@@ -83,7 +84,7 @@ class Run:
 
     def context_of_names(self, names: Sequence[str]) -> Context:
         """What the names of some classes say of their task."""
-        knobs = read_tensors(self.data / "tasks" / "features.safetensors", kind="features")[1]["names"]
+        knobs = read_tensors(self.data / "tasks" / "features.safetensors", kind=FEATURES)[1]["names"]
         told = read_descriptions(Path(knobs["descriptions"])) if knobs["descriptions"] else None
         texts = embed_names(knobs["encoder"], names, prompts=knobs["prompts"], descriptions=told)
         return Context(texts[None, :, None].to(self.device))
@@ -157,13 +158,13 @@ class Run:
 
     def _learned(self, name: str) -> tuple[int, str]:
         """The classes of the tasks that a method of the run was trained on, and a name for all that it has learned."""
-        tensors, values = read_tensors(self.data / "model" / "methods" / f"{name}.safetensors", kind="method")
+        tensors, values = read_tensors(self.data / "model" / "methods" / f"{name}.safetensors", kind=METHOD)
         return int(values["setup"]["n_way"]), digest(tensors, values)
 
     def info(self) -> dict[str, Any]:
         """What the run is: plain values by name."""
-        facts = read_tensors(self.data / "tasks" / "features.safetensors", kind="features")[1]
-        setup = read_tensors(self.data / "model" / "methods" / f"{self.name}.safetensors", kind="method")[1]["setup"]
+        facts = read_tensors(self.data / "tasks" / "features.safetensors", kind=FEATURES)[1]
+        setup = read_tensors(self.data / "model" / "methods" / f"{self.name}.safetensors", kind=METHOD)[1]["setup"]
         trained, controls = names(self.data)
         told = {
             "scenario": self.facts["scenario"],
@@ -178,7 +179,7 @@ class Run:
         }
         results = self.data / "results" / "metrics.json"
         if results.is_file():
-            metrics = read_json(results)
+            metrics = read_json(results, kind=RESULTS)
             told[metrics["scored_by"]] = f"{metrics['score']:.4f} ± {metrics['ci95']:.4f} on meta-test tasks"
             if "paired" in metrics:
                 paired = metrics["paired"]

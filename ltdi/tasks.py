@@ -126,6 +126,10 @@ class TaskSource(Protocol):
         ...
 
 
-def batches(n_tasks: int, tasks_a_batch: int = 64) -> tuple[Tensor, ...]:
+TOGETHER = 64
+"""How many tasks are worked on at a time where nothing else decides it."""
+
+
+def batches(n_tasks: int, tasks_a_batch: int = TOGETHER) -> tuple[Tensor, ...]:
     """The numbers of all tasks, as many at a time as memory holds."""
     return torch.arange(n_tasks).split(tasks_a_batch)

@@ -7,13 +7,15 @@ training, the index i of a point w_i counts down to the trained weights, as the 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, repeat
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ltdi.adaptation import Path, adapt
+from ltdi.adaptation import Path, train
+from ltdi.devices import side_by_side
 from ltdi.errors import InputError
-from ltdi.learner import Batch
+from ltdi.learner import Batch, Learner
 from ltdi.starts import Start
 from ltdi.tasks import Context, TaskSource
 
@@ -98,30 +100,66 @@ def collect(
     (``Start.ends``), of others as "class". With ``augment`` the
     steps on all take the source's augmented views in turn.
     """
-    record = recorded_steps(steps, length)
-    w = start.draw(source.context(tasks), tasks, seed)
-    together = max(1, start.learner.inputs_together // next(iter(source.fitted_on(tasks[:1]).values())).shape[1])
-    parts = []
-    for some, first in zip(tasks.split(together), w.split(together), strict=True):
-        everything, context = source.fitted_on(some), source.context(some)
-        batches: Iterator[Batch] = repeat(everything)
-        if fit_on == "support":
-            if context.examples is None:
-                raise InputError(
-                    "trajectories.fit_on = support takes steps on labelled examples, which these tasks do not have; set"
-                    " class"
-                )
-            batches = repeat(context.examples)
-        elif augment:
-            batches = (source.fitted_on(some, view) for view in cycle(range(source.n_views)))
-        if fit_on == "rows" and context.known is not None:
-            path = _straight(start, first, context, everything, length)
-        else:
-            path = adapt(start.learner.loss, first, batches, optimizer=optimizer, lr=lr, record=record, sam=sam)
-        with torch.no_grad():
-            scores = [start.learner.score(path.weights[:, j], everything) for j in range(length)]
-        parts.append(Recorded(path.weights.flip(1), path.losses.flip(1), torch.stack(scores, 1).flip(1)))
-    return Recorded(*(torch.cat([getattr(part, name) for part in parts]) for name in ("points", "losses", "scores")))
+    learner, w = start.learner, start.draw(source.context(tasks), tasks, seed)
+    how: dict[str, Any] = {"optimizer": optimizer, "lr": lr, "record": recorded_steps(steps, length), "sam": sam}
+    made = Recorded(w.new_empty(len(w), length, w.shape[1]), *(w.new_empty(len(w), length) for _ in range(2)))
+
+    def record(rows: Tensor) -> None:
+        path, scores = _path(start, source, tasks[rows], w[rows], fit_on, augment, length, how)
+        for own, found in ((made.points, path.weights), (made.losses, path.losses), (made.scores, scores)):
+            own[rows] = found.flip(1)
+
+    together = _inputs_together(learner, w) // next(iter(source.fitted_on(tasks[:1]).values())).shape[1]
+    parts = torch.arange(len(w), device=w.device).split(max(1, together))
+    if w.device.type == "cpu" and learner.written_out(w[:1]) is not None:
+        side_by_side(record, parts)
+    else:
+        for rows in parts:
+            record(rows)
+    return made
+
+
+def _path(
+    start: Start,
+    source: TaskSource,
+    tasks: Tensor,
+    w: Tensor,
+    fit_on: str,
+    augment: bool,
+    length: int,
+    how: dict[str, Any],
+) -> tuple[Path, Tensor]:
+    """Of these tasks from w (B, D), and the scores of its points on everything there is of them (B, P)."""
+    everything, context = source.fitted_on(tasks), source.context(tasks)
+    if fit_on == "rows" and context.known is not None:
+        path = _straight(start, w, context, everything, length)
+    else:
+        batches = _batches(source, tasks, everything, fit_on, augment)
+        path = train(start.learner, w, batches, **how)
+    if path.scores is not None and fit_on != "support" and not augment:
+        return path, path.scores
+    with torch.no_grad():
+        scores = [start.learner.score(path.weights[:, j], everything) for j in range(length)]
+    return path, torch.stack(scores, 1)
+
+
+def _inputs_together(learner: Learner, w: Tensor) -> int:
+    return learner.inputs_together if w.device.type == "cpu" else learner.inputs_on_a_card or learner.inputs_together
+
+
+def _batches(source: TaskSource, tasks: Tensor, everything: Batch, fit_on: str, augment: bool) -> Iterator[Batch]:
+    """What each step is taken on."""
+    if fit_on == "support":
+        examples = source.context(tasks).examples
+        if examples is None:
+            raise InputError(
+                "trajectories.fit_on = support takes steps on labelled examples, which these tasks do not have; set"
+                " class"
+            )
+        return repeat(examples)
+    if augment:
+        return (source.fitted_on(tasks, view) for view in cycle(range(source.n_views)))
+    return repeat(everything)
 
 
 def _straight(start: Start, w: Tensor, context: Context, everything: Batch, length: int) -> Path:

@@ -1,20 +1,22 @@
 """Stage 3: weights of all tasks trained together, recorded on the way -> data/trajectories/."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from ltdi.artefacts import SOURCES, SPLITS, has_images, index_rows, write_start
+from ltdi.artefacts import SOURCES, SPLITS, has_images, index_rows, write_index, write_start
 from ltdi.console import say
-from ltdi.devices import deterministic, device
+from ltdi.devices import deterministic, device, give_back_memory
 from ltdi.errors import InputError
+from ltdi.memory import check_fits
 from ltdi.provenance import name_of
 from ltdi.scenarios import SCENARIOS
 from ltdi.scenarios.base import Scenario
 from ltdi.starts import Start
-from ltdi.store import Cache, link_or_copy, write_table
+from ltdi.store import Cache, link_or_copy
 from ltdi.tasks import TaskSource
 from ltdi.trajectories import Recorded, collect
 from pipeline import params as parameters
@@ -42,6 +44,7 @@ def main(params_file: Path, data: Path) -> None:
     start, seen = scenario.begin(sources, params.learner.model_dump(), knobs.start, seed=seed)
     if seen is not None:
         sources = {split: source.through(seen) for split, source in sources.items()}
+    _check_memory(start, sources, knobs)
     settings = knobs.model_dump(exclude={"start", "shard_size", "max_dropped"})
 
     index, found = [], {}
@@ -54,8 +57,10 @@ def main(params_file: Path, data: Path) -> None:
     for row in follow(rows, name="collect_trajectories", total=len(shards), show="shard"):
         split, number, tasks = shards[row["shard"]]
         name = f"{split}-{number:04d}.safetensors"
-        found[name], recorded, key = _shard(start, sources[split], split, tasks, settings, seed)
-        index.append(index_rows(split, name, key, tasks, recorded))
+        found[name], recorded = _shard(start, sources[split], split, tasks, settings, seed)
+        index.append(index_rows(split, name, tasks, recorded))
+        del recorded
+        give_back_memory()
 
     table = pd.concat(index, ignore_index=True)
     _check_dropped(table, knobs.max_dropped)
@@ -64,7 +69,7 @@ def main(params_file: Path, data: Path) -> None:
     provides = scenario.provides - (set() if has_images(data / "tasks") else {"images"})
     facts = {"scenario": params.scenario.name, "source": scenario.source, "provides": sorted(provides)}
     write_start(data, start, seen, facts)
-    write_table(data / "trajectories" / "index.parquet", table)
+    write_index(data, table)
     train = table[(table.split == "meta_train") & table.kept]
     first, last = train[f"score_w{knobs.length - 1}"].mean(), train["score_w0"].mean()
     say(f"{len(train)} trajectories of {knobs.length} points, score {first:.4f} -> {last:.4f}")
@@ -72,18 +77,18 @@ def main(params_file: Path, data: Path) -> None:
 
 def _shard(
     start: Start, source: TaskSource, split: str, tasks: torch.Tensor, settings: dict[str, Any], seed: int
-) -> tuple[Path, Recorded, str]:
-    """The trajectories of these tasks, from the cache or made now: their file, they, and a name for them."""
+) -> tuple[Path, Recorded]:
+    """The trajectories of these tasks, from the cache or made now: their file, and they."""
     cache = Cache("trajectories")
     tensors, values = start.state()
     described = (split, tasks, settings, seed, values, tensors, source.description(tasks))
     code = ("ltdi.trajectories", type(start.learner).__module__, type(source).__module__)
     key = name_of("trajectories", *described, code=code)
     if kept := cache.find(key):
-        return kept[0], Recorded(*(kept[1][name] for name in ("points", "losses", "scores"))), key
+        return kept[0], Recorded(*(kept[1][name] for name in ("points", "losses", "scores")))
     recorded = collect(start, source, tasks, seed=seed, **settings)
-    path = cache.keep(key, vars(recorded), {"name": key}, finite=False)
-    return path, recorded, key
+    # without the key, which is of code: where an edit changes no trajectory, no later stage has to run again
+    return cache.keep(key, vars(recorded), {}, finite=False), recorded
 
 
 def _check(knobs: sections.Trajectories, scenario: Scenario) -> None:
@@ -101,6 +106,17 @@ def _check(knobs: sections.Trajectories, scenario: Scenario) -> None:
         )
 
 
+def _check_memory(start: Start, sources: Mapping[str, TaskSource], knobs: sections.Trajectories) -> None:
+    """Of what is collected together: a trajectory's points, the weights, their gradient and what an optimiser keeps."""
+    of = max(sources.values(), key=lambda source: source.n_way)
+    n_tasks, dim = min(knobs.shard_size, max(map(len, sources.values()))), start.learner.space.dim(of.n_way)
+    check_fits(
+        n_tasks * dim * (knobs.length + 4),
+        f"trajectories of {knobs.length} points of {dim} numbers, of {n_tasks} tasks",
+        "lower trajectories.shard_size, trajectories.length or learner.hidden",
+    )
+
+
 def _check_dropped(table: pd.DataFrame, max_dropped: float) -> None:
     lost = table[~table.kept]
     if lost.empty:
@@ -116,4 +132,4 @@ def _check_dropped(table: pd.DataFrame, max_dropped: float) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, writes="trajectories")

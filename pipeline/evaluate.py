@@ -12,7 +12,9 @@ from ltdi.console import say
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.learner import Learner
+from ltdi.lineage import made_from
 from ltdi.metrics import best_and_paired, mean_and_ci95, weight_mse
+from ltdi.schemas import CHAIN, TIMING, WEIGHTS
 from ltdi.store import read_table, read_tensors, write_json, write_table, write_tsv
 from ltdi.tasks import TaskSource, batches
 from ltdi.trajectories import Trajectories
@@ -31,14 +33,14 @@ def main(params_file: Path, data: Path) -> None:
     recorded, kept = load_trajectories(data, "meta_test")
     test = load_sources(data, splits=["meta_test"], device=where)["meta_test"]
     world = SimpleNamespace(learner=start.learner, test=test, recorded=recorded, kept=kept)
-    timing = read_table(data / "weights" / "timing.parquet")
+    timing = read_table(data / "weights" / "timing.parquet", kind=TIMING)
     if params.evaluate.task >= len(test):
         raise InputError(
             f"evaluate.task = {params.evaluate.task} is not one of the {len(test)} meta-test tasks; lower it"
         )
     file = data / "weights" / "chain.safetensors"
     # (T+1, tasks, D) of a method that has one, a state a row, x_T first
-    chain = read_tensors(file, kind="chain")[0]["states"] if file.exists() else None
+    chain = read_tensors(file, kind=CHAIN)[0]["states"] if file.exists() else None
 
     name, *controls = timing.name.unique()
     tables = {each: _scored(each, data / "weights" / each, world) for each in (name, *controls)}
@@ -47,10 +49,11 @@ def main(params_file: Path, data: Path) -> None:
     # weights that saw the queries: no method can be expected to pass them
     metrics["ceiling"] = {"score": ceiling, "ci95": ci95}
     metrics["way"] = _way(recorded, kept, chain)
-    write_table(data / "results" / "per_task.parquet", pd.concat(tables.values(), ignore_index=True))
-    write_tsv(data / "results" / "scores.tsv", _bars(name, metrics))
+    folder, before = data / "results", made_from(data, "results")
+    write_table(folder / "per_task.parquet", pd.concat(tables.values(), ignore_index=True), made_from=before)
+    write_tsv(folder / "scores.tsv", _bars(name, metrics))
     _landscape(data, world, chain, params.evaluate)
-    write_json(data / "results" / "metrics.json", metrics)
+    write_json(folder / "metrics.json", metrics, made_from=[*before, folder / "per_task.parquet"])
     say(outcome(metrics))
 
 
@@ -59,6 +62,9 @@ def _scored(name: str, folder: Path, world: SimpleNamespace) -> pd.DataFrame:
     scores = torch.full((len(world.test),), float("nan"), dtype=torch.float64)
     distances, place = scores.clone(), {int(task): j for j, task in enumerate(world.kept)}
     for tasks, made in read_weights(folder):
+        with WEIGHTS.interpreting(folder):
+            world.test.take(tasks)
+            world.learner.space.sizes(made["w"].shape[-1] if "w" in made else world.learner.space.dim())
         for part in batches(len(tasks)):
             some = tasks[part]
             if "scores" in made:
@@ -141,4 +147,4 @@ def _landscape(data: Path, world: SimpleNamespace, chain: Tensor | None, knobs: 
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, writes="results")

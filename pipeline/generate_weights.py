@@ -16,6 +16,7 @@ from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
 from ltdi.learner import Batch, map_batch
+from ltdi.lineage import made_from
 from ltdi.methods.base import Method
 from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.methods.refined import Refined
@@ -57,8 +58,11 @@ def main(params_file: Path, data: Path) -> None:
     if isinstance(trained, DiffusionMethod):
         context = test.context(torch.arange(min(knobs.chains, len(test)), device=where))
         states = trained.generate_chain(context, generator=generator(seed, "noise"))
-        write_tensors(data / "weights" / "chain.safetensors", {"states": states}, kind="chain")
-    write_table(data / "weights" / "timing.parquet", pd.DataFrame(timings))
+        file = data / "weights" / "chain.safetensors"
+        write_tensors(file, {"states": states}, kind="chain", made_from=made_from(data, "weights"))
+    # the last, and beside the weights that it was measured on: they are of one run
+    of = [*made_from(data, "weights"), *sorted((data / "weights").rglob("*.safetensors"))]
+    write_table(data / "weights" / "timing.parquet", pd.DataFrame(timings), made_from=of)
     say(", ".join(f"{t['name']} {t['ms_generate']:.2f} ms" for t in timings if t["batch"] == 1))
 
 
@@ -152,4 +156,4 @@ def _seconds(call: Callable[[], Tensor], context: Context) -> float:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, writes="weights")

@@ -47,9 +47,11 @@ def main(params_file: Path, data: Path) -> None:
         each.prepare(world.train, world.trajectories, world.val)
 
     method, curve, seconds = _trained(built[names[0]], world, params, setup, own[names[0]])
+    folder = data / "model" / "methods"
     for name, each in built.items():
-        write_method(data / "model" / "methods", name, each, setup, own[name])
-    write_json(data / "model" / "methods" / "names.json", {"method": names[0], "controls": names[1:]})
+        write_method(folder, name, each, setup, own[name])
+    of = [folder / f"{name}.safetensors" for name in names]
+    write_json(folder / "names.json", {"method": names[0], "controls": names[1:]}, made_from=of)
     found = {name: _scores(each, world.val, params.seed) for name, each in built.items()}
     write_tsv(data / "model" / "curve.tsv", curve.reindex(columns=curve.columns.union(PLOTTED, sort=False)))
     write_json(data / "model" / "metrics.json", _summary(method, found.pop(names[0]), found, seconds))
@@ -187,4 +189,4 @@ def _scores(method: Method, val: TaskSource, seed: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, writes="model")

@@ -7,6 +7,7 @@ import torch
 from ltdi.bodies import read_body
 from ltdi.console import say
 from ltdi.devices import deterministic, device
+from ltdi.lineage import made_from
 from ltdi.scenarios import SCENARIOS
 from ltdi.store import write_table, write_tensors
 from pipeline import params as parameters
@@ -21,11 +22,15 @@ def main(params_file: Path, data: Path) -> None:
     scenario = SCENARIOS[params.scenario.name]
     sections = getattr(params, scenario.data).model_dump(), params.tasks.model_dump()
     prepared = scenario.prepare(body, *sections, seed=params.seed, follow=follow)
+    before = made_from(data, "tasks")
     for kind, (tensors, facts) in prepared.tensors.items():
-        write_tensors(data / "tasks" / f"{kind}.safetensors", tensors, facts, kind=kind)
-    write_table(data / "tasks" / "tasks.parquet", prepared.table)
+        file = data / "tasks" / f"{kind}.safetensors"
+        write_tensors(file, tensors, facts, kind=kind, made_from=before)
+    # the last, and made from the others: they are of one run
+    before += [data / "tasks" / f"{kind}.safetensors" for kind in prepared.tensors]
+    write_table(data / "tasks" / "tasks.parquet", prepared.table, made_from=before)
     say(prepared.line)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, writes="tasks")

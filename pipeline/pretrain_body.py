@@ -42,4 +42,4 @@ def _write(data: Path, work: Pretraining, curve: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, writes="body")

@@ -2,24 +2,32 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ltdi.console import one_line_errors, say
+from ltdi.store import writable
+from pipeline.lock import alone_in
 
 Params = Annotated[Path, typer.Option(help="The params file.")]
 Folder = Annotated[Path, typer.Option(help="The folder that the stages read from and write to.")]
 
 
-def run(main: Callable[..., None]) -> None:
-    """Run a stage's ``main`` as a command; the user's mistakes are one line and exit code 2."""
+def run(main: Callable[..., None], *, writes: str = "") -> None:
+    """Run a stage's ``main`` as a command; the user's mistakes are one line and exit code 2.
+
+    ``writes``: the folder of its outputs, tried before the work; while it works, no other stage runs beside it.
+    """
 
     def guarded(params: Params = Path("params.yaml"), data: Folder = Path("data")) -> None:
         name = main.__module__ if main.__module__ != "__main__" else main.__globals__["__spec__"].name
         started = time.monotonic()
-        with one_line_errors(name):
+        with one_line_errors(name), alone_in(data) if writes else nullcontext():
+            if writes:
+                writable(data / writes / "any")
             main(params, data)
         if (seconds := time.monotonic() - started) > 1:
             say(f"{name}: done in {seconds:.1f} s")

@@ -6,12 +6,13 @@ from typing import Literal
 from rich.table import Table
 
 from ltdi.console import console, say
+from ltdi.schemas import RESULTS
 from ltdi.store import read_json
 
 
 def show(data: Path) -> None:
     """Accuracy, time and distance of the generated heads and of every control, best first."""
-    metrics = read_json(data / "results" / "metrics.json")
+    metrics = read_json(data / "results" / "metrics.json", kind=RESULTS)
     table = Table(title="Heads for meta-test tasks")
     columns: tuple[tuple[str, Literal["left", "right"]], ...] = (
         ("head", "left"),

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from bench.stages import read_stages
 from ltdi.datasets import DATASETS, glyphs
+from ltdi.store import seals
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STAGES = list(read_stages())
@@ -205,6 +206,12 @@ def finished(_finished, tmp_path) -> SimpleNamespace:
     shutil.copytree(_finished.data, tmp_path / "data")
     params = shutil.copy(_finished.params, tmp_path / "params.yaml")
     return SimpleNamespace(params=params, data=tmp_path / "data", store=_finished.store)
+
+
+@pytest.fixture
+def mixed(monkeypatch) -> None:
+    """Files of two runs in one folder are taken for those of one."""
+    monkeypatch.setattr(seals, "check_origins", lambda *_: None)
 
 
 @pytest.fixture

@@ -8,15 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
-from ltdi.artefacts import names, write_weights
-from ltdi.errors import InputError
-from ltdi.store import read_tensors, write_tensors
+from ltdi.artefacts import write_weights
+from ltdi.store import read_table, read_tensors, write_table, write_tensors
 from pipeline import stage as stages
 from pipeline import summary
 
@@ -285,29 +283,15 @@ def test_a_flipped_bit_in_any_file_that_a_stage_reads(stage, file, finished, ref
         flipped = bytearray(content)
         flipped[place] ^= 2
         path.write_bytes(flipped)
-        # a name that is another names a file that is not there
-        refused(stage, finished.params, finished.data, path.parent if path.suffix == ".json" else path)
-
-
-def test_a_flipped_bit_in_the_names_gives_no_other_names(finished):
-    path = finished.data / "model" / "methods" / "names.json"
-    content = path.read_bytes()
-    there = {file.stem for file in path.parent.glob("*.safetensors")}
-    for place, bit in product(range(len(content)), range(8)):
-        flipped = bytearray(content)
-        flipped[place] ^= 1 << bit
-        path.write_bytes(flipped)
-        try:
-            method, controls = names(finished.data)
-        except InputError:
-            continue
-        assert not {method, *controls} <= there
+        refused(stage, finished.params, finished.data, path, "dvc repro")
 
 
 def test_weights_of_which_a_file_is_missing(finished, refused):
-    folder = finished.data / "weights" / "ltdi"
+    folder, timing = finished.data / "weights" / "ltdi", finished.data / "weights" / "timing.parquet"
     w = read_tensors(folder / "000000.safetensors", kind="weights")[0]["w"]
+    times = read_table(timing)
     write_weights(folder, 0, {"w": w[:20]})
+    write_table(timing, times)
     refused("evaluate", finished.params, finished.data, folder, "task 20", "dvc repro")
 
 
@@ -317,7 +301,39 @@ def test_a_shard_of_another_run(finished, write_params, run_stage, tmp_path, ref
     run_stage("collect_trajectories", write_params(tmp_path / "other", {"trajectories.lr": 0.02}), finished.data)
     shard.unlink()
     shard.write_bytes(before)
-    refused("evaluate", finished.params, finished.data, shard, "another run", "dvc repro")
+    index = finished.data / "trajectories" / "index.parquet"
+    refused("evaluate", finished.params, finished.data, index, "was made from another", shard, "dvc repro")
+
+
+@pytest.mark.parametrize(
+    "again, changes, stage, file, other",
+    [
+        ("pretrain_body", {"seed": 1}, "collect_trajectories", "tasks/features.safetensors", "body/body.safetensors"),
+        ("prepare_tasks", {"seed": 1}, "meta_train", "trajectories/start.safetensors", "tasks/tasks.parquet"),
+        ("prepare_tasks", {"seed": 1}, "evaluate", "trajectories/start.safetensors", "tasks/tasks.parquet"),
+        (
+            "collect_trajectories",
+            {"trajectories.lr": 0.02},
+            "generate_weights",
+            "model/methods/ltdi.safetensors",
+            "trajectories/index.parquet",
+        ),
+        (
+            "collect_trajectories",
+            {"trajectories.lr": 0.02},
+            "evaluate",
+            "weights/timing.parquet",
+            "trajectories/index.parquet",
+        ),
+        ("meta_train", {"seed": 1}, "evaluate", "weights/timing.parquet", "model/methods/names.json"),
+    ],
+)
+def test_files_of_two_runs_in_one_folder(
+    again, changes, stage, file, other, finished, write_params, run_stage, tmp_path, refused
+):
+    run_stage(again, write_params(tmp_path / "other", changes), finished.data)
+    data = finished.data
+    refused(stage, finished.params, data, data / file, "was made from another", data / other, "dvc repro")
 
 
 # --- what is not finite

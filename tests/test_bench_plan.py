@@ -26,10 +26,10 @@ def test_what_a_budget_leaves_out_is_said(monkeypatch, tmp_path, bench):
     monkeypatch.setattr(plan, "bench_params", lambda: bench)
     plan.main(root=tmp_path)
     cell.main("glyphs-5w1s", "reptile")
-    assert read_json(tmp_path / "cells" / "glyphs-5w1s" / "reptile" / "cell.json") == {
+    assert read_json(tmp_path / "cells" / "glyphs-5w1s" / "reptile" / "cell.json", kind="cell") == {
         "missing": "reptile is not in the budget quick; make bench BUDGET=cpu"
     }
-    why = {name: read_json(tmp_path / name / "ltdi.json")["missing"] for name in bench["settings"]}
+    why = {name: read_json(tmp_path / name / "ltdi.json", kind="cell")["missing"] for name in bench["settings"]}
     assert (
         why["glyphs-5w1s"] == ""
         and "not in the budget" in why["omniglot-20w1s"]
@@ -52,7 +52,7 @@ def test_what_a_cell_runs_says_neither_where_the_data_lie_nor_what_others_do(ben
 def test_an_unknown_budget_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(plan, "PLAN", tmp_path)
     with pytest.raises(
-        InputError, match="budget 'huge' is not in bench/params.yaml; allowed: quick, cpu, ablation, full"
+        InputError, match="budget 'huge' is not in bench/params.yaml; allowed: quick, cpu, ablation, figures, full"
     ):
         plan.main("huge")
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pytest
 
-from bench import cells, few_shot, picture, report, rows
+from bench import audits, cells, few_shot, picture, report, rows
 from bench.settings import bench_params
 from ltdi.store import write_json, write_table
 
@@ -145,6 +145,11 @@ def test_the_components_are_kept_where_their_cells_are_not(tmp_path, bench):
 # --- what `make bench` writes
 
 
+def _audited(accuracy: float, difference: float) -> dict:
+    values = {"tasks": 200, "accuracy": accuracy, "ci95": 0.01, "paired_diff": difference, "paired_ci95": 0.02}
+    return values | {"device": "cpu", "commit": "abc"}
+
+
 @pytest.fixture
 def measured(tmp_path, monkeypatch, bench):
     """Two cells of one setting, another setting whose data are missing."""
@@ -172,6 +177,10 @@ def measured(tmp_path, monkeypatch, bench):
             for n in (1, 64)
         ]
         write_table(folder / "timing.parquet", pd.DataFrame(times))
+        audit = {"setting": "glyphs-5w1s", "method": next(iter(scores)), "variant": "few_shot_quick", "seed": 0}
+        kinds = {"right": (0.7, 0.0), "another task's": (0.2, -0.5), "none": (0.69, -0.01)}
+        audits = [audit | {"weights": name, **_audited(*values)} for name, values in kinds.items()]
+        write_table(folder / "audit.parquet", pd.DataFrame(audits))
         facts = {
             "train_classes": 300,
             "ceiling": {"score": 0.99, "ci95": 0.0},
@@ -230,3 +239,13 @@ def test_the_components_and_the_picture(measured, bench, tmp_path):
     assert "| Lt-Di | C1 C2 C3 | 70.83 ± 8.47 (+4.83 ± " in text and "| LLO-VAE | C1 | missing |" in text
     picture.picture(measured, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_audits_of_cells_are_kept_and_told(measured, bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    rows.add("audit.csv", pd.concat(measured.audits))
+    text = audits.markdown(rows.read("audit.csv"), bench)
+    (line,) = [line for line in text.splitlines() if "| Lt-Di |" in line]
+    assert "| 70.00 ± 1.00 | 20.00 ± 1.00 |" in line and line.endswith("| no: none |")
+    assert line.count("not of these weights") == 4
+    assert "| prototype |" in text  # of the controls the first

@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from bench import __main__, report, rows, settings
+from ltdi.audit import CONDITIONS
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +56,8 @@ def test_a_variant_has_a_row_beside_the_controls(measured):
     }
     own, best = runs.loc["lvdi", "noise_lvdi"], runs.loc["prototype", "control"]
     assert own.best_control == "prototype" and own.paired_diff == pytest.approx(own.accuracy - best.accuracy, abs=2e-6)
+    audit = measured.table("audit.csv")
+    assert set(audit.variant) == {"noise_lvdi", "noise_adapt_5"} and set(CONDITIONS) < set(audit.weights)
     assert own.tasks == 30 and own.train_classes == 36 and own.ms_batch_1 > own.ms_batch_64 > 0
 
 

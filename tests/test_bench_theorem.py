@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from bench.theorem import _of_tasks, markdown
+from bench.theorem import _of_tasks, _sam, _where_the_loss_is, markdown
 from ltdi.seeding import generator
 
 EIGENVALUES = torch.tensor([4.0, 1.0, 0.5])
@@ -47,3 +47,22 @@ def test_where_sam_never_gets_as_low_nothing_is_compared(measured):
     # its loss has to be that of the optimum, which ninety small steps do not reach
     assert measured.lambda_sam.isna().all()
     assert "0 tasks get there" in markdown(measured.assign(lambda_sam=float("nan")), "command", 30)
+
+
+def test_equal_loss_is_found_between_two_steps():
+    learner = SimpleNamespace(loss=lambda w, batch: (EIGENVALUES * w.square()).sum(-1) / 2)
+    below = torch.zeros(B, 3)
+    above = torch.rand(B, 3, generator=generator(1, "above"))
+    loss = learner.loss(above, {}) * torch.linspace(0.1, 0.9, B)
+    w = _where_the_loss_is(learner, {}, loss, above, below)
+    # of a bowl the loss is quadratic on the way: √ of the share
+    assert_close(w, above * torch.linspace(0.1, 0.9, B).sqrt()[:, None], rtol=1e-4, atol=1e-6)
+
+
+def test_with_sam_the_loss_is_the_same():
+    learner = SimpleNamespace(loss=lambda w, batch: (EIGENVALUES * w.square()).sum(-1) / 2 + 0 * batch["zero"])
+    batch, first = {"zero": torch.zeros(B)}, 1 + torch.rand(B, 3, generator=generator(0, "start"))
+    loss = learner.loss(first, batch) / 2
+    found = _sam(learner, batch, first, loss, {"optimizer": "sgd", "lr": 0.05})
+    assert_close(found["loss_sam"], loss, rtol=1e-4, atol=0)
+    assert_close(found["lambda_sam"], torch.full((B,), 4.0), rtol=1e-4, atol=0)

@@ -38,7 +38,7 @@ def test_the_way_of_the_chain_is_of_the_tasks_that_have_both():
 
 
 @pytest.fixture
-def at_full_strength(finished, run_stage):
+def at_full_strength(finished, mixed, run_stage):
     """A run whose heads are not drawn back to the start, so that its chain goes somewhere."""
     file = finished.data / "model" / "methods" / "ltdi.safetensors"
     tensors, values = read_tensors(file, kind="method")

@@ -101,7 +101,7 @@ def test_its_figures_are_those_of_the_run(finished, text):
     assert page.row("ceiling")[1].startswith(f"{100 * metrics['ceiling']['score']:.2f} ±")
 
 
-def test_names_are_text_and_never_markup(finished):
+def test_names_are_text_and_never_markup(finished, mixed):
     file = finished.data / "tasks" / "features.safetensors"
     tensors, facts = read_tensors(file, kind="features")
     write_tensors(file, tensors, facts | {"data_set": "<b onclick=x()>&amp;"}, kind="features")
@@ -137,7 +137,7 @@ def test_a_control_is_recommended_where_the_generator_is_not_ahead(finished):
     assert "better in 100% of the tasks, worse in 0%" in told
 
 
-def test_a_strength_of_nothing_is_said(finished):
+def test_a_strength_of_nothing_is_said(finished, mixed):
     file = finished.data / "model" / "methods" / "ltdi.safetensors"
     tensors, values = read_tensors(file, kind="method")
     for strength, expected in (([1.0, 0.5, 0.25], False), ([1.0, 0.5, 0.0], True)):

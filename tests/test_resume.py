@@ -174,7 +174,7 @@ def test_an_altered_shard_is_collected_again(where, finished, write_params, run_
 # --- trajectories that hold no number
 
 
-def test_a_trajectory_of_nan_is_dropped_and_counted(finished, run_stage, write_params, tmp_path, capsys):
+def test_a_trajectory_of_nan_is_dropped_and_counted(finished, mixed, run_stage, write_params, tmp_path, capsys):
     features = finished.data / "tasks" / "features.safetensors"
     tensors, values = read_tensors(features, kind="features")
     counts = tensors["meta_train/counts"]

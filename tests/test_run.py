@@ -136,7 +136,7 @@ def test_mistakes_in_a_class_to_add(task, tmp_path):
     refused(task.call(parts.head, "--add", f"{name}={tmp_path / 'empty'}"), tmp_path / "empty")
 
 
-def test_no_class_joins_a_head_of_another_training(task, tmp_path):
+def test_no_class_joins_a_head_of_another_training(task, mixed, tmp_path):
     parts = one_less(task, tmp_path)
     file = task.data / "model" / "methods" / "ltdi.safetensors"
     tensors, values = read_tensors(file, kind="method")
@@ -379,7 +379,7 @@ def test_what_is_more_than_a_head_is_not_kept(task, tmp_path, monkeypatch):
         head.save(tmp_path / "head.safetensors")
 
 
-def test_a_head_of_another_body(task, tmp_path):
+def test_a_head_of_another_body(task, mixed, tmp_path):
     head, body = tmp_path / "head.safetensors", task.data / "body" / "body.safetensors"
     task.call(task.support, "--head", head)
     refused(task.call(body, task.query), body, "'head' is needed")

@@ -4,11 +4,9 @@ import errno
 import hashlib
 import os
 import pickle
-from contextlib import suppress
 from functools import partial
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -18,6 +16,8 @@ from torch.testing import assert_close
 from ltdi import store
 from ltdi.errors import InputError
 from ltdi.seeding import generator
+from ltdi.store import seals
+from ltdi.store import tensors as of_tensors
 
 TENSORS = {
     "weights": torch.randn(3, 4, generator=generator(0, "store")),
@@ -98,10 +98,10 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
     (tmp_path / name).write_bytes(b"old")
 
     def refused(*_):
-        raise PermissionError("not yours")
+        raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "replace", refused)
-    with pytest.raises(PermissionError, match="not yours"):
+    with pytest.raises(InputError, match=f"{name}: permission denied; name another place"):
         WRITERS[name](tmp_path / name)
     assert os.listdir(tmp_path) == [name]
     assert (tmp_path / name).read_bytes() == b"old"
@@ -122,7 +122,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, error):
         path.write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(store, "save_file", full)
+    monkeypatch.setattr(of_tensors, "save_file", full)
     with pytest.raises(InputError, match="a.safetensors: no space left on the disk.*run the same again"):
         WRITERS["a.safetensors"](tmp_path / "a.safetensors")
     assert os.listdir(tmp_path) == ["a.safetensors"]
@@ -139,7 +139,11 @@ def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path):
 
 # --- files that are not what they should be
 
-READERS = {"a.safetensors": partial(store.read_tensors, kind="test"), "a.parquet": store.read_table}
+READERS = {
+    "a.safetensors": partial(store.read_tensors, kind="test"),
+    "a.parquet": store.read_table,
+    "a.json": store.read_json,
+}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -186,43 +190,157 @@ def test_every_altered_byte_of_a_tensor_file_is_found(tmp_path):
     assert_close(store.read_tensors(path, kind="test")[0], FEW, rtol=0, atol=0)
 
 
-def test_every_altered_byte_of_a_tables_data_is_found(tmp_path):
-    path = tmp_path / "a.parquet"
-    store.write_table(path, TABLE)
-    whole, group = path.read_bytes(), pq.ParquetFile(path).metadata.row_group(0)
-    for j in range(group.num_columns):
-        column = group.column(j)
-        begin, end = column.dictionary_page_offset, column.dictionary_page_offset + column.total_compressed_size
-        for altered in flips(whole, range(begin, end)):
-            path.write_bytes(altered)
-            try:
-                again = store.read_table(path)
-            except InputError as error:
-                assert "a.parquet" in str(error)
-            else:  # a number in a page's header that nothing is read by
-                assert [list(row) for row in again["classes"]] == TABLE["classes"].tolist()
-                assert again.drop(columns="classes").equals(TABLE.drop(columns="classes"))
-
-
-def test_a_table_whose_footer_is_altered_is_named_or_read(tmp_path):
-    """The names of its columns have no checksum; what fails, fails in one line."""
-    path = tmp_path / "a.parquet"
-    store.write_table(path, TABLE)
-    whole, last = path.read_bytes(), pq.ParquetFile(path).metadata.row_group(0).column(2)
-    for altered in flips(whole, range(last.dictionary_page_offset + last.total_compressed_size, len(whole), 5)):
+@pytest.mark.parametrize("name, step", [("a.parquet", 8), ("a.json", 1)])
+def test_every_altered_byte_of_a_table_and_of_facts_is_found(tmp_path, name, step):
+    path = tmp_path / name
+    WRITERS[name](path)
+    whole = path.read_bytes()
+    for altered in flips(whole, range(0, len(whole), step)):
         path.write_bytes(altered)
-        with suppress(InputError):
-            store.read_table(path)
+        with pytest.raises(InputError, match=name):
+            READERS[name](path)
+    path.write_bytes(whole)
+    READERS[name](path)
 
 
-def test_a_file_of_another_kind_or_version_is_named(tmp_path, monkeypatch):
+KINDS = {
+    "a.safetensors": lambda path: store.write_tensors(path, FEW, kind="body"),
+    "a.parquet": lambda path: store.write_table(path, TABLE, kind="body"),
+    "a.json": lambda path: store.write_json(path, METADATA, kind="body"),
+}
+READ_AS = {"a.safetensors": store.read_tensors, "a.parquet": store.read_table, "a.json": store.read_json}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_of_another_kind_or_version_is_named(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    KINDS[name](path)
+    with pytest.raises(InputError, match=f"{name}: holds 'body', and 'start' is needed"):
+        READ_AS[name](path, kind="start")
+    monkeypatch.setattr(seals, "VERSION", seals.VERSION + 1)
+    with pytest.raises(InputError, match=f"{name}: of version {seals.VERSION - 1}, and {seals.VERSION} is read"):
+        READ_AS[name](path, kind="body")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.json"])
+def test_the_kind_of_a_table_and_of_facts_is_their_files_name_where_no_other_is_said(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    other = tmp_path / name.replace("a.", "b.")
+    (tmp_path / name).rename(other)
+    with pytest.raises(InputError, match="holds 'a', and 'b' is needed"):
+        READ_AS[name](other)
+    READ_AS[name](other, kind="a")
+
+
+def test_a_number_that_json_has_not_is_not_written(tmp_path):
+    with pytest.raises(InputError, match="a.json: a number is NaN or infinity"):
+        store.write_json(tmp_path / "a.json", {"score": torch.nan})
+    assert not list(tmp_path.iterdir())
+
+
+# --- what a file was made from
+
+
+@pytest.mark.parametrize("before", KINDS)
+@pytest.mark.parametrize("after", KINDS)
+def test_a_file_is_refused_where_what_it_was_made_from_was_replaced(tmp_path, monkeypatch, before, after):
+    first, second = tmp_path / "first" / before, tmp_path / "second" / after
+    KINDS[before](first)
+    content = first.read_bytes()
+    write = {
+        "a.safetensors": lambda: store.write_tensors(second, FEW, kind="body", made_from=[first]),
+        "a.parquet": lambda: store.write_table(second, TABLE, kind="body", made_from=[first, tmp_path / "none"]),
+        "a.json": lambda: store.write_json(second, METADATA, kind="body", made_from=[first]),
+    }
+    write[after]()
+    READ_AS[after](second, kind="body")
+    first.unlink()
+    KINDS[before](first)  # the same again
+    assert first.read_bytes() == content
+    READ_AS[after](second, kind="body")
+    first.unlink()
+    READ_AS[after](second, kind="body")  # with nothing there it is of no other run
+    WRITERS[before](first)
+    with pytest.raises(
+        InputError, match=f"{after}: was made from another .*{before} than is there now; delete it and run"
+    ):
+        READ_AS[after](second, kind="body")
+
+
+def test_where_a_file_lies_is_no_part_of_it(tmp_path):
+    for place in ("here", "there"):
+        KINDS["a.json"](tmp_path / place / "a.json")
+        made_from = [tmp_path / place / "a.json"]
+        store.write_tensors(tmp_path / place / "deep" / "b", FEW, kind="test", made_from=made_from)
+    assert (tmp_path / "here/deep/b").read_bytes() == (tmp_path / "there/deep/b").read_bytes()
+
+
+# --- schemas
+
+
+class Two(store.Facts):
+    n_way: int
+    shots: list[int]
+
+
+SCHEMA = store.Schema("test", Two, {"w": "float B D", "n": "integer D", "*": "float …"}, finite=True)
+FACTS = {"n_way": 5, "shots": [1, 5]}
+
+
+@pytest.mark.parametrize(
+    "tensors, facts, parts",
+    [
+        ({}, {"n_way": 10**30}, None),
+        ({"more": torch.zeros(3, 4, 5)}, {"more": None}, None),
+        ({}, {"n_way": None}, "n_way = None is not allowed in a file of kind 'test'"),
+        ({}, {"n_way": True}, "n_way = True is not allowed"),
+        ({}, {"shots": [1, "5"]}, "shots.1 = '5' is not allowed"),
+        ({}, {"shots": ["x" * 10_000]}, "shots.0 = 'xxx"),
+        ({"w": torch.zeros(2)}, {}, r"w of this test is \(2\) of float32, and \(B, D\) of float is expected"),
+        ({"w": torch.zeros(1, 3)}, {}, r"n of this test is \(2\) of int64, and \(D\) of integer, D = 3 is expected"),
+        ({"w": torch.zeros(1, 2).int()}, {}, "w of this test is .* of int32"),
+        ({"more": torch.zeros(2).int()}, {}, "more of this test is .* of int32"),
+        ({"w": torch.tensor([[1.0, torch.nan]])}, {}, "w holds NaN or infinity"),
+        ({"more": torch.tensor([torch.inf, -torch.inf])}, {}, "more holds NaN or infinity"),
+    ],
+)
+def test_what_a_schema_says_is_checked(tmp_path, tensors, facts, parts):
     path = tmp_path / "a.safetensors"
-    store.write_tensors(path, FEW, kind="body")
-    with pytest.raises(InputError, match="a.safetensors: holds 'body', and 'start' is needed"):
-        store.read_tensors(path, kind="start")
-    monkeypatch.setattr(store, "VERSION", store.VERSION + 1)
-    with pytest.raises(InputError, match=f"a.safetensors: of version {store.VERSION - 1}, and {store.VERSION} is read"):
-        store.read_tensors(path, kind="body")
+    fine = {"w": torch.ones(1, 2), "n": torch.tensor([3, 1])}
+    store.write_tensors(path, fine | tensors, FACTS | facts, kind="test", finite=False)
+    if parts is None:
+        store.read_tensors(path, kind=SCHEMA)
+        return
+    with pytest.raises(InputError, match=f"a.safetensors: {parts}.*; delete it and run `dvc repro`") as error:
+        store.read_tensors(path, kind=SCHEMA)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_what_is_missing_is_named(tmp_path):
+    path = tmp_path / "a.safetensors"
+    store.write_tensors(path, {"w": torch.ones(1, 2)}, {"n_way": 5}, kind="test")
+    with pytest.raises(InputError, match="shots is missing in a file of kind 'test'"):
+        store.read_tensors(path, kind=SCHEMA)
+    store.write_tensors(path, {"w": torch.ones(1, 2)}, FACTS, kind="test")
+    with pytest.raises(InputError, match="n is missing in a file of kind 'test'"):
+        store.read_tensors(path, kind=SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "columns, parts", [({"task": "text"}, "'task' of this a is int64"), ({"b": "text"}, "'b' is missing")]
+)
+def test_the_columns_of_a_table_are_checked(tmp_path, columns, parts):
+    store.write_table(tmp_path / "a.parquet", TABLE)
+    fine = {"task": "integer", "score": "number", "classes": "list"}
+    store.read_table(tmp_path / "a.parquet", kind=store.Schema("a", columns=fine))
+    with pytest.raises(InputError, match=f"a.parquet: column {parts}"):
+        store.read_table(tmp_path / "a.parquet", kind=store.Schema("a", columns=fine | columns))
+
+
+def test_a_sum_that_overflows_is_of_finite_numbers_all_the_same(tmp_path):
+    store.write_tensors(tmp_path / "a", {"w": torch.full((9,), 3e38)}, kind="test")
+    with pytest.raises(InputError, match="w of this test is not finite"):
+        store.write_tensors(tmp_path / "a", {"w": torch.tensor([3e38, 3e38, torch.nan])}, kind="test")
 
 
 @pytest.mark.parametrize("metadata", [None, {"kind": "test"}, {"ltdi": "5"}, {"ltdi": "{}"}, {"ltdi": "{"}])
@@ -253,7 +371,7 @@ def test_the_digest_that_writing_gives_is_of_the_content_alone(tmp_path):
     assert store.write_tensors(tmp_path / "a", FEW, METADATA | {"n_way": 6}, kind="test") != seals[0]
 
 
-@pytest.mark.parametrize("read", [*READERS.values(), store.read_json])
+@pytest.mark.parametrize("read", [*READERS.values(), store.read_any_json])
 def test_a_missing_file_and_a_folder_are_named(tmp_path, read):
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "nowhere", tmp_path / "folder"):

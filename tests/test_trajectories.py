@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.adaptation import adapt
+from ltdi.adaptation import train
 from ltdi.classes import Classes, ClassTasks, labelled
 from ltdi.errors import InputError
 from ltdi.learners import LinearHead, TwoLayerHead, learner_of
@@ -170,9 +170,7 @@ def test_a_trajectory_is_the_path_of_training_turned_round(source, kind):
     start = start_at(kind).draw(source.context(TASKS), TASKS, seed=0)
     for optimizer, sam in (("sgd", 0.0), ("adam", 0.05)):
         recorded = run(kind, source, optimizer=optimizer, lr=0.05, sam=sam)
-        path = adapt(
-            HEAD.loss, start, repeat(everything), optimizer=optimizer, lr=0.05, record=[0, 10, 20, 30], sam=sam
-        )
+        path = train(HEAD, start, repeat(everything), optimizer=optimizer, lr=0.05, record=[0, 10, 20, 30], sam=sam)
         assert recorded.points.equal(path.weights.flip(1))
         assert recorded.losses.equal(path.losses.flip(1))
 
@@ -265,6 +263,20 @@ def test_a_trajectory_with_any_number_that_is_not_finite_is_not():
     assert replace(recorded, points=points[:1]).finite.tolist() == [True]
 
 
+def test_on_how_many_threads_tasks_are_collected_changes_no_bit(source, monkeypatch):
+    tasks = torch.tensor([4, 0, 5, 2, 1])
+    monkeypatch.setattr(TwoLayerHead, "inputs_together", 2 * N * M)
+    alone, threads = run("prototype", source, tasks), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        together = run("prototype", source, tasks)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    for name in ("points", "losses", "scores"):
+        assert getattr(together, name).equal(getattr(alone, name))
+
+
 @pytest.mark.parametrize("fit_on", ["class", "support"])
 def test_in_how_many_parts_tasks_are_collected_makes_no_difference(fit_on, kind, source, monkeypatch):
     tasks = torch.tensor([4, 0, 5, 2, 1])
@@ -309,7 +321,7 @@ def test_trajectories_on_unequal_classes_are_those_of_each_classs_own_images(kin
     for task in range(6):
         context, (everything,) = own(source, task)
         w = start.draw(context, torch.tensor([task]), seed=0)
-        path = adapt(learner.loss, w, repeat(everything), optimizer="sgd", lr=0.2, record=[0, 10, 20, 30])
+        path = train(learner, w, repeat(everything), optimizer="sgd", lr=0.2, record=[0, 10, 20, 30])
         assert_close(recorded.points[task], path.weights[0].flip(0), rtol=1e-4, atol=1e-4)
         assert_close(recorded.losses[task], path.losses[0].flip(0), rtol=1e-4, atol=1e-4)
         right = (learner.logits(path.weights[0], everything["inputs"].expand(4, -1, -1)).argmax(-1)).eq(
@@ -325,7 +337,7 @@ def test_views_of_unequal_classes_are_taken_in_turn():
     for task in range(6):
         context, batches = own(source, task, view)
         w = start_at("prototype").centre(context)
-        path = adapt(HEAD.loss, w, cycle(batches), optimizer="sgd", lr=0.2, record=range(6))
+        path = train(HEAD, w, cycle(batches), optimizer="sgd", lr=0.2, record=range(6))
         assert_close(recorded.points[task], path.weights[0].flip(0), rtol=1e-4, atol=1e-4)
 
 

@@ -17,6 +17,7 @@ from ltdi.bodies.resnet12 import WIDTHS, ResNet12
 from ltdi.bodies.text_encoder import TextEncoder
 from ltdi.bodies.timm_body import HUB, PREFIX, TimmBody
 from ltdi.errors import InputError
+from ltdi.schemas import BODY
 from ltdi.store import read_tensors, write_tensors
 
 BODIES = ("conv4", "resnet12", f"{PREFIX}<any model of timm>")
@@ -72,14 +73,15 @@ def read_body(file: Path, wanted: Mapping[str, Any] | None = None) -> Any:
     Raises:
         InputError: it is not one of the ``wanted`` facts.
     """
-    weights, facts = read_tensors(file, kind="body")
+    weights, facts = read_tensors(file, kind=BODY)
     if wanted and facts != wanted:
         raise InputError(
             f"body.weights = {file} holds a body of {facts}, and {dict(wanted)} is asked for; name another file, or"
             " null to train one"
         )
-    body = _built(facts)
-    body.load_state_dict(weights)
+    with BODY.interpreting(file):
+        body = _built(facts)
+        body.load_state_dict(weights)
     return body.eval().requires_grad_(False)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,9 @@ SUFFIXES = (
 )
 ImageFile = Path | zipfile.Path
 Picture = ImageFile | Image.Image | np.ndarray
+
+MOST_BYTES, MOST_PIXELS = 2**28, 100_000_000
+"""Of one image, as a file and opened: what is larger is no picture but a mistake, or meant to fill the memory."""
 
 Symmetry = tuple[bool, int]
 """Of the square: whether mirrored, and by how many quarter turns."""
@@ -100,8 +104,22 @@ class Streamed:
 
 def _bytes(picture: Picture) -> bytes:
     if isinstance(picture, Path | zipfile.Path):
-        return picture.read_bytes()
+        return _content(picture)
     return np.ascontiguousarray(picture).tobytes()
+
+
+def _content(file: ImageFile) -> bytes:
+    """
+    Raises:
+        InputError: it is too large.
+    """
+    # a zip says how large a member is, and never gives more than it says
+    size = file.stat().st_size if isinstance(file, Path) else file.root.getinfo(file.at).file_size
+    if size > MOST_BYTES:
+        raise InputError(
+            f"{file}: {size / 2**20:.0f} MB, and images of at most {MOST_BYTES // 2**20} are read; make it smaller"
+        )
+    return file.read_bytes()
 
 
 def transform(images: Tensor, mirrored: bool, quarter_turns: int) -> Tensor:
@@ -116,18 +134,26 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
 
     Links to folders are followed; what a dot hides is left out. Both kinds of values have the same ``read_bytes``.
     Empty if there is neither folder nor zip.
+
+    Raises:
+        InputError: the zip is none, a folder links to one that it lies in, or an image's name is that of no file.
     """
     found: dict[str, ImageFile] = {}
     if folder.is_dir():
-        for place, folders, files in os.walk(folder, followlinks=True):
+        for place, folders, files in os.walk(folder, followlinks=True, onerror=_refused):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            paths = (Path(place) / name for name in files if not name.startswith("."))
-            found |= {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
+            if any(Path(place).samefile(above) for above in _above(Path(place), folder)):
+                raise InputError(f"{place}: a link to a folder that it lies in; remove it")
+            for path in (Path(place) / name for name in files if not name.startswith(".")):
+                found[path.relative_to(folder).as_posix()] = path
+                if path.name.lower().endswith(SUFFIXES) and not path.is_file():
+                    raise InputError(f"{path}: a broken link or no regular file; remove it, or put the image there")
     elif (file := folder.with_name(f"{folder.name}.zip")).is_file():
         try:
             archive = zipfile.ZipFile(file)
-        except zipfile.BadZipFile as error:
-            raise InputError(f"{file} is no zip file or an incomplete one ({error}); get it again") from error
+        except Exception as error:  # what is wrong in its directory makes zipfile raise half a dozen different types
+            why = " ".join(str(error).split())
+            raise InputError(f"{file} is no zip file or an incomplete one ({why}); get it again") from error
         # some zips hold the folder, some what is in it
         names, top = archive.namelist(), f"{folder.name}/"
         inside = [name for name in names if name.startswith(top)]
@@ -135,6 +161,15 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
             if not any(part.startswith((".", "__MACOSX")) for part in name.split("/")):
                 found[name.removeprefix(top)] = zipfile.Path(archive, name)
     return {name: found[name] for name in sorted(found) if name.lower().endswith(SUFFIXES)}
+
+
+def _refused(error: OSError) -> None:
+    raise error
+
+
+def _above(place: Path, folder: Path) -> list[Path]:
+    """The folders that a place lies in, up to ``folder``."""
+    return [each for each in place.parents if each == folder or folder in each.parents]
 
 
 def read_images(pictures: Sequence[Picture], *, mode: str, size: int) -> Tensor:
@@ -147,7 +182,11 @@ def read_images(pictures: Sequence[Picture], *, mode: str, size: int) -> Tensor:
     images = np.empty((len(pictures), size, size, len(mode)), np.uint8)
     for i, picture in enumerate(pictures):
         try:
-            image = _upright(_opened(picture)).convert(mode)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is read all the same, and what is not is said here
+                image = _upright(_opened(picture)).convert(mode)
+        except InputError:
+            raise
         except Exception as error:  # a damaged file makes zlib, zipfile and PIL raise half a dozen different types
             what = picture if isinstance(picture, Path | zipfile.Path) else f"number {i}"
             why = str(error) if isinstance(error, ValueError) else type(error).__name__
@@ -161,20 +200,36 @@ def read_images(pictures: Sequence[Picture], *, mode: str, size: int) -> Tensor:
 def _opened(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         return picture
-    return Image.fromarray(picture) if isinstance(picture, np.ndarray) else Image.open(io.BytesIO(picture.read_bytes()))
+    if isinstance(picture, np.ndarray):
+        return Image.fromarray(picture)
+    content, most = io.BytesIO(_content(picture)), f"images of at most {MOST_PIXELS:,} are read; make it smaller"
+    try:
+        image = Image.open(content)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{picture}: too many pixels, and {most}") from error
+    if image.width * image.height > MOST_PIXELS:
+        raise InputError(f"{picture}: {image.width} × {image.height} pixels, and {most}")
+    return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """As a viewer shows it: turned as its EXIF says, on white where it is transparent, of 8 bits a channel."""
     image = ImageOps.exif_transpose(image)
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        return _of_8_bits(image)
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.float64)
-        # floats are shares of white; integers of more than 8 bits are of 16
-        most = 1.0 if image.mode == "F" else 65535.0
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > most:
-            raise ValueError(f"numbers from {values.min():g} to {values.max():g}, not from 0 to {most:g}")
-        return Image.fromarray((values * 255 / most).round().astype(np.uint8))
     return image
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """Of one channel of floats, which are shares of white, or of integers of 16 bits."""
+    values = np.asarray(image).astype(np.float64)
+    most = 1.0 if image.mode == "F" else 65535.0
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > most:
+        raise ValueError(f"numbers from {values.min():g} to {values.max():g}, not from 0 to {most:g}")
+    grey = (values * 255 / most).round().astype(np.uint8)
+    if isinstance(clear := image.info.get("transparency"), int):
+        grey[values == clear] = 255
+    return Image.fromarray(grey)

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from ltdi.learner import Batch, Classifier
+from ltdi.learners.head_gradient import HeadGradient
 from ltdi.weights import WeightSpace
 
 
 class LinearHead(Classifier):
     """F features -> N logits. ``n_numbers`` are those of a row of a task's context, where it is no row of features."""
 
-    inputs_together = 6400
+    inputs_together, inputs_on_a_card = 1600, 2**18
 
     def __init__(self, n_features: int, n_numbers: int | None = None) -> None:
         self.n_features = self.n_reference = n_features
@@ -26,6 +27,9 @@ class LinearHead(Classifier):
     def logits(self, w: Tensor, inputs: Tensor) -> Tensor:
         t = self.space.unflatten(w)
         return torch.baddbmm(t["output.bias"][:, None], inputs, t["output.weight"].mT)
+
+    def written_out(self, w: Tensor) -> HeadGradient:
+        return HeadGradient(self.space, w)
 
     def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
         """Gaussian rows of variance 1 / F, biases zero."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ltdi.errors import InputError
 from ltdi.learner import Batch, Classifier
+from ltdi.learners.head_gradient import HeadGradient
 from ltdi.weights import WeightSpace
 
 
@@ -19,7 +20,7 @@ class TwoLayerHead(Classifier):
     ReLU. ``n_numbers`` are those of a row of a task's context, where it is no row of features.
     """
 
-    inputs_together = 6400
+    inputs_together, inputs_on_a_card = 1600, 2**18
 
     def __init__(self, n_features: int, hidden: int, floor: float = 0.0, n_numbers: int | None = None) -> None:
         self.n_features, self.n_numbers = n_features, n_numbers or n_features
@@ -51,6 +52,9 @@ class TwoLayerHead(Classifier):
         """Of the hidden units: w (B, D), inputs (B, M, F) -> (B, M, H)."""
         t = self.space.unflatten(w)
         return torch.baddbmm(t["hidden.bias"][:, None], inputs, t["hidden.weight"].mT).relu()
+
+    def written_out(self, w: Tensor) -> HeadGradient:
+        return HeadGradient(self.space, w)
 
     def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
         """Gaussian weights of variance 1 / fan-in, biases zero."""

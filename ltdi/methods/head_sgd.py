@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ltdi.adaptation import adapt
+from ltdi.adaptation import train
 from ltdi.methods.base import Method, scores
 from ltdi.methods.setup import Setup
 from ltdi.starts import Start
@@ -57,8 +57,8 @@ class HeadSgd(Method):
     def _adapt(self, context: Context, steps: int, lr: float) -> Tensor:
         assert context.examples is not None
         examples = repeat(context.examples)
-        loss = self.learner.loss
-        return adapt(loss, self.first(context), examples, optimizer="adam", lr=lr, record=[steps]).weights[:, 0]
+        w = self.first(context)
+        return train(self.learner, w, examples, optimizer="adam", lr=lr, record=[steps]).weights[:, 0]
 
 
 class PrototypeSgd(HeadSgd):

@@ -5,7 +5,7 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-from ltdi.adaptation import adapt
+from ltdi.adaptation import train
 from ltdi.errors import InputError
 from ltdi.learner import Learner
 from ltdi.methods.base import Method
@@ -51,5 +51,5 @@ class Refined(Method):
                 f"generate.adapt_steps = {self.adapt_steps} takes steps on labelled examples, which these tasks do not"
                 " have; set 0"
             )
-        loss, examples, record = self.learner.loss, repeat(context.examples), [self.adapt_steps]
-        return adapt(loss, w, examples, optimizer="adam", lr=self.adapt_lr, record=record).weights[:, 0]
+        examples, record = repeat(context.examples), [self.adapt_steps]
+        return train(self.learner, w, examples, optimizer="adam", lr=self.adapt_lr, record=record).weights[:, 0]

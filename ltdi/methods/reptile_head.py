@@ -19,7 +19,7 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from ltdi.adaptation import adapt
+from ltdi.adaptation import train
 from ltdi.classes import context_of, labelled
 from ltdi.errors import InputError
 from ltdi.learner import Batch
@@ -100,7 +100,7 @@ class ReptileHead(Method):
     def _adapt(self, w: Tensor, batches: Iterator[Batch], steps: int) -> tuple[Tensor, Tensor]:
         """Weights (B, D) after ``steps`` steps from w (B, D), and their losses (B,)."""
         optimizer, lr = self.inner_optimizer, self.inner_lr
-        path = adapt(self.learner.loss, w, batches, optimizer=optimizer, lr=lr, record=[steps])
+        path = train(self.learner, w, batches, optimizer=optimizer, lr=lr, record=[steps])
         return path.weights[:, 0], path.losses[:, 0]
 
     def _mini_batches(self, rows: Tensor, stream: torch.Generator) -> Iterator[Batch]:

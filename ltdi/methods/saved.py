@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ltdi.learners import learner_of
+from ltdi.lineage import made_from
 from ltdi.methods import build
 from ltdi.methods.base import Method
 from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.schemas import METHOD
 from ltdi.starts import start_of
 from ltdi.store import read_tensors, write_tensors
 
@@ -21,11 +23,21 @@ def write_method(folder: Path, name: str, method: Method, setup: Setup, own: Map
     facts = {key: value for key, value in vars(setup).items() if key != "body"}
     facts |= {key: asdict(facts[key]) for key in ("meta", "diffusion", "denoiser")}
     values |= {"setup": facts | {"provides": sorted(setup.provides)}, "own": dict(own)}
-    write_tensors(folder / f"{name}.safetensors", method.state_dict() | tensors, values, kind="method")
+    before = made_from(folder.parents[1], "model")
+    file = folder / f"{name}.safetensors"
+    write_tensors(file, method.state_dict() | tensors, values, kind="method", made_from=before)
 
 
 def read_method(folder: Path, name: str, body: nn.Module | None, device: torch.device | str) -> Method:
-    tensors, values = read_tensors(folder / f"{name}.safetensors", kind="method")
+    file = folder / f"{name}.safetensors"
+    tensors, values = read_tensors(file, kind=METHOD)
+    with METHOD.interpreting(file):
+        return _built(name, tensors, values, body, device)
+
+
+def _built(
+    name: str, tensors: dict[str, Tensor], values: dict[str, Any], body: nn.Module | None, device: torch.device | str
+) -> Method:
     of_start = {name: tensors.pop(name) for name in list(tensors) if name.startswith("start/")}
     start = start_of(learner_of(values["learner"]), of_start, values)
     facts = values["setup"]

@@ -1,12 +1,18 @@
 """What methods are built with: the knobs that several of them share, and the sizes of the run."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from ltdi.diffusion.denoiser import DENOISERS
 from ltdi.learner import Learner
+from ltdi.memory import check_fits
+
+OF_TRAINING = 5
+"""How many numbers there are for one of a network's: itself, its gradient, its mean, and Adam's two moments."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,21 @@ class Setup:
     provides: frozenset[str] = frozenset()
 
     def network(self, learner: Learner, *, channels: int = 1) -> nn.Module:
-        """The denoiser for a learner's weights, of so many vectors as input."""
-        network = DENOISERS[self.denoiser.name]
-        return network(learner.space, learner.n_numbers, n_way=self.n_way, channels=channels, **self.denoiser.sizes)
+        """The denoiser for a learner's weights, of so many vectors as input.
+
+        Raises:
+            InputError: it would not fit into memory.
+        """
+        network = partial(DENOISERS[self.denoiser.name], learner.space, learner.n_numbers)
+        network = partial(network, n_way=self.n_way, channels=channels, **self.denoiser.sizes)
+        with torch.device("meta"):
+            n_numbers = sum(each.numel() for each in network().parameters())
+        check_fits(
+            OF_TRAINING * n_numbers,
+            f"a denoiser of {n_numbers} numbers",
+            "lower denoiser.width, denoiser.depth or denoiser.neurons_a_token",
+        )
+        return network()
 
     @property
     def one_size(self) -> bool:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ltdi.learner import Learner
+from ltdi.memory import check_fits
 from ltdi.seeding import generator
-from ltdi.tasks import Context
+from ltdi.tasks import TOGETHER, Context
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,5 +55,19 @@ class Start:
         return type(self)(self.learner, **tensors, **self.values())
 
 
+COPIES = 4
+"""How many of a batch's weights there are while closed forms make them layer by layer."""
+
+
 def shared_draw(learner: Learner, n_way: int, seed: int) -> Tensor:
+    """
+    Raises:
+        InputError: the weights of as many tasks as are worked on at a time would not fit into memory.
+    """
+    dim = learner.space.dim(n_way)
+    check_fits(
+        COPIES * TOGETHER * dim,
+        f"weights of {dim} numbers, of {TOGETHER} tasks",
+        "lower learner.hidden, or set learner.projection or learner.name = linear_head",
+    )
     return learner.initial(1, n_way, generator(seed, "shared start"))[0]

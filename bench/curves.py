@@ -1,0 +1,191 @@
+"""A meta-training as the paper's figures see it: measured on the way, on meta-test tasks, against the time it took.
+
+Weights are taken at full strength, as the chain ends, and of averaged parameters. Time is the processor's and of
+meta-training alone: neither the measuring nor other programs count.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bench import BENCH, RUNS
+from bench.machine import origin
+from bench.plan import LOCATE
+from bench.settings import bench_params, changes_of, defaults, override, pick
+from bench.stages import name_of_code, read_stages, run_stages
+from ltdi.artefacts import load_sources, load_start, load_trajectories
+from ltdi.console import say
+from ltdi.devices import deterministic
+from ltdi.errors import InputError
+from ltdi.methods import build
+from ltdi.methods.diffusion_method import DiffusionMethod
+from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.metrics import weight_mse
+from ltdi.seeding import generator
+from ltdi.starts import Start
+from ltdi.store import digest, write_tsv
+from ltdi.tasks import TaskSource, batches
+from ltdi.training import Training
+from ltdi.trajectories import Trajectories
+from pipeline.meta_train import OPTIMISED
+
+FORMS = ("paper", "weights", "default")
+GLYPHS = ("glyphs-5w1s",)
+MEASURED = 5
+"""How often a training is measured, the beginning apart."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a figure measures with: a budget of bench/params.yaml, seeds, and where data lie and runs are kept."""
+
+    budget: str
+    seeds: tuple[int, ...]
+    root: Path
+    runs: Path
+
+    def params(self, setting: str, form: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
+        bench = bench_params()
+        own = dict(bench["forms"][form])
+        variant = pick(bench, "variants", own.pop("variant"))
+        common = {"seed": seed, "data.root": str(self.root), "method.controls": []}
+        of_setting = changes_of(bench, setting, pick(bench, "budgets", self.budget))
+        return override(defaults(), of_setting | variant | own | common | changes)
+
+    def curves(self, settings: Iterable[str], cases: dict[str, dict[str, Any]], forms: Iterable[str]) -> pd.DataFrame:
+        """The measured rows of every case, a case being what it changes, in every setting, form and seed."""
+        parts = []
+        for setting, form, seed, (case, changes) in product(self.found(settings), forms, self.seeds, cases.items()):
+            params = self.params(setting, form, seed, changes)
+            say(f"bench: {setting}, {form}, seed {seed}: {case}")
+            about = {"setting": setting, "form": form, "seed": seed, "case": case, "T": params["diffusion"]["steps"]}
+            about |= {"length": params["trajectories"]["length"], **origin()}
+            parts.append(curve(params, self.runs).assign(**about))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    def of_one_seed(self) -> "Bench":
+        return replace(self, seeds=self.seeds[:1])
+
+    def found(self, settings: Iterable[str]) -> list[str]:
+        """Those whose data are here."""
+        bench = bench_params()
+        return [each for each in settings if self._is_found(pick(bench, "settings", each)["data"])]
+
+    def _is_found(self, data: str) -> bool:
+        try:
+            LOCATE[data](self.root)
+        except InputError as error:
+            say(f"bench: {data} is skipped: {error}")
+            return False
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """What is learned from, and the meta-test tasks with their trajectories, by which it is measured."""
+
+    start: Start
+    train: TaskSource
+    trajectories: Trajectories
+    val: TaskSource
+    test: TaskSource
+    recorded: Trajectories
+    provides: frozenset[str]
+
+    @classmethod
+    def read(cls, data: Path) -> "World":
+        start, _, facts = load_start(data)
+        sources = load_sources(data)
+        (trajectories, of_train), (recorded, of_test) = map(
+            partial(load_trajectories, data), ("meta_train", "meta_test")
+        )
+        train, test = sources["meta_train"].take(of_train), sources["meta_test"].take(of_test)
+        return cls(start, train, trajectories, sources["meta_val"], test, recorded, frozenset(facts["provides"]))
+
+    def build(self, params: Mapping[str, Any]) -> DiffusionMethod:
+        """The method of ``params``, not trained yet."""
+        setup = Setup(
+            meta=Meta(**{key: value for key, value in params["meta"].items() if key not in OPTIMISED}),
+            diffusion=Diffusion(**params["diffusion"]),
+            denoiser=Denoiser(**params["denoiser"]),
+            length=self.trajectories.length,
+            n_way=self.test.n_way,
+            n_shot=self.test.n_shot,
+            n_tasks=len(self.train),
+            n_classes=self.train.n_classes,
+            provides=self.provides,
+        )
+        name = params["method"]["name"]
+        method = build(name, self.start, setup, params["methods"][name], seed=params["seed"])
+        assert isinstance(method, DiffusionMethod)
+        method.prepare(self.train, self.trajectories, self.val)
+        return method
+
+
+def curve(params: dict[str, Any], runs: Path = RUNS) -> pd.DataFrame:
+    """A row for the beginning and for every measured step of the training that ``params`` say, kept under ``runs``:
+    ``step``, ``seconds``, the training's ``loss``; on meta-test tasks the mean ``score`` and ``distance2`` to the
+    trained weights, ``val_loss_w…`` by sub-chain, and ``of_mean``: the distance² of the mean of the training weights.
+    """
+    data = run_stages(params, runs, until="collect_trajectories")
+    stage = read_stages()["meta_train"]
+    own_code = name_of_code(BENCH, (BENCH / "curves.py",))
+    key = digest(str(data.parent.name), stage.values(params), stage.code(params), own_code)
+    file = runs / "curves" / f"{key[:16]}.tsv"
+    if not file.exists():
+        world = World.read(data)
+        write_tsv(file, pd.DataFrame(trained(world.build(params), world, params)))
+    return pd.read_csv(file, sep="\t")
+
+
+def trained(method: DiffusionMethod, world: World, params: Mapping[str, Any]) -> Iterator[dict[str, float]]:
+    """The rows of ``curve``, as it is trained; in the end the method has its averaged parameters."""
+    deterministic()
+    meta, seed = params["meta"], params["seed"]
+    knobs = {"lr": meta["outer_lr"], "ema": meta["ema"], "lr_schedule": meta["lr_schedule"]}
+    training = Training(method, steps=meta["steps"], **knobs)
+    of_mean = {"of_mean": weight_mse(_mean(world), _trained(world)).mean().item()}
+    yield {"step": 0, "seconds": 0.0} | measured(method.eval(), world, seed) | of_mean
+    seconds, every = 0.0, max(1, meta["steps"] // MEASURED)
+    method.train()
+    started = time.process_time()
+    for row in method.meta_train(training, world.train, world.trajectories, seed=seed):
+        if training.step % every == 0:
+            seconds += time.process_time() - started
+            with training.averaged():
+                yield row | {"seconds": seconds} | measured(method, world, seed) | of_mean
+            started = time.process_time()
+    method.eval().load_state_dict(training.average)
+
+
+@torch.no_grad()
+def measured(method: DiffusionMethod, world: World, seed: int) -> dict[str, float]:
+    """``score``, ``distance2`` and the losses by sub-chain over the meta-test tasks."""
+    scores, distances = [], []
+    for tasks in batches(len(world.test)):
+        task = world.test.batch(tasks)
+        w = method.propose(task.context, generator=generator(seed, "noise"))
+        scores.append(method.learner.score(w, task.query))
+        distances.append(weight_mse(w, world.recorded.trained(tasks).to(w)))
+    found = {"score": torch.cat(scores).mean().item(), "distance2": torch.cat(distances).mean().item()}
+    return found | method.validate(world.test, world.recorded, seed=seed)
+
+
+def _trained(world: World) -> Tensor:
+    """The trained weights of the meta-test tasks (M, D)."""
+    return world.recorded.trained(torch.arange(len(world.recorded)))
+
+
+def _mean(world: World) -> Tensor:
+    """(1, D): of the training weights, cut to as many classes as a meta-test task has."""
+    everything = torch.arange(len(world.trajectories))
+    weights = world.start.learner.space.some_slots(world.trajectories.trained(everything), world.test.n_way)
+    return weights.mean(0, keepdim=True)

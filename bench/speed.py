@@ -1,0 +1,123 @@
+"""``python -m bench speed``: how fast the hot paths are -> bench/results/speed.md.
+
+Of each the rate; the ratio to what a user would write, measured alternately with it in one process; and the share of
+the peak: the rate of its products of matrices and convolutions over that of one large product, at that time, on that
+many threads. Figures are medians of the pairs, with the range that holds half of them.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import typer
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import RESULTS
+from bench.hot_paths import HotPath, hot_paths
+from bench.machine import origin
+from bench.text import table
+from ltdi.console import say
+from ltdi.devices import deterministic, device
+from ltdi.store import write_text
+
+SIDE = 1024
+"""Of the square matrices whose product is the peak."""
+
+Threads = Annotated[list[int], typer.Option(help="May be repeated; a card has rows of its own, of one thread.")]
+Pairs = Annotated[int, typer.Option(help="How many pairs of measurements a row is the median of.")]
+Only = Annotated[str, typer.Option(help="The hot paths whose name has this in it.")]
+THREADS = [1, 2]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Pair by pair: units of work a second, what a user would write, and the peak's share."""
+
+    rates: list[float]
+    ratios: list[float]
+    shares: list[float]
+
+
+def main(threads: Threads = THREADS, pairs: Pairs = 9, only: Only = "") -> None:
+    deterministic()
+    where, before = device(), torch.get_num_threads()
+    rows = []
+    for n_threads in threads if where.type == "cpu" else [before]:
+        torch.set_num_threads(n_threads)
+        for path in hot_paths(where):
+            if only in path.name:
+                say(f"bench.speed: {path.name}, {n_threads} threads")
+                rows.append(_row(path, measure(path, where, pairs), str(n_threads) if where.type == "cpu" else "card"))
+    torch.set_num_threads(before)
+    head = ["hot path", "threads", "rate", "ratio", "to", "share of the peak"]
+    text = table(head, rows)
+    if not only:
+        write_text(RESULTS / "speed.md", _said(pairs) + text)
+    print(text)
+
+
+def measure(path: HotPath, where: torch.device, pairs: int) -> Measured:
+    matrix = torch.randn(SIDE, SIDE, device=where)
+    flops = _flops(path)
+    found = Measured([], [], [])
+    for call in (path.ours, path.plain, lambda: matrix @ matrix):
+        call()
+    for _ in range(pairs):
+        ours, plain = _seconds(path.ours, where) / path.n, _seconds(path.plain, where) / path.n_plain
+        peak = 2 * SIDE**3 / min(_seconds(lambda: matrix @ matrix, where) for _ in range(3))
+        found.rates.append(1 / ours)
+        found.ratios.append(plain / ours)
+        found.shares.append(flops / ours / peak)
+    return found
+
+
+def _flops(path: HotPath) -> float:
+    """Of products of matrices and convolutions, a unit. Counted on one thread: others are not seen."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with FlopCounterMode(display=False) as counter:
+        path.ours()
+    torch.set_num_threads(threads)
+    return counter.get_total_flops() / path.n
+
+
+def _seconds(call: Callable[[], object], where: torch.device) -> float:
+    if where.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    call()
+    if where.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _row(path: HotPath, found: Measured, threads: str) -> list[str]:
+    rate = statistics.median(found.rates)
+    shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+    ratio = f"{statistics.median(found.ratios):.1f} ({_half(found.ratios, '.1f')})"
+    share = f"{100 * statistics.median(found.shares):.0f} % ({_half([100 * s for s in found.shares], '.0f')})"
+    return [path.name, threads, f"{shown} {path.unit} a second", ratio, path.beside, share]
+
+
+def _half(values: list[float], form: str) -> str:
+    """The range that holds the middle half."""
+    if len(values) < 2:
+        return f"{values[0]:{form}}"
+    low, _, high = statistics.quantiles(values, n=4)
+    return f"{low:{form}} to {high:{form}}"
+
+
+def _said(pairs: int) -> str:
+    made = origin()
+    return (
+        "# How fast\n\n"
+        f"`make bench-speed`, on {made['device'].partition(',')[0]}, commit {made['commit']}. A rate is the median of"
+        f" {pairs} measurements, the ratio that of as many pairs, one after the other in one process, to what a user"
+        " would write; in brackets the range of the middle half. The share of the peak is the rate of the products of"
+        f" matrices and convolutions over that of a product of two {SIDE} × {SIDE} matrices in the same format, on the"
+        " same threads, measured beside each pair. Random inputs of the default sizes: 64 features, 64 hidden units, 20"
+        " images a class, 30 steps of Adam, images of 28 × 28.\n\n"
+    )

@@ -1,0 +1,160 @@
+"""The schema of every artefact: what a stage hands to the next, and what users keep."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ltdi.store import Facts, Schema
+
+SPLITS = ("meta_train", "meta_val", "meta_test")
+N_CLASSES = 2
+"""The fewest that there is anything to tell apart of."""
+
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Named(Facts):
+    name: Name
+
+
+class OfLearner(Named):
+    """What the learners' ``facts`` are, each as far as it has them."""
+
+    n_features: Count = 1
+    n_numbers: Count | None = None
+    hidden: Count = 1
+    floor: Number = 0.0
+
+
+BODY = Schema("body", Named, {}, finite=True)
+
+
+class OfFeatures(Facts):
+    data_set: Name
+    size: Count
+    scale: Size
+    train_classes: Count
+
+
+FEATURES = Schema(
+    "features",
+    OfFeatures,
+    {split: f"float {split}_rows F" for split in SPLITS}
+    | {f"{split}/counts": f"integer {split}_classes" for split in SPLITS},
+    finite=True,
+)
+IMAGES = Schema("images", Facts, {split: f"byte {split}_rows channels height width" for split in SPLITS})
+
+
+class OfExamples(Facts):
+    reading: dict[str, Any]
+    apart: list[str]
+    length: Count
+
+
+EXAMPLES = Schema(
+    "examples",
+    OfExamples,
+    {f"{split}/hidden": f"float {split}_rows {split}_length H" for split in SPLITS}
+    | {f"{split}/embedding": f"float {split}_rows C" for split in SPLITS},
+    finite=True,
+)
+TASKS = Schema("tasks", columns={"split": "text", "support": "list", "query": "list"})
+
+
+class OfScenario(Facts):
+    scenario: Name
+    source: Name
+    provides: list[str]
+
+
+class OfStart(Facts):
+    start: Name
+    learner: OfLearner
+    facts: OfScenario
+
+
+START = Schema("start", OfStart, {"start/shared": "float D"}, finite=True)
+# what diverged is kept, and left out by the index
+TRAJECTORIES = Schema("trajectories", Facts, {"points": "float M P D", "losses": "float M P", "scores": "float M P"})
+INDEX = Schema(
+    "index",
+    columns={"split": "text", "task": "integer", "shard": "text", "row": "integer", "kept": "truth"},
+)
+
+
+class OfSetup(Facts):
+    meta: dict[str, Any]
+    diffusion: dict[str, Any]
+    denoiser: dict[str, Any]
+    length: Count
+    n_way: Count
+    n_shot: Annotated[int, Field(ge=0)]
+    provides: list[str]
+
+
+class OfMethod(Facts):
+    start: Name
+    learner: OfLearner
+    setup: OfSetup
+    own: dict[str, Any]
+
+
+METHOD = Schema("method", OfMethod, finite=True)
+
+
+class Names(Facts):
+    method: Name
+    controls: list[Name]
+
+
+NAMES = Schema("names", Names)
+
+
+class OfWeights(Facts):
+    first: Annotated[int, Field(ge=0)]
+
+
+WEIGHTS = Schema("weights", OfWeights, {"*": "float …"}, finite=True)
+CHAIN = Schema("chain", Facts, {"states": "float T M D"}, finite=True)
+TIMING = Schema(
+    "timing",
+    columns={"name": "text", "batch": "integer", "adapts": "truth"}
+    | dict.fromkeys(("ms_embed", "ms_generate", "ms_query"), "number"),
+)
+PER_TASK = Schema("per_task", columns={"method": "text", "task": "integer", "score": "number", "weight_mse": "number"})
+
+
+class Mean(Facts):
+    score: Number
+    ci95: Number
+
+
+class Results(Mean):
+    method: Name
+    scored_by: Name
+    ms_per_task: dict[str, Number]
+    ceiling: Mean
+    controls: dict[str, Mean] = {}
+    way: dict[str, dict[str, Number]]
+
+
+RESULTS = Schema("metrics", Results)
+
+
+class OfHead(Facts):
+    classes: Annotated[list[Name], Field(min_length=N_CLASSES)]
+    shots: list[Annotated[int, Field(ge=0, le=10**9)]]
+    method: Name
+    seed: int = 0
+    generator: str = ""
+    learner: OfLearner
+    features: Name
+
+
+HEAD = Schema(
+    "head", OfHead, {"*": "float …"}, heal="generate it again from its images, or name another file", finite=True
+)

@@ -1,0 +1,42 @@
+"""What a killed run should find again."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ltdi.errors import InputError
+from ltdi.store.tensors import read_tensors, write_tensors
+
+
+class Cache:
+    """A content-addressed folder for what a killed run should find again.
+
+    It lies outside the outputs of any stage, because DVC deletes those before the stage runs.
+    Its place is ``LTDI_STORE``, or the user's cache folder.
+    """
+
+    def __init__(self, kind: str) -> None:
+        root = os.environ.get("LTDI_STORE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltdi"
+        self.kind, self.folder = kind, Path(root).absolute() / kind
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def keep(
+        self, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, finite: bool = True
+    ) -> Path:
+        write_tensors(self.path(key), tensors, metadata, kind=self.kind, finite=finite)
+        return self.path(key)
+
+    def find(self, key: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+        """The file under ``key`` and what it holds, or None if it is missing or not what was kept."""
+        try:
+            return self.path(key), *read_tensors(self.path(key), kind=self.kind)
+        except InputError:
+            return None
+
+    def drop(self, key: str) -> None:
+        self.path(key).unlink(missing_ok=True)

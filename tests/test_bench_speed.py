@@ -1,0 +1,50 @@
+"""The speed table: what it compares does the same work, and a row says what was measured."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from bench import hot_paths, speed
+from bench.hot_paths import World
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World(CPU)
+
+
+@pytest.mark.parametrize("sam", [0.0, 0.05])
+def test_the_loop_over_tasks_trains_the_same_heads(world, sam):
+    path = hot_paths._collection(world, 4, 5, sam)
+    assert (path.n, path.n_plain) == (4, 1)
+    assert_close(path.plain(), path.ours().points[:1, 0], rtol=1e-3, atol=1e-4)
+
+
+def test_classification_gives_what_the_body_and_a_head_give(world):
+    path = hot_paths._classification(world)
+    assert path.ours().shape == path.plain().shape == (1, 5)
+    assert_close(path.ours().sum(-1), torch.ones(1))
+
+
+def test_products_of_a_head_are_counted(world):
+    # two layers forward and, but for the inputs' gradient, back, one forward pass more for the last loss
+    one_pass = 2 * 100 * 64 * (65 * 2 + 5 * 3) * 30 + 2 * 100 * 64 * (65 + 5)
+    assert speed._flops(hot_paths._collection(world, 4, 5, 0.0)) == pytest.approx(one_pass, rel=0.02)
+
+
+def test_a_row_says_the_medians(world):
+    found = speed.Measured([100.0, 300.0, 200.0], [2.0, 4.0, 3.0], [0.1, 0.3, 0.2])
+    row = speed._row(hot_paths._generation(world, 1), found, "1")
+    assert row[:3] == ["generation, 1 at once", "1", "200 tasks a second"]
+    assert row[3].startswith("3.0 (2.0 to 4.0)") and row[5].startswith("20 %")
+
+
+def test_the_table_is_of_measurements(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(speed, "RESULTS", tmp_path)
+    monkeypatch.setattr(speed, "hot_paths", lambda where: [hot_paths._classification(World(where))])
+    speed.main(threads=[1], pairs=1)
+    written = (tmp_path / "speed.md").read_text()
+    assert "| classification of an image | 1 |" in written and "images a second" in written
+    assert "| classification of an image | 1 |" in capsys.readouterr().out

@@ -1,0 +1,52 @@
+"""Work side by side, and memory that is given back."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltdi.devices import give_back_memory, side_by_side
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_side_by_side_keeps_the_order_and_leaves_each_thread_one(three_threads):
+    def work(item):
+        time.sleep(0.01 * (5 - item))
+        return item, torch.get_num_threads(), threading.get_ident()
+
+    items, threads, workers = zip(*side_by_side(work, range(5)))
+    assert items == tuple(range(5)) and set(threads) == {1} and len(set(workers)) == 3
+    assert torch.get_num_threads() == 3
+
+
+def test_a_fault_side_by_side_is_raised(three_threads):
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda item: 1 / item, range(3))
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.skipif(not os.confstr_names.get("CS_GNU_LIBC_VERSION"), reason="only glibc keeps what is free")
+def test_free_memory_between_what_is_used_is_given_back():
+    def own():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    large, small = [], []
+    for _ in range(600):
+        large.append(torch.ones(25_000))
+        small.append(torch.ones(100))
+    before = own()
+    large.clear()
+    give_back_memory()
+    assert own() < before - 40_000
+    assert len(small) == 600

@@ -1,0 +1,75 @@
+"""Files that are no images, or too large ones, and images of many kinds as a person sees them."""
+
+import os
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ltdi.datasets import reading
+from ltdi.datasets.reading import find_images, read_images
+from ltdi.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    Image.new("L", (8, 8), 200).save(tmp_path / "set" / "a" / "0.png")
+    return tmp_path / "set"
+
+
+def test_a_pipe_and_a_broken_link_are_named_and_not_waited_for(folder):
+    (folder / "a" / "notes.txt").symlink_to("nowhere")
+    assert list(find_images(folder)) == ["a/0.png"]
+    os.mkfifo(folder / "a" / "1.png")
+    with pytest.raises(InputError, match="1.png: a broken link or no regular file"):
+        find_images(folder)
+    (folder / "a" / "1.png").unlink()
+    (folder / "a" / "2.JPG").symlink_to("nowhere")
+    with pytest.raises(InputError, match="2.JPG: a broken link"):
+        find_images(folder)
+
+
+def test_links_to_folders_are_followed_but_in_a_circle(folder):
+    (folder / "b").symlink_to(folder / "a")
+    assert list(find_images(folder)) == ["a/0.png", "b/0.png"]
+    (folder / "a" / "up").symlink_to(folder)
+    with pytest.raises(InputError, match="up: a link to a folder that it lies in; remove it"):
+        find_images(folder)
+
+
+def test_a_picture_of_too_many_pixels_is_not_opened(folder, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_PIXELS", 63)
+    with pytest.raises(InputError, match=r"0.png: 8 × 8 pixels, and images of at most 63 are read; make it smaller"):
+        read_images([folder / "a" / "0.png"], mode="L", size=8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
+    with pytest.raises(InputError, match="0.png: too many pixels"):
+        read_images([folder / "a" / "0.png"], mode="L", size=8)
+
+
+def test_a_file_that_is_too_large_is_not_read_whether_it_lies_in_a_folder_or_in_a_zip(folder, monkeypatch):
+    file = folder / "a" / "0.png"
+    with zipfile.ZipFile(folder.parent / "other.zip", "w") as archive:
+        archive.write(file, "a/0.png")
+    (packed,) = find_images(folder.parent / "other").values()
+    read_images([file, packed], mode="L", size=8)
+    monkeypatch.setattr(reading, "MOST_BYTES", file.stat().st_size - 1)
+    for each in (file, packed):
+        with pytest.raises(InputError, match="0.png: 0 MB, and images of at most 0 are read"):
+            read_images([each], mode="L", size=8)
+
+
+def test_what_is_clear_in_16_bits_is_white(tmp_path):
+    values = np.array([[0, 65535], [32768, 256]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    Image.fromarray(values).save(tmp_path / "b.png", transparency=0)
+    both = read_images([tmp_path / "a.png", tmp_path / "b.png"], mode="L", size=2)
+    assert both.flatten(1).tolist() == [[0, 255, 128, 1], [255, 255, 128, 1]]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x05\x06" + b"\xff" * 18])
+def test_no_zip_is_named(tmp_path, content):
+    (tmp_path / "set.zip").write_bytes(content)
+    with pytest.raises(InputError, match="set.zip is no zip file or an incomplete one .*; get it again"):
+        find_images(tmp_path / "set")
