@@ -3,7 +3,7 @@ scratch (the paper's Table 5) -> bench/results/adapters.tsv and adapters.md.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,12 +18,16 @@ from bench.machine import origin
 from bench.settings import defaults, load_yaml, override
 from bench.stages import run_stages
 from bench.text import percent, table
+from ltdi.adaptation import adapt
 from ltdi.adapter import AdapterRun, shuffled
 from ltdi.artefacts import names
 from ltdi.console import say
 from ltdi.datasets.texts import TextSet, read_text_set, thinned
 from ltdi.learner import Batch
+from ltdi.learners import LinearHead
 from ltdi.seeding import generator
+from ltdi.starts.base import shared_draw
+from ltdi.starts.closed_form import ridge_weights
 from ltdi.store import write_text, write_tsv
 from ltdi.tasks import Context
 
@@ -31,13 +35,15 @@ BUDGETS = BENCH / "adapters.yaml"
 RESULTS = BENCH / "results"
 STEPS_FEW, STEPS_PROBE, LR, LR_PROBE = 50, 300, 2e-3, 1e-2
 NO_STEP = {"majority": "majority class", "mean_head": "mean of the training adapters"}
-NO_STEP |= {"nearest_head": "nearest training adapter"}
+NO_STEP |= {"nearest_head": "nearest training adapter", "start": "one adapter for all training tasks (the start)"}
+NO_STEP |= {"qqp": "QQP's adapter, unchanged", "ridge": "ridge on the few examples' embeddings"}
 AUDIT = {"shuffled": "{}, condition of another data set", "random": "{}, random condition"}
 TRAINED = {"probe_few": "linear probe on the few examples", "probe": "linear probe on train"}
 TRAINED |= {
     "lora_few": "LoRA on the few examples",
     "lora": "LoRA on train",
     "dylora": "DyLoRA on train",
+    "start_then": "one adapter for all training tasks, then LoRA's steps on train",
     "then": "{}, then LoRA's steps on train",
 }
 REPORTED = {
@@ -81,10 +87,13 @@ def measure(data: Path, root: Path, *, seed: int, steps: list[int], most: int) -
     run = AdapterRun(data)
     controls = [AdapterRun(data, method=each) for each in names(data)[1] if each in NO_STEP]
     sets = [_held(run, read_text_set(root, name), seed, most) for name in REPORTED]
+    qqp = run.read_texts(*_few(read_text_set(root, "QQP"), "train", most, seed))
+    of_qqp = run.train(_scratch(run, seed), qqp, steps=steps[-1], lr=LR, seed=seed)
     rows: list[dict[str, Any]] = []
     for held, other in zip(sets, sets[1:] + sets[:1]):
         say(f"{held.name}, seed {seed}")
         rows += _without_steps(run, controls, held, other, seed)
+        rows.append(held.row("qqp", run.score(of_qqp, held.dev), 0.0))
         rows += _probes(run, held, seed)
         rows += _with_steps(run, held, steps, seed)
     return rows
@@ -92,10 +101,14 @@ def measure(data: Path, root: Path, *, seed: int, steps: list[int], most: int) -
 
 def _held(run: AdapterRun, of: TextSet, seed: int, most: int) -> Held:
     """Of train as many of each class, of dev the first as they come, at most so many."""
-    train = run.read_texts(*thinned(of.texts["train"], of.labels["train"], most, seed))
+    train = run.read_texts(*_few(of, "train", most, seed))
     dev = run.read_texts(of.texts["dev"][:most], of.labels["dev"][:most])
     about = {"data_set": of.name, "seed": seed, "body": Path(run.learner.body).name, **origin()}
     return Held(of.name, train, dev, about | {"train": train["labels"].shape[1], "n_shot": run.n_shot})
+
+
+def _few(of: TextSet, part: str, most: int, seed: int) -> tuple[list, Tensor]:
+    return thinned(of.texts[part], of.labels[part], most, seed)
 
 
 def _without_steps(
@@ -116,8 +129,19 @@ def _without_steps(
     yield generated(run, "random", replace(right, rows=noise))
     for each in controls:
         yield generated(each, each.name, right)
+    yield held.row("start", run.score(_start(run), held.dev), 0.0)
+    yield held.row("ridge", _ridge(right, held.dev), 0.0)
     labels = held.dev["labels"][0].float()
     yield held.row("majority", max(labels.mean().item(), 1 - labels.mean().item()), 0.0)
+
+
+def _ridge(context: Context, dev: Batch) -> float:
+    """Of ridge regression on the embeddings of the few examples, at unit length, its penalty 1: no step is taken."""
+    few = replace(context, rows=torch.nn.functional.normalize(context.rows, dim=-1))
+    learner = LinearHead(context.rows.shape[-1])
+    w = ridge_weights(learner, few, 1.0, 1.0)
+    asked = {"inputs": torch.nn.functional.normalize(dev["embedding"], dim=-1), "labels": dev["labels"]}
+    return learner.score(w, asked).item()
 
 
 def _probes(run: AdapterRun, held: Held, seed: int) -> Iterator[dict[str, Any]]:
@@ -132,7 +156,7 @@ def _probes(run: AdapterRun, held: Held, seed: int) -> Iterator[dict[str, Any]]:
         right = probe(held.dev["embedding"][0]).argmax(-1) == held.dev["labels"][0]
         yield held.row(what, right.float().mean().item(), time.perf_counter() - started, STEPS_PROBE)
     started = time.perf_counter()
-    w = run.train(_start(run), few.examples, steps=STEPS_FEW, lr=LR, seed=seed)
+    w = run.train(_scratch(run, seed), few.examples, steps=STEPS_FEW, lr=LR, seed=seed)
     yield held.row("lora_few", run.score(w, held.dev), time.perf_counter() - started, STEPS_FEW)
 
 
@@ -148,28 +172,32 @@ def _probe(rows: Tensor, labels: Tensor) -> torch.nn.Module:
 
 
 def _with_steps(run: AdapterRun, held: Held, steps: list[int], seed: int) -> Iterator[dict[str, Any]]:
-    """LoRA's steps on train, from the start and from the generated adapter; seconds are those of the steps."""
+    """LoRA's steps on train, from scratch, from the start and from the generated adapter; DyLoRA's. Each is trained
+    once, and scored after some of the steps; seconds are those of the steps up to there."""
     generated = run.generate(held.train, seed=seed)
-    ways: dict[str, Callable[[int], Tensor]] = {
-        "lora": lambda n: run.train(_start(run), held.train, steps=n, lr=LR, seed=seed),
-        "dylora": lambda n: _dylora(run, held, n, seed),
-        "then": lambda n: run.train(generated, held.train, steps=n, lr=LR, seed=seed),
-    }
-    for what, trained_for in ways.items():
-        for n in steps:
-            started = time.perf_counter()
-            trained = trained_for(n)
-            seconds = time.perf_counter() - started
-            yield held.row(what, run.score(trained, held.dev), seconds, n)
-
-
-def _dylora(run: AdapterRun, held: Held, steps: int, seed: int) -> Tensor:
+    starts = {"lora": _scratch(run, seed), "start_then": _start(run), "then": generated}
+    if torch.equal(generated, _start(run)):  # nothing was generated but the start
+        del starts["start_then"]
+    for what, start in starts.items():
+        batches = shuffled(held.train, 32, generator(seed, "steps"))
+        started = time.perf_counter()
+        path = adapt(run.learner.loss, start, batches, optimizer="adam", lr=LR, record=steps)
+        seconds = time.perf_counter() - started
+        for j, n in enumerate(steps):
+            yield held.row(what, run.score(path.weights[:, j], held.dev), seconds * n / steps[-1], n)
     batches = shuffled(held.train, 32, generator(seed, "steps"))
-    return dylora.train(run.learner, _start(run), batches, steps=steps, lr=LR, stream=generator(seed, "ranks"))
+    started, ranks = time.perf_counter(), generator(seed, "ranks")
+    trained = dylora.train(run.learner, _scratch(run, seed), batches, steps=steps[-1], lr=LR, stream=ranks)
+    yield held.row("dylora", run.score(trained, held.dev), time.perf_counter() - started, steps[-1])
 
 
 def _start(run: AdapterRun) -> Tensor:
     return run.method.start.shared[None]
+
+
+def _scratch(run: AdapterRun, seed: int) -> Tensor:
+    """As LoRA begins."""
+    return shared_draw(run.learner, 2, seed)[None].to(run.device)
 
 
 def report(rows: pd.DataFrame, method: str) -> None:

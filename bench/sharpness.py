@@ -56,6 +56,6 @@ def _of_trained_weights(data: Path) -> Tensor:
     trajectories, kept = load_trajectories(data, "meta_test")
     found = torch.full((len(test),), float("nan"))
     for part in torch.arange(len(kept)).split(64):
-        batch, w = test.fitted_on(kept[part].to(where)), trajectories.trained(part).to(where)
+        batch, w = test.fitted_on(kept[part]), trajectories.trained(part).to(where)
         found[kept[part]] = largest_eigenvalue(learner.loss, w, batch, generator=generator(0, "λ")).cpu()
     return found

@@ -68,7 +68,7 @@ def measured(data: Path, n_tasks: int, knobs: dict) -> pd.DataFrame:
     made = torch.cat([part["w"] for _, part in read_weights(data / "weights" / names(data)[0])])
     rows = []
     for part in torch.arange(min(n_tasks, len(kept))).split(64):
-        batch, points = test.fitted_on(kept[part].to(where)), trajectories.points(part).to(where)
+        batch, points = test.fitted_on(kept[part]), trajectories.points(part).to(where)
         rows.append(pd.DataFrame(_of_tasks(learner, batch, points, made[kept[part]].to(where), knobs)))
     return pd.concat(rows, ignore_index=True)
 

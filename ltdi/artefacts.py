@@ -82,6 +82,7 @@ def read_described_tasks(
             images[split] if split in images_of else None,
             texts=tensors[f"{split}/texts"],
             learned_from=split == "meta_train",
+            rows=tensors.get(f"{split}/rows"),
         )
         sources[split] = DescribedTasks.from_table(of, table[table.split == split])
     return sources

@@ -59,6 +59,11 @@ class Classes:
         return len(self.counts)
 
     @property
+    def n_drawn(self) -> int:
+        """How many of the classes, the first ones, tasks are drawn from."""
+        return len(self)
+
+    @property
     def first(self) -> Tensor:
         return self.counts.cumsum(0) - self.counts
 
@@ -89,17 +94,22 @@ class Classes:
         rows = rows if self.seen is None else self.seen(rows)
         if bool((self.counts == self.counts[0]).all()):
             return rows.unflatten(0, (len(self), -1)).mean(1)
-        of_row = torch.arange(len(self), device=rows.device).repeat_interleave(self.counts)
-        return torch.zeros(len(self), rows.shape[1]).to(rows).index_add_(0, of_row, rows) / self.counts[:, None]
+        of_row = torch.arange(len(self)).repeat_interleave(self.counts).to(rows.device)
+        sums = torch.zeros(len(self), rows.shape[1]).to(rows).index_add_(0, of_row, rows)
+        return sums / self.counts[:, None].to(rows.device)
 
     def to(self, device: torch.device | str) -> "Classes":
-        moved = {key: value.to(device) for key, value in vars(self).items() if hasattr(value, "to")}
+        """With its rows on a device. Which are whose stays with the processor, which decides by it."""
+        there = {key: value for key, value in vars(self).items() if hasattr(value, "to") and key != "counts"}
+        moved = {key: value.to(device) for key, value in there.items()}
         return replace(self, **{field.name: moved[field.name] for field in fields(self) if field.name in moved})
 
 
 class ClassTasks:
     """The tasks of one split: of ``classes`` (M, N) the images ``support`` (M, N, K) and ``query`` (M, N, Q), −1 where
-    a class has none; they are numbers within the class. A TaskSource."""
+    a class has none; they are numbers within the class. A TaskSource.
+
+    These numbers stay with the processor, whatever device the features are on."""
 
     def __init__(self, of: Classes, classes: Tensor, support: Tensor, query: Tensor) -> None:
         self.of, self.classes, self.support, self.query = of, classes, support, query
@@ -138,7 +148,7 @@ class ClassTasks:
         """Every image of the tasks' classes, or the copy of each in a later view."""
         classes = self.classes[tasks]
         counts = self.of.counts[classes]
-        number = torch.arange(int(counts.max()), device=counts.device)
+        number = torch.arange(int(counts.max()))
         chosen = torch.where(number < counts[..., None], number + view * counts[..., None], -1)
         rows, mask, _ = self._rows(classes, chosen)
         return labelled(rows, mask)
@@ -150,8 +160,8 @@ class ClassTasks:
 
     def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
         """The classes (n_tasks, N)."""
-        order = torch.rand(n_tasks, len(self.of), generator=stream).argsort(1)
-        return order[:, : n_way or self.n_way].to(self.classes.device)
+        order = torch.rand(n_tasks, self.of.n_drawn, generator=stream).argsort(1)
+        return order[:, : n_way or self.n_way]
 
     def new(
         self, names: Tensor, stream: torch.Generator, *, n_shot: int | None = None, n_query: int | None = None
@@ -159,8 +169,7 @@ class ClassTasks:
         """Tasks of these classes (B, N), their images drawn."""
         K, Q = n_shot or self.n_shot, n_query or self.query.shape[-1]
         support, query = drawn_images(self.of.counts[names] * self.n_views, K, Q, stream)
-        device = names.device
-        return Task(context_of(*self._rows(names, support.to(device))), self._query(names, query.to(device)))
+        return Task(context_of(*self._rows(names, support)), self._query(names, query))
 
     def description(self, tasks: Tensor) -> str:
         return digest(tasks, self.of.name, self.classes[tasks], self.support[tasks])
@@ -188,7 +197,7 @@ class ClassTasks:
         return self._like(replace(self.of, seen=seen), self.classes, self.support, self.query)
 
     def to(self, device: torch.device | str) -> Self:
-        return self._like(self.of.to(device), *(each.to(device) for each in (self.classes, self.support, self.query)))
+        return self._like(self.of.to(device), self.classes, self.support, self.query)
 
     def to_table(self) -> pd.DataFrame:
         """One row a task; index lists flattened in the order of the labels."""
@@ -213,9 +222,9 @@ class ClassTasks:
         Raises:
             InputError: the split has too few classes, or no class has as many images.
         """
-        if n_way > len(of):
+        if n_way > of.n_drawn:
             raise InputError(
-                f"tasks.n_way = {n_way} is more than the {len(of)} classes of {split}; lower it, or let"
+                f"tasks.n_way = {n_way} is more than the {of.n_drawn} classes of {split}; lower it, or let"
                 " tasks.transforms or tasks.val_transforms make further ones"
             )
         counts = of.counts * of.n_views
@@ -227,17 +236,18 @@ class ClassTasks:
         names, images = generator(seed, split, "classes"), generator(seed, split, "images")
         parts = []
         for part in torch.arange(n_tasks).split(1000):  # what is drawn for all at once would not fit for many classes
-            classes = torch.rand(len(part), len(of), generator=names).argsort(1)[:, :n_way]
+            classes = torch.rand(len(part), of.n_drawn, generator=names).argsort(1)[:, :n_way]
             parts.append((classes, *drawn_images(counts[classes], n_shot, n_query, images)))
         return cls(of, *(torch.cat(each) for each in zip(*parts, strict=True)))
 
     def _rows(self, classes: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The ``chosen`` (B, N, K) rows of the classes (B, N), which of them are there, and their images."""
-        places, mask = self.of.rows_of(classes, chosen), chosen >= 0
+        device, there = self.of.features.device, chosen >= 0
+        places = self.of.rows_of(classes, chosen).to(device)
         images = None if self.of.images is None else self.of.images[places]
         rows = self.of.features[places]
         rows = rows if self.of.seen is None else self.of.seen(rows)
-        return rows, None if bool(mask.all()) else mask, images
+        return rows, None if bool(there.all()) else there.to(device), images
 
     def _query(self, classes: Tensor, chosen: Tensor) -> dict[str, Tensor]:
         rows, mask, images = self._rows(classes, chosen)

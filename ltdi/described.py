@@ -17,18 +17,34 @@ from ltdi.tasks import Context, Task
 @dataclass(frozen=True, eq=False)
 class DescribedClasses(Classes):
     """Classes with a row of text each (C, E). ``learned_from`` are those that generators and starts learn from: a task
-    of them is told which they are."""
+    of them is told which they are.
+
+    ``rows`` (C, F) are what a trained classifier has for them, as features, where there is one. Then only the first
+    classes may have images, and tasks are drawn from these.
+    """
 
     texts: Tensor = torch.zeros(0, 0)
     learned_from: bool = False
+    rows: Tensor | None = None
+
+    @property
+    def n_drawn(self) -> int:
+        return int((self.counts > 0).sum())
 
     @cached_property
     def name(self) -> str:
-        return digest(super().name, self.texts, self.learned_from)
+        return digest(super().name, self.texts, self.learned_from, *(() if self.rows is None else (self.rows,)))
+
+    def means(self) -> Tensor:
+        """What is known of each class (C, F): its row of a trained classifier, or the mean of its images."""
+        if self.rows is None:
+            return super().means()
+        return self.rows if self.seen is None else self.seen(self.rows)
 
     def context(self, classes: Tensor) -> Context:
         """What the names of classes (B, N) say of tasks: K = 1 row each."""
-        return Context(self.texts[classes][:, :, None], known=classes if self.learned_from else None)
+        here = classes.to(self.texts.device)
+        return Context(self.texts[here][:, :, None], known=here if self.learned_from else None)
 
 
 class DescribedTasks(ClassTasks):
@@ -52,7 +68,7 @@ class DescribedTasks(ClassTasks):
     ) -> Task:
         """Tasks of these classes (B, N), their queries drawn; of each there is one row of text whatever ``n_shot``."""
         query = pick(self.of.counts[names] * self.n_views, n_query or self.query.shape[-1], stream)
-        return Task(self.of.context(names), self._query(names, query.to(names.device)))
+        return Task(self.of.context(names), self._query(names, query))
 
     @classmethod
     def of_classes(cls, of: DescribedClasses, *, n_tasks: int, n_way: int, n_query: int, seed: int, split: str) -> Self:

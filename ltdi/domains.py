@@ -54,7 +54,7 @@ class DomainTasks(ClassTasks):
             domain = self.among[int(torch.multinomial(sizes**self.power, 1, generator=stream))]
         first, size = sum(self.sizes[:domain]), self.sizes[domain]
         order = pick(torch.full((n_tasks,), size), min(n_way or self.n_way, size), stream)
-        return (first + order).to(self.classes.device)
+        return first + order
 
     def _like(self, of: Classes, classes: Tensor, support: Tensor, query: Tensor) -> Self:
         return type(self)(of, classes, support, query, self.sizes, self.among, self.power)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ltdi.bodies.embedding import embed
+from ltdi.bodies.embedding import embed_there
 from ltdi.datasets import DATASETS
 from ltdi.features import FeatureMap
 from ltdi.schemas import FEATURES
@@ -47,7 +47,7 @@ class FeatureExtractor:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 images (…, channels, size, size) -> (…, F)"""
-        features = embed(self.body, images).to(self.device) / self.scale
+        features = embed_there(self.body, images) / self.scale
         return features if self.seen is None else self.seen(features)
 
     @property

@@ -20,8 +20,8 @@ def meta_step(
     *,
     inner_optimizer: str,
     inner_lr: float,
-) -> float:
-    """One outer step on φ, the parameters of ``training.model``; the mean loss of the first inner step.
+) -> Tensor:
+    """One outer step on φ, the parameters of ``training.model``; the mean loss of the first inner step, on its device.
 
     ``loss(φ, batch)`` is the mean over the tasks of a batch. A part of ``parts`` is tasks of one size: one dict of
     tensors (B, …) for each inner step, the same B tasks in each; the parts' mean losses add up. From the same φ, the
@@ -35,20 +35,20 @@ def meta_step(
     if len(parts[0]) == 1 and inner_optimizer == "sgd":
         whole = torch.stack([loss(phi, batches[0]) for batches in parts]).sum()
         (inner_lr * whole).backward()
-        mean_loss = whole.item()
+        mean_loss = whole.detach()
     else:
         start = {name: value.detach() for name, value in phi.items()}
         loops = [_inner_loops(start, loss, batches, inner_optimizer, inner_lr) for batches in parts]
         for name, value in phi.items():
             value.grad = torch.stack([moved[name].mean(0) for moved, _ in loops]).sum(0)
-        mean_loss = sum(first for _, first in loops)
+        mean_loss = torch.stack([first for _, first in loops]).sum()
     training.descend()
     return mean_loss
 
 
 def _inner_loops(
     phi: Phi, loss: Callable, batches: list[Mapping[str, Any]], optimizer: str, lr: float
-) -> tuple[dict[str, Tensor], float]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """φ − φ_i of every task (B, …), and the mean loss at φ.
 
     The steps are summed apart from φ: the difference of two numbers near 1 would lose small ones.
@@ -61,10 +61,10 @@ def _inner_loops(
     B = batch_size(batches[0])
     moved = {name: value.new_zeros(B, *value.shape) for name, value in phi.items()}
     m, v = dict(moved), dict(moved)
-    first_loss = 0.0
+    first_loss = torch.zeros(())
     for step, batch in enumerate(batches, start=1):
         g, losses = gradients({name: phi[name] - moved[name] for name in phi}, batch)
-        first_loss = losses.mean().item() if step == 1 else first_loss
+        first_loss = losses.mean() if step == 1 else first_loss
         if optimizer == "adam":
             m = {name: torch.lerp(g[name], m[name], 0.9) for name in g}
             v = {name: torch.lerp(g[name].square(), v[name], 0.999) for name in g}

@@ -6,9 +6,14 @@ On floor 0: it knows torch's optimisers and no project concept.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+Row = dict[str, Any]
+"""A step's line in the log: numbers, and tensors of one number, which stay on their device until somebody looks: a
+training that asks for its loss at every step waits for it."""
 
 
 def cosine(step: int, steps: int, warmup: float = 0.05) -> float:

@@ -104,13 +104,14 @@ def collect(
     how: dict[str, Any] = {"optimizer": optimizer, "lr": lr, "record": recorded_steps(steps, length), "sam": sam}
     made = Recorded(w.new_empty(len(w), length, w.shape[1]), *(w.new_empty(len(w), length) for _ in range(2)))
 
-    def record(rows: Tensor) -> None:
+    def record(rows: slice) -> None:
         path, scores = _path(start, source, tasks[rows], w[rows], fit_on, augment, length, how)
         for own, found in ((made.points, path.weights), (made.losses, path.losses), (made.scores, scores)):
             own[rows] = found.flip(1)
 
-    together = _inputs_together(learner, w) // next(iter(source.fitted_on(tasks[:1]).values())).shape[1]
-    parts = torch.arange(len(w), device=w.device).split(max(1, together))
+    inputs = next(iter(source.fitted_on(tasks[:1]).values())).shape[1]
+    together = max(1, _inputs_together(learner, w) // inputs)
+    parts = [slice(first, first + together) for first in range(0, len(w), together)]
     if w.device.type == "cpu" and learner.written_out(w[:1]) is not None:
         side_by_side(record, parts)
     else:

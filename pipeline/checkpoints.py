@@ -6,16 +6,20 @@ import time
 from collections.abc import Iterator
 
 import pandas as pd
+from torch import Tensor
 
 from ltdi.console import say
 from ltdi.errors import InputError
 from ltdi.store import Cache
-from ltdi.training import Training
+from ltdi.training import Row, Training
 from pipeline.progress import follow
+
+LOOK = 50
+"""After how many steps their losses are looked at."""
 
 
 def resumable(
-    training: Training, rows: Iterator[dict[str, float]], key: str, *, every: int, name: str, rate: str
+    training: Training, rows: Iterator[Row], key: str, *, every: int, name: str, rate: str
 ) -> tuple[pd.DataFrame, float]:
     """Run ``rows`` to the end, a row a step of ``training``, and give them as a table, with the seconds that they took.
 
@@ -33,15 +37,25 @@ def resumable(
         table, seconds = json.loads(metadata["rows"]), metadata["seconds"]
         say(f"{name}: going on from step {training.step} of {training.steps}")
     before = seconds
+    new: list[Row] = []
     for row in follow(rows, name=name, total=training.steps, done=training.step):
-        if not math.isfinite(row["loss"]):
-            raise InputError(
-                f"the loss is {row['loss']} after step {row['step']} with {rate} = {training.lr}; lower it"
-            )
-        table.append(row)
-        if training.step % every == 0 or training.step == training.steps:
+        new.append(row)
+        kept = training.step % every == 0 or training.step == training.steps
+        if kept or len(new) == LOOK:
+            table += _looked_at(new, rate, training.lr)
+            new = []
+        if kept:
             seconds = before + time.monotonic() - started
             facts = {"rows": json.dumps(table), "seconds": seconds}
             cache.keep(key, training.state_dict(), facts, finite=False)
     # those kept with the last step: a training that is found done says the same of itself again
     return pd.DataFrame(table), seconds
+
+
+def _looked_at(rows: list[Row], rate: str, lr: float) -> list[dict[str, float]]:
+    """The rows as numbers."""
+    read = [{key: each.item() if isinstance(each, Tensor) else each for key, each in row.items()} for row in rows]
+    for row in read:
+        if not math.isfinite(row["loss"]):
+            raise InputError(f"the loss is {row['loss']} after step {row['step']} with {rate} = {lr}; lower it")
+    return read

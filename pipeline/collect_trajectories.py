@@ -92,7 +92,7 @@ def _shard(
 
 
 def _check(knobs: sections.Trajectories, scenario: Scenario) -> None:
-    of_names = {"fit_on": ("rows",), "start": ("described", "softmax_rows", "text_ridge")}
+    of_names = {"fit_on": ("rows",), "start": ("described", "softmax_rows", "text_ridge", "kernel_ridge")}
     for key, values in of_names.items():
         if getattr(knobs, key) in values and "names" not in scenario.provides:
             raise InputError(

@@ -56,7 +56,7 @@ def main(params_file: Path, data: Path) -> None:
         _generate(method, test, data / "weights" / each, seed)
         timings += clock.rows(each, method)
     if isinstance(trained, DiffusionMethod):
-        context = test.context(torch.arange(min(knobs.chains, len(test)), device=where))
+        context = test.context(torch.arange(min(knobs.chains, len(test))))
         states = trained.generate_chain(context, generator=generator(seed, "noise"))
         file = data / "weights" / "chain.safetensors"
         write_tensors(file, {"states": states}, kind="chain", made_from=made_from(data, "weights"))

@@ -117,6 +117,7 @@ class Methods(Section):
     lda: NoKnobs
     nearest_name: NoKnobs
     softmax_rows: NoKnobs
+    kernel_ridge: NoKnobs
     text_ridge: NoKnobs
     eszsl: NoKnobs
     conse: NoKnobs

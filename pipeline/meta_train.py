@@ -24,7 +24,7 @@ from ltdi.provenance import name_of
 from ltdi.seeding import generator
 from ltdi.store import write_json, write_tsv
 from ltdi.tasks import TaskSource
-from ltdi.training import Training
+from ltdi.training import Row, Training
 from pipeline import params as parameters
 from pipeline.checkpoints import resumable
 from pipeline.stage import run
@@ -70,9 +70,9 @@ def _world(data: Path, names: list[str]) -> SimpleNamespace:
         provides=frozenset(facts["provides"]),
     )
     world.trajectories, kept = load_trajectories(data, "meta_train")
-    world.train = sources["meta_train"].take(kept.to(where))
+    world.train = sources["meta_train"].take(kept)
     world.val_trajectories, kept = load_trajectories(data, "meta_val")
-    world.val = sources["meta_val"].take(kept.to(where))
+    world.val = sources["meta_val"].take(kept)
     return world
 
 
@@ -171,9 +171,7 @@ def _summary(method: Method, own: Tensor, controls: dict[str, Tensor], seconds: 
     return metrics
 
 
-def _validated(
-    method: Method, training: Training, world: SimpleNamespace, every: int, seed: int
-) -> Iterator[dict[str, float]]:
+def _validated(method: Method, training: Training, world: SimpleNamespace, every: int, seed: int) -> Iterator[Row]:
     """The method's rows, every so often with the averaged weights' losses and score on meta-val."""
     for row in method.meta_train(training, world.train, world.trajectories, seed=seed):
         if training.step % every == 0 or training.step == training.steps:

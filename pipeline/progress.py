@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ltdi.console import console
 
-SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_LOOKS = 15.0, 0.2
 
 
 class _Rate(ProgressColumn):
@@ -33,8 +33,12 @@ def follow(rows: Iterable[Row], *, name: str, total: int, done: int = 0, show: s
         ]
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(name, total=total, completed=done, shown="")
+            looked = 0.0
             for row in rows:
-                bar.update(task, advance=1, shown=f"{show} {row[show]:.4g}" if show in row else "")
+                bar.advance(task)
+                if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:  # a number on a card is waited for
+                    looked = time.monotonic()
+                    bar.update(task, shown=f"{show} {row[show]:.4g}" if show in row else "")
                 yield row
         return
     started = last = time.monotonic()

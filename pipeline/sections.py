@@ -82,7 +82,7 @@ class Names(Section):
     encoder: str | None
     prompts: str
     descriptions: Path | None
-    learn_from: Literal["images", "classifier"]
+    learn_from: Literal["images", "classifier", "both"]
     classes: Path | None
     classifier: Path | None
 
@@ -117,7 +117,18 @@ class Learner(Section):
 
 
 class Trajectories(Section):
-    start: Literal["fresh", "shared", "prototype", "ridge", "closed_form", "described", "softmax_rows", "text_ridge"]
+    start: Literal[
+        "fresh",
+        "shared",
+        "joint",
+        "prototype",
+        "ridge",
+        "closed_form",
+        "described",
+        "softmax_rows",
+        "text_ridge",
+        "kernel_ridge",
+    ]
     fit_on: Literal["class", "support", "rows"]
     augment: bool
     optimizer: Literal["sgd", "adam"]

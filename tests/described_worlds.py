@@ -51,7 +51,7 @@ class NamedWorld(World):
         own = {} if kind == "shared" else {"texts": self.train.of.texts, "rows": self.train.of.means()}
         self.start = STARTS[kind](learner, shared, **own)
         if own:
-            self.start = self.start.calibrated(self.val)
+            self.start = self.start.calibrated(self.train, self.val)
         self.record()
 
     def setup(self, **changes) -> Setup:

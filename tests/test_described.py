@@ -1,6 +1,5 @@
 """Heads from names: closed forms against plain solutions, and what every method owes to the names."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from described_worlds import N_WAY, NamedWorld, named_tasks
 from torch.testing import assert_close
-from worlds import draw, stirred
+from worlds import draw
 
 from ltdi.described import DescribedTasks, left_out, rows_as_features
 from ltdi.errors import InputError
@@ -19,13 +18,20 @@ from ltdi.methods.eszsl import eszsl
 from ltdi.methods.saved import read_method, write_method
 from ltdi.seeding import generator
 from ltdi.starts import STARTS, start_of
-from ltdi.starts.described import SHARPNESSES, ridge_directions, similarities, softmax_directions
+from ltdi.starts.described import (
+    NOISE,
+    SHARPNESSES,
+    kernel_directions,
+    ridge_directions,
+    similarities,
+    softmax_directions,
+)
 from ltdi.store import read_table, write_table
 from ltdi.tasks import Context
 from ltdi.training import Training
 from ltdi.trajectories import collect
 
-FROM_ROWS = ("nearest_name", "softmax_rows", "text_ridge", "eszsl", "conse")
+FROM_ROWS = ("nearest_name", "softmax_rows", "text_ridge", "kernel_ridge", "eszsl", "conse")
 TRAINED = ("ltdi", "lvdi", "mcdi", "weight_flow", "meta_hypernetwork", "icis")
 OWN = {"meta_hypernetwork": {"adapt_steps": 0}, "weight_flow": {"noise": 0.0}}
 LEARNING = {"new_tasks": 8, "recorded_tasks": 8, "query_loss": 1.0, "weight_loss": 0.1}
@@ -129,6 +135,24 @@ def test_ridge_of_known_classes_is_that_on_the_others(table):
         assert_close(found[task], expected.float(), rtol=1e-3, atol=1e-4)
 
 
+def test_kernel_ridge_is_the_plain_solution_and_of_known_classes_that_on_the_others(table):
+    def plain(kept, asked):
+        x = F.normalize(table.texts, dim=-1).double()
+        centre, y = x.mean(0), (table.rows - table.rows.mean(0)).double()[kept]
+        x, asked = F.normalize(x - centre, dim=-1)[kept], F.normalize(asked, dim=-1).double() - centre
+        gram = torch.exp((x @ x.mT - 1) / 0.3) + NOISE * torch.eye(len(x))
+        return (torch.exp((F.normalize(asked, dim=-1) @ x.mT - 1) / 0.3) @ torch.linalg.solve(gram, y)).float()
+
+    asked = torch.randn(4, 12, generator=generator(0, "asked"))
+    everything = torch.ones(60, dtype=torch.bool)
+    assert_close(kernel_directions(table, context_of(asked), 0.3)[0], plain(everything, asked), rtol=1e-4, atol=1e-4)
+    own = torch.tensor([[3, 17, 40], [1, 0, 59]])
+    found = kernel_directions(table, Context(table.texts[own][:, :, None], known=own), 0.3)
+    for task, classes in enumerate(own):
+        kept = everything.index_fill(0, classes, False)
+        assert_close(found[task], plain(kept, table.texts[classes]), rtol=1e-3, atol=1e-4)
+
+
 def test_eszsl_solves_its_equation():
     stream = generator(0, "eszsl")
     x, s = (torch.randn(size, generator=stream, dtype=torch.double) for size in ((30, 6), (5, 4)))
@@ -178,7 +202,7 @@ def test_the_classifier_scores_by_cosine_from_the_mean(table):
 # --- starts
 
 
-@pytest.mark.parametrize("kind", ["softmax_rows", "text_ridge"])
+@pytest.mark.parametrize("kind", ["softmax_rows", "text_ridge", "kernel_ridge"])
 def test_a_start_is_made_again_from_its_state(kind, world):
     own = {"texts": world.train.of.texts, "rows": world.train.of.means()}
     start = STARTS[kind](world.start.learner, world.start.shared, **own, temperature=2.0, knob=0.25)
@@ -263,34 +287,3 @@ def test_what_needs_examples_or_names_refuses_in_one_line(world):
         object.__setattr__(setup, "provides", frozenset({"classes", "examples"}))
         with pytest.raises(InputError, match=f"^method.name = '{name}' needs the names of its classes[^\n]*$"):
             build(name, world.start, setup, {}, seed=0)
-
-
-# --- ICIS
-
-
-def test_icis_counts_four_reconstructions_and_unseen_descriptors_in_one(world):
-    method = stirred(world.prepared("icis"))
-    texts, rows = F.normalize(method.texts[:6], dim=-1), F.normalize(method.table.centred[:6], dim=-1)
-    unseen = F.normalize(world.val.of.texts, dim=-1)
-    with_them, without = (method.reconstructions(texts, rows, u) for u in (unseen, unseen[:0]))
-    assert set(with_them) == {"a_to_a", "w_to_w", "a_to_w", "w_to_a"}
-    for name, value in with_them.items():
-        assert math.isclose(value.item(), without[name].item(), abs_tol=1e-5) == (name != "a_to_a")
-    w = method.decode["w"](method.encode["a"](texts))
-    assert_close(with_them["a_to_w"], (1 - (F.normalize(w, dim=-1) * rows).sum(-1)).mean())
-
-
-def test_icis_sees_no_image(world):
-    """Other images with the same means change nothing but what meta-val chooses."""
-    method = world.prepared("icis")
-    before = world.rows(method, Training(method, lr=1e-3, steps=3, ema=0.9))
-    of = world.train.of
-    noise = torch.randn(of.features.shape, generator=generator(0, "noise")).unflatten(0, (60, 10))
-    noisy = (of.features.unflatten(0, (60, 10)) + noise - noise.mean(1, keepdim=True)).flatten(0, 1)
-    drawn = world.train.classes, world.train.support, world.train.query
-    other = DescribedTasks(replace(of, features=noisy), *drawn)
-    again = world.build("icis", meta=LEARNING)
-    again.prepare(other, world.trajectories, world.val)
-    assert_close(again.rows, method.rows, rtol=1e-4, atol=1e-5)
-    after = list(again.meta_train(Training(again, lr=1e-3, steps=3, ema=0.9), other, world.trajectories, seed=0))
-    assert [row["loss"] for row in after] == pytest.approx([row["loss"] for row in before], rel=1e-3)

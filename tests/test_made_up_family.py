@@ -41,7 +41,7 @@ REFUSING = {
         "weights that hold a linear classifier",
     ),
     **dict.fromkeys(
-        ("nearest_name", "softmax_rows", "text_ridge", "eszsl", "conse", "icis"),
+        ("nearest_name", "softmax_rows", "text_ridge", "kernel_ridge", "eszsl", "conse", "icis"),
         "weights that hold a linear classifier",
     ),
     "ghn3": "a two-layer head",

@@ -34,7 +34,7 @@ def world(tmp_path_factory):
 def stages(finished, write_params, world, tmp_path, few_glyphs):
     """Runs the stages on glyphs, on a body that is trained already."""
 
-    def run(changes):
+    def run(changes, stages=STAGES):
         common = {
             "scenario.name": "zero_shot",
             "body.weights": str(finished.data / "body" / "body.safetensors"),
@@ -45,7 +45,7 @@ def stages(finished, write_params, world, tmp_path, few_glyphs):
             "method.controls": CONTROLS,
         }
         params, data = write_params(tmp_path / "run", common | changes), tmp_path / "run" / "data"
-        for stage in STAGES:
+        for stage in stages:
             stage.main(params, data)
         return data
 
@@ -117,6 +117,24 @@ def test_learned_from_a_classifier_and_no_image(stages, world, few_glyphs):
     trajectories, _ = load_trajectories(data, "meta_train")
     tasks = torch.arange(3)
     assert_close(trajectories.trained(tasks), start.ends(train.context(tasks)))
+
+
+def test_learned_from_a_classifier_and_from_how_heads_of_images_differ_from_it(stages, finished, world):
+    """Of all that are not asked rows are known; tasks are of those that have images, and begin at their rows."""
+    keys = [f"glyph{j:04d}" for j in range(60)]
+    rows = torch.rand(60, 16, generator=torch.Generator().manual_seed(0))
+    save_file({"classifier.weight": rows}, world.folder / "all.safetensors")
+    (world.folder / "all.tsv").write_text("".join(f"{key}\tglyph {key}\n" for key in keys))
+    names = {"learn_from": "both", "classes": world.folder / "all.tsv", "classifier": world.folder / "all.safetensors"}
+    data = stages({f"tasks.names.{key}": str(value) for key, value in names.items()}, STAGES[:3])
+    train = load_sources(data, splits=["meta_train"])["meta_train"]
+    others = sum(len(each.of) for each in load_sources(data, splits=["meta_val", "meta_test"]).values())
+    assert len(train.of) == 60 - others and train.of.n_drawn == train.classes.max() + 1
+    start, _, _ = load_start(data)
+    context = train.context(torch.arange(3))
+    assert_close(start.centre(context), start.ends(context))
+    trajectories, _ = load_trajectories(data, "meta_train")
+    assert_close(trajectories.points(torch.arange(3))[:, -1], start.centre(context))
 
 
 # --- mistakes

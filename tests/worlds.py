@@ -1,6 +1,6 @@
 """A small world of tasks for the tests of methods: sources of two splits, trajectories, every method by its name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +17,7 @@ from ltdi.seeding import generator
 from ltdi.starts import STARTS
 from ltdi.starts.closed_form import ClosedForm
 from ltdi.tasks import Context
-from ltdi.training import Training
+from ltdi.training import Row, Training
 from ltdi.trajectories import Trajectories, collect
 
 Knobs = Mapping[str, Any]
@@ -176,7 +176,12 @@ class World:
         return method
 
     def rows(self, method: Method, training: Training) -> list[dict[str, float]]:
-        return list(method.meta_train(training, self.train, self.trajectories, seed=0))
+        return read(method.meta_train(training, self.train, self.trajectories, seed=0))
+
+
+def read(rows: Iterable[Row]) -> list[dict[str, float]]:
+    """A log's rows as numbers."""
+    return [{key: each.item() if torch.is_tensor(each) else each for key, each in row.items()} for row in rows]
 
 
 def stirred(method: Method) -> Method:

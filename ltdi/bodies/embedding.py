@@ -1,6 +1,7 @@
 """Images to the features of a frozen body."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,24 +23,38 @@ def _quietly(rows: Iterable, **shown: Any) -> Iterable:
 def embed(
     body: nn.Module, images: Tensor | Streamed, *, batch: int = 1000, follow: Callable = _quietly, name: str = "embed"
 ) -> Tensor:
-    """images (..., channels, height, width) uint8 or float in [0, 1] -> features (..., F) of the frozen body.
+    """images (..., channels, height, width) uint8 or float in [0, 1] -> features (..., F) of the frozen body, in the
+    processor's memory.
 
     In the number format that the body asks for (``precision``), float32 where it says nothing. No more than ``batch``
     images are in memory at once, of those that are streamed; ``follow(rows, …)`` shows how far it has come.
     """
+    parts = embedded(body, images, batch=batch, follow=follow, name=name)
+    return torch.cat([part.cpu() for part in parts]).unflatten(0, images.shape[:-3])
+
+
+@torch.no_grad()
+def embedded(
+    body: nn.Module, images: Tensor | Streamed, *, batch: int = 1000, follow: Callable = _quietly, name: str = "embed"
+) -> Iterator[Tensor]:
+    """The same as parts (M, F) on the body's device."""
     body.eval()
     device = next(body.parameters()).device
     number = precision(getattr(body, "precision", "float32"), device)
     batch = min(batch, LARGE) if getattr(body, "image_size", None) else batch
     flat = images if isinstance(images, Streamed) else images.flatten(0, -4)
     starts = [{"image": first} for first in range(0, len(flat), batch)]
-    features = []
     for row in follow(starts, name=name, total=len(starts), show="image"):
         part = flat[row["image"] : row["image"] + batch]
         part = part.to(device).float().div(255) if part.dtype == torch.uint8 else part.to(device)
-        with torch.autocast(device.type, number, enabled=number != torch.float32):
-            features.append(body(part.contiguous(memory_format=torch.channels_last)).float().cpu())
-    return torch.cat(features).unflatten(0, images.shape[:-3])
+        with nullcontext() if number == torch.float32 else torch.autocast(device.type, number):
+            features = body(part.contiguous(memory_format=torch.channels_last)).float()
+        yield features
+
+
+def embed_there(body: nn.Module, images: Tensor, *, batch: int = 1000) -> Tensor:
+    """``embed``, the features (..., F) on the body's device."""
+    return torch.cat(list(embedded(body, images, batch=batch))).unflatten(0, images.shape[:-3])
 
 
 def embed_views(

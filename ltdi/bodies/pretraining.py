@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ltdi.bodies.base import Body
 from ltdi.datasets.images import ImageSet
 from ltdi.seeding import generator, pick
-from ltdi.training import Training
+from ltdi.training import Row, Training
 
 
 class EpisodicLoss(nn.Module):
@@ -50,7 +50,7 @@ def pretrain(
     augment: Callable[[Tensor, torch.Generator], Tensor],
     precision: torch.dtype,
     seed: int,
-) -> Iterator[dict[str, float]]:
+) -> Iterator[Row]:
     """Train ``training.model`` (an EpisodicLoss) from ``training.step`` to ``training.steps``; yields a row a step.
 
     Of a class of fewer than ``images_a_class`` images some are taken twice. Each step draws from a stream of its own,
@@ -72,4 +72,4 @@ def pretrain(
             loss, accuracy = model(batch)
         loss.backward()
         training.descend()
-        yield {"step": training.step, "loss": loss.item(), "accuracy": accuracy.item()}
+        yield {"step": training.step, "loss": loss.detach(), "accuracy": accuracy}

@@ -14,6 +14,7 @@ from ltdi.methods.eszsl import Eszsl
 from ltdi.methods.ghn3 import Ghn3
 from ltdi.methods.head_sgd import HeadSgd, PrototypeSgd
 from ltdi.methods.icis import Icis
+from ltdi.methods.kernel_ridge import KernelRidge
 from ltdi.methods.lda import Lda
 from ltdi.methods.llo_vae import LloVae
 from ltdi.methods.logistic import Logistic
@@ -81,6 +82,7 @@ CONTROLS: dict[str, type[Method]] = {
     "nearest_name": NearestName,
     "softmax_rows": SoftmaxRows,
     "text_ridge": TextRidge,
+    "kernel_ridge": KernelRidge,
     "eszsl": Eszsl,
     "conse": Conse,
 }

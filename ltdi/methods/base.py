@@ -10,7 +10,7 @@ from ltdi.learner import Learner
 from ltdi.methods.setup import Setup
 from ltdi.starts import Start
 from ltdi.tasks import Context, TaskSource, batches
-from ltdi.training import Training
+from ltdi.training import Row, Training
 from ltdi.trajectories import Trajectories
 from ltdi.weights import WeightSpace
 
@@ -54,7 +54,7 @@ class Method(nn.Module):
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
-    ) -> Iterator[dict[str, float]]:
+    ) -> Iterator[Row]:
         """Train from ``training.step`` to ``training.steps``, yielding a log row a step. Default: learns nothing."""
         yield from ()
 

@@ -45,7 +45,8 @@ class DiffusionMethod(ReptileTrained):
             )
         schedule = SCHEDULES[diffusion.schedule](diffusion.steps, diffusion.max_beta)
         self.process = self.process_class(schedule, self.process_class.index_map(setup.length, diffusion.steps))
-        self.denoiser = setup.network(self.learner, channels=1 + diffusion.gradient_input)
+        channels = 1 + diffusion.gradient_input + start.shown
+        self.denoiser = setup.network(self.learner, channels=channels)
 
     # -- the chain ---------------------------------------------------------------------------------
 
@@ -54,6 +55,8 @@ class DiffusionMethod(ReptileTrained):
         channels = [x_t]
         if self.diffusion.gradient_input:
             channels.append(self._example_gradient(x_t, task))
+        if self.start.shown:
+            channels.append(_of_unit_size(task["centre"]))
         output = functional_call(self.denoiser, dict(phi), (torch.stack(channels, 1), t, task["rows"], task["present"]))
         return self.process.epsilon(output, x_t, t, self.diffusion.prediction)
 
@@ -62,7 +65,7 @@ class DiffusionMethod(ReptileTrained):
         see."""
         loss = self.learner.loss
         g = grad(lambda x: loss(self.to_w(x, task["centre"]), task["examples"]).sum())(x_t.detach())
-        return g / (g.square().mean(-1, keepdim=True).sqrt() + 1e-6)
+        return _of_unit_size(g)
 
     def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
         return self.chain(context, generator=generator)[-1]
@@ -166,6 +169,11 @@ class DiffusionMethod(ReptileTrained):
                 loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights")
                 losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
         return {name: torch.cat(values).mean().item() for name, values in sorted(losses.items())}
+
+
+def _of_unit_size(x: Tensor) -> Tensor:
+    """Of each task (B, D)."""
+    return x / (x.square().mean(-1, keepdim=True).sqrt() + 1e-6)
 
 
 def _pick(points: Tensor, i: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class PrototypeSgd(HeadSgd):
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def first(self, context: Context) -> Tensor:
-        return prototype_weights(self.head, context.means, self.temperature.item())
+        return prototype_weights(self.head, context.means, self.temperature)
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         temperature, _ = calibrated_temperature(

@@ -23,7 +23,7 @@ from ltdi.methods.setup import Setup
 from ltdi.methods.trained import step_stream
 from ltdi.starts import Start
 from ltdi.tasks import Context, TaskSource
-from ltdi.training import Training
+from ltdi.training import Row, Training
 from ltdi.trajectories import Trajectories
 
 
@@ -52,7 +52,7 @@ class Icis(KnownRows):
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
-    ) -> Iterator[dict[str, float]]:
+    ) -> Iterator[Row]:
         texts, rows = F.normalize(self.texts, dim=-1), F.normalize(self.table.centred, dim=-1)
         while training.step < training.steps:
             stream = step_stream(seed, training.step)
@@ -61,7 +61,9 @@ class Icis(KnownRows):
             loss = torch.stack(list(losses.values())).sum()
             loss.backward()
             training.descend()
-            yield {"step": training.step, "loss": loss.item()} | {name: each.item() for name, each in losses.items()}
+            yield {"step": training.step, "loss": loss.detach()} | {
+                name: each.detach() for name, each in losses.items()
+            }
 
     def reconstructions(self, texts: Tensor, rows: Tensor, unseen: Tensor) -> dict[str, Tensor]:
         """1 − cosine of the four, over texts (M, E), rows (M, F) of known classes and texts (U, E) of others."""

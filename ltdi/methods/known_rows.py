@@ -31,6 +31,8 @@ class KnownRows(Method):
 
     def __init__(self, start: Start, setup: Setup) -> None:
         super().__init__(start, setup)
+        self._table: Table | None = None
+        self._held: tuple[int, ...] = ()
         self.head = linear_classifier(start.learner, type(self).__name__)
         self.register_buffer("texts", torch.zeros(setup.n_classes, self.head.n_numbers))
         self.register_buffer("rows", torch.zeros(setup.n_classes, self.head.n_features))
@@ -39,7 +41,11 @@ class KnownRows(Method):
 
     @property
     def table(self) -> Table:
-        return Table(self.texts, self.rows)
+        """Made once for what the buffers hold."""
+        held = (self.texts.data_ptr(), self.texts._version, self.rows._version)
+        if self._table is None or self._held != held:
+            self._table, self._held = Table(self.texts, self.rows), held
+        return self._table
 
     def learn(self, train: DescribedTasks) -> None:
         """What is known of the classes that are learned from."""

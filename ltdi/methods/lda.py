@@ -12,7 +12,7 @@ from torch import Tensor
 from ltdi.methods.base import Method, scores
 from ltdi.methods.setup import Setup
 from ltdi.starts import Start
-from ltdi.starts.closed_form import calibrated_temperature, linear_classifier
+from ltdi.starts.closed_form import Scalar, calibrated_temperature, linear_classifier
 from ltdi.tasks import Context, TaskSource
 from ltdi.trajectories import Trajectories
 
@@ -46,9 +46,9 @@ class Lda(Method):
         self.temperature.fill_(temperature)
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        return self._weights(context, self.precision, self.temperature.item())
+        return self._weights(context, self.precision, self.temperature)
 
-    def _weights(self, context: Context, precision: Tensor, temperature: float) -> Tensor:
+    def _weights(self, context: Context, precision: Tensor, temperature: Scalar) -> Tensor:
         """Logits −τ(f − p_n)ᵀ P (f − p_n) (B, D), less what all classes share."""
         weight = 2 * temperature * context.means @ precision
         return self.head.linear(weight, -(weight * context.means).sum(-1) / 2)

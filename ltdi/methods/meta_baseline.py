@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltdi.bodies.embedding import embed
+from ltdi.bodies.embedding import embed_there
 from ltdi.classes import ClassTasks
 from ltdi.learner import Batch, Learner
 from ltdi.methods.base import Method
@@ -27,7 +27,7 @@ from ltdi.nn import masked_mean
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
 from ltdi.tasks import Context, TaskSource
-from ltdi.training import Training
+from ltdi.training import Row, Training
 from ltdi.trajectories import Trajectories
 from ltdi.weights import WeightSpace
 
@@ -69,7 +69,7 @@ class Centroids(Learner):
 
     def features(self, images: Tensor) -> Tensor:
         """(…, F) with the running statistics: an image's do not depend on the others."""
-        return embed(self.body, images, batch=IMAGES_AT_ONCE).to(images.device)
+        return embed_there(self.body, images, batch=IMAGES_AT_ONCE)
 
 
 class MetaBaseline(Method):
@@ -114,7 +114,7 @@ class MetaBaseline(Method):
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
-    ) -> Iterator[dict[str, float]]:
+    ) -> Iterator[Row]:
         """The row's loss is that of its phase: it jumps between the two."""
         assert isinstance(train, ClassTasks)
         while training.step < training.steps:
@@ -123,15 +123,15 @@ class MetaBaseline(Method):
             loss = self.classification_loss(train, stream) if classifies else self.episodic_loss(train, stream)
             loss.backward()
             training.descend()
-            yield {"step": training.step, "loss": loss.item()}
+            yield {"step": training.step, "loss": loss.detach()}
 
     def classification_loss(self, train: ClassTasks, stream: torch.Generator) -> Tensor:
         images, counts, first = train.of.images, train.of.counts, train.of.first
         assert images is not None
-        labels = torch.randint(len(counts), (self.images_a_batch,), generator=stream).to(images.device)
-        chosen = torch.randint(int(counts.max()), (self.images_a_batch,), generator=stream).to(images.device)
-        some = images[first[labels] + chosen % counts[labels]]
-        return F.cross_entropy(self.classifier(self._learning(some)), labels)
+        labels = torch.randint(len(counts), (self.images_a_batch,), generator=stream)
+        chosen = torch.randint(int(counts.max()), (self.images_a_batch,), generator=stream)
+        some = images[(first[labels] + chosen % counts[labels]).to(images.device)]
+        return F.cross_entropy(self.classifier(self._learning(some)), labels.to(images.device))
 
     def episodic_loss(self, train: ClassTasks, stream: torch.Generator) -> Tensor:
         task = train.new(train.draw(self.tasks_a_batch, stream, n_way=self.n_way), stream, n_query=self.query_images)

@@ -39,9 +39,9 @@ from ltdi.methods.trained import TaskBatch
 from ltdi.nn import TimeEmbedding, zero
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
-from ltdi.starts.closed_form import calibrated_temperature, linear_classifier, prototype_weights
+from ltdi.starts.closed_form import Scalar, calibrated_temperature, linear_classifier, prototype_weights
 from ltdi.tasks import Context, Task, TaskSource
-from ltdi.training import Training
+from ltdi.training import Row, Training
 from ltdi.trajectories import Trajectories
 
 
@@ -83,7 +83,7 @@ class MetaDiff(Method):
         temperature, _ = calibrated_temperature(self.head, val, lambda context: self.head_of(context.means, 1.0))
         self.temperature.fill_(temperature)
 
-    def head_of(self, rows: Tensor, temperature: float) -> Tensor:
+    def head_of(self, rows: Tensor, temperature: Scalar) -> Tensor:
         """Class weights (B, N, F) as a head (B, D)."""
         if self.classifier == "distance":
             return prototype_weights(self.head, rows, temperature)
@@ -105,15 +105,13 @@ class MetaDiff(Method):
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         means = context.means
         x_T = torch.randn(1, *means.shape[1:], generator=generator, device=generator.device).to(means)
-        return self.head_of(
-            self.chain(x_T.expand_as(means).flatten(1), context).view_as(means), self.temperature.item()
-        )
+        return self.head_of(self.chain(x_T.expand_as(means).flatten(1), context).view_as(means), self.temperature)
 
     # -- meta-training -----------------------------------------------------------------------------
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
-    ) -> Iterator[dict[str, float]]:
+    ) -> Iterator[Row]:
         assert isinstance(train, ClassTasks)
         means_of_all = train.of.means()
         while training.step < training.steps:
@@ -123,7 +121,7 @@ class MetaDiff(Method):
             loss = self.loss(task, means_of_all[batch.names].flatten(1), stream).mean()
             loss.backward()
             training.descend()
-            yield {"step": training.step, "loss": loss.item()}
+            yield {"step": training.step, "loss": loss.detach()}
 
     def loss(self, task: Task, x_0: Tensor, stream: torch.Generator) -> Tensor:
         """The loss of each task (B,); targets x_0 (B, N·F)."""
@@ -133,7 +131,7 @@ class MetaDiff(Method):
         loss = self.meta.weight_loss * (self.epsilon(x_t, t, task.context) - noise).square().mean(-1)
         if self.meta.query_loss > 0:
             rows = self.chain(x_T, task.context).view_as(task.context.means)
-            w = self.head_of(rows, self.temperature.item())
+            w = self.head_of(rows, self.temperature)
             loss = loss + self.meta.query_loss * self.head.loss(w, task.query)
         return loss
 

@@ -16,7 +16,7 @@ from ltdi.methods.base import Method
 from ltdi.methods.setup import Setup
 from ltdi.nn import masked_mean
 from ltdi.starts import Start
-from ltdi.starts.closed_form import calibrated_temperature, linear_classifier
+from ltdi.starts.closed_form import Scalar, calibrated_temperature, linear_classifier
 from ltdi.tasks import Context, TaskSource
 from ltdi.trajectories import Trajectories
 
@@ -34,9 +34,9 @@ class NearestUnit(Method):
         self.temperature.fill_(calibrated_temperature(self.head, val, lambda context: self._weights(context, 1.0))[0])
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        return self._weights(context, self.temperature.item())
+        return self._weights(context, self.temperature)
 
-    def _weights(self, context: Context, temperature: float) -> Tensor:
+    def _weights(self, context: Context, temperature: Scalar) -> Tensor:
         """(B, D)"""
         mean = masked_mean(F.normalize(context.rows, dim=-1), context.present)
         return self.head.linear(temperature * F.normalize(mean, dim=-1), mean.new_zeros(mean.shape[:2]))

@@ -28,4 +28,4 @@ class Prototype(Method):
         self.temperature.fill_(temperature)
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        return prototype_weights(self.head, context.means, self.temperature.item())
+        return prototype_weights(self.head, context.means, self.temperature)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ltdi.adaptation import adapt
 from ltdi.bodies.conv4 import Conv4
-from ltdi.bodies.embedding import embed
+from ltdi.bodies.embedding import embed, embed_there
 from ltdi.classes import ClassTasks, context_of, labelled
 from ltdi.errors import InputError
 from ltdi.learner import Batch, Classifier
@@ -31,7 +31,7 @@ from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
 from ltdi.starts.closed_form import linear_classifier
 from ltdi.tasks import Context, TaskSource
-from ltdi.training import Training
+from ltdi.training import Row, Training
 from ltdi.trajectories import Trajectories
 from ltdi.weights import WeightSpace
 
@@ -153,7 +153,7 @@ class Reptile(Method):
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
-    ) -> Iterator[dict[str, float]]:
+    ) -> Iterator[Row]:
         """The row's loss is that after the inner steps, on the images of the step that would be next."""
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
@@ -169,12 +169,12 @@ class Reptile(Method):
                 parameter.grad = moved[name]
             self.shift.grad = self.start.learner.space.flatten(moved)
             training.descend()
-            yield {"step": training.step, "loss": loss.mean().item()}
+            yield {"step": training.step, "loss": loss.mean().detach()}
 
     @torch.no_grad()
     def first(self, context: Context) -> Tensor:
         """The initialisation of each task (B, D)."""
-        features = embed(self.body, _images(context), batch=IMAGES_AT_ONCE).to(context.rows) / self.feature_scale
+        features = embed_there(self.body, _images(context), batch=IMAGES_AT_ONCE) / self.feature_scale
         return self.learner.of(self.start.centre(context_of(features, context.mask)) + self.shift)
 
     def _adapted(self, context: Context) -> Tensor:

@@ -28,7 +28,7 @@ from ltdi.methods.setup import Setup
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
 from ltdi.tasks import Context, TaskSource
-from ltdi.training import Training
+from ltdi.training import Row, Training
 from ltdi.trajectories import Trajectories
 
 
@@ -85,7 +85,7 @@ class ReptileHead(Method):
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
-    ) -> Iterator[dict[str, float]]:
+    ) -> Iterator[Row]:
         """The loss of a row is that of the adapted heads, on the mini-batch that would be next."""
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
@@ -95,7 +95,7 @@ class ReptileHead(Method):
             adapted, loss = self._adapt(w, self._mini_batches(rows, stream), self.inner_steps)
             self.phi.grad = (w - adapted).mean(0)
             training.descend()
-            yield {"step": training.step, "loss": loss.mean().item()}
+            yield {"step": training.step, "loss": loss.mean().detach()}
 
     def _adapt(self, w: Tensor, batches: Iterator[Batch], steps: int) -> tuple[Tensor, Tensor]:
         """Weights (B, D) after ``steps`` steps from w (B, D), and their losses (B,)."""

@@ -28,4 +28,4 @@ class Ridge(Method):
         self.penalty.fill_(PENALTIES[means.index(max(means))])
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        return ridge_weights(self.head, context, self.penalty.item(), 1.0)
+        return ridge_weights(self.head, context, self.penalty, 1.0)

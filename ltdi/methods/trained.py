@@ -15,7 +15,7 @@ from ltdi.seeding import generator as named_generator
 from ltdi.selection import scores_on_new_tasks
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task, TaskSource, batches
-from ltdi.training import Training
+from ltdi.training import Row, Training
 from ltdi.trajectories import Trajectories
 
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
@@ -126,14 +126,14 @@ class TrainedMethod(Method):
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
-    ) -> Iterator[dict[str, float]]:
+    ) -> Iterator[Row]:
         while training.step < training.steps:
             stream = step_stream(seed, training.step)
             parts = TaskBatch.draw(train, self.meta, stream).parts(train, trajectories, self.meta, stream)
             loss = torch.stack([self.loss(task, points, stream).mean() for task, points in parts]).sum()
             loss.backward()
             training.descend()
-            yield {"step": training.step, "loss": loss.item()}
+            yield {"step": training.step, "loss": loss.detach()}
 
     def weights_loss(self, w: Tensor, task: Task, points: Tensor | None) -> Tensor:
         """query_loss × the loss on the queries, and of recorded tasks weight_loss × the mean squared distance of x to
@@ -163,7 +163,7 @@ class ReptileTrained(TrainedMethod):
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
-    ) -> Iterator[dict[str, float]]:
+    ) -> Iterator[Row]:
         while training.step < training.steps:
             stream = step_stream(seed, training.step)
             tasks, loss_of = TaskBatch.draw(train, self.meta, stream), self.step_loss(stream)

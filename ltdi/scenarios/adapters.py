@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ltdi.adaptation import adapt
 from ltdi.bodies.text_encoder import TextEncoder
 from ltdi.datasets.texts import PARTS, read_text_set, thinned
 from ltdi.encoder import Encoder
@@ -20,6 +21,7 @@ from ltdi.features import FeatureMap
 from ltdi.learners import Lora
 from ltdi.provenance import name_of
 from ltdi.scenarios.base import Prepared, Pretraining
+from ltdi.seeding import generator
 from ltdi.starts import STARTS, Start
 from ltdi.starts.base import shared_draw
 from ltdi.store import Cache
@@ -28,7 +30,9 @@ from ltdi.text_tasks import Examples, Reading, TextTasks
 SPLITS = ("meta_train", "meta_val", "meta_test")
 # queries of these are of the part of a data set that it keeps apart
 APART = ("meta_val", "meta_test")
-STARTS_HERE = ("shared", "fresh")
+STARTS_HERE = ("shared", "joint", "fresh")
+JOINT: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "record": [300]}
+JOINT_TEXTS = 32
 TEXTS_TOGETHER = 64
 
 
@@ -82,14 +86,30 @@ class Adapters:
     def begin(
         self, sources: Mapping[str, TextTasks], learner: Mapping[str, Any], kind: str, *, seed: int
     ) -> tuple[Start, FeatureMap | None]:
-        """One draw of A for all tasks, or one each; B and the head zero."""
+        """One draw of A for all tasks, or one each; B and the head zero. Or what becomes of the former in training on
+        all data sets of meta-training at once."""
         if kind not in STARTS_HERE:
             raise InputError(f"trajectories.start = {kind} is none of an adapter; allowed: {', '.join(STARTS_HERE)}")
         reading = sources["meta_train"].reading
         knobs = {key: learner[key] for key in ("rank", "alpha", "modules")}
         lora = Lora(reading.body, **knobs, layers=reading.layers, digest=reading.digest)
         where = sources["meta_train"].names.device
-        return STARTS[kind](lora, shared_draw(lora, lora.encoder.n_classes, seed).to(where)), None
+        shared = shared_draw(lora, lora.encoder.n_classes, seed).to(where)
+        if kind == "joint":
+            shared = adapt(lora.loss, shared[None], _mixed(sources["meta_train"].of, seed), **JOINT).weights[0, 0]
+        return STARTS[kind](lora, shared), None
+
+
+def _mixed(of: Examples, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Batches of one task that hold examples of all data sets and classes, as many of each, drawn anew at every
+    step; of train parts alone."""
+    stream = generator(seed, "joint start")
+    kinds = 2 * of.group + of.label
+    pools = [((kinds == kind) & ~of.dev).nonzero().flatten() for kind in kinds.unique()]
+    while True:
+        chosen = [pools[j % len(pools)] for j in torch.randperm(JOINT_TEXTS, generator=stream).tolist()]
+        rows = [pool[int(torch.randint(len(pool), (), generator=stream))] for pool in chosen]
+        yield of.batch(torch.stack(rows)[None])
 
 
 def _examples(

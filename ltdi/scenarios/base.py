@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ltdi.features import FeatureMap
 from ltdi.starts import Start
+from ltdi.training import Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Pretraining:
     facts: Mapping[str, Any]
     scores: Callable[[], dict[str, float]]
     model: nn.Module | None = None
-    rows: Callable[[Any], Iterator[dict[str, float]]] | None = None
+    rows: Callable[[Any], Iterator[Row]] | None = None
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[Any, ...] = ()
     code: tuple[str, ...] = ()

@@ -36,8 +36,8 @@ from ltdi.store import Cache
 from ltdi.texts import embed_names, read_descriptions
 
 # start: described is the first of these, or another that is ahead of it
-DESCRIBED = ("softmax_rows", "text_ridge")
-START_TASKS = 1000
+DESCRIBED = ("softmax_rows", "text_ridge", "kernel_ridge")
+START_TASKS = 200
 CLASSIFIERS = ("classifier.weight", "fc.weight", "head.weight", "head.fc.weight")
 """What timm's models call the rows of their classifier."""
 
@@ -72,14 +72,23 @@ class ZeroShot:
         called = {split: names_of(splits[split].names, knobs) for split in SPLITS}
         text_of = partial(_texts, knobs)
         features = {split: _embedded(frozen, each) for split, each in splits.items()}
-        scale = scale_of(features["meta_train"])
+        images = features["meta_train"]
+        scale = scale_of(images)
         features = {split: each / scale for split, each in features.items()}
         counts = {split: torch.tensor(splits[split].counts) for split in SPLITS}
-        if knobs["learn_from"] == "classifier":
-            rows, called["meta_train"] = known_rows(knobs, called["meta_val"] | called["meta_test"])
-            features["meta_train"] = rows_as_features(rows, features["meta_train"])
-            counts["meta_train"] = torch.ones(len(rows), dtype=torch.long)
         kept: dict[str, Tensor] = {}
+        if knobs["learn_from"] != "images":
+            rows, called["meta_train"] = known_rows(knobs, called["meta_val"] | called["meta_test"])
+            rows = rows_as_features(rows, features["meta_train"])
+            features["meta_train"], counts["meta_train"] = rows, torch.ones(len(rows), dtype=torch.long)
+        if knobs["learn_from"] == "both":
+            own = names_of(splits["meta_train"].names, knobs)
+            order, counts["meta_train"], features["meta_train"] = with_images(
+                called["meta_train"], own, torch.tensor(splits["meta_train"].counts), images / scale
+            )
+            place = {key: j for j, key in enumerate(called["meta_train"])}
+            kept["meta_train/rows"] = rows[[place[key] for key in order]]
+            called["meta_train"] = {key: called["meta_train"][key] for key in order}
         tables = []
         for split in SPLITS:
             texts = text_of(list(called[split].values()))
@@ -98,8 +107,8 @@ class ZeroShot:
         }
         line = ", ".join(f"{split}: {tasks[split]} tasks from {len(called[split])} names" for split in SPLITS)
         tensors: dict[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]] = {"features": (kept, facts)}
-        if images := kept_pixels(splits):
-            tensors["images"] = (images, {})
+        if knobs["learn_from"] != "both" and (pixels := kept_pixels(splits)):
+            tensors["images"] = (pixels, {})
         return Prepared(tensors, pd.concat(tables, ignore_index=True), line)
 
     def begin(
@@ -161,6 +170,29 @@ def known_rows(knobs: Mapping[str, Any], asked: Mapping[str, str]) -> tuple[Tens
     return tensors[found[0]][[place[key] for key in kept]], {key: names[key] for key in kept}
 
 
+def with_images(
+    names: Mapping[str, str], called: Mapping[str, str], counts: Tensor, images: Tensor
+) -> tuple[list[str], Tensor, Tensor]:
+    """The keys of ``names``, first those that are among the classes ``called``, by key or by name; of each how many
+    images it has (C,), and the features of these. ``images`` (R, F) are those of the classes called, by ``counts``.
+
+    Raises:
+        InputError: none of the classes called has a name there.
+    """
+    keys = {key: key for key in names} | {name.lower(): key for key, name in names.items()}
+    found = [keys.get(key, keys.get(name.lower())) for key, name in called.items()]
+    first = [key for key in found if key is not None]
+    if not first:
+        raise InputError(
+            "tasks.names.learn_from = both: no meta-training class is one of the classifier's, by key or by name; set"
+            " classifier, or images"
+        )
+    parts = [part for part, key in zip(images.split(counts.tolist()), found, strict=True) if key is not None]
+    order = first + [key for key in names if key not in set(first)]
+    n_images = [len(part) for part in parts] + [0] * (len(order) - len(first))
+    return order, torch.tensor(n_images), torch.cat(parts)
+
+
 def _texts(knobs: Mapping[str, Any], names: list[str]) -> Tensor:
     if not knobs["encoder"]:
         raise InputError("tasks.names.encoder = null: name a folder that holds a text encoder, or one of the hub")
@@ -193,8 +225,8 @@ def _start(kind: str, learner: Learner, train: DescribedTasks, val: DescribedTas
     made = STARTS[kind]
     if not issubclass(made, Described):
         return made(learner, shared)
-    start = made(learner, shared, train.of.texts, train.of.means())
-    return start.calibrated(val)
+    start = made(learner, shared, train.of.texts, train.of.means(), from_own=train.of.rows is not None)
+    return start.calibrated(train, val)
 
 
 def _accuracies(start: Start, val: DescribedTasks, seed: int) -> Tensor:

@@ -8,11 +8,11 @@ from torch import Tensor
 from ltdi.learner import Learner
 from ltdi.starts.base import Start
 from ltdi.starts.closed_form import Prototype, Ridge
-from ltdi.starts.described import SoftmaxRows, TextRidge
-from ltdi.starts.gaussian import Fresh, Shared
+from ltdi.starts.described import KernelRidge, SoftmaxRows, TextRidge
+from ltdi.starts.gaussian import Fresh, Joint, Shared
 
 STARTS: dict[str, type[Start]] = {
-    start.kind: start for start in (Fresh, Shared, Prototype, Ridge, SoftmaxRows, TextRidge)
+    start.kind: start for start in (Fresh, Shared, Joint, Prototype, Ridge, SoftmaxRows, TextRidge, KernelRidge)
 }
 
 

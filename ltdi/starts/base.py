@@ -22,6 +22,8 @@ class Start:
     kind: ClassVar[str]
     one_size: ClassVar[bool] = False
     """Whether it is there for as many classes as ``shared`` has, and for no other number."""
+    shown: ClassVar[bool] = False
+    """Whether denoisers are shown the centre: where it holds more of what is known than the context's rows."""
     drawn: ClassVar[bool] = False
     """Whether training starts from draws of the task's own, of which the centre knows nothing."""
 

@@ -17,14 +17,17 @@ from ltdi.tasks import Context, TaskSource, batches
 PENALTIES = tuple(10.0**e for e in range(-3, 4))
 TEMPERATURES = tuple(2.0 ** (e / 2) for e in range(-20, 17))
 
+Scalar = float | Tensor
+"""A number; of what a method has learned a tensor, so that no device is asked for it."""
 
-def prototype_weights(learner: Classifier, means: Tensor, temperature: float) -> Tensor:
+
+def prototype_weights(learner: Classifier, means: Tensor, temperature: Scalar) -> Tensor:
     """The nearest-mean classifier of class means p (B, N, F) as weights (B, D): logits -τ‖f - p_n‖², less the τ‖f‖²
     that all classes share."""
     return learner.linear(2 * temperature * means, -temperature * means.square().sum(-1))
 
 
-def ridge_weights(learner: Classifier, context: Context, penalty: float, temperature: float) -> Tensor:
+def ridge_weights(learner: Classifier, context: Context, penalty: Scalar, temperature: Scalar) -> Tensor:
     """Ridge regression of ±1 labels on the centred rows as weights (B, D) (Bertinetto et al. 2019), logits times τ.
 
     Solved in the space of the N·K rows, which are fewer than features.

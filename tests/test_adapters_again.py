@@ -1,0 +1,114 @@
+"""Adapters: the start that all training tasks share, and a killed run that goes on."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import STAGES
+from language import write_bert
+from test_adapters import ADAPTERS, write_sets
+from torch.testing import assert_close
+
+import ltdi.methods.trained
+import pipeline.collect_trajectories
+from ltdi.artefacts import load_sources, load_start, read_text_tasks
+from ltdi.scenarios.adapters import JOINT, _mixed
+from ltdi.store import read_tensors
+from ltdi.text_tasks import Examples
+
+pytestmark = pytest.mark.slow
+
+pytest.importorskip("transformers")
+
+FIRST, THIRD, FOURTH = STAGES[:2], STAGES[2], STAGES[3]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, write_params, run_stage):
+    """The first two stages, once; ``params`` writes those of later ones."""
+    folder = tmp_path_factory.mktemp("adapters")
+    write_sets(folder / "sets")
+    places = {"texts.body": write_bert(folder / "model"), "texts.root": str(folder / "sets")}
+    sets = {"texts.meta_train": ["a", "b"], "texts.meta_val": ["c"], "texts.meta_test": ["d"]}
+
+    def params(target, changes):
+        return write_params(target, ADAPTERS | places | sets | {"trajectories.start": "joint"} | changes)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("LTDI_STORE", str(folder / "store"))
+        for stage in FIRST:
+            run_stage(stage, params(folder, {}), folder / "data")
+    return folder / "data", params
+
+
+def tensors_under(data):
+    folders = {"trajectories": "trajectories", "model/methods": "method"}
+    return {
+        f"{file.name}/{name}": value
+        for folder, kind in folders.items()
+        for file in sorted((data / folder).glob("*.safetensors"))
+        if file.stem != "start"
+        for name, value in read_tensors(file, kind=kind)[0].items()
+    }
+
+
+def killed_after(monkeypatch, module, name, calls):
+    """The function raises as a kill does, instead of its call after so many."""
+    whole, done = getattr(module, name), []
+
+    def call(*arguments, **knobs):
+        if len(done) == calls:
+            raise KeyboardInterrupt
+        done.append(None)
+        return whole(*arguments, **knobs)
+
+    monkeypatch.setattr(module, name, call)
+
+
+def test_collection_and_training_go_on_after_a_kill_bit_for_bit(prepared, run_stage, tmp_path, monkeypatch, capsys):
+    data, params = prepared
+    monkeypatch.setitem(JOINT, "record", [10])
+    changes = {"trajectories.shard_size": 5, "meta.steps": 6, "meta.val_every": 2}
+    found = {}
+    for name in ("killed", "straight"):
+        place, file = tmp_path / name, params(tmp_path / f"{name} params", changes)
+        shutil.copytree(data, place)
+        monkeypatch.setenv("LTDI_STORE", str(tmp_path / f"{name} store"))
+        for stage, module, function in (
+            (THIRD, pipeline.collect_trajectories, "collect"),
+            (FOURTH, ltdi.methods.trained, "meta_step"),
+        ):
+            if name == "killed":
+                with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                    killed_after(patch, module, function, 3)
+                    run_stage(stage, file, place)
+            run_stage(stage, file, place)
+        found[name] = tensors_under(place)
+    said = capsys.readouterr().out
+    assert said.count("going on from step 2") == 1
+    assert_close(found["killed"], found["straight"], rtol=0, atol=0)
+
+
+def test_the_joint_start_is_one_adapter_for_all_training_tasks(prepared, run_stage, tmp_path, monkeypatch):
+    """It is better than the draw on all of them, and the same for each."""
+    data, params = prepared
+    monkeypatch.setenv("LTDI_STORE", str(tmp_path / "store"))
+    monkeypatch.setitem(JOINT, "record", [60])
+    shutil.copytree(data, tmp_path / "data")
+    run_stage(THIRD, params(tmp_path, {}), tmp_path / "data")
+    start, _, _ = load_start(tmp_path / "data")
+    source = load_sources(tmp_path / "data", splits=["meta_train"])["meta_train"]
+    tasks = torch.arange(len(source))
+    centre = start.centre(source.context(tasks))
+    assert start.kind == "joint" and (centre == start.shared).all()
+    everything, drawn = source.fitted_on(tasks), torch.zeros_like(centre)
+    # of zeros the logits are zero, as those of the draw are
+    assert start.learner.loss(centre, everything).mean() < start.learner.loss(drawn, everything).mean() - 0.02
+
+
+def test_batches_of_the_joint_start_are_even_and_of_train_parts(prepared, monkeypatch):
+    of = read_text_tasks(prepared[0] / "tasks", ["meta_train"])["meta_train"].of
+    monkeypatch.setattr(Examples, "batch", lambda self, rows: rows)
+    (rows,) = next(_mixed(of, 0))
+    kinds = torch.bincount(2 * of.group[rows] + of.label[rows])
+    assert len(rows) == 32 and not of.dev[rows].any() and kinds.tolist() == [8, 8, 8, 8]

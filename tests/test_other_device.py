@@ -1,0 +1,111 @@
+"""What the stages compute on a device, on one that nobody has: no tensor of the processor's meets its, and nothing asks
+it for a number.
+
+Tensors of device "meta" have a shape and no values: to copy one to the processor, or to branch on it, is an error of
+torch's own. That tensors of two devices do not meet torch leaves to the real ones, so it is checked here.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from worlds import World, draw
+
+from ltdi.bodies.conv4 import Conv4
+from ltdi.bodies.embedding import embed_there
+from ltdi.extractor import FeatureExtractor
+from ltdi.learners import LinearHead
+from ltdi.methods import CONTROLS, METHODS
+from ltdi.starts import STARTS
+from ltdi.training import Training
+from ltdi.trajectories import collect
+
+META = torch.device("meta")
+TRANSFERS = {"aten._to_copy.default", "aten.copy_.default"}
+# a device takes numbers of rows from the processor
+CHOICES = {"aten.index.Tensor", "aten.index_put_.default", "aten.index_put.default"}
+
+
+class OneDevice(TorchDispatchMode):
+    """Raises where one operation has tensors of two devices, but for transfers and single numbers."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if str(func) not in TRANSFERS | CHOICES:
+            tensors = [each for each in tree_flatten((args, kwargs or {}))[0] if isinstance(each, Tensor)]
+            places = {each.device.type for each in tensors if each.dim()}
+            assert len(places) < 2, f"{func} has tensors of {sorted(places)}"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(autouse=True)
+def one_device():
+    with OneDevice():
+        yield
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    made = {False: World("prototype"), True: World("prototype", with_images=True)}
+    for world in made.values():
+        world.there = world.start.to(META)
+        world.train_there, world.val_there = world.train.to(META), world.val.to(META)
+    return made
+
+
+def test_mixing_devices_is_noticed():
+    with pytest.raises(AssertionError, match=r"aten.add.Tensor has tensors of \['cpu', 'meta'\]"):
+        torch.ones(3) + torch.ones(3, device=META)
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        torch.ones(3, device=META).sum().item()
+
+
+def test_embedding():
+    body = Conv4(1, filters=8).eval().to(META)
+    images = torch.zeros(2, 3, 1, 16, 16, dtype=torch.uint8, device=META)
+    assert embed_there(body, images, batch=4).device == META
+    extractor = FeatureExtractor("glyphs", 16, body, 1.0, None, META)
+    assert extractor(images).shape[:2] == (2, 3) and extractor(images).device == META
+
+
+@pytest.mark.parametrize("optimizer, sam", [("adam", 0.0), ("sgd", 0.05)])
+@pytest.mark.parametrize("fit_on", ["class", "support"])
+@pytest.mark.parametrize("linear", [False, True])
+def test_collection(worlds, optimizer, sam, fit_on, linear):
+    world, start = worlds[False], worlds[False].there
+    if linear:
+        start = STARTS["prototype"](LinearHead(8), torch.zeros(27, device=META), temperature=1.0, ridge=1.0)
+    how = {"fit_on": fit_on, "augment": False, "optimizer": optimizer, "lr": 0.1, "steps": 4, "length": 3, "seed": 0}
+    recorded = collect(start, world.train_there, torch.arange(6), sam=sam, **how)
+    assert {each.device for each in vars(recorded).values()} == {META}
+    assert recorded.points.shape[:2] == (6, 3) and recorded.scores.shape == (6, 3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_of_meta_training(worlds, name):
+    world = worlds["images" in METHODS[name].needs]
+    if "names" in METHODS[name].needs:
+        pytest.skip("of names")
+    method = world.build(name).to(META)
+    method.start = world.there
+    training = Training(method, lr=1e-3, steps=3, ema=0.9)
+    rows = method.meta_train(training, world.train_there, world.trajectories, seed=0)
+    assert next(rows)["loss"].device == META
+    assert next(rows)["step"] == 2
+
+
+# what they learned is how many steps to take, or how long to go on
+ASK = {"head_sgd", "prototype_sgd", "logistic"}
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS | CONTROLS if name not in ASK])
+def test_generation(worlds, name):
+    world = worlds["images" in (METHODS | CONTROLS)[name].needs]
+    if "names" in (METHODS | CONTROLS)[name].needs:
+        pytest.skip("of names")
+    method = world.build(name).eval().to(META)
+    method.start = world.there
+    task = world.val_there.batch(torch.arange(5))
+    w = draw(method, task.context)
+    assert w.device == META and w.shape[0] == 5
+    assert method.learner.score(w, task.query).device == META
