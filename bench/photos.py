@@ -77,7 +77,7 @@ def markdown(measured: pd.DataFrame) -> str:
         paired = percent(trained.paired_diff.mean(), _half(trained.paired_ci95), sign="+")
         scores = (group[group.method == method] for method in methods)
         cells = [f"{100 * each.accuracy.mean():.2f}" if len(each) else "" for each in scores]
-        lines.append([setting, str(n_shot), *cells, best, paired])
+        lines.append([str(setting), str(n_shot), *cells, best, paired])
     head = ["domain", "images a class", *(names.get(each, each) for each in methods), "best control", "paired"]
     told = sorted(
         f"{int(of.tasks.iloc[0])} tasks of five classes with each of {of.seed.nunique()} seeds, {of.device.iloc[0]}, "
