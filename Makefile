@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast quality format example paper compare bench bench-speed bench-omniglot photos bench-adapters ablation figures show report lock clean
+.PHONY: help setup repro test test-fast quality format example paper compare bench bench-speed bench-omniglot photos bench-adapters ablation figures show report campaign lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ show: $(READY) ## the table of the last run
 
 report: $(READY) ## the last run as one page, data/report.html
 	@python -m pipeline.report
+
+campaign: $(READY) ## attacks by chance on all that reads or writes a file: SEED=0; 20 minutes
+	PYTHONPATH=. python tests/campaign.py --seed $(or $(SEED),0)
 
 lock: $(READY) ## pin what is installed now
 	(sed -n '/^#/p' requirements.lock; pip freeze | grep -viE '^(nvidia|cuda|triton|-e |#)') > requirements.lock.new

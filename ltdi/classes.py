@@ -100,16 +100,13 @@ class Classes:
 
     def to(self, device: torch.device | str) -> "Classes":
         """With its rows on a device. Which are whose stays with the processor, which decides by it."""
-        there = {key: value for key, value in vars(self).items() if hasattr(value, "to") and key != "counts"}
-        moved = {key: value.to(device) for key, value in there.items()}
+        moved = {key: value.to(device) for key, value in vars(self).items() if hasattr(value, "to") and key != "counts"}
         return replace(self, **{field.name: moved[field.name] for field in fields(self) if field.name in moved})
 
 
 class ClassTasks:
     """The tasks of one split: of ``classes`` (M, N) the images ``support`` (M, N, K) and ``query`` (M, N, Q), −1 where
-    a class has none; they are numbers within the class. A TaskSource.
-
-    These numbers stay with the processor, whatever device the features are on."""
+    a class has none; numbers within the class, on the processor whatever device the features are on. A TaskSource."""
 
     def __init__(self, of: Classes, classes: Tensor, support: Tensor, query: Tensor) -> None:
         self.of, self.classes, self.support, self.query = of, classes, support, query
@@ -181,11 +178,8 @@ class ClassTasks:
         return self._like(self.of, self.classes[tasks], self.support[tasks], self.query[tasks])
 
     def with_images(self, images: Tensor) -> Self:
-        """The same tasks, with the images that the features are of (R, channels, height, width).
-
-        Raises:
-            InputError: the features hold augmented copies, whose images are not there.
-        """
+        """The same tasks, with the images that the features are of (R, channels, height, width); refused as InputError
+        where there are augmented copies, whose images are not there."""
         if self.n_views > 1:
             raise InputError(
                 f"tasks.views = {self.n_views - 1}: a method that works on images needs 0; change it, or method.name"
@@ -207,7 +201,7 @@ class ClassTasks:
     @classmethod
     def from_table(cls, of: Classes, table: pd.DataFrame) -> Self:
         classes, support, query = (
-            torch.from_numpy(np.stack(list(table[name]))) for name in ("classes", "support", "query")
+            torch.from_numpy(np.stack(list(table[key]))) for key in ("classes", "support", "query")
         )
         N = classes.shape[1]
         support, query = (each.unflatten(1, (N, each.shape[1] // N)) for each in (support, query))

@@ -234,7 +234,8 @@ def _show(found: pd.DataFrame, csv: Path | None, *, told: str, written: str) -> 
     """The first rows, fractions ``told`` so; all, fractions ``written`` so, to a file."""
     if csv:
         text = found.to_csv(index=False, float_format=written, lineterminator="\n")
-        write_text(csv, text.encode("utf-8", "backslashreplace").decode())
+        # a carriage return is not quoted, and would end a line for whoever reads
+        write_text(csv, text.replace("\r", "\\r").encode("utf-8", "backslashreplace").decode())
     show(found.head(SHOWN), told)
     if len(found) > SHOWN:
         say(f"and {len(found) - SHOWN} more{f': {csv}' if csv else '; --csv writes all'}")

@@ -53,8 +53,7 @@ def one_line_errors(name: str) -> Iterator[None]:
         raise _ended(name, str(error)) from error
     except OSError as error:
         if error.errno in (errno.EPIPE, errno.ESHUTDOWN):
-            # whoever read what is said has gone, and so has the place to say it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _say_no_more()  # whoever read what is said has gone
             raise SystemExit(1) from error
         raise _ended(name, str(refused_by_system(error))) from error
     except (MemoryError, OverflowError, RuntimeError) as error:
@@ -83,9 +82,18 @@ def _interruptible() -> Iterator[None]:
 
 
 def _ended(name: str, line: str, code: int = 2) -> SystemExit:
-    console.print(f"[bold red]{name}[/]", end=": ")
-    say(" ".join(line.splitlines()))
+    try:
+        console.print(f"[bold red]{name}[/]", end=": ")
+        say(" ".join(line.splitlines()))
+        sys.stdout.flush()
+    except OSError:  # e.g. where the output goes to a full disk
+        _say_no_more()
+        os.write(2, f"{name}: {line}\n".encode("ascii", "spelled"))
     return SystemExit(code)
+
+
+def _say_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_of_memory(error: Exception) -> bool:

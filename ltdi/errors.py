@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 def refused_by_system(error: OSError, path: str | Path = "") -> InputError:
     """What the system says of a file, as one line."""
-    place = path or error.filename or "a file"
+    place = path or error.filename or "what was to be written"
     if isinstance(place, bytes):
         place = place.decode(errors="backslashreplace")
     if error.errno in SPACE:

@@ -76,8 +76,9 @@ class Head:
         places = [
             str(each) if isinstance(each, str | Path) or hasattr(each, "at") else j for j, each in enumerate(listed)
         ]
-        found = (places, [self.classes[each] for each in label.tolist()], share.numpy())
-        return pd.DataFrame(dict(zip(columns, found, strict=True)))
+        # as objects: names of files are bytes, and those that are no text fit into no column of text
+        names = [pd.Series(each, dtype=object) for each in (places, [self.classes[each] for each in label.tolist()])]
+        return pd.DataFrame(dict(zip(columns, (*names, share.numpy()), strict=True)))
 
     def score(self, folder: str | Path) -> float:
         """The share of the images in a folder of class folders that are classified rightly.
@@ -195,6 +196,8 @@ def by_folder(task: Path) -> dict[str, list]:
     if "" in by_class:
         raise InputError(f"{by_class[''][0]} lies in no class's folder; move it into one")
     if task.is_dir():
+        if broken := sorted(each for each in task.iterdir() if each.is_symlink() and not each.exists()):
+            raise InputError(f"{broken[0]}: a link that leads nowhere; remove it, or put the class's images there")
         empty = sorted(each.name for each in task.iterdir() if each.is_dir() and not each.name.startswith("."))
         empty = [name for name in empty if not any(found.split("/")[0] == name for found in by_class)]
         if empty:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.knobs import Count, Methods, NonNegative, Positive, Section, Share
+from pipeline.knobs import AtATime, Count, Methods, NonNegative, Positive, Section, Share
 
 Transforms = Literal["none", "rotations", "mirrored", "dihedral"]
 
@@ -36,7 +36,7 @@ class Data(Section):
     download: bool
     train_on_val: bool
     splits: Path | None
-    size: Annotated[int, Field(ge=16)]
+    size: Annotated[int, Field(ge=16, le=10**4)]
     images_a_class: Annotated[int, Field(ge=2)] | None
     domains: Domains
     domain_power: Share
@@ -65,12 +65,12 @@ class Augment(Section):
 class Body(Section):
     name: Annotated[str, Field(pattern=r"^(conv4|resnet12|timm/.+)$")]
     weights: Path | None
-    image_size: Annotated[int, Field(ge=16)] | None
-    filters: Count
+    image_size: Annotated[int, Field(ge=16, le=10**4)] | None
+    filters: AtATime
     transforms: Transforms
     steps: Count
-    classes_a_batch: Annotated[int, Field(ge=2)]
-    images_a_class: Annotated[int, Field(ge=2)]
+    classes_a_batch: Annotated[int, Field(ge=2, le=10**6)]
+    images_a_class: Annotated[int, Field(ge=2, le=10**6)]
     lr: Positive
     weight_decay: NonNegative
     ema: Annotated[float, Field(ge=0, lt=1)]
@@ -88,16 +88,16 @@ class Names(Section):
 
 
 class Tasks(Section):
-    n_way: Annotated[int, Field(ge=2)]
+    n_way: Annotated[int, Field(ge=2, le=10**6)]
     n_shot: Count
     n_query: Count
-    train_n_way: Annotated[int, Field(ge=2)] | None
+    train_n_way: Annotated[int, Field(ge=2, le=10**6)] | None
     transforms: Transforms
     val_transforms: Transforms
     meta_train: Count
     meta_val: Count
     meta_test: Count
-    views: Annotated[int, Field(ge=0)]
+    views: Annotated[int, Field(ge=0, le=10**4)]
     names: Names
     augment: Augment
 
@@ -111,7 +111,7 @@ class Learner(Section):
     hidden: Count
     normalise: Literal["none", "unit", "centred", "auto"]
     projection: Count | None
-    rank: Count
+    rank: AtATime
     alpha: Positive
     modules: Annotated[list[str], Field(min_length=1)]
 
@@ -134,7 +134,7 @@ class Trajectories(Section):
     optimizer: Literal["sgd", "adam"]
     lr: Positive
     steps: Count
-    length: Annotated[int, Field(ge=2)]
+    length: Annotated[int, Field(ge=2, le=10**6)]
     sam: NonNegative
     shard_size: Count
     max_dropped: Share
@@ -159,22 +159,22 @@ class Diffusion(Section):
 
 class Denoiser(Section):
     name: Literal["transformer", "unet"]
-    width: Count
-    depth: Count
-    heads: Count
-    neurons_a_token: Count
+    width: AtATime
+    depth: AtATime
+    heads: AtATime
+    neurons_a_token: AtATime
     condition: Literal["mean", "attention"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Meta(Section):
     steps: Count
-    n_way: Annotated[int, Field(ge=2)]
-    min_shot: Count
-    max_shot: Count
-    new_tasks: Annotated[int, Field(ge=0)]
-    recorded_tasks: Annotated[int, Field(ge=0)]
-    inner_steps: Count
+    n_way: Annotated[int, Field(ge=2, le=10**6)]
+    min_shot: AtATime
+    max_shot: AtATime
+    new_tasks: Annotated[int, Field(ge=0, le=10**6)]
+    recorded_tasks: Annotated[int, Field(ge=0, le=10**6)]
+    inner_steps: AtATime
     inner_optimizer: Literal["sgd", "adam"]
     inner_lr: Positive
     outer_lr: Positive
@@ -182,21 +182,21 @@ class Meta(Section):
     ema: Annotated[float, Field(ge=0, lt=1)]
     weight_loss: NonNegative
     query_loss: NonNegative
-    query_images: Count
+    query_images: AtATime
     val_every: Count
 
 
 class Generate(Section):
-    heads: Count
-    adapt_steps: Annotated[int, Field(ge=0)]
+    heads: AtATime
+    adapt_steps: Annotated[int, Field(ge=0, le=10**6)]
     adapt_lr: Positive
-    timing_repeats: Count
-    chains: Count
+    timing_repeats: AtATime
+    chains: AtATime
 
 
 class Evaluate(Section):
     task: Annotated[int, Field(ge=0)]
-    landscape_points: Annotated[int, Field(ge=5)]
+    landscape_points: Annotated[int, Field(ge=5, le=1000)]
 
 
 SECTIONS: dict[str, Any] = {

@@ -9,7 +9,6 @@ import ast
 import importlib
 import shutil
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -151,24 +150,23 @@ def repository() -> Path:
     return REPOSITORY
 
 
+def write_tiny(folder: Path, changes: Mapping[str, object] = {}) -> Path:
+    """params.yaml in a folder: the repository's, made tiny, with ``changes`` by dotted key."""
+    params = YAML().load(REPOSITORY / "params.yaml")
+    for key, value in (TINY | dict(changes)).items():
+        *sections, last = key.split(".")
+        part = params
+        for section in sections:
+            part = part[section]
+        part[last] = value
+    folder.mkdir(parents=True, exist_ok=True)
+    YAML().dump(params, folder / "params.yaml")
+    return folder / "params.yaml"
+
+
 @pytest.fixture(scope="session")
 def write_params() -> Callable[..., Path]:
-    """Writes params.yaml into a folder: the repository's, made tiny, with ``changes`` by dotted key."""
-    original = YAML().load(REPOSITORY / "params.yaml")
-
-    def write(folder: Path, changes: Mapping[str, object] = {}) -> Path:
-        params = deepcopy(original)
-        for key, value in (TINY | dict(changes)).items():
-            *sections, last = key.split(".")
-            part = params
-            for section in sections:
-                part = part[section]
-            part[last] = value
-        folder.mkdir(parents=True, exist_ok=True)
-        YAML().dump(params, folder / "params.yaml")
-        return folder / "params.yaml"
-
-    return write
+    return write_tiny
 
 
 @pytest.fixture(scope="session")

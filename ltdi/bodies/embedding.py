@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ltdi.datasets.reading import Streamed
 from ltdi.devices import precision
+from ltdi.memory import check_fits
 from ltdi.seeding import generator
 
 LARGE = 64
@@ -65,8 +66,13 @@ def embed_views(
     augment: Callable[[Tensor, torch.Generator], Tensor],
     follow: Callable,
 ) -> Tensor:
-    """Features of uint8 images (R, channels, height, width) and, behind them, of augmented copies by view (V·R, F)."""
+    """Features of uint8 images (R, channels, height, width) and, behind them, of augmented copies by view (V·R, F).
+
+    Raises:
+        InputError: they would not fit into memory.
+    """
     features = [embed(body, images)]
+    check_fits(features[0].numel() * (views + 1), f"features of {views} augmented copies", "lower tasks.views")
     for row in follow(({"view": view} for view in range(views)), name="augmented views", total=views, show="view"):
         stream = generator(0, "augmented view", row["view"])
         at_once = LARGE if isinstance(images, Streamed) else len(images)

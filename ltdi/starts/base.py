@@ -57,8 +57,9 @@ class Start:
         return type(self)(self.learner, **tensors, **self.values())
 
 
-COPIES = 4
-"""How many of a batch's weights there are while closed forms make them layer by layer."""
+COPIES = 8
+"""How many times a batch's weights are there while starts are compared: layer by layer and whole, of two candidates,
+with what their hidden units make of the queries."""
 
 
 def shared_draw(learner: Learner, n_way: int, seed: int) -> Tensor:

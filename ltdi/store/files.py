@@ -52,11 +52,14 @@ def writable(path: str | Path) -> Path:
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: a folder or no regular file; name a file")
         path.with_name(f".{path.name}").exists()  # a name that is too long raises here
-        there = path.absolute().parent
-        while not there.exists():
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        there = target.absolute().parent
+        while not there.exists() and not there.is_symlink():
             there = there.parent
+        if target.is_symlink() or not there.exists():
+            raise InputError(f"{path}: a link that leads nowhere; remove it, or name another place")
         tempfile.TemporaryFile(dir=there).close()
-        return path.resolve() if path.is_symlink() else path
+        return target
     except OSError as error:
         raise refused_by_system(error, path) from error
 

@@ -86,9 +86,11 @@ def check_header(path: Path, schema: Schema, kind: Any, version: Any, made_from:
 def check_origins(path: Path, schema: Schema, made_from: Any) -> None:
     """
     Raises:
-        InputError: of the files that the file was made from, another is there now.
+        InputError: of the files that the file was made from, another is there now, or one of its own folder is not.
     """
     for place, seal in made_from.items():
         file = Path(os.path.normpath(path.parent / place))
+        if file.parent == path.parent and not file.is_file():
+            raise schema.refuse(path, f"was made from {file}, which is not there")
         if file.is_file() and seal_of(file) != seal:
             raise schema.refuse(path, f"was made from another {file} than is there now")
