@@ -23,7 +23,7 @@ ABOUT = """# Photographs
 A frozen EfficientNet-lite0 of ImageNet at 128 px; heads meta-trained and chosen on the domains of
 [`photos.yaml`](../photos.yaml), of which the rows' own are none. Accuracy in %, paired over tasks with the best control
 of the row, which is picked seed by seed by its accuracy on these very tasks; 95 % intervals over tasks, which share
-their images. {told}.
+their images; of several seeds those of their mean. 5 ways, {told}.
 
 """
 
@@ -77,12 +77,12 @@ def markdown(measured: pd.DataFrame) -> str:
         paired = percent(trained.paired_diff.mean(), _half(trained.paired_ci95), sign="+")
         scores = (group[group.method == method] for method in methods)
         cells = [f"{100 * each.accuracy.mean():.2f}" if len(each) else "" for each in scores]
-        lines.append([str(setting), str(n_shot), *cells, best, paired])
-    head = ["domain", "images a class", *(names.get(each, each) for each in methods), "best control", "paired"]
-    told = sorted(
-        f"{int(of.tasks.iloc[0])} tasks of five classes with each of {of.seed.nunique()} seeds, {of.device.iloc[0]}, "
-        f"commit {of.commit.iloc[-1]}"
-        for _, of in own.groupby("commit")
+        seeds = str(trained.seed.nunique())
+        lines.append([str(setting), str(n_shot), seeds, *cells, best, paired])
+    head = ["domain", "images a class", "seeds", *(names.get(each, each) for each in methods), "best control", "paired"]
+    keys = ["tasks", "device", "commit"]
+    told = (
+        f"{n:.0f} tasks a row and seed, {device}, commit {of}" for n, device, of in own[keys].drop_duplicates().values
     )
     return ABOUT.format(told="; ".join(told)) + table(head, lines)
 

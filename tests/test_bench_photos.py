@@ -59,8 +59,8 @@ def test_the_table_is_of_all_seeds_and_its_interval_of_their_mean():
         rows.append(row | {"paired_diff": diff, "paired_ci95": half})
         rows += [common | {"seed": seed, "method": name, "accuracy": own - 0.05} for name in ("ridge", "lda")]
     text = photos.markdown(pd.DataFrame(rows))
-    assert "| a | 1 | 62.00 | 57.00 | 57.00 | ridge / LDA | +3.00 ± 0.25 |" in text
-    assert "500 tasks of five classes with each of 2 seeds, a machine, commit c." in text
+    assert "| a | 1 | 2 | 62.00 | 57.00 | 57.00 | ridge / LDA | +3.00 ± 0.25 |" in text
+    assert "500 tasks a row and seed, a machine, commit c." in text
 
 
 def test_a_part_is_a_line_of_what_meta_val_says():
