@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import RESULTS, audits, cells, few_shot
+from bench import RESULTS, audits, cells, few_shot, photos
 from bench.picture import picture
 from bench.rows import add, read
 from bench.settings import bench_params
@@ -36,6 +36,8 @@ def main() -> None:
         texts["ways.md"] = other_sizes(ways, bench)
     if len(audited):
         texts["audit.md"] = audits.markdown(audited, bench)
+    if len(measured_photos := read("photos.csv")):
+        texts["photos.md"] = photos.markdown(measured_photos)
     for name, text in texts.items():
         write_text(RESULTS / name, text)
     say(f"wrote {', '.join(texts)} in {RESULTS}" if texts else "bench: no rows yet; make bench or make ablation")

@@ -44,12 +44,12 @@ def read_class_tasks(folder: Path, splits: Collection[str], images_of: Collectio
 
 def read_domain_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, ClassTasks]:
     """The same, of tasks that lie within domains."""
-    features, _ = read_tensors(folder / "features.safetensors", kind=FEATURES)
-    plain = read_class_tasks(folder, splits, images_of)
-    return {
-        split: DomainTasks(each.of, each.classes, each.support, each.query, features[f"{split}/domains"].tolist())
-        for split, each in plain.items()
-    }
+    features, facts = read_tensors(folder / "features.safetensors", kind=FEATURES)
+    found: dict[str, ClassTasks] = {}
+    for split, each in read_class_tasks(folder, splits, images_of).items():
+        sizes = features[f"{split}/domains"].tolist()
+        found[split] = DomainTasks(each.of, each.classes, each.support, each.query, sizes, power=facts["domain_power"])
+    return found
 
 
 def has_images(folder: Path) -> bool:

@@ -15,7 +15,8 @@ from ltdi.seeding import pick
 class DomainTasks(ClassTasks):
     """The tasks of one split, whose classes lie domain by domain: the first ``sizes[0]`` are the first's. A TaskSource.
 
-    New tasks are of the domains ``among``, by number; those drawn together are of one domain.
+    New tasks are of the domains ``among``, by number; those drawn together are of one domain, which is drawn in
+    proportion to (its number of classes)^``power``: 0, every domain is as likely; 1, every class is.
     """
 
     def __init__(
@@ -26,10 +27,12 @@ class DomainTasks(ClassTasks):
         query: Tensor,
         sizes: Sequence[int],
         among: Sequence[int] | None = None,
+        power: float = 0.0,
     ) -> None:
         super().__init__(of, classes, support, query)
         self.sizes = tuple(sizes)
         self.among = tuple(range(len(sizes))) if among is None else tuple(among)
+        self.power = power
 
     @property
     def parts(self) -> "list[DomainTasks]":
@@ -45,14 +48,16 @@ class DomainTasks(ClassTasks):
 
     def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
         """The classes (n_tasks, N) of one domain, all of them where it has fewer than ``n_way``."""
-        place = int(torch.randint(len(self.among), (), generator=stream)) if len(self.among) > 1 else 0
-        domain = self.among[place]
+        domain = self.among[0]
+        if len(self.among) > 1:
+            sizes = torch.tensor([self.sizes[each] for each in self.among], dtype=torch.float64)
+            domain = self.among[int(torch.multinomial(sizes**self.power, 1, generator=stream))]
         first, size = sum(self.sizes[:domain]), self.sizes[domain]
         order = pick(torch.full((n_tasks,), size), min(n_way or self.n_way, size), stream)
         return first + order
 
     def _like(self, of: Classes, classes: Tensor, support: Tensor, query: Tensor) -> Self:
-        return type(self)(of, classes, support, query, self.sizes, self.among)
+        return type(self)(of, classes, support, query, self.sizes, self.among, self.power)
 
     @classmethod
     def sample_within(

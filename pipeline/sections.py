@@ -39,6 +39,7 @@ class Data(Section):
     size: Annotated[int, Field(ge=16, le=10**4)]
     images_a_class: Annotated[int, Field(ge=2)] | None
     domains: Domains
+    domain_power: Share
 
 
 class Texts(Section):

@@ -1,10 +1,11 @@
-"""The rows of a run of domains: a row a domain and method, the method's paired with the domain's own best control."""
+"""Photographs: a row a domain and method, the method's paired with the domain's own best control; the table over the
+seeds; and the parts of the preset."""
 
 import pandas as pd
 import pytest
 import torch
 
-from bench import photos
+from bench import photo_parts, photos
 from bench.settings import defaults, load_yaml, override
 from ltdi.store import write_json, write_table, write_tensors
 from pipeline.params import load
@@ -19,6 +20,10 @@ def test_the_preset_is_one_of_valid_params(repository, tmp_path):
     assert found.scenario.name == "domains" and set(found.data.domains.test) == {"cifar10", "pacs/sketch"}
     of = found.data.domains
     assert not (set(of.train) & set(of.val) or set(of.train + of.val) & set(of.test))
+    parts = load_yaml(repository / "bench" / "photo_parts.yaml")
+    for changes in parts["parts"].values():
+        YAML().dump(override(params, parts["common"] | changes), tmp_path / "params.yaml")
+        assert load(tmp_path / "params.yaml", *params).data.domains.val == of.val
 
 
 def test_each_domain_has_its_own_best_control(tmp_path):
@@ -44,3 +49,20 @@ def test_each_domain_has_its_own_best_control(tmp_path):
     assert dict(own.best_control) == {"a": "prototype", "b": "ridge"}
     assert own.paired_diff.tolist() == pytest.approx([0.1, -0.1])
     assert set(rows.tasks) == {4} and set(rows.train_classes) == {7}
+
+
+def test_the_table_is_of_all_seeds_and_its_interval_of_their_mean():
+    common = {"setting": "a", "n_shot": 1, "tasks": 500, "device": "a machine", "commit": "c"}
+    rows = []
+    for seed, (own, best, diff, half) in enumerate([(0.60, "ridge", 0.02, 0.003), (0.64, "lda", 0.04, 0.004)]):
+        row = common | {"seed": seed, "method": "ltdi", "accuracy": own, "best_control": best}
+        rows.append(row | {"paired_diff": diff, "paired_ci95": half})
+        rows += [common | {"seed": seed, "method": name, "accuracy": own - 0.05} for name in ("ridge", "lda")]
+    text = photos.markdown(pd.DataFrame(rows))
+    assert "| a | 1 | 2 | 62.00 | 57.00 | 57.00 | ridge / LDA | +3.00 ± 0.25 |" in text
+    assert "500 tasks a row and seed, a machine, commit c." in text
+
+
+def test_a_part_is_a_line_of_what_meta_val_says():
+    said = {"val_score": 0.5, "best_control": "lda", "paired": {"difference": 0.01, "ci95": 0.002}, "seconds": 3.2}
+    assert photo_parts.line("a part", said) == ["a part", "50.00", "LDA", "+1.00 ± 0.20", "3"]

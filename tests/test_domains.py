@@ -61,6 +61,15 @@ def test_new_tasks_drawn_together_are_of_one_domain_and_as_wide_as_it_is():
     assert tasks.new(drawn, stream, n_shot=2).context.rows.shape == (3, drawn.shape[1], 2, F)
 
 
+@pytest.mark.parametrize("power, shares", [(0.0, (1, 1, 1)), (0.5, (6**0.5, 3, 5**0.5)), (1.0, SIZES)])
+def test_a_domain_is_drawn_in_proportion_to_a_power_of_its_classes(power, shares):
+    tasks, stream, n = source(), generator(0, "draws"), 2000
+    drawn = DomainTasks(tasks.of, tasks.classes, tasks.support, tasks.query, SIZES, power=power).take(torch.arange(2))
+    found = torch.stack([domain_of(drawn.draw(1, stream))[0, 0] for _ in range(n)]).bincount() / n
+    expected = torch.tensor(shares) / sum(shares)
+    assert ((found - expected).abs() < 4 * (expected * (1 - expected) / n).sqrt()).all()
+
+
 def test_its_parts_are_a_domain_each_and_are_scored_alike():
     tasks, learner = source(), LinearHead(F)
     for i, part in enumerate(tasks.parts):

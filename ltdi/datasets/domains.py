@@ -8,6 +8,8 @@ import numpy as np
 from ltdi.datasets import folder, glyphs, mini_imagenet, omniglot, photographs
 from ltdi.datasets.folder import Found
 from ltdi.datasets.images import ImageSet
+from ltdi.datasets.looks import LOOKS
+from ltdi.datasets.reading import Streamed
 from ltdi.errors import InputError
 
 
@@ -44,24 +46,34 @@ FINDERS: dict[str, Callable[[Path, bool], Found]] = {
 
 def domains(entry: str, root: Path, *, size: int, download: bool = False, most: int | None = None) -> list[ImageSet]:
     """The domains that an entry of ``data.domains`` names: ``<data set>``, ``<data set>/<domain or split>``, or the
-    same of a folder below ``root``. A data set of several domains is as many; ``most`` images of each class, spread
-    evenly.
+    same of a folder below ``root``; any of them with ``:<look>`` behind it, as another kind of picture would show it. A
+    data set of several domains is as many; ``most`` images of each class, spread evenly.
 
     Raises:
-        InputError: there is no such data set, folder or domain.
+        InputError: there is no such data set, folder, domain or look.
     """
-    name, _, part = entry.partition("/")
+    place, _, look = entry.partition(":")
+    if look and look not in LOOKS:
+        raise InputError(f"data.domains: {entry} has an unknown look {look}; allowed: {', '.join(LOOKS)}")
+    name, _, part = place.partition("/")
     found = _found(name, root, download)
     if part:
         if part not in found:
             allowed = ", ".join(f"{name}/{each}" for each in found if each) or f"{name} alone"
-            raise InputError(f"data.domains: {entry} is not there; allowed: {allowed}")
+            raise InputError(f"data.domains: {place} is not there; allowed: {allowed}")
         found = {part: found[part]}
     else:
         found = folder.by_domain(found)
-    return [
+    sets = [
         folder.image_set({domain: _spread(classes, most)}, size=size, what=name) for domain, classes in found.items()
     ]
+    return [_seen_as(each, look) for each in sets] if look else sets
+
+
+def _seen_as(images: ImageSet, look: str) -> ImageSet:
+    assert isinstance(images.images, Streamed) and images.domains is not None
+    names, of = (tuple(f"{each}:{look}" for each in own) for own in (images.names, images.domains))
+    return ImageSet(images.images.seen_as(look), names, images.counts, of)
 
 
 def _found(name: str, root: Path, download: bool) -> Found:

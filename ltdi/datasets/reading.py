@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ltdi.datasets.looks import seen_as
 from ltdi.errors import InputError
 from ltdi.store import digest
 
@@ -50,13 +51,14 @@ class Streamed:
     (R, channels, size, size), but for all that is not ``[rows]``.
 
     ``pictures`` are files or images in memory; behind all of them under the first of ``symmetries`` stand all of them
-    under the next.
+    under the next. ``looks`` says how each picture is seen (``seen_as``); empty: as it is.
     """
 
     pictures: tuple[Picture, ...]
     mode: str
     size: int
     symmetries: tuple[Symmetry, ...] = ((False, 0),)
+    looks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pictures) * len(self.symmetries)
@@ -64,13 +66,16 @@ class Streamed:
     def __add__(self, other: "Streamed") -> "Streamed":
         """Of two that are under no symmetry."""
         assert len(self.symmetries) == len(other.symmetries) == 1
-        return replace(self, pictures=self.pictures + other.pictures)
+        looks = sum((each.looks or ("",) * len(each.pictures) for each in (self, other)), ())
+        return replace(self, pictures=self.pictures + other.pictures, looks=looks if any(looks) else ())
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         numbers = torch.arange(len(self))[rows].tolist()
         images = read_images([self.pictures[i % len(self.pictures)] for i in numbers], mode=self.mode, size=self.size)
         for image, i in zip(images, numbers):
-            image.copy_(transform(image.clone(), *self.symmetries[i // len(self.pictures)]))
+            symmetry, i = divmod(i, len(self.pictures))
+            seen = seen_as(image, self.looks[i]) if self.looks else image.clone()
+            image.copy_(transform(seen, *self.symmetries[symmetry]))
         return images
 
     @property
@@ -84,6 +89,9 @@ class Streamed:
     def dim(self) -> int:
         return 4
 
+    def seen_as(self, look: str) -> "Streamed":
+        return replace(self, looks=(look,) * len(self.pictures))
+
     def under(self, symmetries: tuple[Symmetry, ...]) -> "Streamed":
         return replace(self, symmetries=symmetries)
 
@@ -91,7 +99,7 @@ class Streamed:
     def name(self) -> str:
         """Equal for equal pictures, read in the same way: of their bytes, not of their pixels."""
         contents = [sha256(_bytes(picture)).hexdigest() for picture in self.pictures]
-        return digest(self.mode, self.size, self.symmetries, contents)
+        return digest(self.mode, self.size, self.symmetries, self.looks, contents)
 
 
 def _bytes(picture: Picture) -> bytes:

@@ -73,7 +73,9 @@ class Domains:
             tables[-1].insert(0, "split", split)
             tables[-1].insert(1, "domain", [list(of_split)[i % len(of_split)] for i in range(len(source))])
         told = (f"{split}: {tasks[split]} tasks from {', '.join(of_split)}" for split, of_split in sets.items())
-        facts = {"data_set": "folder", "size": size, "train_classes": int(kept["meta_train/domains"].sum())}
+        train_classes = sum(len(each.names) for name, each in sets["meta_train"].items() if ":" not in name)
+        facts = {"data_set": "folder", "size": size, "train_classes": train_classes}
+        facts |= {"domain_power": data["domain_power"]}
         kinds = {"features": (kept, facts | {"scale": scale.item()})}
         return Prepared(kinds, pd.concat(tables, ignore_index=True), "; ".join(told))
 
@@ -112,8 +114,8 @@ def together(of_split: Mapping[str, ImageSet]) -> ImageSet:
 
 
 def _no_domain_twice(sets: Mapping[str, Mapping[str, ImageSet]]) -> None:
-    """Nor a data set in one split and a part of it in another."""
-    places = [(name, split) for split, of_split in sets.items() for name in of_split]
+    """Nor a data set in one split and a part of it, or a look of it, in another."""
+    places = [(name.partition(":")[0], split) for split, of_split in sets.items() for name in of_split]
     for name, split in places:
         for other, its_split in places:
             if split != its_split and (name == other or other.startswith(f"{name}/")):
