@@ -86,7 +86,8 @@ def tiny(tmp_path_factory, write_params, repository, few_glyphs):
     overrides = {"meta.steps": 4, "tasks.meta_train": 16, "tasks.meta_val": 8, "tasks.meta_test": 8}
     bench["budgets"] = {"tiny": {"label": "tiny", "seeds": [0, 1], "overrides": overrides}}
     bench["data"]["glyphs"] = {}
-    bench["forms"]["paper"] |= {"tasks.meta_train": 16, "meta.recorded_tasks": 4}
+    for form in ("paper", "shared"):
+        bench["forms"][form] |= {"tasks.meta_train": 16, "meta.recorded_tasks": 4}
     (folder / "bench").mkdir()
     YAML().dump(bench, folder / "bench" / "params.yaml")
     with pytest.MonkeyPatch.context() as patch:
@@ -109,7 +110,7 @@ def test_a_figure_is_a_picture_and_the_table_behind_it(tiny, monkeypatch):
     assert ended.exit_code == 0, ended.output
     table = pd.read_csv(tiny.folder / "5-left.csv")
     assert (tiny.folder / "5-left.png").stat().st_size > 10_000
-    assert set(zip(table.form, table.seed)) == {(form, seed) for form in curves.FORMS for seed in (0, 1)}
+    assert set(zip(table.form, table.seed)) == {(form, seed) for form in figure.OVER_TIME for seed in (0, 1)}
     for _, own in table.groupby(["form", "seed", "case"]):
         assert own.step.tolist() == [0, 1, 2, 3, 4] and own.seconds.is_monotonic_increasing
     assert (table.distance2 > 0).all() and table.score.between(0, 1).all()
@@ -119,6 +120,7 @@ def test_a_figure_is_a_picture_and_the_table_behind_it(tiny, monkeypatch):
     assert tiny.call("4-right", "--seed", "0").exit_code == 0  # the same training, by sub-chain
     by_chain = pd.read_csv(tiny.folder / "4-right.csv")
     assert set(by_chain.sub_chain) == {"ends at w0", "ends at w1", "ends at w2"} and set(by_chain.seed) == {0}
+    assert (by_chain[by_chain.step == 0].of_untrained == 1).all() and by_chain.of_untrained.nunique() > 1
 
 
 @pytest.mark.slow
