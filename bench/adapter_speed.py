@@ -7,7 +7,7 @@ import time
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -25,7 +25,7 @@ from ltdi.seeding import generator
 from ltdi.store import write_text
 
 LR, LENGTH = 2e-3, 40
-KNOBS = {"rank": 4, "alpha": 8.0, "modules": ("query", "value")}
+KNOBS: dict[str, Any] = {"rank": 4, "alpha": 8.0, "modules": ("query", "value")}
 
 Texts = list[list[tuple[str, ...]]]
 
