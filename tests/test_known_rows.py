@@ -100,6 +100,16 @@ def test_how_heads_of_images_differ_from_rows_is_learned_and_carries_over_to_new
     assert method.strength[0] > 0 and (found - start).mean() > 0.05
 
 
+def test_eszsl_takes_rows_for_images_where_there_are_rows(world):
+    """Then images are of no account."""
+    found = world.prepared("eszsl").bilinear
+    of, drawn = world.train.of, (world.train.classes, world.train.support, world.train.query)
+    other = world.build("eszsl")
+    other.prepare(DescribedTasks(replace(of, features=2 * of.features), *drawn), world.trajectories, world.val)
+    assert_close(other.bilinear, found, rtol=0, atol=0)
+    assert scores(other.learner, world.val, lambda context: draw(other, context)).mean() > 0.3
+
+
 def test_classes_with_images_come_first():
     names = {"n1": "zebra", "n2": "okapi", "n3": "tapir", "n4": "dog"}
     images = torch.arange(5.0)[:, None]

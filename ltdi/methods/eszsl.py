@@ -43,9 +43,12 @@ class Eszsl(KnownRows):
     def learn(self, train: DescribedTasks) -> None:
         super().learn(train)
         of = train.of
-        x = of.features[: of.n_rows]
-        x = ((x if of.seen is None else of.seen(x)) - self.table.mean).double()
-        sums = of.counts[:, None] * self.table.centred.double()
+        x, counts = of.features[: of.n_rows], of.counts
+        x = x if of.seen is None else of.seen(x)
+        if of.rows is not None:
+            x, counts = of.means(), torch.ones_like(counts)
+        x = (x - self.table.mean).double()
+        sums = counts[:, None] * self.table.centred.double()
         # labels of ±1: twice a class's sum, less everybody's
         correlations, signatures = (2 * sums - sums.sum(0)).mT, F.normalize(self.texts, dim=-1).double()
         # V in the eigenvectors of both Gram matrices, for whatever γ and λ
