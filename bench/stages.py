@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from bench import ROOT, RUNS
 from bench.settings import controls, load_yaml
 from ltdi.bodies import HUB, is_ours
-from ltdi.store import digest, read_tensors
+from ltdi.store import digest, read_table, read_tensors, write_table
 
 OF_ONE_SEED = "pretrain_body"
 """One body for all seeds: rows of a setting are compared on the same features."""
@@ -164,9 +164,12 @@ def _is_done(folder: Path) -> bool:
 
 
 def _forget_weights(folder: Path) -> None:
-    """Once they are scored."""
+    """Once they are scored; their times stay, and no longer name them."""
     (folder / "done").unlink(missing_ok=True)
-    for file in (folder / "data" / "weights").rglob("*.safetensors"):
+    weights = folder / "data" / "weights"
+    if files := list(weights.rglob("*.safetensors")):
+        write_table(weights / "timing.parquet", read_table(weights / "timing.parquet"))
+    for file in files:
         file.unlink()
 
 

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from bench import ROOT, __main__, plan, stages
@@ -15,6 +17,7 @@ from bench.settings import bench_params, cell_params, changes_of, override
 from bench.stages import read_stages, run_stages
 from ltdi.errors import InputError
 from ltdi.methods import METHODS
+from ltdi.store import read_table, write_table, write_tensors
 
 STAGES = read_stages()
 
@@ -76,14 +79,19 @@ def test_cells_share_what_they_agree_in(stages_run, params, tmp_path, changes, e
 
 
 def test_heads_are_deleted_once_they_are_scored(stages_run, params, tmp_path, monkeypatch):
+    times = pd.DataFrame({"name": ["ltdi"], "batch": [1], "ms_generate": [2.0]})
+
     def generated(params_file, data):
         (data / "weights" / "ltdi").mkdir(parents=True)
-        for name in ("ltdi/000000.safetensors", "chain.safetensors", "timing.parquet"):
-            (data / "weights" / name).touch()
+        files = [data / "weights" / name for name in ("ltdi/000000.safetensors", "chain.safetensors")]
+        for file in files:
+            write_tensors(file, {"weights": torch.zeros(1)}, kind="weights")
+        write_table(data / "weights" / "timing.parquet", times, made_from=files)
 
     monkeypatch.setattr(module_of("generate_weights"), "main", generated)
     data = run_stages(params, tmp_path)
     assert [file.name for file in (data / "weights").rglob("*") if file.is_file()] == ["timing.parquet"]
+    assert read_table(data / "weights" / "timing.parquet").equals(times)
     stages_run.clear()
     assert run_stages(params, tmp_path) == data and not stages_run
 

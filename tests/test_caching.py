@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from bench.stages import read_stages
-from ltdi import extractor, provenance
+from ltdi import provenance
 from ltdi.bodies import embedding
-from ltdi.scenarios import few_shot
 from ltdi.store import read_tensors
 
 pytestmark = pytest.mark.slow
@@ -113,13 +112,8 @@ def test_an_edit_that_changes_no_result(file, made, finished, run_again):
 
 
 def test_an_edit_that_changes_features(finished, run_again, monkeypatch):
-    squared = embedding.embed
-
-    def embed(*arguments: object, **knobs: object) -> torch.Tensor:
-        return squared(*arguments, **knobs).square()
-
-    for module in (embedding, few_shot, extractor):
-        monkeypatch.setattr(module, "embed", embed)
+    as_they_are = embedding.embedded
+    monkeypatch.setattr(embedding, "embedded", lambda *given, **knobs: map(torch.square, as_they_are(*given, **knobs)))
     before = contents(finished.data)
     assert run_again("bodies/embedding.py", last="evaluate") == EVERYTHING - {"body"}
     different = changed(before, contents(finished.data))

@@ -82,7 +82,7 @@ def test_the_summary_says_the_way(finished, capsys):
         assert f"distance² on the way, {name}: {line}" in said
 
 
-def test_a_method_without_a_chain_has_the_recorded_way_alone(finished, run_stage):
+def test_a_method_without_a_chain_has_the_recorded_way_alone(finished, mixed, run_stage):
     (finished.data / "weights" / "chain.safetensors").unlink()
     run_stage("evaluate", finished.params, finished.data)
     way = read_json(finished.data / "results" / "metrics.json")["way"]

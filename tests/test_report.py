@@ -177,7 +177,7 @@ def test_without_a_run_it_is_one_line(tmp_path):
 def test_a_browser_shows_it_without_scrolling_sideways_and_asks_nobody(text, width, tmp_path):
     measure = """<script>onload = () => {
       const page = document.querySelector('iframe').contentWindow, root = page.document.documentElement
-      const wide = [...page.document.querySelectorAll('.wide, pre')].filter(e => e.scrollWidth > e.clientWidth).length
+      const wide = [...page.document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth).length
       const asked = page.performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length
       document.title = [root.clientWidth, root.scrollWidth, wide, asked, page.document.images[0].naturalWidth].join()
     }</script>"""
