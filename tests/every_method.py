@@ -1,6 +1,7 @@
 """Every method and control that the small world of tasks can try, by its name."""
 
 import torch
+from worlds import World
 
 from ltdi import methods
 from ltdi.classes import context_of
@@ -17,6 +18,11 @@ METHODS, CONTROLS = (
 DIFFUSIONS = [name for name, cls in METHODS.items() if issubclass(cls, DiffusionMethod)]
 
 STARTS = ("fresh", "shared", "prototype", "ridge")
+
+
+def every_world() -> dict[tuple[str, bool], World]:
+    """By the start, and whether there are images."""
+    return {(kind, images): World(kind, with_images=images) for kind in STARTS for images in (False, True)}
 
 
 def from_images(name: str) -> bool:

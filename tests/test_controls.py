@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 import torch
-from every_method import CONTROLS, STARTS
+from every_method import CONTROLS, every_world
 from torch.testing import assert_close
-from worlds import N_WAY, World, draw
+from worlds import N_WAY, draw
 
 from ltdi.classes import ClassTasks, context_of
 from ltdi.methods.head_sgd import RATES, STEPS
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")
 
 @pytest.fixture(scope="module")
 def worlds():
-    return {(kind, images): World(kind, with_images=images) for kind in STARTS for images in (False, True)}
+    return every_world()
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from itertools import islice
 
 import pytest
 import torch
-from every_method import DIFFUSIONS, METHODS, STARTS, TRAINED, context_with, from_images, masked
+from every_method import DIFFUSIONS, METHODS, TRAINED, context_with, every_world, from_images, masked
 from torch.testing import assert_close
-from worlds import N_WAY, PAPER, World, draw, stirred
+from worlds import N_WAY, PAPER, draw, stirred
 
 from ltdi.classes import Classes, ClassTasks
 from ltdi.diffusion.denoiser import DENOISERS
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")
 
 @pytest.fixture(scope="module")
 def worlds():
-    return {(kind, images): World(kind, with_images=images) for kind in STARTS for images in (False, True)}
+    return every_world()
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,19 @@
 
 import pytest
 import torch
-from every_method import CONTROLS, DIFFUSIONS, METHODS, STARTS, TRAINED, context_with, from_images, images_of, masked
+from every_method import (
+    CONTROLS,
+    DIFFUSIONS,
+    METHODS,
+    TRAINED,
+    context_with,
+    every_world,
+    from_images,
+    images_of,
+    masked,
+)
 from torch.testing import assert_close
-from worlds import N_WAY, PAPER, World, draw, stirred
+from worlds import N_WAY, PAPER, draw, stirred
 
 from ltdi.classes import context_of
 from ltdi.store import read_tensors, write_tensors
@@ -38,7 +48,7 @@ def label(variant) -> str:
 
 @pytest.fixture(scope="module")
 def worlds():
-    return {(kind, images): World(kind, with_images=images) for kind in STARTS for images in (False, True)}
+    return every_world()
 
 
 @pytest.fixture(scope="module")
