@@ -139,7 +139,8 @@ def _table(measured: pd.DataFrame) -> str:
     """A row a domain and number of images: a column a method, in brackets the paired difference."""
     head, lines = ["domain", "images a class", "seeds"], []
     methods = sorted(measured.method.unique(), key=lambda name: (name.endswith(AGAIN), name in NAMES, name))
-    own = next(name for name in methods if not measured[measured.method == name].ahead.any())
+    again = [name for name in methods if name.endswith(AGAIN)]
+    own = next(name for name in again if not measured[measured.method == name].ahead.any())
     for (domain, n_shot), group in measured.groupby(["setting", "n_shot"]):
         cells = []
         for method in methods:
