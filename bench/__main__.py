@@ -14,6 +14,7 @@ COMMANDS = {
     "photos": ("bench.photos", "a pre-trained body and a mixture of domains, on others: photos.csv, photos.md"),
     "photo-parts": ("bench.photo_parts", "what each part of that preset does, on meta-val: photo_parts.md"),
     "transductive": ("bench.transductive", "photographs whose queries are known, unlabelled: transductive.csv, .md"),
+    "domains": ("bench.domains", "unseen domains, classes and data sets, the form of Table 4: domains.csv, domains.md"),
     "zero-shot": ("bench.zero_shot", "heads from names beside the controls of names: zero_shot.md"),
     "ways": ("bench.ways", "one run's heads for tasks of other sizes: ways.csv"),
     "sharpness": ("bench.sharpness", "how sharp the minima of trained heads are: sharpness.csv"),

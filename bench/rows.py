@@ -35,6 +35,8 @@ TABLES = {
     "photos.csv": f"setting n_shot method train_classes seed tasks {_SCORE} seconds_meta_train device commit",
     # the same with the images to be classified known, unlabelled; ``ahead``: the trained method − the row's
     "transductive.csv": "setting n_shot present method seed tasks accuracy ci95 ahead ahead_ci95 knobs device commit",
+    # the three columns of the form of Table 4
+    "domains.csv": f"setting n_way n_shot method seed tasks {_SCORE} seconds_meta_train device commit",
     # weights for right and wrong conditions
     "audit.csv": "setting method variant seed weights tasks accuracy ci95 paired_diff paired_ci95 device commit",
     # the paper's methods on other bodies
