@@ -20,7 +20,6 @@ from bench.text import percent, table
 from ltdi.artefacts import load_sources, names
 from ltdi.console import say
 from ltdi.devices import deterministic, device
-from ltdi.methods import TRANSDUCTIVE
 from ltdi.methods.base import Method
 from ltdi.methods.saved import read_method
 from ltdi.methods.self_trained import SelfTrained
@@ -31,10 +30,12 @@ from ltdi.selection import scores_on_new_tasks
 from ltdi.store import write_text
 from ltdi.tasks import Context
 from ltdi.transductive import Transductive
+from ltdi.transductive_controls import TRANSDUCTIVE
 
-N_WAY, A_CLASS, TO_CHOOSE = 5, 20, 400
-PRESENT = (5, 2)
-"""Of how many of the five classes there are images to be classified; knobs are chosen where all are there."""
+N_WAY, A_CLASS, TO_CHOOSE = 5, 20, 200
+PRESENT = {5: 1.0, 2: 0.3}
+"""Of how many of the five classes there are images to be classified, and on what share of the tasks that is measured;
+knobs are chosen where all are there."""
 CONTROLS = ["simpleshot", "ridge", "logistic"]
 AGAIN = "+"
 """Behind a method's name: with the unlabelled images, by ``SelfTrained``."""
@@ -90,9 +91,9 @@ def rows(data: Path, domains: list[str], n_shot: int, seed: int, n_tasks: int) -
         if isinstance(method, TransductiveMethod):
             method.choose(Transductive(sources["meta_val"], A_CLASS), **chosen)
     for domain, part in zip(domains, sources["meta_test"].parts, strict=True):
-        for present in PRESENT:
+        for present, share in PRESENT.items():
             source = Transductive(part, A_CLASS, None if present == N_WAY else present)
-            scores = scored(methods, source, n_tasks, n_shot, seed)
+            scores = scored(methods, source, round(share * n_tasks), n_shot, seed)
             cell = {"setting": domain, "n_shot": n_shot, "present": present, "seed": seed, **origin()}
             for name, own in scores.items():
                 ahead, half = mean_and_ci95(scores[trained + AGAIN] - own)

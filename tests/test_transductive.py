@@ -11,7 +11,6 @@ from worlds import N_WAY, World, draw, stirred
 from ltdi.classes import context_of
 from ltdi.errors import InputError
 from ltdi.learners import LinearHead
-from ltdi.methods import TRANSDUCTIVE
 from ltdi.methods.laplacian_shot import assignments, interpolating, joined
 from ltdi.methods.self_trained import SelfTrained
 from ltdi.methods.transductive import joined_means, rectified
@@ -20,6 +19,7 @@ from ltdi.starts import STARTS
 from ltdi.starts.closed_form import prototype_weights
 from ltdi.tasks import Context
 from ltdi.transductive import Transductive, knowing
+from ltdi.transductive_controls import TRANSDUCTIVE
 
 WIDTH, U = 8, 15
 SHOTS = torch.tensor([[4, 1, 2], [1, 4, 3]])
@@ -90,7 +90,7 @@ def test_self_training_round_the_prototype_is_soft_k_means(world):
     prototype = world.build("prototype")
     prototype.temperature.fill_(2.0)
     again, control = SelfTrained(prototype), TRANSDUCTIVE["soft_k_means"](world.start)
-    again.knobs, control.knobs = {"sharpness": 1.0, "rounds": 3}, {"temperature": 2.0, "rounds": 3}
+    again.knobs, control.knobs = {"sharpness": 1.0, "rounds": 3, "part": 1.0}, {"temperature": 2.0, "rounds": 3}
     assert_close(draw(again, context), draw(control, context), rtol=1e-4, atol=1e-5)
 
 
@@ -98,10 +98,32 @@ def test_self_training_without_a_round_is_the_method(world):
     context = knowing(world.context, world.val.batch(torch.arange(5)).query["inputs"])
     method = stirred(world.prepared("ltdi"))
     again = SelfTrained(method)
-    again.knobs = {"sharpness": 1.0, "rounds": 0}
+    again.knobs = {"sharpness": 1.0, "rounds": 0, "part": 1.0}
     assert_close(draw(again, context), draw(method, world.context), rtol=0, atol=0)
-    again.knobs = {"sharpness": 1.0, "rounds": 1}
+    again.knobs = {"sharpness": 1.0, "rounds": 1, "part": 1.0}
     assert not torch.allclose(draw(again, context), draw(method, world.context))
+
+
+def test_a_generator_goes_a_part_of_its_way_in_every_round(world):
+    """Of no part it is its start, trained by itself."""
+    asked = world.val.batch(torch.arange(5)).query["inputs"]
+    context, method = knowing(world.context, asked), stirred(world.prepared("ltdi"))
+    again = SelfTrained(method)
+    w = {}
+    for part in (0.0, 0.5, 1.0):
+        again.knobs = {"sharpness": 2.0, "rounds": 1, "part": part}
+        w[part] = draw(again, context)
+    prototype = world.build("prototype")
+    prototype.temperature.fill_(world.start.temperature)
+    of_start = SelfTrained(prototype)
+    of_start.knobs = {"sharpness": 2.0, "rounds": 1, "part": 1.0}
+    assert_close(w[0.0], draw(of_start, context), rtol=1e-4, atol=1e-5)
+    half = torch.lerp(world.start.centre(world.context), draw(method, world.context), 0.5)
+    shares = (2 * world.head.logits(half, asked)).softmax(-1)
+    joined_rows = joined_means(context, asked, shares)[:, :, None].expand_as(context.rows)
+    seen = context_of(joined_rows)
+    assert_close(w[0.5], torch.lerp(world.start.centre(seen), draw(method, seen), 0.5), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(w[0.5], w[1.0])
 
 
 # --- BD-CSPN

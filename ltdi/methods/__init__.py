@@ -9,14 +9,12 @@ from ltdi.errors import InputError
 from ltdi.learner import Classifier
 from ltdi.learners import TwoLayerHead
 from ltdi.methods.base import Method
-from ltdi.methods.bd_cspn import BdCspn
 from ltdi.methods.conse import Conse
 from ltdi.methods.eszsl import Eszsl
 from ltdi.methods.ghn3 import Ghn3
 from ltdi.methods.head_sgd import HeadSgd, PrototypeSgd
 from ltdi.methods.icis import Icis
 from ltdi.methods.kernel_ridge import KernelRidge
-from ltdi.methods.laplacian_shot import LaplacianShot
 from ltdi.methods.lda import Lda
 from ltdi.methods.llo_vae import LloVae
 from ltdi.methods.logistic import Logistic
@@ -38,10 +36,8 @@ from ltdi.methods.reptile_head import ReptileHead
 from ltdi.methods.ridge import Ridge
 from ltdi.methods.setup import Setup
 from ltdi.methods.simpleshot import SimpleShot
-from ltdi.methods.soft_k_means import SoftKMeans
 from ltdi.methods.softmax_rows import SoftmaxRows
 from ltdi.methods.text_ridge import TextRidge
-from ltdi.methods.transductive import TransductiveMethod
 from ltdi.methods.weight_flow import WeightFlow
 from ltdi.seeding import generator
 from ltdi.starts import Start
@@ -90,13 +86,6 @@ CONTROLS: dict[str, type[Method]] = {
     "eszsl": Eszsl,
     "conse": Conse,
 }
-
-TRANSDUCTIVE: dict[str, type[TransductiveMethod]] = {
-    "soft_k_means": SoftKMeans,
-    "bd_cspn": BdCspn,
-    "laplacian_shot": LaplacianShot,
-}
-"""Controls that see what is to be classified, unlabelled: a track of its own, for it is another task."""
 
 
 def method_class(name: str) -> type[Method]:

@@ -3,7 +3,8 @@
 Its head gives each unlabelled row f to the classes by p = softmax(s · logits(f)); in the place of a class's labelled
 rows then stands the mean of these and, by its shares, of the others, as often as there were rows; and from these rows
 the method generates again. Around ``Prototype`` it is soft k-means (Ren et al. 2018); around a generator the generator
-takes the place of the nearest mean, both where it assigns and where it answers. Sharpness s and the number of rounds
+takes the place of the nearest mean, both where it assigns and where it answers. Of many rows a mean is surer than of
+few, and a trained generator goes but a part of its way from the start. Sharpness s, the number of rounds and that part
 are chosen on meta-val; the first candidate is what the photographs' meta-val has chosen.
 """
 
@@ -16,11 +17,13 @@ from ltdi.classes import context_of
 from ltdi.errors import InputError
 from ltdi.learner import Classifier
 from ltdi.methods.base import Method
+from ltdi.methods.trained import TrainedMethod
 from ltdi.methods.transductive import Knobs, TransductiveMethod, joined_means
 from ltdi.tasks import Context
 
-ROUNDS = (3, 1, 2, 5)
-SHARPNESSES = (2.0, 1.0, 4.0, 8.0, 16.0)
+ROUNDS = (3, 1)
+PARTS = (0.5, 1.0)
+SHARPNESSES = (2.0, 1.0, 4.0, 8.0)
 
 
 class SelfTrained(TransductiveMethod):
@@ -28,8 +31,6 @@ class SelfTrained(TransductiveMethod):
     Raises:
         InputError: the method works on images, or its weights classify nothing.
     """
-
-    candidates: tuple[Knobs, ...] = tuple({"sharpness": s, "rounds": r} for s, r in product(SHARPNESSES, ROUNDS))
 
     def __init__(self, method: Method) -> None:
         nn.Module.__init__(self)
@@ -39,17 +40,33 @@ class SelfTrained(TransductiveMethod):
                 " not join its classes; choose another method, or leave them out"
             )
         self.start, self.method, self.head = method.start, method, method.learner
-        self.one_size, self.knobs = method.one_size, self.candidates[0]
+        self.one_size = method.one_size
+        parts = PARTS if isinstance(method, TrainedMethod) else PARTS[-1:]
+        chosen = product(SHARPNESSES, ROUNDS, parts)
+        self.candidates: tuple[Knobs, ...] = tuple({"sharpness": s, "rounds": r, "part": p} for s, r, p in chosen)
+        self.knobs = self.candidates[0]
 
     def weights(
-        self, context: Context, unlabelled: Tensor, generator: torch.Generator, *, sharpness: float, rounds: int
+        self,
+        context: Context,
+        unlabelled: Tensor,
+        generator: torch.Generator,
+        *,
+        sharpness: float,
+        rounds: int,
+        part: float,
     ) -> Tensor:
         noise = generator.get_state()
-        w = self.method.generate(context, generator=generator)
+
+        def generated(context: Context) -> Tensor:
+            # the same noise in every round: what differs is the condition
+            generator.set_state(noise)
+            w = self.method.generate(context, generator=generator)
+            return w if part == 1 else torch.lerp(self.start.centre(context), w, part)
+
+        w = generated(context)
         for _ in range(rounds):
             shares = (sharpness * self.head.logits(w, unlabelled)).softmax(-1)
             means = joined_means(context, unlabelled, shares)[:, :, None]
-            # the same noise in every round: what differs is the condition
-            generator.set_state(noise)
-            w = self.method.generate(context_of(means.expand_as(context.rows), context.mask), generator=generator)
+            w = generated(context_of(means.expand_as(context.rows), context.mask))
         return w

@@ -15,7 +15,7 @@ from ltdi.methods.transductive import Knobs, TransductiveMethod, joined_means
 from ltdi.starts.closed_form import prototype_weights
 from ltdi.tasks import Context
 
-TEMPERATURES = tuple(2.0**e for e in range(-10, 5))
+TEMPERATURES = tuple(2.0**e for e in range(-10, 3))
 ROUNDS = (1, 3, 10)
 
 
