@@ -1,6 +1,7 @@
 """Files that are no images, or too large ones, and images of many kinds as a person sees them."""
 
 import os
+import warnings
 import zipfile
 
 import numpy as np
@@ -72,4 +73,60 @@ def test_what_is_clear_in_16_bits_is_white(tmp_path):
 def test_no_zip_is_named(tmp_path, content):
     (tmp_path / "set.zip").write_bytes(content)
     with pytest.raises(InputError, match="set.zip is no zip file or an incomplete one .*; get it again"):
+        find_images(tmp_path / "set")
+
+
+# --- of which kind a picture is
+
+
+def test_inks_are_the_colours_that_they_print(tmp_path):
+    """CMYK, of which nothing is white and all of black is black."""
+    inks = Image.new("CMYK", (4, 2), (0, 0, 0, 0))
+    inks.paste((0, 0, 0, 255), (0, 0, 1, 2))
+    inks.paste((0, 255, 255, 0), (1, 0, 2, 2))
+    inks.save(tmp_path / "inks.tiff")
+    (seen,) = read_images([tmp_path / "inks.tiff"], mode="RGB", size=4)
+    assert seen[:, 0, 3].tolist() == [255, 255, 255] and seen[:, 0, 0].tolist() == [0, 0, 0]
+    assert seen[:, 0, 1].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["moving.gif", "moving.webp", "moving.png", "pages.tiff"])
+def test_of_an_animation_the_first_picture_is_taken(name, tmp_path):
+    first, second = Image.new("RGB", (8, 8), (250, 250, 250)), Image.new("RGB", (8, 8), (5, 5, 5))
+    options = {"lossless": True} if name.endswith("webp") else {}
+    first.save(tmp_path / name, save_all=True, append_images=[second], **options)
+    with Image.open(tmp_path / name) as kept:
+        assert kept.n_frames == 2
+    (seen,) = read_images([tmp_path / name], mode="RGB", size=8)
+    assert (seen.int() - 250).abs().max() <= 1
+
+
+def test_a_clear_colour_of_a_palette_is_white(tmp_path):
+    picture = Image.new("P", (4, 4), 0)
+    picture.putpalette([0, 0, 0, 200, 0, 0])
+    picture.paste(1, (0, 0, 2, 4))
+    picture.save(tmp_path / "a.png", transparency=0)
+    (seen,) = read_images([tmp_path / "a.png"], mode="RGB", size=4)
+    assert seen[:, 0, 3].tolist() == [255, 255, 255] and seen[:, 0, 0].tolist() == [200, 0, 0]
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5], ids=["empty", "cut"])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.bmp"])
+def test_an_empty_or_broken_file_is_one_line(name, kept, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(InputError, match="get it again") as caught:
+        read_images([tmp_path / name], mode="RGB", size=8)
+    assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_two_files_of_one_name_in_a_zip_are_named(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile's own, about the second
+        with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+            for content in (b"one", b"other"):
+                archive.writestr("a/0.png", content)
+    with pytest.raises(InputError, match=r"set.zip: two files are named a/0.png; .*"):
         find_images(tmp_path / "set")

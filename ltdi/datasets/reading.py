@@ -136,7 +136,8 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
     Empty if there is neither folder nor zip.
 
     Raises:
-        InputError: the zip is none, a folder links to one that it lies in, or an image's name is that of no file.
+        InputError: the zip is none or holds two files of one name, a folder links to one that it lies in, or an image's
+            name is that of no file.
     """
     found: dict[str, ImageFile] = {}
     if folder.is_dir():
@@ -158,6 +159,8 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
         names, top = archive.namelist(), f"{folder.name}/"
         inside = [name for name in names if name.startswith(top)]
         for name in inside or names:
+            if name.removeprefix(top) in found:
+                raise InputError(f"{file}: two files are named {name}; pack the folder again")
             if not any(part.startswith((".", "__MACOSX")) for part in name.split("/")):
                 found[name.removeprefix(top)] = zipfile.Path(archive, name)
     return {name: found[name] for name in sorted(found) if name.lower().endswith(SUFFIXES)}
