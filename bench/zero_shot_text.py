@@ -104,8 +104,8 @@ def _row(found: Found, name: str, best: dict[str, str]) -> list[str]:
     if name == "start":
         return [*row, "", "", ""]
     strengths = ", ".join(f"{each.item():g}" for each in found["strength"].get(name, []))
-    back, ms = 100 * torch.cat(found["back"][name]).mean(), torch.cat(found["ms"][name]).mean()
-    return [*row, strengths, f"{back:.1f}", f"{ms:.2f}"]
+    back, ms = torch.cat(found["back"][name]), torch.cat(found["ms"][name]).mean()
+    return [*row, strengths, f"{100 * back.mean():.1f}" if len(back) else "", f"{ms:.2f}"]
 
 
 def _winner(found: Found, generators: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ what is read off it."""
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from bench.settings import defaults
 from bench.zero_shot_data import RECORDED, Split
 from ltdi.described import DescribedTasks
 from ltdi.features import FeatureMap
+from ltdi.learner import Classifier
 from ltdi.methods import METHODS, build
 from ltdi.methods.base import Method, scores
 from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
@@ -100,8 +101,11 @@ def milliseconds(method: Method, source: DescribedTasks, seed: int) -> Tensor:
 
 
 def given_back(method: Method, world: World, seed: int) -> Tensor:
-    """Of every known class (C,) whether the direction that its name alone gives is nearest to its own row."""
-    of, learner = world.sources["meta_train"].of, linear_classifier(method.learner, "given back")
+    """Of every known class (C,) whether the direction that its name alone gives is nearest to its own row; nothing of a
+    method that gives no rows."""
+    of, learner = world.sources["meta_train"].of, method.learner
+    if not isinstance(learner, Classifier) or "output.weight" not in learner.space.shapes:
+        return torch.zeros(0)
     rows = F.normalize(of.means() - of.means().mean(0), dim=-1)
     found = []
     for classes in batches(len(of), 50):
@@ -115,7 +119,7 @@ def given_back(method: Method, world: World, seed: int) -> Tensor:
 def by_class(method: Method, source: DescribedTasks, seed: int) -> tuple[Tensor, Tensor]:
     """Of all images of a class that are asked in tasks of all classes, the share that is right (C,), and how probable
     each class is said to be (C, C)."""
-    n, learner = source.n_way, linear_classifier(method.learner, "accuracy by class")
+    n, learner = source.n_way, cast(Classifier, method.learner)
     right, said = torch.zeros(n, dtype=torch.double), torch.zeros(n, n, dtype=torch.double)
     for tasks in batches(len(source)):
         task = source.batch(tasks)
