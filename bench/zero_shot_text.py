@@ -10,7 +10,7 @@ from bench import BENCH, zero_shot_tracks
 from bench.machine import origin
 from bench.settings import load_yaml
 from bench.text import percent, table
-from bench.zero_shot_world import RATES, START
+from bench.zero_shot_world import START
 from ltdi.methods import CONTROLS
 from ltdi.metrics import mean_and_ci95
 from ltdi.texts import read_descriptions
@@ -44,12 +44,12 @@ def about(command: str, seeds: int) -> str:
         " image of a class is seen before it is asked. Known are the rows of the body's own classifier but for those"
         " of the classes that are chosen or tested on, and images of 100 other classes of Tiny-ImageNet, from which"
         " generators learn how heads of images differ from rows; controls have the rows. Each control has the"
-        f" normalisation that is best on meta-val; generators begin at {START} on centred features,"
-        " which is the row *start*, are told the text and where their row starts, and have the learning rate of"
-        f" {', '.join(f'{rate:g}' for rate in RATES)} that is best on meta-val; ICIS is trained ten times as many"
-        " steps, from rows alone. What differs from what is published stands in the methods' files: GHN3 has a node for"
-        " each class, which the published one lacks; REPTILE and Meta-Baseline of names are ours, for the publications"
-        " do not say what these do without labels."
+        " normalisation that is best on meta-val, but ESZSL and ConSE, which take long, centred features; generators"
+        f" begin at {START} on centred features, which is the row *start*, and are told the text and where their row"
+        " starts; their learning rate was chosen for Lt-Di. ICIS is trained ten times as many steps, from rows alone."
+        " What differs from what is published stands in the methods' files: GHN3 has a node for each class, which the"
+        " published one lacks; REPTILE and Meta-Baseline of names are ours, for the publications do not say what these"
+        " do without labels."
         f" {seeds} seed{'s' if seeds > 1 else ''}, each with its own classes of Tiny-ImageNet; accuracy in % with 95 %"
         " intervals over tasks, which share their classes: they are of the images, and not of the choice of classes,"
         " which the columns by seed show. Chance is 10 and 2. *names back*: of the known classes, how many get from"

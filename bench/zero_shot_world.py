@@ -32,7 +32,7 @@ META: dict[str, Any] = {
     **{"query_loss": 1.0, "weight_loss": 0.0, "inner_steps": 1, "inner_optimizer": "sgd", "inner_lr": 0.05},
 }
 COLLECTED: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "steps": 3, "length": 4, "sam": 0.0, "augment": False}
-RATES, EMA = (1e-3, 3e-4), 0.98
+LR, EMA = 1e-3, 0.98
 DENOISER: dict[str, Any] = {"depth": 1, "dropout": 0.5}
 START = "kernel_ridge"
 """Chosen on the classes to choose on, by what generators make of it."""
@@ -57,13 +57,13 @@ class World:
         recorded = collect(start, sources["meta_train"], numbers, fit_on="class", seed=seed, **COLLECTED)
         return cls(start, seen, sources, Trajectories.of(recorded.points))
 
-    def learned(self, name: str, steps: int, rate: float, seed: int) -> Method:
+    def learned(self, name: str, steps: int, seed: int) -> Method:
         """A method or control, trained where it is."""
         method = build(name, self.start, self._setup(), defaults()["methods"][name], seed=seed)
         train, val = self.sources["meta_train"], self.sources["meta_val"]
         method.prepare(train, self.trajectories, val)
         if name in METHODS:
-            training = Training(method, lr=rate, steps=steps * (10 if name == "icis" else 1), ema=EMA)
+            training = Training(method, lr=LR, steps=steps * (10 if name == "icis" else 1), ema=EMA)
             for _ in method.meta_train(training, train, self.trajectories, seed=seed):
                 pass
             method.eval().load_state_dict(training.average)

@@ -5,8 +5,14 @@ from itertools import permutations
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+from text_encoders import write_encoder
 
+from bench import zero_shot, zero_shot_data
+from bench.zero_shot_text import overlapping
 from bench.zero_shot_tracks import matched, right, right_matched, with_unlabelled
+from ltdi.errors import InputError
 from ltdi.seeding import generator
 
 
@@ -39,3 +45,109 @@ def test_unlabelled_images_mend_a_poor_head_and_an_own_share_of_one_keeps_it():
     assert torch.allclose(with_unlabelled(poor, images, 20.0, 1.0), poor, atol=1e-6)
     mended = with_unlabelled(poor, images, 20.0, 0.25)
     assert right(mended, images, labels).mean() > right(poor, images, labels).mean() + 0.03
+
+
+# --- the whole table, on made-up features
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    """What stands in for features of a body, and the files beside them: a class's text is its name's, and tells
+    nothing."""
+    folder = tmp_path_factory.mktemp("names")
+    stream = generator(0, "bench names")
+    keys = [f"n{j:03d}" for j in range(210)]
+    centres = torch.randn(210, 8, generator=stream)
+
+    def images(of, n):
+        return of[:, None] + 0.5 * torch.randn(len(of), n, 8, generator=stream)
+
+    names = [f"zebra {key}" for key in keys[:207]] + ["cat", "dog", "egyptian cat"]
+    (folder / "classes.tsv").write_text("".join(f"{key}\t{name}\n" for key, name in zip(keys, names)))
+    save_file({"classifier.weight": centres}, folder / "classifier.safetensors")
+    found = {
+        "tiny": (keys[:200], images(centres[:200], 6)),
+        "cifar": (["cat", "dog", "okapi", "tapir"], images(centres[-4:], 6)),
+        "pets": (["Egyptian Mau", "cat", "okapi"], images(centres[-3:], 6)),
+    }
+    knobs = {
+        "classes": folder / "classes.tsv",
+        "body": folder / "classifier.safetensors",
+        "encoder": str(write_encoder(folder / "encoder")),
+    }
+    return found, knobs
+
+
+@pytest.mark.slow
+def test_the_table_of_every_method(made_up, monkeypatch, tmp_path):
+    """The second call measures nothing again."""
+    found, knobs = made_up
+    monkeypatch.setenv("LTDI_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(zero_shot, "BENCH", tmp_path)
+    monkeypatch.setattr(zero_shot, "features", lambda file, *known: found[file.name])
+    monkeypatch.setattr(zero_shot, "files_of", lambda *known: {})
+    monkeypatch.setattr(zero_shot, "SHUFFLES", (1,))
+    monkeypatch.setattr(zero_shot_data, "N_TASKS", 3)
+    monkeypatch.setattr(zero_shot, "further", lambda *known: {"pets": found["pets"]})
+    monkeypatch.setattr(zero_shot, "draw_task", lambda file, said, *known: file.write_text(str(said.shape)))
+    places = tmp_path / "tiny", tmp_path / "cifar"
+    knobs |= {"seed": [0], "images": 6, "steps": 2, "prompts": "name", "data": ["pets=somewhere"]}
+    zero_shot.main(*places, **knobs, picture=tmp_path / "own.png", method=list(zero_shot.GENERATORS))
+    text = (tmp_path / "results" / "zero_shot.md").read_text()
+    for name in (*zero_shot.OF_NAMES, *zero_shot.GENERATORS):
+        assert text.count(f"| {name}") >= 2, name
+    assert "pets, 3-way | 2 classes of ImageNet | 1 others" in text and "The generator with the highest" in text
+    assert (tmp_path / "results" / "figures" / "zero_shot.png").stat().st_size < 200_000
+    assert (tmp_path / "own.png").read_text() == "torch.Size([4, 2, 4])"
+    monkeypatch.setattr(zero_shot, "_measured", None)
+    zero_shot.main(*places, **knobs, method=list(zero_shot.GENERATORS))
+    assert (tmp_path / "results" / "zero_shot.md").read_text() == text
+
+
+def test_which_classes_are_imagenets_too():
+    known = ["Siamese cat", "boxer", "German short-haired pointer"]
+    assert overlapping("pets", ["boxer", "Siamese", "Bengal"], known) == [True, True, False]
+    assert overlapping("stl10", ["airplane", "car"], known) == [True, True]
+    assert overlapping("mine", ["siamese_cat", "German short haired pointer", "cat"], known) == [True, True, False]
+
+
+def picture_at(file):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 20), (hash(file.name) % 255, 9, 9)).save(file)
+
+
+def further_sets(root, monkeypatch):
+    """Of two data sets in their own layout, and a folder, what is embedded: a class's images by name."""
+    for name in ("Abyssinian_1", "Abyssinian_2", "american_bulldog_7", "american_bulldog_8"):
+        picture_at(root / "oxford-iiit-pet" / "images" / f"{name}.jpg")
+    for number in ("01", "02", "03", "04"):
+        picture_at(root / "fgvc-aircraft-2013b" / "data" / "images" / f"{number}.jpg")
+    for split, lines in (("trainval", "01 A320\n02 F-16A/B\n"), ("test", "03 A320\n04 F-16A/B\n")):
+        (root / "fgvc-aircraft-2013b" / "data" / f"images_variant_{split}.txt").write_text(lines)
+    for name in ("a/1", "a/2", "b_c/3", "b_c/4", "b_c/5"):
+        picture_at(root / "mine" / f"{name}.png")
+    seen = {}
+
+    def embedded(by_class, content, size, body, told):
+        seen[told] = {name: [str(file).rsplit("/", 1)[-1] for file in files] for name, files in by_class.items()}
+        return torch.zeros(len(by_class), 1, 2)
+
+    monkeypatch.setattr(zero_shot_data, "_embedded", embedded)
+    told = [f"pets={root}", f"aircraft={root}", f"mine={root / 'mine'}"]
+    return zero_shot_data.further(told, 2, root), seen
+
+
+def test_further_data_sets_are_read_in_their_own_layout(tmp_path, monkeypatch):
+    found, seen = further_sets(tmp_path, monkeypatch)
+    assert {name: classes for name, (classes, _) in found.items()} == {
+        "pets": ["Abyssinian", "american bulldog"],
+        "aircraft": ["A320", "F-16A B"],
+        "mine": ["a", "b c"],
+    }
+    assert seen["aircraft"] == {"A320": ["01.jpg", "03.jpg"], "F-16A B": ["02.jpg", "04.jpg"]}
+    assert seen["mine"] == {"a": ["1.png", "2.png"], "b c": ["4.png", "5.png"]}
+    for told in ("pets", "pets=", "cifar=somewhere"):
+        with pytest.raises(InputError, match="^--data [^\n]* is not NAME=FOLDER"):
+            zero_shot_data.further([told], 2, tmp_path)
+    with pytest.raises(InputError, match="^data set stl10 is not in "):
+        zero_shot_data.further([f"stl10={tmp_path}"], 2, tmp_path)
