@@ -23,7 +23,7 @@ from ltdi.seeding import generator
 from ltdi.store import Cache
 from ltdi.texts import embed_names, read_descriptions
 
-BODY = {"name": "timm/tf_efficientnet_lite0", "image_size": 128, "filters": 0}
+BODY: dict[str, Any] = {"name": "timm/tf_efficientnet_lite0", "image_size": 128, "filters": 0}
 RECORDED, N_QUERY, N_TASKS = 16, 10, 50
 
 Split = dict[str, DescribedTasks]

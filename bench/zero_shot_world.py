@@ -20,9 +20,8 @@ from ltdi.methods.base import Method, scores
 from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
 from ltdi.scenarios.zero_shot import ZeroShot
 from ltdi.seeding import generator
-from ltdi.starts import Start
 from ltdi.starts.closed_form import linear_classifier, prototype_weights
-from ltdi.starts.described import SHARPNESSES
+from ltdi.starts.described import SHARPNESSES, Described
 from ltdi.tasks import Context, batches
 from ltdi.training import Training
 from ltdi.trajectories import Trajectories, collect
@@ -42,7 +41,7 @@ START = "kernel_ridge"
 class World:
     """The tasks of a seed, whose features are seen in one way."""
 
-    start: Start
+    start: Described
     seen: FeatureMap
     sources: Split
     trajectories: Trajectories
@@ -51,7 +50,7 @@ class World:
     def of(cls, sources: Split, normalise: str, seed: int) -> "World":
         learner = {"name": "linear_head", "normalise": normalise, "projection": None}
         start, seen = ZeroShot().begin(sources, learner, START, seed=seed)
-        assert seen is not None
+        assert isinstance(start, Described) and seen is not None
         sources = {name: source.through(seen) for name, source in sources.items()}
         numbers = torch.arange(len(sources["meta_train"]))
         recorded = collect(start, sources["meta_train"], numbers, fit_on="class", seed=seed, **COLLECTED)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltdi.described import DescribedClasses
-from ltdi.learners import LinearHead
+from ltdi.learner import Classifier
 from ltdi.methods.base import Method
 from ltdi.nn import masked_mean
 from ltdi.seeding import drawn_images, generator
@@ -103,14 +103,15 @@ def chosen(
 
 
 class Joiner:
-    """Joins linear heads of names that a method generates with rows of images.
+    """Joins heads of names that a method generates with rows of images.
 
     Args:
+        learner: a linear head.
         mean: of what is known (F,), from which directions are seen.
         of: the meta-val classes.
     """
 
-    def __init__(self, learner: LinearHead, method: Method, mean: Tensor, of: DescribedClasses) -> None:
+    def __init__(self, learner: Classifier, method: Method, mean: Tensor, of: DescribedClasses) -> None:
         self.learner, self.method, self.mean, self.of = learner, method, mean, of
 
     def named(self, context: Context) -> Tensor:
