@@ -100,13 +100,13 @@ def _kept(seed: int, of: dict[str, Any], knobs: dict[str, Any], generators: list
             column, _, name = place.partition("|")
             found[column][name] = values
         return found
-    found = _measured(seed, of, knobs, generators, steps)
+    found = measured(seed, of, knobs, generators, steps)
     flat = {f"{column}|{name}": values for column, row in found.items() for name, values in row.items()}
     cache.keep(key, flat, {})
     return found
 
 
-def _measured(seed: int, of: dict[str, Any], knobs: dict[str, Any], generators: list[str], steps: int) -> Found:
+def measured(seed: int, of: dict[str, Any], knobs: dict[str, Any], generators: list[str], steps: int) -> Found:
     """All methods of one seed."""
     sources, labelled, rows = split(seed, of, knobs)
     worlds = {normalise: World.of(sources, normalise, seed) for normalise in NORMALISATIONS}
@@ -163,10 +163,10 @@ def _ceilings(
     likeness = of_likeness(world, means, ["meta_val", *tests])
     found["val"]["likeness"] = likeness["meta_val"]
     found["val"]["means"] = of_means(world, means["meta_val"], world.sources["meta_val"])
-    found["val"]["rows"] = of_rows(world, world.seen(rows["meta_val"]) - start.table.mean, world.sources["meta_val"])
+    for part in rows:
+        values = of_rows(world, world.seen(rows[part]) - start.table.mean, world.sources[part])
+        found["val" if part == "meta_val" else part]["rows"] = values
     for test in tests:
         found[test]["start"] = scores(start.learner, world.sources[test], start.centre)
         found[test]["means"] = of_means(world, means[test], world.sources[test])
         found[test]["likeness"] = likeness[test]
-        if test in rows:
-            found[test]["rows"] = of_rows(world, world.seen(rows[test]) - start.table.mean, world.sources[test])

@@ -98,12 +98,12 @@ def split(
     seed: int, found: dict[str, Any], knobs: dict[str, Any]
 ) -> tuple[Split, dict[str, Tensor], dict[str, Tensor]]:
     """The tasks of a seed; of each but meta-train the labelled features (C, M, F) of images that are not asked; and of
-    Tiny-ImageNet's the rows (C, F) that the body has of its own for them."""
+    Tiny-ImageNet's the rows (C, F) that the body has of its own for them, where it has."""
     wnids, of_tiny = found["tiny"]
-    order = torch.randperm(len(wnids), generator=generator(seed, "classes"))
-    others, val, test = order[:100], order[100:150], order[150:]
+    others, val, test = parts_of(len(wnids), seed)
+    order = torch.cat([others, val, test])
     scale = of_tiny[others].square().mean().sqrt()
-    names = read_descriptions(knobs["classes"])
+    names = read_descriptions(knobs.get("names", knobs["classes"]))
 
     def named(chosen: Tensor) -> dict[str, str]:
         return {wnids[j]: names[wnids[j]] for j in chosen.tolist()}
@@ -126,10 +126,19 @@ def split(
     made: Split = {"meta_train": _train(of_tiny[others], scale, named(others), named(order[100:]), knobs, seed)}
     for name, of in tests.items():
         made[name] = tasks(of[:, of.shape[1] // 2 :], called[name], *sizes[name], name)
-    every, place = known_rows(knobs, {})[0], {key: j for j, key in enumerate(names)}
-    every = rows_as_features(every, of_tiny[others].flatten(0, 1)) / scale
-    rows = {part: every[[place[wnids[j]] for j in of.tolist()]] for part, of in (("meta_val", val), ("tiny", test))}
-    return made, kept, rows
+    every, known = known_rows(knobs, {})
+    every, place = (
+        rows_as_features(every, of_tiny[others].flatten(0, 1)) / scale,
+        {key: j for j, key in enumerate(known)},
+    )
+    own = {part: [place.get(wnids[j]) for j in of.tolist()] for part, of in (("meta_val", val), ("tiny", test))}
+    return made, kept, {part: every[places] for part, places in own.items() if None not in places}
+
+
+def parts_of(n_classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which classes of Tiny-ImageNet are learned from, chosen on and tested on."""
+    order = torch.randperm(n_classes, generator=generator(seed, "classes"))
+    return order[:100], order[100:150], order[150:]
 
 
 def _train(

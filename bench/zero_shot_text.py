@@ -64,22 +64,27 @@ def about(command: str, seeds: int) -> str:
 def text(
     found: Found, controls: tuple[str, ...], generators: tuple[str, ...], of: dict[str, tuple], classes: Path
 ) -> str:
-    """Controls, then generators, each against the best control of its test; ceilings; who wins; the other tracks."""
-    best = {test: _best(found[test], controls) for test in TESTS}
-    rows = [_row(found, name, best) for name in (*controls, "start", *generators)]
-    blank = [""] * 3
-    for key, name in CEILINGS.items():
-        cells = [_percent(found[part][key]) if key in found[part] else "" for part in ("val", *TESTS)]
-        rows.append([name, cells[0], cells[1], *blank, cells[2], *blank, "", "", ""])
-    rows += [[f"*reported:* {name}", "", str(of["cifar"]), *blank, *[""] * 7] for name, of in REPORTED.items()]
-    columns = [part for name in TESTS.values() for part in (name, "over the best control", "by seed", "shuffled names")]
+    """The table, who wins, and the other tracks."""
     return (
-        table(["method", "meta-val, 50-way", *columns, "strength", "names back", "ms"], rows)
+        main_table(found, controls, generators)
         + _winner(found, generators)
         + _picture(found)
         + zero_shot_tracks.text(found, tuple(each for each in zero_shot_tracks.NAMES if each in found["val"]))
         + _others(found, (*controls, "start", *generators), of, classes)
     )
+
+
+def main_table(found: Found, controls: tuple[str, ...], generators: tuple[str, ...]) -> str:
+    """Controls, then generators, each against the best control of its test; ceilings."""
+    best = {test: _best(found[test], controls) for test in TESTS}
+    rows = [_row(found, name, best) for name in (*controls, "start", *generators)]
+    blank = [""] * 3
+    for key, name in ((key, name) for key, name in CEILINGS.items() if key in found["val"]):
+        cells = [_percent(found[part][key]) if key in found[part] else "" for part in ("val", *TESTS)]
+        rows.append([name, cells[0], cells[1], *blank, cells[2], *blank, "", "", ""])
+    rows += [[f"*reported:* {name}", "", str(of["cifar"]), *blank, *[""] * 7] for name, of in REPORTED.items()]
+    columns = [part for name in TESTS.values() for part in (name, "over the best control", "by seed", "shuffled names")]
+    return table(["method", "meta-val, 50-way", *columns, "strength", "names back", "ms"], rows)
 
 
 def _best(row: dict[str, list[Tensor]], controls: tuple[str, ...]) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from text_encoders import write_encoder
 
-from bench import zero_shot, zero_shot_data
+from bench import zero_shot, zero_shot_data, zero_shot_resnet12
 from bench.zero_shot_text import overlapping
 from bench.zero_shot_tracks import matched, right, right_matched, with_unlabelled
 from ltdi.errors import InputError
@@ -99,7 +99,7 @@ def test_the_table_of_every_method(made_up, monkeypatch, tmp_path):
     assert "pets, 3-way | 2 classes of ImageNet | 1 others" in text and "The generator with the highest" in text
     assert (tmp_path / "results" / "figures" / "zero_shot.png").stat().st_size < 200_000
     assert (tmp_path / "own.png").read_text() == "torch.Size([4, 2, 4])"
-    monkeypatch.setattr(zero_shot, "_measured", None)
+    monkeypatch.setattr(zero_shot, "measured", None)
     zero_shot.main(*places, **knobs, method=list(zero_shot.GENERATORS))
     assert (tmp_path / "results" / "zero_shot.md").read_text() == text
 
@@ -151,3 +151,17 @@ def test_further_data_sets_are_read_in_their_own_layout(tmp_path, monkeypatch):
             zero_shot_data.further([told], 2, tmp_path)
     with pytest.raises(InputError, match="^data set stl10 is not in "):
         zero_shot_data.further([f"stl10={tmp_path}"], 2, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_resnet12_learns_its_classes_and_gives_its_rows(monkeypatch):
+    monkeypatch.setattr(zero_shot_resnet12, "BATCH", 24)
+    monkeypatch.setattr(zero_shot_resnet12, "FILTERS", 4)
+    stream = generator(0, "images")
+    looks = torch.randint(0, 256, (4, 1, 3, 16, 16), generator=stream)
+    images = (looks + torch.randint(-30, 30, (4, 10, 3, 16, 16), generator=stream)).clamp(0, 255).to(torch.uint8)
+    body, rows, right = zero_shot_resnet12.trained(images, 100, 0)
+    assert rows.shape == (4, body.width) and right > 0.6 and not body.training
+    with torch.no_grad():
+        said = (body(images.flatten(0, 1).float() / 255) @ rows.mT).argmax(-1)
+    assert (said == torch.arange(4).repeat_interleave(10)).float().mean() > 0.9
