@@ -88,7 +88,8 @@ def trained(images: Tensor, steps: int, seed: int) -> tuple[ResNet12, Tensor, fl
     share of the last fifty batches that it told rightly."""
     torch.manual_seed(generator(seed, "body").initial_seed())
     body = ResNet12(3, [FILTERS * each for each in WIDTHS])
-    model = nn.Sequential(body, nn.Linear(body.width, len(images))).train()
+    classifier = nn.Linear(body.width, len(images))
+    model = nn.Sequential(body, classifier).train()
     training, right = Training(model, lr=LR, steps=steps, ema=0.99, weight_decay=1e-4), []
     while training.step < steps:
         stream = generator(seed, "body", training.step)
@@ -103,4 +104,4 @@ def trained(images: Tensor, steps: int, seed: int) -> tuple[ResNet12, Tensor, fl
         if training.step % 50 == 0:
             say(f"body, step {training.step}: loss {loss.item():.3f}, {100 * sum(right[-50:]) / 50:.1f} % right")
     model.load_state_dict(training.average)
-    return body.eval().requires_grad_(False), model[1].weight.detach(), sum(right[-50:]) / len(right[-50:])
+    return body.eval().requires_grad_(False), classifier.weight.detach(), sum(right[-50:]) / len(right[-50:])
