@@ -35,7 +35,7 @@ def _draw(file: Path, said: Tensor, names: list[str], rows: list[str], pictures:
     ax.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     ax.set_yticks(range(len(rows)), rows, fontsize=8)
     if pictures:
-        ax.tick_params(axis="y", pad=24)
+        ax.tick_params(axis="y", pad=46)
         for i, picture in enumerate(pictures):
             inset = ax.inset_axes((-0.6 - 1.1, i - 0.48, 1.1, 0.96), transform=ax.transData)
             inset.imshow(picture)
