@@ -1,17 +1,21 @@
 """What the table of heads from names adds to names: matching, unlabelled images."""
 
 from itertools import permutations
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from described_worlds import NamedWorld
 from PIL import Image
 from safetensors.torch import save_file
 from text_encoders import write_encoder
 
-from bench import zero_shot, zero_shot_data, zero_shot_resnet12
+from bench import zero_shot, zero_shot_data, zero_shot_resnet12, zero_shot_world
+from bench.zero_shot_data import shuffled
 from bench.zero_shot_text import overlapping
 from bench.zero_shot_tracks import matched, right, right_matched, with_unlabelled
+from ltdi.described import DescribedTasks
 from ltdi.errors import InputError
 from ltdi.seeding import generator
 
@@ -45,6 +49,52 @@ def test_unlabelled_images_mend_a_poor_head_and_an_own_share_of_one_keeps_it():
     assert torch.allclose(with_unlabelled(poor, images, 20.0, 1.0), poor, atol=1e-6)
     mended = with_unlabelled(poor, images, 20.0, 0.25)
     assert right(mended, images, labels).mean() > right(poor, images, labels).mean() + 0.03
+
+
+# --- what is read off a method
+
+
+@pytest.fixture(scope="module")
+def named():
+    world = NamedWorld("kernel_ridge")
+    world.sources = {"meta_train": world.train, "meta_val": world.val, "test": every_class(world.test)}
+    return world
+
+
+def every_class(source):
+    """Tasks of all classes of a source, each in an order of its own."""
+    sizes = {"n_tasks": 6, "n_way": len(source.of), "n_query": 5}
+    return DescribedTasks.of_classes(source.of, **sizes, seed=0, split="all")
+
+
+def test_names_of_known_classes_give_their_rows_back(named):
+    assert zero_shot_world.given_back(named.prepared("nearest_name"), named, 0).tolist() == [1.0] * 60
+    ridge = zero_shot_world.given_back(named.prepared("kernel_ridge"), named, 0)
+    other = SimpleNamespace(sources={"meta_train": shuffled(named.train, 1)})
+    assert ridge.mean() > 0.9 and zero_shot_world.given_back(named.prepared("nearest_name"), other, 0).sum() == 0
+    assert len(zero_shot_world.given_back(named.prepared("conse"), named, 0)) == 0
+
+
+@pytest.mark.parametrize("name", ["kernel_ridge", "conse"])
+def test_accuracy_by_class_is_the_tasks_accuracy_taken_apart(name, named):
+    method, source = named.prepared(name), named.sources["test"]
+    right, said = zero_shot_world.by_class(method, source, 0)
+    assert right.mean().item() == pytest.approx(zero_shot_world.scored(method, source, 0).mean().item(), abs=1e-6)
+    assert right.std() > 0 and torch.allclose(said.sum(1), torch.ones(20, dtype=torch.double))
+    single = zero_shot_world.said_of_images(named.prepared("kernel_ridge"), source, 0)
+    assert single.shape == (20, 2, 20) and torch.allclose(single.sum(-1), torch.ones(20, 2))
+
+
+def test_ceilings_are_above_what_names_give(named):
+    source, val = named.sources["test"], named.sources["meta_val"]
+    of_names = zero_shot_world.scored(named.prepared("kernel_ridge"), source, 0).mean()
+    means = {"test": source.of.means(), "meta_val": val.of.means()}
+    assert zero_shot_world.of_means(named, means["test"], source).mean() > of_names
+    rows = zero_shot_world.of_rows(named, means["test"] - named.start.table.mean, source).mean()
+    likeness = zero_shot_world.of_likeness(named, means, ["test"])["test"].mean()
+    assert rows > of_names and rows >= likeness > 0.8
+    others = {part: of.roll(1, 0) for part, of in means.items()}
+    assert zero_shot_world.of_likeness(named, others, ["test"])["test"].mean() < 0.2
 
 
 # --- the whole table, on made-up features
