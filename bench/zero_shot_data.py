@@ -3,6 +3,7 @@
 import zipfile
 from collections import defaultdict
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +13,97 @@ from torch import Tensor
 from ltdi.bodies import pretrained_body
 from ltdi.bodies.embedding import embed
 from ltdi.console import say
-from ltdi.datasets import read_images
+from ltdi.datasets import folder, photographs, read_images
+from ltdi.datasets.reading import Streamed
 from ltdi.described import DescribedClasses, DescribedTasks, rows_as_features
+from ltdi.errors import InputError
 from ltdi.provenance import name_of
 from ltdi.scenarios.zero_shot import known_rows, with_images
 from ltdi.seeding import generator
 from ltdi.store import Cache
 from ltdi.texts import embed_names, read_descriptions
 
-BODY = {"name": "timm/tf_efficientnet_lite0", "image_size": 128, "filters": 0}
+BODY: dict[str, Any] = {"name": "timm/tf_efficientnet_lite0", "image_size": 128, "filters": 0}
 RECORDED, N_QUERY, N_TASKS = 16, 10, 50
 
 Split = dict[str, DescribedTasks]
 
 
-def features(file: Path, folder: str, images: int, body: Path) -> tuple[list[str], Tensor]:
+def features(file: Path, part: str, images: int, body: Path) -> tuple[list[str], Tensor]:
     """The classes of a zip, and features (C, images, F) of their first images."""
-    by_class: dict[str, list[zipfile.Path]] = defaultdict(list)
-    with zipfile.ZipFile(file) as archive:
-        for name in sorted(archive.namelist()):
-            parts = name.split("/")
-            if parts[0] == folder and len(parts) == 3 and parts[2] and len(by_class[parts[1]]) < images:
-                by_class[parts[1]].append(zipfile.Path(archive, name))
-        names, cache = sorted(by_class), Cache("features")
-        size = 64 if folder == "train" else 32
-        network, parts_of = pretrained_body(BODY | {"weights": body}, 3), []
-        inputs = (names, file.stat().st_size, images, size, BODY, network.state_dict())
-        key = name_of("bench names", *inputs, code=("ltdi.bodies.embedding", type(network).__module__))
-        if kept := cache.find(key):
-            return names, kept[1]["features"]
-        for j, name in enumerate(names):
-            parts_of.append(embed(network, read_images(by_class[name], mode="RGB", size=size), batch=100))
-            say(f"{file.name}: {j + 1} of {len(names)} classes")
-    cache.keep(key, {"features": torch.stack(parts_of)}, {})
-    return names, torch.stack(parts_of)
+    by_class, size = files_of(file, part, images), 64 if part == "train" else 32
+    return sorted(by_class), _embedded(by_class, (file.stat().st_size, images, size), size, body, file.name)
 
 
-def split(seed: int, found: dict[str, Any], knobs: dict[str, Any]) -> tuple[Split, dict[str, Tensor]]:
-    """The tasks of a seed, and of each but meta-train the labelled features (C, M, F) of images that are not asked."""
+def files_of(file: Path, part: str, images: int) -> dict[str, list[Any]]:
+    """The first images of each class of a zip."""
+    by_class: dict[str, list[Any]] = defaultdict(list)
+    # opened once, and for as long as somebody has a path in it: opening reads the names of all its files
+    archive = zipfile.ZipFile(file)
+    for name in sorted(archive.namelist()):
+        parts = name.split("/")
+        if parts[0] == part and len(parts) == 3 and parts[2] and len(by_class[parts[1]]) < images:
+            by_class[parts[1]].append(zipfile.Path(archive, name))
+    return by_class
+
+
+def further(told: list[str], images: int, body: Path) -> dict[str, tuple[list[str], Tensor]]:
+    """Of the data sets NAME=FOLDER what ``features`` has, of each class's last images: where a data set has test images
+    they come last. A name that is none of ``KNOWN`` is a folder that holds a folder for each class.
+
+    Raises:
+        InputError: one is not told so, or not there.
+    """
+    found = {}
+    for each in told:
+        name, sign, place = each.partition("=")
+        if not (name and sign and place) or name in ("tiny", "cifar"):
+            raise InputError(f"--data {each} is not NAME=FOLDER, e.g. pets=data/raw; a name is not tiny or cifar")
+        pictures = photographs.find(name, Path(place)) if name in photographs.KNOWN else folder.find(Path(place))
+        classes = folder.by_domain(pictures)
+        if len(classes) > 1:
+            raise InputError(f"--data {each}: images of several domains ({', '.join(classes)}); name the folder of one")
+        (by_class,) = classes.values()
+        fewest = min(images, *(len(files) for files in by_class.values()))
+        last = {key.replace("_", " "): files[-fewest:] for key, files in by_class.items()}
+        size = BODY["image_size"]
+        content = Streamed(tuple(chain.from_iterable(last[key] for key in sorted(last))), "RGB", size).name
+        found[name] = sorted(last), _embedded(last, (content,), size, body, name)
+    return found
+
+
+def _embedded(by_class: dict[str, list[Any]], content: tuple, size: int, body: Path, told: str) -> Tensor:
+    """(C, images, F) in the order of the classes' names, from the cache where they are there; ``content`` tells the
+    images from others."""
+    names, cache, network = sorted(by_class), Cache("features"), pretrained_body(BODY | {"weights": body}, 3)
+    key = name_of(
+        "bench names",
+        names,
+        *content,
+        BODY,
+        network.state_dict(),
+        code=("ltdi.bodies.embedding", type(network).__module__),
+    )
+    if kept := cache.find(key):
+        return kept[1]["features"]
+    parts = []
+    for j, name in enumerate(names):
+        parts.append(embed(network, read_images(by_class[name], mode="RGB", size=size), batch=100))
+        say(f"{told}: {j + 1} of {len(names)} classes")
+    cache.keep(key, {"features": torch.stack(parts)}, {})
+    return torch.stack(parts)
+
+
+def split(
+    seed: int, found: dict[str, Any], knobs: dict[str, Any]
+) -> tuple[Split, dict[str, Tensor], dict[str, Tensor]]:
+    """The tasks of a seed; of each but meta-train the labelled features (C, M, F) of images that are not asked; and of
+    Tiny-ImageNet's the rows (C, F) that the body has of its own for them, where it has."""
     wnids, of_tiny = found["tiny"]
-    order = torch.randperm(len(wnids), generator=generator(seed, "classes"))
-    others, val, test = order[:100], order[100:150], order[150:]
+    others, val, test = parts_of(len(wnids), seed)
+    order = torch.cat([others, val, test])
     scale = of_tiny[others].square().mean().sqrt()
-    names = read_descriptions(knobs["classes"])
+    names = read_descriptions(knobs.get("names", knobs["classes"]))
 
     def named(chosen: Tensor) -> dict[str, str]:
         return {wnids[j]: names[wnids[j]] for j in chosen.tolist()}
@@ -66,15 +115,30 @@ def split(seed: int, found: dict[str, Any], knobs: dict[str, Any]) -> tuple[Spli
         sizes = {"n_tasks": n_tasks, "n_way": n_way, "n_query": N_QUERY}
         return DescribedTasks.of_classes(of_part, **sizes, seed=seed, split=part)
 
-    cifar_names, of_cifar = found["cifar"]
-    tests = {"meta_val": of_tiny[val], "tiny": of_tiny[test], "cifar": of_cifar}
-    called = {"meta_val": list(named(val).values()), "tiny": list(named(test).values()), "cifar": cifar_names}
+    tests = {"meta_val": of_tiny[val], "tiny": of_tiny[test]}
+    called = {"meta_val": list(named(val).values()), "tiny": list(named(test).values())}
+    sizes = {"meta_val": (N_TASKS, 50), "tiny": (N_TASKS, 50)}
+    for name, (classes, of) in found.items():
+        if name != "tiny":
+            tests[name], called[name] = of, classes
+            sizes[name] = (max(20, min(4 * N_TASKS, 2000 // len(classes))), len(classes))
     kept = {name: of[:, : of.shape[1] // 2] / scale for name, of in tests.items()}
-    sizes = {"meta_val": (N_TASKS, 50), "tiny": (N_TASKS, 50), "cifar": (4 * N_TASKS, 10)}
     made: Split = {"meta_train": _train(of_tiny[others], scale, named(others), named(order[100:]), knobs, seed)}
     for name, of in tests.items():
         made[name] = tasks(of[:, of.shape[1] // 2 :], called[name], *sizes[name], name)
-    return made, kept
+    every, known = known_rows(knobs, {})
+    every, place = (
+        rows_as_features(every, of_tiny[others].flatten(0, 1)) / scale,
+        {key: j for j, key in enumerate(known)},
+    )
+    own = {part: [place.get(wnids[j]) for j in of.tolist()] for part, of in (("meta_val", val), ("tiny", test))}
+    return made, kept, {part: every[places] for part, places in own.items() if None not in places}
+
+
+def parts_of(n_classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which classes of Tiny-ImageNet are learned from, chosen on and tested on."""
+    order = torch.randperm(n_classes, generator=generator(seed, "classes"))
+    return order[:100], order[100:150], order[150:]
 
 
 def _train(

@@ -4,6 +4,8 @@ A task's head is a unit direction for each class here, features are of unit leng
 classifier has; both as ``cosines`` has them.
 """
 
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,16 +14,18 @@ from bench.text import percent, table
 from bench.zero_shot_data import Split
 from ltdi.described import DescribedTasks
 from ltdi.features import FeatureMap
+from ltdi.joined import IMAGES, Joiner, chosen, right
+from ltdi.joined import NAMES as NAMES_ALONE
 from ltdi.methods.base import Method
 from ltdi.metrics import mean_and_ci95
 from ltdi.seeding import generator
+from ltdi.starts.closed_form import linear_classifier
 from ltdi.tasks import batches
 
 SHARPNESSES, OWN = (5.0, 10.0, 20.0, 40.0), (0.0, 0.25, 0.5, 0.75)
 PASSES = 10
-SHARES = tuple(j / 8 for j in range(9))
 SHOTS = (1, 5)
-NAMES, WAYS = ("softmax_rows", "ltdi"), ("names", "images", "both")
+NAMES, WAYS = ("softmax_rows", "kernel_ridge", "ltdi"), ("names", "images", "both")
 
 
 def matched(right: Tensor) -> float:
@@ -82,11 +86,6 @@ def with_unlabelled(heads: Tensor, images: Tensor, sharpness: float, own: float)
     return found
 
 
-def right(heads: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    """(M,)"""
-    return ((images @ heads.mT).argmax(-1) == labels).double().mean(-1)
-
-
 def right_matched(heads: Tensor, images: Tensor, labels: Tensor) -> Tensor:
     """The same, after the names are given to the classes that fit best (M,)."""
     n = heads.shape[1]
@@ -114,27 +113,26 @@ def unlabelled(method: Method, split: Split, mean: Tensor, seed: int) -> dict[st
 def joined(
     method: Method, split: Split, labelled: dict[str, Tensor], seen: FeatureMap, mean: Tensor, seed: int
 ) -> dict[str, dict[str, Tensor]]:
-    """Names and K images of each class, or of every second one: test -> "K which" -> accuracies (M,).
-
-    The direction of a class with images is a share of the name's and the rest of the images' mean. The share is chosen
-    on meta-val from 0, the images alone, to 1, the name alone, so that it is never worse than either there."""
-    named = {part: directions(method, split[part], seed) for part in ("meta_val", "cifar", "tiny")}
-    known = {part: asked(split[part], mean) for part in named}
-
-    def accuracies(part: str, shots: int, share: float, half: bool) -> Tensor:
-        of_images = F.normalize(seen(labelled[part][:, :shots]) - mean, dim=-1).mean(1)[split[part].classes]
-        both = F.normalize(share * named[part] + (1 - share) * F.normalize(of_images, dim=-1), dim=-1)
-        if half:
-            both[:, 1::2] = named[part][:, 1::2]
-        return right(both, *known[part])
-
-    found: dict[str, dict[str, Tensor]] = {"cifar": {}, "tiny": {}}
-    for shots in SHOTS:
-        for half in (False, True):
-            best = max(SHARES, key=lambda share: accuracies("meta_val", shots, share, half).mean().item())
-            for test, row in found.items():
-                for way, share in {"names": 1.0, "images": 0.0, "both": best}.items():
-                    row[f"{shots}{' of half' if half else ''} {way}"] = accuracies(test, shots, share, half)
+    """Names and K images of each class, or of every second one, as ``ltdi classify --names … --examples …`` joins them:
+    test -> "K which" -> accuracies (M,). How is chosen on meta-val tasks of as many classes and images."""
+    learner, found = linear_classifier(method.learner, "joined"), {}
+    joiner = Joiner(learner, method, mean, split["meta_val"].of)
+    for test in ("cifar", "tiny"):
+        named, row = directions(method, split[test], seed), {}
+        query = split[test].batch(torch.arange(len(split[test]))).query
+        for shots, half in product(SHOTS, (False, True)):
+            counts = torch.full((named.shape[1],), shots)
+            counts[1::2] *= not half
+            best, _ = chosen(joiner.named, joiner.of, mean, counts, generator(seed, "joined"))
+            rows = seen(labelled[test][:, :shots])[split[test].classes]
+            present = (counts > 0)[None, :, None].expand(rows.shape[:3]).to(rows)
+            for way, joining in {"names": NAMES_ALONE, "images": IMAGES, "both": best}.items():
+                centre = joining.centre(mean, rows, present)
+                made = joining.directions(named, rows, present, centre)
+                images = F.normalize(query["inputs"] - centre[:, None], dim=-1)
+                row[f"{shots}{' of half' if half else ''} {way}"] = right(made, images, query["labels"])
+            row[f"{shots}{' of half' if half else ''} worth"] = torch.tensor([best.worth]).clamp(max=999).double()
+        found[test] = row
     return found
 
 
@@ -153,37 +151,38 @@ def measure(
     kinds["joined"] = joined(method, split, labelled, seen, mean, seed)
     for kind, of_test in kinds.items():
         for test, row in of_test.items():
-            for which, values in row.items():
-                found[f"{test} {kind}"][f"{name} {which}"].append(values)
+            found[f"{test} {kind}"] |= {f"{name} {which}": values for which, values in row.items()}
 
 
-def text(found: dict) -> str:
+def text(found: dict, names: tuple[str, ...]) -> str:
     """Two tables: names and unlabelled images, and names and a few labelled ones."""
 
     def cell(test: str, key: str) -> str:
         return percent(*mean_and_ci95(torch.cat(found[test][key]).double()))
 
+    def worth(test: str, key: str) -> str:
+        return ", ".join(f"{each.item():g}" if each < 999 else "all" for each in found[test][key])
+
     unlabelled_rows = [
         [f"{name}, {which}", *(cell(f"{test} unlabelled", f"{name} {which}") for test in ("cifar", "tiny"))]
-        for name in NAMES
+        for name in names
         for which in ("as it is", "matched", "no image, matched")
     ]
-    joined_rows = [
-        [
-            f"{name}, {shots} image{'s' if shots > 1 else ''} of each{second} class",
-            *(cell(f"{test} joined", f"{name} {shots}{half} {way}") for test in ("cifar", "tiny") for way in WAYS),
-        ]
-        for name in NAMES
-        for shots in SHOTS
-        for half, second in (("", ""), (" of half", " second"))
-    ]
-    heads = [f"{test}, {way}" for test in ("CIFAR-10", "Tiny-ImageNet") for way in WAYS]
+    joined_rows = []
+    for name, shots, (half, second) in product(names, SHOTS, (("", ""), (" of half", " second"))):
+        row = [f"{name}, {shots} image{'s' if shots > 1 else ''} of each{second} class"]
+        for test in ("cifar", "tiny"):
+            row += [cell(f"{test} joined", f"{name} {shots}{half} {way}") for way in WAYS]
+            row.append(worth(f"{test} joined", f"{name} {shots}{half} worth"))
+        joined_rows.append(row)
+    heads = [f"{test}, {way}" for test in ("CIFAR-10", "Tiny-ImageNet") for way in (*WAYS, "a name's worth")]
     return (
         "\n## Names and the task's unlabelled images (another track)\n\nSoft k-means from the head over all images that"
         " are asked, its two knobs chosen on meta-val; *matched*: names are given to the clusters by the Hungarian"
         " algorithm, which needs the labels, so that it is no classifier; beside it the plain head, matched.\n\n"
         + table(["", "CIFAR-10, 10-way", "Tiny-ImageNet, 50-way"], unlabelled_rows)
-        + "\n## Names and a few labelled images\n\nA class's direction is a share of the name's and of its images'"
-        " mean, chosen on meta-val from 0 to 1, ends included. *images*: classes without any keep the name's.\n\n"
+        + "\n## Names and a few labelled images\n\nAs `ltdi classify --names … --examples …` joins them: a name counts"
+        " for as many images as on meta-val tasks of as many classes and images is best (its worth, by seed), ends"
+        " included, and the images pull the centre as is best there. *images*: classes without any keep the name's.\n\n"
         + table(["", *heads], joined_rows)
     )

@@ -10,7 +10,7 @@ floor 1 ``learner datasets features provenance diffusion encoder likeness schema
 floor 2 ``bodies tasks texts learners adaptation sharpness``,
 floor 3 ``classes text_tasks extractor starts selection reptile peft_format transductive``,
 floor 4 ``trajectories domains described head``, floor 5 ``methods artefacts scenarios program``,
-floor 6 ``run adapter audit example transductive_controls``, floor 7 ``cli``, floor 8 ``__main__``;
+floor 6 ``joined transductive_controls``, floor 7 ``run adapter audit example``, floor 8 ``cli``, floor 9 ``__main__``;
 ``pipeline`` stands above all of them.
 """
 

@@ -37,10 +37,9 @@ def classify(
     task: Task,
     images: Annotated[list[Path] | None, typer.Argument(help="Images to classify, or folders of them.")] = None,
     names: Annotated[str, typer.Option(help="Classes by their names alone, e.g. 'zebra, okapi, tapir'.")] = "",
+    examples: Annotated[Path | None, typer.Option(help="With --names: a folder of images of some of them.")] = None,
     head: Annotated[Path | None, typer.Option(help="Where to keep the head.")] = None,
-    add: Annotated[
-        list[str] | None, typer.Option(help="NAME=FOLDER: a further class, from its images; once for each.")
-    ] = None,
+    add: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER: a further class; once for each.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Where to write all answers.")] = None,
     transductive: Annotated[
         bool, typer.Option(help="Learn from the images to classify too; only where there are some of every class.")
@@ -70,6 +69,9 @@ def classify(
             made = run.generate_from_names(_names(names), seed=seed)
         else:
             made = _head_of(run, task, method, seed, files if transductive else None)
+        if examples:
+            made, told = run.joined(made, examples, seed=seed)
+            say(told)
         for name, place in further:
             made = made.with_class(name, place)
         answers = made.classify(files)

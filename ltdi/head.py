@@ -184,11 +184,11 @@ def _check(
     HEAD.check_shapes(file, tensors, shapes)
 
 
-def by_folder(task: Path) -> dict[str, list]:
+def by_folder(task: Path, at_least: int = 2) -> dict[str, list]:
     """The image files of each class: a folder that holds a folder for each.
 
     Raises:
-        InputError: there are fewer than two, or an image lies in no class's folder.
+        InputError: there are fewer than ``at_least``, or an image lies in no class's folder.
     """
     by_class: dict[str, list] = {}
     for name, file in find_images(task).items():
@@ -202,10 +202,9 @@ def by_folder(task: Path) -> dict[str, list]:
         empty = [name for name in empty if not any(found.split("/")[0] == name for found in by_class)]
         if empty:
             raise InputError(f"{task / empty[0]} holds no image that is read (PNG, JPEG, WebP, BMP, TIFF, GIF)")
-    if len(by_class) < 2:
-        raise InputError(
-            f"{task} holds images of {len(by_class)} classes; give two or more, each in a folder of its own"
-        )
+    if len(by_class) < at_least:
+        more = "two or more" if at_least > 1 else "one or more"
+        raise InputError(f"{task} holds images of {len(by_class)} classes; give {more}, each in a folder of its own")
     return by_class
 
 

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdi.artefacts import load_start, names
+from ltdi.artefacts import load_sources, load_start, names
 from ltdi.bodies import read_body
 from ltdi.classes import context_of
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
 from ltdi.head import IMAGES_TOGETHER, Head, Pictures, by_folder, images_of, listed_of
+from ltdi.joined import Joiner
+from ltdi.learners import LinearHead
 from ltdi.methods.base import Method
 from ltdi.methods.saved import read_method
 from ltdi.methods.self_trained import SelfTrained
@@ -114,6 +116,35 @@ class Run:
         if len(names) < 2 or len(set(names)) < len(names):
             raise InputError(f"names {', '.join(names)!r}: give two or more, all different")
         return self._head(self.name, self.method, tuple(names), self.context_of_names(names), seed)
+
+    @torch.no_grad()
+    def joined(self, made: Head, examples: str | Path | Mapping[str, Pictures], *, seed: int = 0) -> tuple[Head, str]:
+        """A head of names, joined with a few images of some of its classes, by name or in a folder of a folder each;
+        and what meta-val says of it. It joins as is best on meta-val tasks of as many classes and images.
+
+        Raises:
+            InputError: the head is of images already or not linear, or a class is none of its own.
+        """
+        if any(made.shots):
+            raise InputError(
+                "--examples are for a head of --names, and this one is of images; leave one of the two out"
+            )
+        by_class = by_folder(Path(examples), at_least=1) if isinstance(examples, str | Path) else dict(examples)
+        if strange := [name for name in by_class if name not in made.classes]:
+            raise InputError(f"class {strange[0]!r} is not among the names {', '.join(made.classes)}; name it as well")
+        if not isinstance(made.learner, LinearHead):
+            raise InputError(
+                f"names and images are joined in a linear head, and {self.data} generates"
+                f" {made.learner.facts()['name']}; set learner.name = linear_head"
+            )
+        images = {name: images_of(self.extractor, listed_of(pictures)) for name, pictures in by_class.items()}
+        rows = [self.extractor(images[name]) if name in images else None for name in made.classes]
+        sources = load_sources(self.data, splits=["meta_train", "meta_val"], device=self.device)
+        joiner = Joiner(made.learner, self.method, sources["meta_train"].of.means().mean(0), sources["meta_val"].of)
+        w, told = joiner(made.w, rows, seed)
+        shots = tuple(0 if each is None else len(each) for each in rows)
+        joint = replace(made, w=w, shots=shots, method=f"{made.method} and the images", support=(), again=None)
+        return joint, told
 
     @property
     def is_from_names(self) -> bool:

@@ -43,6 +43,17 @@ class ReptileHead(Section):
     inner_images: Count
 
 
+class ReptileNames(Section):
+    inner_steps: Count
+    inner_optimizer: Literal["sgd", "adam"]
+    inner_lr: Positive
+
+
+class MetaBaselineNames(Section):
+    classify: Share
+    temperature: Positive
+
+
 class MetaBaseline(Section):
     classify: Share
     images_a_batch: Annotated[int, Field(ge=2)]
@@ -99,7 +110,9 @@ class Methods(Section):
     naive_local: NoKnobs
     reptile: Reptile
     reptile_head: ReptileHead
+    reptile_names: ReptileNames
     meta_baseline: MetaBaseline
+    meta_baseline_names: MetaBaselineNames
     meta_hypernetwork: MetaHypernetwork
     ocd: Ocd
     ghn3: Ghn3

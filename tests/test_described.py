@@ -32,7 +32,10 @@ from ltdi.training import Training
 from ltdi.trajectories import collect
 
 FROM_ROWS = ("nearest_name", "softmax_rows", "text_ridge", "kernel_ridge", "eszsl", "conse")
-TRAINED = ("ltdi", "lvdi", "mcdi", "weight_flow", "meta_hypernetwork", "icis")
+TRAINED = (
+    *("ltdi", "lvdi", "mcdi", "weight_flow", "meta_hypernetwork", "icis"),
+    *("ghn3", "reptile_names", "meta_baseline_names"),
+)
 OWN = {"meta_hypernetwork": {"adapt_steps": 0}, "weight_flow": {"noise": 0.0}}
 LEARNING = {"new_tasks": 8, "recorded_tasks": 8, "query_loss": 1.0, "weight_loss": 0.1}
 

@@ -41,10 +41,10 @@ REFUSING = {
         "weights that hold a linear classifier",
     ),
     **dict.fromkeys(
-        ("nearest_name", "softmax_rows", "text_ridge", "kernel_ridge", "eszsl", "conse", "icis"),
+        ("nearest_name", "softmax_rows", "text_ridge", "kernel_ridge", "eszsl", "conse", "icis", "ghn3"),
         "weights that hold a linear classifier",
     ),
-    "ghn3": "a two-layer head",
+    **dict.fromkeys(("reptile_names", "meta_baseline_names"), "weights that hold a linear classifier"),
     "reptile_head": "tasks made of classes",
     "reptile": "the images of its tasks",
     "meta_baseline": "the images of its tasks",

@@ -30,8 +30,16 @@ def test_icis_counts_four_reconstructions_and_unseen_descriptors_in_one(world):
     assert set(with_them) == {"a_to_a", "w_to_w", "a_to_w", "w_to_a"}
     for name, value in with_them.items():
         assert math.isclose(value.item(), without[name].item(), abs_tol=1e-5) == (name != "a_to_a")
-    w = method.decode["w"](method.encode["a"](texts))
-    assert_close(with_them["a_to_w"], (1 - (F.normalize(w, dim=-1) * rows).sum(-1)).mean())
+
+    def expected(source, target, x, y):
+        found = method.decode[target](method.encode[source](x))
+        return (1 - (F.normalize(found, dim=-1) * F.normalize(y, dim=-1)).sum(-1)).mean()
+
+    both = torch.cat([texts, unseen])
+    assert_close(with_them["a_to_a"], expected("a", "a", both, both))
+    assert_close(with_them["w_to_w"], expected("w", "w", rows, rows))
+    assert_close(with_them["a_to_w"], expected("a", "w", texts, rows))
+    assert_close(with_them["w_to_a"], expected("w", "a", rows, texts))
 
 
 def test_icis_sees_no_image(world):

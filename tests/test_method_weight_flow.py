@@ -106,7 +106,7 @@ def test_the_loss_is_least_at_the_paths_velocity(kind, steps, visited, worlds):
     centre = method.start.centre(task.context)
     path = method._path(method._begin(6, N_WAY, generator(0, "same")), points, centre)
 
-    def exact(x, u, context, off=0.0):
+    def exact(x, u, context, centre, off=0.0):
         end = u.floor() + 1
         assert (point(path, u / steps) - x).abs().max() < 1e-4 or off  # every state that it sees is on the path
         return (point(path, end / steps) - x) / (end - u)[:, None] + off
@@ -128,7 +128,7 @@ def test_the_query_loss_is_that_of_the_head_at_the_end_of_the_step(visited, worl
     )
     task, points = batch_of(world, method)
     trained = method.to_x(points[:, 0], method.start.centre(task.context))
-    method.velocity = lambda x, u, context: (trained - x) / (1 - u)[:, None]
+    method.velocity = lambda x, u, *known: (trained - x) / (1 - u)[:, None]
     expected = method.weights_loss(points[:, 0], task, None)
     assert expected.min() > 0
     assert_close(method.loss(task, None, generator(0, "loss")), expected, rtol=1e-3, atol=1e-5)
@@ -152,7 +152,7 @@ def test_the_visited_state_is_one_of_the_generations_and_given(worlds):
     task, points = batch_of(world, method)
     seen = []
     velocity = method.velocity
-    method.velocity = lambda x, u, context: seen.append(x) or velocity(x, u, context)
+    method.velocity = lambda x, u, *known: seen.append(x) or velocity(x, u, *known)
     draw(method, task.context)
     states, visits = list(seen), set()
     for seed in range(20):

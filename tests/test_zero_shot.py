@@ -72,6 +72,15 @@ def test_all_stages_and_the_tool(stages, finished):
     assert "classes permuted" in audited.output and "noise around the nearest" in audited.output
     assert "ltdi classify --names" in page(data)
 
+    support = finished.data / "example" / "support"
+    known, *_ = classes = sorted(each.name for each in support.iterdir())
+    joined = call("classify", "--names", ", ".join([*classes, "okapi"]), photos, "--examples", support, "--data", data)
+    assert joined.exit_code == 0, joined.output
+    assert "on meta-val names alone have" in joined.output and "and the images" in joined.output
+    assert f"of {known}" in joined.output and "0 of okapi" in joined.output
+    refused = call("classify", "--names", "zebra, okapi", photos, "--examples", support, "--data", data)
+    assert refused.exit_code == 2 and f"class {known!r} is not among the names zebra, okapi" in refused.output
+
     run = ltdi.load(data, method="conse")
     chances = run.generate_from_names(["zebra", "okapi"]).probabilities(photos)
     assert chances.shape[1] == 2

@@ -79,6 +79,8 @@ OWN: dict[str, dict] = {
         "inner_images": 1,
     },
     "meta_baseline": {"classify": 0.5, "images_a_batch": 24, "tasks_a_batch": 4, "temperature": 10.0},
+    "reptile_names": {"inner_steps": 3, "inner_optimizer": "sgd", "inner_lr": 0.05},
+    "meta_baseline_names": {"classify": 0.3, "temperature": 5.0},
     "meta_hypernetwork": {"adapt_steps": 1, "adapt_lr": 0.1},
     "llo_vae": {"latent": 4, "beta": 0.01, "temperature": 1.0},
     "ocd": {"scale_width": 16},

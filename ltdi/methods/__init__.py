@@ -7,7 +7,6 @@ import torch
 
 from ltdi.errors import InputError
 from ltdi.learner import Classifier
-from ltdi.learners import TwoLayerHead
 from ltdi.methods.base import Method
 from ltdi.methods.conse import Conse
 from ltdi.methods.eszsl import Eszsl
@@ -23,6 +22,7 @@ from ltdi.methods.lvdi import LvDi
 from ltdi.methods.mcdi import McDi
 from ltdi.methods.mean_head import MeanHead
 from ltdi.methods.meta_baseline import MetaBaseline
+from ltdi.methods.meta_baseline_names import MetaBaselineNames
 from ltdi.methods.meta_hypernetwork import MetaHypernetwork
 from ltdi.methods.metadiff import MetaDiff
 from ltdi.methods.naive_local import NaiveLocal
@@ -33,6 +33,7 @@ from ltdi.methods.ocd import Ocd
 from ltdi.methods.prototype import Prototype
 from ltdi.methods.reptile import Reptile
 from ltdi.methods.reptile_head import ReptileHead
+from ltdi.methods.reptile_names import ReptileNames
 from ltdi.methods.ridge import Ridge
 from ltdi.methods.setup import Setup
 from ltdi.methods.simpleshot import SimpleShot
@@ -44,7 +45,6 @@ from ltdi.starts import Start
 
 NEEDS = {
     "head": "weights that hold a linear classifier",
-    "two layers": "a two-layer head",
     "classes": "tasks made of classes",
     "names": "the names of its classes",
     "examples": "labelled examples",
@@ -58,7 +58,9 @@ METHODS: dict[str, type[Method]] = {
     "naive_local": NaiveLocal,
     "reptile": Reptile,
     "reptile_head": ReptileHead,
+    "reptile_names": ReptileNames,
     "meta_baseline": MetaBaseline,
+    "meta_baseline_names": MetaBaselineNames,
     "meta_hypernetwork": MetaHypernetwork,
     "ocd": Ocd,
     "ghn3": Ghn3,
@@ -107,7 +109,6 @@ def build(name: str, start: Start, setup: Setup, own: Mapping[str, Any], *, seed
     """
     chosen, there = method_class(name), set(setup.provides)
     there |= {"head"} if isinstance(start.learner, Classifier) else set()
-    there |= {"two layers"} if isinstance(start.learner, TwoLayerHead) else set()
     if missing := [need for need in chosen.needs if need not in there]:
         fitting = [each for each, cls in (METHODS | CONTROLS).items() if set(cls.needs) <= there]
         raise InputError(

@@ -23,8 +23,8 @@ class Method(nn.Module):
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """What it cannot do without: "head", weights that hold a linear classifier; "two layers", those of a two-layer
-    head; "classes", "names", "examples" or "images", which not all tasks have."""
+    """What it cannot do without: "head", weights that hold a linear classifier; "classes", "names", "examples" or
+    "images", which not all tasks have."""
 
     adapts: bool = False
     """Whether generating weights means gradient steps on the examples."""

@@ -54,8 +54,8 @@ class ConvexCombination(Classifier):
         rows = F.normalize(self.table.centred, dim=-1)
         shares = (self.temperature * (inputs - self.table.mean) @ rows.mT).softmax(-1)
         most, which = shares.topk(min(self.top, len(rows)), dim=-1)
-        texts = F.normalize(self.table.texts, dim=-1)[which]
-        return (most[..., None] * texts).sum(-2)
+        # as a product: a row of texts for each of the most would be read for every input
+        return torch.zeros_like(shares).scatter_(-1, which, most) @ F.normalize(self.table.texts, dim=-1)
 
 
 class Conse(KnownRows):

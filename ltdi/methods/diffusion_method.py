@@ -13,7 +13,7 @@ from ltdi.diffusion.process import VanillaProcess
 from ltdi.diffusion.schedule import SCHEDULES
 from ltdi.errors import InputError
 from ltdi.methods.setup import Setup
-from ltdi.methods.trained import ReptileTrained
+from ltdi.methods.trained import ReptileTrained, of_unit_size
 from ltdi.reptile import Phi
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
@@ -56,7 +56,7 @@ class DiffusionMethod(ReptileTrained):
         if self.diffusion.gradient_input:
             channels.append(self._example_gradient(x_t, task))
         if self.start.shown:
-            channels.append(_of_unit_size(task["centre"]))
+            channels.append(of_unit_size(task["centre"]))
         output = functional_call(self.denoiser, dict(phi), (torch.stack(channels, 1), t, task["rows"], task["present"]))
         return self.process.epsilon(output, x_t, t, self.diffusion.prediction)
 
@@ -65,7 +65,7 @@ class DiffusionMethod(ReptileTrained):
         see."""
         loss = self.learner.loss
         g = grad(lambda x: loss(self.to_w(x, task["centre"]), task["examples"]).sum())(x_t.detach())
-        return _of_unit_size(g)
+        return of_unit_size(g)
 
     def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
         return self.chain(context, generator=generator)[-1]
@@ -169,11 +169,6 @@ class DiffusionMethod(ReptileTrained):
                 loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights")
                 losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
         return {name: torch.cat(values).mean().item() for name, values in sorted(losses.items())}
-
-
-def _of_unit_size(x: Tensor) -> Tensor:
-    """Of each task (B, D)."""
-    return x / (x.square().mean(-1, keepdim=True).sqrt() + 1e-6)
 
 
 def _pick(points: Tensor, i: Tensor) -> Tensor:

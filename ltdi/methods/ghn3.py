@@ -8,7 +8,8 @@ shape; a decoded block is repeated where a tensor is larger, and cut where it is
 through the loss of the network whose weights are predicted.
 
 The original predicts from the architecture alone, one for all data. It lacks a task, which is added
-here: a node for each class, with its support mean, whose edge leads to the input. There is one
+here: a node for each class, with its support mean, whose edge leads to the input; of a class of which
+the name alone is known, with its text and where its row starts (``TrainedMethod.told``). There is one
 architecture, so that all of the graph is the same for all tasks; the classes are not. The output layer
 is decoded row by row, from its own node and the class's, so that classes are interchangeable. The
 decoded numbers are a difference to the start (published: weights scaled by fan-in), and zero at first.
@@ -27,8 +28,9 @@ from ltdi.methods.trained import TrainedMethod
 from ltdi.nn import TransformerBlock, zero
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task
+from ltdi.weights import WeightSpace
 
-# the head's nodes in order, and the operation of each
+# the nodes of a head of two layers in order, and the operation of each
 CHAIN = {
     "input": "input",
     "hidden.weight": "linear",
@@ -38,6 +40,8 @@ CHAIN = {
     "output.bias": "bias",
     "output": "output",
 }
+HIDDEN = ("hidden.weight", "hidden.bias", "relu")
+"""Those that a linear head does not have."""
 OPERATIONS = (*dict.fromkeys(CHAIN.values()), "class")
 NO_PATH = len(CHAIN) + 1  # longer than any path; also the largest degree that is told apart
 
@@ -49,16 +53,17 @@ class Ghn3(TrainedMethod):
         block: the side of the decoded block.
     """
 
-    needs = ("two layers",)
+    needs = ("head",)
 
     def __init__(self, start: Start, setup: Setup, *, width: int, depth: int, heads: int, block: int) -> None:
         super().__init__(start, setup)
+        self.chain = chain_of(self.space)
         self.embed_operation = nn.Embedding(len(OPERATIONS), width)
         self.embed_size = nn.Linear(2, width)
         self.embed_in, self.embed_out = (nn.Embedding(NO_PATH + 1, width) for _ in range(2))
         self.embed_from_input, self.embed_distance = (nn.Embedding(NO_PATH + 1, width) for _ in range(2))
         self.distance_bias = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, heads))
-        self.condition = nn.Linear(self.learner.n_numbers, width, bias=False)
+        self.condition = nn.Linear(self.n_told, width, bias=False)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.matrix, self.vector = (
@@ -75,14 +80,16 @@ class Ghn3(TrainedMethod):
 
     def weights(self, context: Context) -> Tensor:
         """(B, D)"""
-        return self.to_w(self._decode(self.states(self.condition(context.means))), self.start.centre(context))
+        centre = self.start.centre(context)
+        return self.to_w(self._decode(self.states(self.condition(self.told(context, centre)))), centre)
 
     def nodes(self, distances: Tensor) -> Tensor:
         """What the graph with such paths (V, V) says of its nodes, before any task (V, width)."""
-        edges, n_way = (distances == 1).long(), len(distances) - len(CHAIN)
-        operations = [OPERATIONS.index(operation) for operation in (*CHAIN.values(), *["class"] * n_way)]
+        edges, n_way = (distances == 1).long(), len(distances) - len(self.chain)
+        operations = [OPERATIONS.index(operation) for operation in (*self.chain.values(), *["class"] * n_way)]
         sizes = [
-            (*(n_way if size is None else size for size in self.space.shapes.get(name, ())), 1, 1)[:2] for name in CHAIN
+            (*(n_way if size is None else size for size in self.space.shapes.get(name, ())), 1, 1)[:2]
+            for name in self.chain
         ]
         return (
             self.embed_operation(torch.tensor(operations, device=distances.device))
@@ -104,9 +111,10 @@ class Ghn3(TrainedMethod):
 
     def states(self, condition: Tensor) -> Tensor:
         """Conditions of the classes (B, N, width) -> final states of the nodes (B, V, width)."""
-        distances = head_distances(condition.shape[1]).to(condition.device)
+        distances = head_distances(condition.shape[1], len(self.chain)).to(condition.device)
         h = self.nodes(distances).expand(len(condition), -1, -1)
-        h = torch.cat([h[:, : len(CHAIN)], h[:, len(CHAIN) :] + condition], 1)
+        n = len(self.chain)
+        h = torch.cat([h[:, :n], h[:, n:] + condition], 1)
         bias = self.attention_bias(distances)
         for block in self.blocks:
             h = block(h, bias)
@@ -114,31 +122,34 @@ class Ghn3(TrainedMethod):
 
     def _decode(self, h: Tensor) -> Tensor:
         """States (B, V, width) -> x (B, D)."""
-        node, classes = dict(zip(CHAIN, h.unbind(1))), h[:, len(CHAIN) :]
+        node, classes = dict(zip(self.chain, h.unbind(1))), h[:, len(self.chain) :]
         shapes = self.space.shapes
-        return self.space.flatten(
-            {
-                "hidden.weight": tiled(
-                    self.matrix(node["hidden.weight"]).unflatten(-1, (self.block, self.block)), shapes["hidden.weight"]
-                ),
-                "hidden.bias": tiled(self.vector(node["hidden.bias"]), shapes["hidden.bias"]),
-                "output.weight": tiled(
-                    self.vector(node["output.weight"][:, None] + classes), shapes["output.weight"][1:]
-                ),
-                "output.bias": self.vector(node["output.bias"][:, None] + classes)[..., 0],
-            }
-        )
+        tensors = {
+            "output.weight": tiled(self.vector(node["output.weight"][:, None] + classes), shapes["output.weight"][1:]),
+            "output.bias": self.vector(node["output.bias"][:, None] + classes)[..., 0],
+        }
+        if "hidden.weight" in shapes:
+            block = self.matrix(node["hidden.weight"]).unflatten(-1, (self.block, self.block))
+            tensors["hidden.weight"] = tiled(block, shapes["hidden.weight"])
+            tensors["hidden.bias"] = tiled(self.vector(node["hidden.bias"]), shapes["hidden.bias"])
+        return self.space.flatten(tensors)
 
 
-def head_edges(n_way: int) -> list[tuple[int, int]]:
+def chain_of(space: WeightSpace) -> dict[str, str]:
+    """The nodes of a head, of two layers or linear, and the operation of each."""
+    left_out = () if "hidden.weight" in space.shapes else HIDDEN
+    return {name: operation for name, operation in CHAIN.items() if name not in left_out}
+
+
+def head_edges(n_way: int, length: int = len(CHAIN)) -> list[tuple[int, int]]:
     """The chain's nodes, one after another, then a node for each class, which leads to the input."""
-    return [*pairwise(range(len(CHAIN))), *((len(CHAIN) + n, 0) for n in range(n_way))]
+    return [*pairwise(range(length)), *((length + n, 0) for n in range(n_way))]
 
 
 @cache
-def head_distances(n_way: int) -> Tensor:
+def head_distances(n_way: int, length: int = len(CHAIN)) -> Tensor:
     """The shortest paths between all nodes (V, V), at most the chain and a class long."""
-    return shortest_paths(len(CHAIN) + n_way, head_edges(n_way)).clamp(max=NO_PATH)
+    return shortest_paths(length + n_way, head_edges(n_way, length)).clamp(max=NO_PATH)
 
 
 def shortest_paths(n_nodes: int, edges: list[tuple[int, int]]) -> Tensor:

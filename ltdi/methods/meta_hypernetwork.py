@@ -49,7 +49,7 @@ class MetaHypernetwork(TrainedMethod):
         denoiser = setup.denoiser
         self.adapt_steps, self.adapt_lr, self.adapts = adapt_steps, adapt_lr, adapt_steps > 0
         self.condition = ClassCondition(
-            self.learner.n_numbers, denoiser.width, denoiser.heads, denoiser.condition, denoiser.dropout
+            self.n_told, denoiser.width, denoiser.heads, denoiser.condition, denoiser.dropout
         )
         self.hypernetwork = Hypernetwork(
             self.space, width=denoiser.width, depth=denoiser.depth, dropout=denoiser.dropout
@@ -72,7 +72,11 @@ class MetaHypernetwork(TrainedMethod):
             assert context.examples is not None
             return self.learner.loss(weights_of(e), context.examples).sum()
 
-        e = self.condition(context.rows, context.present)
+        rows, present = context.rows, context.present
+        if self.start.shown:  # one row a class, of all that is told of it
+            rows = self.told(context, centre)[:, :, None]
+            present = torch.ones_like(rows[..., 0])
+        e = self.condition(rows, present)
         for _ in range(self.adapt_steps):
             e = e - self.adapt_lr * grad(example_loss)(e)
         return weights_of(e)

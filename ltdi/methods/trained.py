@@ -48,6 +48,8 @@ class TrainedMethod(Method):
         recorded, new = self.records and meta.weight_loss > 0, meta.query_loss > 0
         self.meta = replace(meta, recorded_tasks=recorded * meta.recorded_tasks, new_tasks=new * meta.new_tasks)
         self.one_size = start.one_size
+        slot = self.space.slot_layer if start.shown else None
+        self.n_told = self.learner.n_numbers + (self.space.numbers[slot] if slot else 0)
         self.register_buffer("layer_scale", torch.ones(len(self.space.layers)))
         self.register_buffer("reference", torch.zeros(self.learner.n_reference))
         self.register_buffer("strength", torch.ones(len(STRENGTH_SHOTS)))
@@ -108,6 +110,15 @@ class TrainedMethod(Method):
             best = max(range(len(STRENGTHS)), key=lambda i: those[i].mean().item())
             gain, ci95 = mean_and_ci95(those[best] - none)
             self.strength[j] = STRENGTHS[best] if gain > ci95 else 0.0
+
+    def told(self, context: Context, centre: Tensor) -> Tensor:
+        """What is known of each slot as one row (B, N, n_told): the mean of its rows and, where the start holds more
+        than these (``Start.shown``), where its weights start (B, D), of unit size: denoisers are shown no more."""
+        rows = context.means
+        if self.n_told == rows.shape[-1]:
+            return rows
+        own = self.space.tokens(of_unit_size(centre))[str(self.space.slot_layer)]
+        return torch.cat([rows, own], -1)
 
     def scale(self, dim: int) -> Tensor:
         """(``dim``,), kept by layer, so that weights for any number of classes have one."""
@@ -211,6 +222,11 @@ class TaskBatch:
         if len(self.names):
             parts.append((train.new(self.names, stream, n_shot=self.n_shot, n_query=meta.query_images), None))
         return parts
+
+
+def of_unit_size(x: Tensor) -> Tensor:
+    """Of each task (B, D)."""
+    return x / (x.square().mean(-1, keepdim=True).sqrt() + 1e-6)
 
 
 def step_stream(seed: int, step: int) -> torch.Generator:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ltdi.methods.setup import Setup
-from ltdi.methods.trained import TrainedMethod
+from ltdi.methods.trained import TrainedMethod, of_unit_size
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task
 
@@ -35,16 +35,17 @@ class WeightFlow(TrainedMethod):
         super().__init__(start, setup)
         self.one_size |= setup.one_size
         self.steps, self.noise, self.visited = steps, noise, visited
-        self.network = setup.network(self.learner)
+        self.network = setup.network(self.learner, channels=1 + start.shown)
 
-    def velocity(self, x: Tensor, u: Tensor, context: Context) -> Tensor:
-        """v_φ(x, u, c) = dx/du (B, D)."""
-        return self.network(x[:, None], u, context.rows, context.present)
+    def velocity(self, x: Tensor, u: Tensor, context: Context, centre: Tensor) -> Tensor:
+        """v_φ(x, u, c) = dx/du (B, D). The network is shown the centre where denoisers are."""
+        shown = [x, of_unit_size(centre)] if self.start.shown else [x]
+        return self.network(torch.stack(shown, 1), u, context.rows, context.present)
 
     def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
         centre = self.start.centre(context)
         x = self._begin(1, context.n_way, generator).expand_as(centre)
-        *_, x = euler(lambda x, u: self.velocity(x, u, context), x, self.steps)
+        *_, x = euler(lambda x, u: self.velocity(x, u, context, centre), x, self.steps)
         return self.to_w(x, centre)
 
     def _begin(self, n: int, n_way: int, stream: torch.Generator) -> Tensor:
@@ -78,15 +79,15 @@ class WeightFlow(TrainedMethod):
         if visited < 1 and path is not None:
             u = self.steps * torch.rand(len(centre), generator=stream).to(centre)
             x = point(path, u / self.steps)
-            total = total + (1 - visited) * loss_at(x, u, self.velocity(x, u, task.context))
+            total = total + (1 - visited) * loss_at(x, u, self.velocity(x, u, task.context, centre))
         if visited > 0:
             visit = int(torch.randint(0, self.steps, (), generator=stream))
             with torch.no_grad():  # the state is given, not learned through
                 *_, x = euler(
-                    lambda x, u: self.velocity(x, u, task.context), begin if path is None else path[:, 0], visit
+                    lambda x, u: self.velocity(x, u, task.context, centre), begin if path is None else path[:, 0], visit
                 )
             u = torch.full_like(total, visit)
-            total = total + visited * loss_at(x, u, self.velocity(x, u, task.context))
+            total = total + visited * loss_at(x, u, self.velocity(x, u, task.context, centre))
         return total
 
 
