@@ -12,7 +12,7 @@ from bench import RESULTS
 from ltdi.metrics import best_and_paired, mean_and_ci95
 from ltdi.store import write_text
 
-_CELL = "setting method variant train_classes seed beside body n_way n_shot candidate weights"
+_CELL = "setting method variant train_classes seed beside body n_way n_shot present candidate weights"
 KEY = tuple(_CELL.split())
 """The columns that say which cell a row is of."""
 
@@ -33,6 +33,10 @@ TABLES = {
     "ways.csv": f"setting seed n_way n_shot method tasks {_SCORE} device commit",
     # photographs, a row a meta-test domain
     "photos.csv": f"setting n_shot method train_classes seed tasks {_SCORE} seconds_meta_train device commit",
+    # the same with the images to be classified known, unlabelled; ``ahead``: the trained method − the row's
+    "transductive.csv": "setting n_shot present method seed tasks accuracy ci95 ahead ahead_ci95 knobs device commit",
+    # the three columns of the form of Table 4
+    "domains.csv": f"setting n_way n_shot method seed tasks {_SCORE} seconds_meta_train device commit",
     # weights for right and wrong conditions
     "audit.csv": "setting method variant seed weights tasks accuracy ci95 paired_diff paired_ci95 device commit",
     # the paper's methods on other bodies

@@ -70,11 +70,11 @@ def _measured(tasks: int, classes: int) -> dict[str, tuple[float, float]]:
             say(f"bench.scale: {tasks} × the tasks, {classes} × the classes, {stage}")
             command = [sys.executable, "-m", "bench", "scale", "--child", stage, "--params", folder / "params.yaml"]
             command += ["--data", folder / "data", "--n-classes", str(500 * classes)]
-            found[stage] = _watched(list(map(str, command)), env)
+            found[stage] = watched(list(map(str, command)), env)
         return found
 
 
-def _watched(command: list[str], env: dict[str, str]) -> tuple[float, float]:
+def watched(command: list[str], env: dict[str, str]) -> tuple[float, float]:
     """The peak of a process's own memory in MiB, and the processor's seconds that it took."""
     peak = 0
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)

@@ -47,7 +47,7 @@ def classes_permuted(context: Context, stream: torch.Generator) -> Context:
         labels = examples["labels"]
         examples["labels"] = torch.where(labels < 0, labels, (labels - 1) % n_way)
     moved = (None if each is None else each.roll(-1, 1) for each in (context.mask, context.known))
-    return Context(context.rows.roll(-1, 1), next(moved), examples, next(moved))
+    return Context(context.rows.roll(-1, 1), next(moved), examples, next(moved), context.unlabelled)
 
 
 def random(context: Context, stream: torch.Generator) -> Context:

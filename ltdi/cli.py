@@ -1,29 +1,24 @@
 """The command ``ltdi``: a head for a task of one's own, without training, from what the last run has learned."""
 
-import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import torch
 import typer
-from PIL import Image
 from rich.table import Table
 
 from ltdi.adapter import AdapterRun
-from ltdi.artefacts import load_sources
 from ltdi.audit import audit_run, told_of_run
 from ltdi.console import console, one_line_errors, plain, say, show
-from ltdi.datasets import DATASETS
 from ltdi.errors import InputError
-from ltdi.head import Head, listed_of, rightly
+from ltdi.example import write_example
+from ltdi.head import Head, Pictures, listed_of, rightly
 from ltdi.likeness import audit_files, told_of_files
 from ltdi.peft_format import CONFIG, write_adapter
 from ltdi.program import PROGRAMS, facts_of
 from ltdi.run import Run
-from ltdi.schemas import FEATURES
-from ltdi.store import read_tensors, writable, write_plain_tensors, write_text
+from ltdi.store import writable, write_plain_tensors, write_text
 
 SHOWN = 30
 
@@ -47,6 +42,9 @@ def classify(
         list[str] | None, typer.Option(help="NAME=FOLDER: a further class, from its images; once for each.")
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Where to write all answers.")] = None,
+    transductive: Annotated[
+        bool, typer.Option(help="Learn from the images to classify too; only where there are some of every class.")
+    ] = False,
     method: Method = "",
     seed: Seed = 0,
     data: Data = Path("data"),
@@ -63,7 +61,15 @@ def classify(
                 f"{task} is no folder of classes, so there is nothing to keep; leave --head out, or name a folder, or a"
                 " class to --add"
             )
-        made = run.generate_from_names(_names(names), seed=seed) if names else _head_of(run, task, method, seed)
+        if transductive and (names or add or not task.is_dir() or not len(files)):
+            raise InputError(
+                "--transductive takes a folder of classes and images to classify, and neither --names nor --add; leave"
+                " it out, or name these"
+            )
+        if names:
+            made = run.generate_from_names(_names(names), seed=seed)
+        else:
+            made = _head_of(run, task, method, seed, files if transductive else None)
         for name, place in further:
             made = made.with_class(name, place)
         answers = made.classify(files)
@@ -171,27 +177,10 @@ def example(
 ) -> None:
     """Write a meta-test task as folders of images, to try ``classify`` on."""
     with one_line_errors("ltdi example"):
-        test = load_sources(data, splits=["meta_test"], images_of=["meta_test"])["meta_test"]
-        if not 0 <= task < len(test):
-            raise InputError(
-                f"--task {task} is not one of the {len(test)} meta-test tasks, 0 to {len(test) - 1}; choose one"
-            )
-        chosen, classes = test.batch(torch.tensor([task])), test.classes[task].tolist()
-        data_set = DATASETS[read_tensors(data / "tasks" / "features.safetensors", kind=FEATURES)[1]["data_set"]]
-        folder, unfinished = data / "example", data / ".example"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for part, batch in (("support", chosen.context.examples), ("query", chosen.query)):
-            for image, label in zip(data_set.as_files(batch["images"][0]), batch["labels"][0].tolist()):
-                if label >= 0:
-                    place = unfinished / part / f"class{classes[label]}"
-                    place.mkdir(parents=True, exist_ok=True)
-                    picture = Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy())
-                    picture.save(place / f"{len(list(place.iterdir()))}.png")
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+        folder, n_way = write_example(data, task)
         where = "" if data == Path("data") else f" --data {data}"
         say(
-            f"{folder}: {len(classes)} classes that nobody has trained on; ltdi classify {folder / 'support'}"
+            f"{folder}: {n_way} classes that nobody has trained on; ltdi classify {folder / 'support'}"
             f" {folder / 'query'}{where}"
         )
 
@@ -200,10 +189,10 @@ def _names(names: str) -> list[str]:
     return [each.strip() for each in names.split(",")]
 
 
-def _head_of(run: Run, task: Path, method: str, seed: int) -> Head:
+def _head_of(run: Run, task: Path, method: str, seed: int, asked: Pictures | None = None) -> Head:
     """Generated for a folder of classes, or the one that was kept."""
     if task.is_dir():
-        return run.generate(task, seed=seed)
+        return run.generate(task, seed=seed, unlabelled=asked)
     if method:
         raise InputError(
             f"{task} is no folder of classes, so there is nothing to generate; leave --method out, or name a folder"

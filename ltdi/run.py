@@ -20,14 +20,16 @@ from ltdi.classes import context_of
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
-from ltdi.head import Head, Pictures, by_folder, images_of, listed_of
+from ltdi.head import IMAGES_TOGETHER, Head, Pictures, by_folder, images_of, listed_of
 from ltdi.methods.base import Method
 from ltdi.methods.saved import read_method
+from ltdi.methods.self_trained import SelfTrained
 from ltdi.schemas import FEATURES, METHOD, RESULTS
 from ltdi.seeding import generator
 from ltdi.store import digest, read_json, read_tensors
 from ltdi.tasks import Context
 from ltdi.texts import embed_names, read_descriptions
+from ltdi.transductive import knowing
 
 
 class Run:
@@ -68,19 +70,27 @@ class Run:
         return context_of_unequal(rows, by_class)
 
     @torch.no_grad()
-    def generate(self, classes: str | Path | Mapping[str, Pictures], *, seed: int = 0) -> Head:
+    def generate(
+        self, classes: str | Path | Mapping[str, Pictures], *, seed: int = 0, unlabelled: Pictures | None = None
+    ) -> Head:
         """A head for classes that nobody has trained on, from a folder that holds a folder of images for each, or their
-        images by name.
+        images by name; and, where ``unlabelled`` ones are named that it is to classify, from these as well
+        (``SelfTrained``), which helps where images of all classes are among them.
 
         Raises:
-            InputError: fewer than two classes, a class without images, or more or fewer classes than the method can do.
+            InputError: fewer than two classes, a class without images, more or fewer classes than the method can do, or
+                unlabelled images for a method that works on images.
         """
         by_class = by_folder(Path(classes)) if isinstance(classes, str | Path) else dict(classes)
         if len(by_class) < 2:
             raise InputError(f"{len(by_class)} classes; give two or more")
         if self.is_from_names:
             raise InputError(f"{self.data} generates heads from names; give them with --names, without images of them")
-        return self._head(self.name, self.method, tuple(by_class), self.context(by_class), seed)
+        context, method = self.context(by_class), self.method
+        if unlabelled is not None:
+            method = SelfTrained(method)
+            context = knowing(context, _rows(self.extractor, listed_of(unlabelled))[None])
+        return self._head(self.name, method, tuple(by_class), context, seed)
 
     def context_of_names(self, names: Sequence[str]) -> Context:
         """What the names of some classes say of their task."""
@@ -196,6 +206,12 @@ def context_of_unequal(rows: Sequence[Tensor], images: Sequence[Tensor] | None =
         return nn.utils.rnn.pad_sequence(list(by_class), batch_first=True)[None]
 
     return context_of(padded(rows), None if bool(mask.all()) else mask, None if images is None else padded(images))
+
+
+def _rows(extractor: FeatureExtractor, listed: Sequence[Any] | Tensor) -> Tensor:
+    """(M, F), a part of the images in memory at a time."""
+    parts = range(0, len(listed), IMAGES_TOGETHER)
+    return torch.cat([extractor(images_of(extractor, listed[first : first + IMAGES_TOGETHER])) for first in parts])
 
 
 def load(data: str | Path = "data", *, method: str = "") -> Run:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ltdi.learner import Learner
 from ltdi.metrics import mean_and_ci95
-from ltdi.tasks import Context, TaskSource
+from ltdi.tasks import Context, NewTasks
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 @torch.no_grad()
 def scores_on_new_tasks(
     learner: Learner,
-    source: TaskSource,
+    source: NewTasks,
     weights_of: Callable[[Context], Sequence[Tensor]],
     *,
     n_tasks: int,

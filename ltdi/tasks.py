@@ -11,6 +11,7 @@ from ltdi.learner import Batch, map_batch
 from ltdi.nn import masked_mean
 
 Self = TypeVar("Self", bound="TaskSource")
+New = TypeVar("New", bound="NewTasks")
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,13 +22,15 @@ class Context:
     (B, N, K) says which are there, the first ones of each slot; what the others hold has no meaning. ``examples`` is a
     batch for ``Learner.loss`` that a method may take gradient steps on, where there are any. ``known`` (B, N) is there
     where slots are classes that are learned from: their numbers, so that what is learned from a class is not asked
-    of it.
+    of it. ``unlabelled`` (B, U, C) are rows of what is to be classified, their classes unknown, where a task has them:
+    transductive methods alone look at them.
     """
 
     rows: Tensor
     mask: Tensor | None = None
     examples: Batch | None = None
     known: Tensor | None = None
+    unlabelled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -38,6 +41,7 @@ class Context:
             None if self.mask is None else self.mask[tasks],
             None if self.examples is None else map_batch(lambda value: value[tasks], self.examples),
             None if self.known is None else self.known[tasks],
+            None if self.unlabelled is None else self.unlabelled[tasks],
         )
 
     @property
@@ -63,7 +67,29 @@ class Task:
     query: Batch
 
 
-class TaskSource(Protocol):
+class NewTasks(Protocol):
+    """Where new tasks come from, without an end."""
+
+    @property
+    def parts(self: New) -> "Sequence[New]":
+        """Sources whose tasks are scored apart, because new ones of theirs may be of different sizes; together they are
+        this one."""
+        ...
+
+    def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
+        """Names (n_tasks, …) of tasks that are in no table, of ``n_way`` slots or all there are, or of as many as the
+        table's."""
+        ...
+
+    def new(
+        self, names: Tensor, stream: torch.Generator, *, n_shot: int | None = None, n_query: int | None = None
+    ) -> Task:
+        """Tasks of these names, what is known and asked of them drawn; as much as the table's have where no number is
+        given."""
+        ...
+
+
+class TaskSource(NewTasks, Protocol):
     """The tasks of one split: those of a table, by number, and new ones without an end.
 
     ``n_way`` and ``n_shot`` are the slots of a task of the table and the rows of a slot; ``most_shots`` how many rows a
@@ -81,11 +107,6 @@ class TaskSource(Protocol):
     def n_views(self) -> int: ...
     @property
     def n_classes(self) -> int: ...
-    @property
-    def parts(self: Self) -> "Sequence[Self]":
-        """Sources whose tasks are scored apart, because new ones of theirs may be of different sizes; together they are
-        this one."""
-        ...
 
     def __len__(self) -> int: ...
 
@@ -103,18 +124,6 @@ class TaskSource(Protocol):
 
     def by_class(self) -> Iterator[Tensor]:
         """The rows (M, C) of each of the classes that tasks are made of, without augmented copies."""
-        ...
-
-    def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
-        """Names (n_tasks, …) of tasks that are in no table, of ``n_way`` slots or all there are, or of as many as the
-        table's."""
-        ...
-
-    def new(
-        self, names: Tensor, stream: torch.Generator, *, n_shot: int | None = None, n_query: int | None = None
-    ) -> Task:
-        """Tasks of these names, what is known and asked of them drawn; as much as the table's have where no number is
-        given."""
         ...
 
     def description(self, tasks: Tensor) -> str:

@@ -12,9 +12,11 @@ from ltdi.classes import Classes
 from ltdi.domains import DomainTasks
 from ltdi.errors import InputError
 from ltdi.learners import LinearHead
+from ltdi.scenarios.domains import all_domains
 from ltdi.seeding import generator
 from ltdi.selection import scores_on_new_tasks
 from ltdi.store import read_json, read_table, read_tensors
+from pipeline.params import load
 from pipeline.report import page
 
 pytestmark = pytest.mark.slow
@@ -182,8 +184,42 @@ def refused(changes, write_params, run_stage, tmp_path, *words):
         ({"test": ["mine/photo"]}, ("mine/photo", "meta_train", "meta_test")),
     ],
 )
-def test_wrong_domains_are_one_line(domains, words, changes, write_params, run_stage, tmp_path):
-    refused(changes | {"data.domains": DOMAINS | domains}, write_params, run_stage, tmp_path, *words)
+def test_wrong_domains_are_one_line(domains, words, changes, write_params, tmp_path):
+    params = load(write_params(tmp_path / "run", changes | {"data.domains": DOMAINS | domains}), "data")
+    with pytest.raises(InputError) as caught:
+        all_domains(params.data.model_dump(), size=28)
+    assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def split_as(changes, write_params, tmp_path, *lines):
+    """The domains of the splits where a table says which split some classes are of."""
+    file = tmp_path / "splits.csv"
+    file.write_text("class,split\n" + "".join(f"{line}\n" for line in lines))
+    params = load(write_params(tmp_path / "run", changes | {"data.splits": str(file)}), "data")
+    return all_domains(params.data.model_dump(), size=28)
+
+
+def test_classes_of_a_table_are_of_their_split_alone(changes, write_params, tmp_path):
+    sets = split_as(changes, write_params, tmp_path, "class 0,train", "class 1,train", "class 9,val")
+    photo, sketch = sets["meta_train"]["mine/photo"], sets["meta_val"]["mine/sketch"]
+    assert photo.names == tuple(f"mine/photo/class {c}" for c in range(9))
+    assert sketch.names == tuple(f"mine/sketch/class {c}" for c in range(2, 10))
+    assert photo.counts == tuple(6 + c % 3 for c in range(9)) and len(photo.images) == sum(photo.counts)
+    assert len(sets["meta_test"]["glyphs/test"].names) > 10
+
+
+@pytest.mark.parametrize(
+    "lines, word",
+    [
+        (["class 0,test"], "data.domains.test has a class 'class 0'"),
+        (["no class,val"], "'no class'"),
+        ([f"class {c},test" for c in range(10)], "mine/photo has no class of its split"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_one_line(lines, word, changes, write_params, tmp_path):
+    with pytest.raises(InputError, match="data.splits") as caught:
+        split_as(changes, write_params, tmp_path, *lines)
+    assert "\n" not in str(caught.value) and word in str(caught.value), str(caught.value)
 
 
 def test_too_few_classes_for_the_ways_are_one_line(changes, write_params, run_stage, tmp_path):

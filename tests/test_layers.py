@@ -17,7 +17,7 @@ FLOORS = {
     for module in modules.split()
 }
 STAGES = read_stages()
-METHOD_BASES = ("base", "setup", "trained", "diffusion_method", "known_rows")
+METHOD_BASES = ("base", "setup", "trained", "diffusion_method", "known_rows", "transductive")
 every_source = pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
 
 

@@ -1,6 +1,6 @@
 """Domains: all classes of a data set, or of one of its parts, as image files whose tasks are drawn within them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +44,21 @@ FINDERS: dict[str, Callable[[Path, bool], Found]] = {
 }
 
 
-def domains(entry: str, root: Path, *, size: int, download: bool = False, most: int | None = None) -> list[ImageSet]:
+def domains(
+    entry: str,
+    root: Path,
+    *,
+    size: int,
+    download: bool = False,
+    most: int | None = None,
+    without: Collection[str] = (),
+) -> list[ImageSet]:
     """The domains that an entry of ``data.domains`` names: ``<data set>``, ``<data set>/<domain or split>``, or the
     same of a folder below ``root``; any of them with ``:<look>`` behind it, as another kind of picture would show it. A
-    data set of several domains is as many; ``most`` images of each class, spread evenly.
+    data set of several domains is as many; ``most`` images of each class, spread evenly, ``without`` some classes.
 
     Raises:
-        InputError: there is no such data set, folder, domain or look.
+        InputError: there is no such data set, folder, domain or look, or no class is left of one.
     """
     place, _, look = entry.partition(":")
     if look and look not in LOOKS:
@@ -64,6 +72,9 @@ def domains(entry: str, root: Path, *, size: int, download: bool = False, most: 
         found = {part: found[part]}
     else:
         found = folder.by_domain(found)
+    found = {part: {c: own for c, own in classes.items() if c not in without} for part, classes in found.items()}
+    if not all(found.values()):
+        raise InputError(f"data.domains: {entry} has no class of its split, as data.splits says; take it out")
     sets = [
         folder.image_set({domain: _spread(classes, most)}, size=size, what=name) for domain, classes in found.items()
     ]

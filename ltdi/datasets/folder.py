@@ -87,7 +87,9 @@ def split_classes(found: Found, *, table: Path | None = None, seed: int = 0) -> 
         InputError: the table does not fit, or a part has fewer than two classes.
     """
     if table is not None:
-        place = _read_table(table, {name for classes in found.values() for name in classes})
+        place = read_table(table)
+        if missing := [name for name in place if name not in _names(found)]:
+            raise InputError(f"data.splits = {table}: there is no class {missing[0]!r}; take its line out")
     elif is_split(found) and len({*map(_place, found)}) == 3 and len(_names(found)) == sum(map(len, found.values())):
         place = {name: _place(split) for split, classes in found.items() for name in classes}
     else:
@@ -127,7 +129,12 @@ def _place(split: str) -> int:
     return SPLIT_NAMES[split.lower()]
 
 
-def _read_table(table: Path, names: set[str]) -> dict[str, int]:
+def read_table(table: Path) -> dict[str, int]:
+    """The place in ``SPLITS`` of each class of a table of class,split.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
     try:
         with table.open(newline="", encoding="utf-8") as lines:
             rows = list(csv.DictReader(lines))
@@ -136,8 +143,6 @@ def _read_table(table: Path, names: set[str]) -> dict[str, int]:
     if not rows or not {"class", "split"} <= set(rows[0]):
         raise InputError(f"data.splits = {table}: must have the columns class,split and a line a class")
     for row in rows:
-        if row["class"] not in names:
-            raise InputError(f"data.splits = {table}: there is no class {row['class']!r}; take its line out")
         if (row["split"] or "").lower() not in SPLIT_NAMES:
             raise InputError(
                 f"data.splits = {table}: split {row['split']!r} of {row['class']!r}; allowed: train, val, test"

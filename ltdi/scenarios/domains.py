@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ltdi.bodies.embedding import embed
 from ltdi.classes import Classes, ClassTasks
-from ltdi.datasets import SPLITS, ImageSet, expand_classes, join
+from ltdi.datasets import SPLITS, ImageSet, expand_classes, folder, join
 from ltdi.datasets.domains import domains
 from ltdi.datasets.reading import Streamed
 from ltdi.domains import DomainTasks
@@ -55,8 +55,7 @@ class Domains:
                 f"tasks.views = {tasks['views']}: the scenario domains has no augmented copies; set it to 0"
             )
         size = getattr(frozen, "image_size", None) or data["size"]
-        sets = {split: domains_of(data, split, size=size) for split in SPLITS}
-        _no_domain_twice(sets)
+        sets = all_domains(data, size=size)
         symmetries = {"meta_train": tasks["transforms"], "meta_val": tasks["val_transforms"], "meta_test": "none"}
         features: dict[str, Tensor] = {}
         for split, of_split in sets.items():
@@ -86,9 +85,33 @@ class Domains:
         return choose_start(sources["meta_train"], sources["meta_val"], learner, kind, seed=seed)
 
 
+def all_domains(data: Mapping[str, Any], *, size: int) -> dict[str, dict[str, ImageSet]]:
+    """The domains of each split by name.
+
+    Raises:
+        InputError: a split lists none, or what is not there, a domain is in two, or the table ``data.splits`` names a
+            class that no domain of its split has.
+    """
+    sets = {split: domains_of(data, split, size=size) for split in SPLITS}
+    _no_domain_twice(sets)
+    for name, place in _table(data).items():
+        there = {each.split("/")[-1].partition(":")[0] for of in sets[SPLITS[place]].values() for each in of.names}
+        if name not in there:
+            raise InputError(
+                f"data.splits = {data['splits']}: no domain of data.domains.{KEYS[SPLITS[place]]} has a class {name!r};"
+                " take its line out"
+            )
+    return sets
+
+
+def _table(data: Mapping[str, Any]) -> dict[str, int]:
+    return folder.read_table(data["splits"]) if data["splits"] else {}
+
+
 def domains_of(data: Mapping[str, Any], split: str, *, size: int) -> dict[str, ImageSet]:
     """The domains of a split by name, as ``data.domains`` lists them; of meta-training and meta-val ones no more than
-    ``data.images_a_class`` images of each class.
+    ``data.images_a_class`` images of each class. A class that the table ``data.splits`` names is in the domains of its
+    split alone.
 
     Raises:
         InputError: the split lists none, or what is not there.
@@ -97,9 +120,11 @@ def domains_of(data: Mapping[str, Any], split: str, *, size: int) -> dict[str, I
     if not entries:
         raise InputError(f"data.domains.{KEYS[split]} is empty; name data sets, or domains as pacs/photo, for {split}")
     most = None if split == "meta_test" else data["images_a_class"]
+    others = {name for name, place in _table(data).items() if SPLITS[place] != split}
     found: dict[str, ImageSet] = {}
     for entry in entries:
-        for each in domains(entry, Path(data["root"]), size=size, download=data["download"], most=most):
+        knobs = {"size": size, "download": data["download"], "most": most, "without": others}
+        for each in domains(entry, Path(data["root"]), **knobs):
             assert each.domains is not None
             found[each.domains[0]] = each
     return found

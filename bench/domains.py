@@ -1,0 +1,174 @@
+"""``python -m bench domains``: the form of the paper's Table 4 in three columns, an unseen domain, unseen classes too,
+an unseen data set -> domains.csv, domains.md."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+from torch import Tensor
+
+from bench import BENCH, RESULTS, RUNS
+from bench.machine import origin
+from bench.options import ONE_SEED, RAW, Root, Runs, Seeds
+from bench.ordinary import Ordinary
+from bench.rows import add, compared, read, summary
+from bench.settings import bench_params, defaults, load_yaml, override
+from bench.stages import run_stages
+from bench.text import percent, table
+from ltdi.artefacts import load_sources
+from ltdi.console import say
+from ltdi.devices import deterministic, device
+from ltdi.methods.base import Method
+from ltdi.methods.saved import read_method
+from ltdi.scenarios.domains import all_domains
+from ltdi.seeding import generator
+from ltdi.store import digest, read_json, write_text
+
+METHODS = ("ltdi", "lvdi")
+ORDINARY = "ordinary"
+ABOUT = """# Domains: the form of the paper's Table 4
+
+Accuracy in % on tasks of a domain that nothing was learned from or chosen on, {told}. A frozen EfficientNet-lite0 of
+ImageNet at 128 px, which has seen photographs of most of these classes; a linear head; what is changed in
+[`photos.yaml`](../photos.yaml) stands in [`domains.yaml`](../domains.yaml). In brackets the paired difference from the
+best control of the column, picked on these very tasks. PACS is a part of 60 images a class and has seven classes: with
+three unseen ones column (b) has a single set of classes, and no table of 20 ways can be made. The ordinary classifier
+is logistic regression on all images of the three training domains, restricted to the task's classes: it knows which
+classes they are, and does not look at the few images.
+
+{columns}
+
+*Reported* are the paper's figures: DomainNet, a ResNet-12, 5-way 1-shot and 20-way 5-shot, not measured here.
+
+"""
+
+
+def main(
+    weights: Annotated[str, typer.Option(help="Of the body: a safetensors file in timm's keys, or hub.")] = "hub",
+    column: Annotated[list[str] | None, typer.Option(help="May be repeated; all where none is named.")] = None,
+    seed: Seeds = ONE_SEED,
+    tasks: Annotated[int, typer.Option(help="Of each column.")] = 1000,
+    root: Root = RAW,
+    runs: Runs = RUNS,
+) -> None:
+    deterministic()
+    plan = load_yaml(BENCH / "domains.yaml")
+    for each_seed in seed:
+        for name in column or plan["columns"]:
+            for shots in plan["n_shot"]:
+                say(f"bench: domains ({name}) {shots} images seed {each_seed}")
+                place = {"body.weights": weights, "data.root": str(root), "seed": each_seed, "tasks.n_shot": shots}
+                add("domains.csv", _rows(plan, name, place, tasks, runs))
+                write_text(RESULTS / "domains.md", markdown(read("domains.csv"), plan))
+
+
+def params_of(plan: Mapping[str, Any], column: str, method: str, runs: Path) -> dict[str, Any]:
+    """The params of a column, its table of classes written below ``runs``."""
+    said = plan["columns"][column]
+    changes = load_yaml(BENCH / "photos.yaml") | plan["common"] | said["changes"] | {"method.name": method}
+    if "splits" in said:
+        lines = "".join(f"{name},{split}\n" for name, split in said["splits"].items())
+        # named by what it says: runs are kept by their params
+        changes["data.splits"] = str(runs / f"classes-{digest(lines)[:8]}.csv")
+        write_text(Path(changes["data.splits"]), f"class,split\n{lines}")
+    return override(defaults(), changes)
+
+
+def _rows(
+    plan: Mapping[str, Any], column: str, place: Mapping[str, Any], n_tasks: int, runs: Path
+) -> list[dict[str, Any]]:
+    """A row a method and control of one column and number of images."""
+    methods: dict[str, Method] = {}
+    seconds: dict[str, float] = {}
+    for method in METHODS:
+        params = override(params_of(plan, column, method, runs), place)
+        data = run_stages(params, runs, until="meta_train")
+        controls = params["method"]["controls"] if method == METHODS[0] else []
+        methods |= {name: read_method(data / "model" / "methods", name, None, device()) for name in (method, *controls)}
+        seconds[method] = round(read_json(data / "model" / "metrics.json")["seconds"], 1)
+    sources = load_sources(data, splits=["meta_train", "meta_test"], device=device())
+    ordinary = None
+    if plan["columns"][column].get("ordinary"):
+        sets = all_domains(params["data"], size=params["body"]["image_size"])
+        ordinary = Ordinary.fit(sources["meta_train"], sets, methods[METHODS[0]].start.learner)
+    sizes = {"n_way": params["tasks"]["n_way"], "n_shot": params["tasks"]["n_shot"]}
+    scores = scored(methods, ordinary, sources["meta_test"], n_tasks, **sizes, seed=params["seed"])
+    against = {name: own for name, own in scores.items() if name not in METHODS}
+    cell = {"setting": column, **sizes, "seed": params["seed"], **origin()}
+    rows = []
+    for name, own in scores.items():
+        row = cell | {"method": name, **summary(own)}
+        if name in METHODS:
+            row |= compared(own, against) | {"seconds_meta_train": seconds[name]}
+        rows.append(row)
+    return rows
+
+
+@torch.no_grad()
+def scored(
+    methods: Mapping[str, Method],
+    ordinary: Ordinary | None,
+    test: Any,
+    n_tasks: int,
+    *,
+    n_way: int,
+    n_shot: int,
+    seed: int,
+) -> dict[str, Tensor]:
+    """The score of each of the same new tasks (M,) by method."""
+    stream, found = generator(seed, "domains", n_way, n_shot), []
+    learner = methods[METHODS[0]].start.learner
+    for names in test.draw(n_tasks, stream, n_way=n_way).split(64):
+        task = test.new(names, stream, n_shot=n_shot)
+        weights = {
+            name: each.generate(task.context, generator=generator(seed, "noise")) for name, each in methods.items()
+        }
+        if ordinary:
+            weights[ORDINARY] = ordinary.weights(names)
+        found.append({name: learner.score(w, task.query) for name, w in weights.items()})
+    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
+
+
+def markdown(measured: pd.DataFrame, plan: Mapping[str, Any]) -> str:
+    """A line a method, a column a setting, then what the paper reports."""
+    names = bench_params()["names"] | {ORDINARY: "ordinary classifier of all training classes"}
+    cells = (
+        measured[["setting", "n_way", "n_shot"]].drop_duplicates().sort_values(["setting", "n_shot"]).values.tolist()
+    )
+    head = ["", *(f"({column}) {ways}-way {shots}-shot" for column, ways, shots in cells)]
+    head += ["*reported* 5-way 1-shot", "*reported* 20-way 5-shot"]
+    reported, lines = dict(plan["reported"]), []
+    for method in sorted(measured.method.unique(), key=lambda name: (name not in METHODS, name)):
+        line = [names[method]]
+        for column, _, shots in cells:
+            own = measured[(measured.setting == column) & (measured.n_shot == shots) & (measured.method == method)]
+            line.append(_cell(own, names))
+        lines.append(line + _two(reported.pop(names[method], None)))
+    lines += [[name, *[""] * len(cells), *_two(values)] for name, values in reported.items()]
+    keys = ["tasks", "device", "commit"]
+    runs = "; ".join(f"{n:.0f} tasks, {where}, commit {c}" for n, where, c in measured[keys].drop_duplicates().values)
+    seeds = ", ".join(map(str, sorted(measured.seed.unique())))
+    columns = "; ".join(f"({name}) {each['told']}" for name, each in plan["columns"].items())
+    return ABOUT.format(told=f"seeds {seeds}: {runs}", columns=f"Columns: {columns}.") + table(head, lines)
+
+
+def _two(values: Sequence[float] | None) -> list[str]:
+    return [f"{value:.2f}" for value in values] if values else ["", ""]
+
+
+def _cell(own: pd.DataFrame, names: Mapping[str, str]) -> str:
+    if own.empty:
+        return ""
+    cell = percent(own.accuracy.mean(), _half(own.ci95))
+    if own.best_control.notna().all():
+        best = " / ".join(names[each] for each in own.best_control.unique())
+        cell += f" ({percent(own.paired_diff.mean(), _half(own.paired_ci95), sign='+')}, {best})"
+    return cell
+
+
+def _half(halves: pd.Series) -> float:
+    """Half the interval of the mean of independent means, one a seed, from theirs."""
+    return float((halves**2).sum() ** 0.5 / len(halves))

@@ -1,0 +1,179 @@
+"""``python -m bench photos-speed``: images a second beside a plain loop of timm, from a folder to answers, and the
+memory of embedding -> photos_speed.md."""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from torch import Tensor
+
+import ltdi
+from bench import RESULTS
+from bench.machine import origin
+from bench.scale import watched
+from bench.text import table
+from ltdi.bodies import pretrained_body
+from ltdi.bodies.embedding import embed
+from ltdi.console import say
+from ltdi.datasets.reading import Streamed
+from ltdi.devices import deterministic
+from ltdi.run import Run
+from ltdi.store import write_text
+
+NAME, SIZE, BATCH = "tf_efficientnet_lite0", 128, 64
+FILES, SHAPE = 128, (375, 500)
+"""Of JPEG files, as those of ImageNet are in the mean."""
+SMALL, MANY, ALL = 32, (2000, 8000), 50_000
+N_WAY, N_SHOT, ASKED = 5, 5, 50
+ABOUT = f"""# Photographs: seconds and memory
+
+{{device}}, commit {{commit}}, other programs beside. EfficientNet-lite0 at {SIZE} px; {FILES} made JPEG files of
+{SHAPE[1]} × {SHAPE[0]} pixels. A rate is the median of {{pairs}} measurements, the ratio that of as many pairs, one
+after the other in one process: ours is `embed`, the plain loop opens each file with Pillow, sends it through the
+transform that timm itself makes for the model, and batches of {BATCH} through the model, without gradients.
+In the second line the plain loop lays images and model out channels last, as ours does.
+
+"""
+TASK = f"""
+From a folder of {N_WAY} classes of {N_SHOT} images to the answers for {ASKED} others: cold is `ltdi classify`, Python's
+start and the reading of the run with it; warm is a run that is loaded, in the median of {{pairs}}.
+
+"""
+MEMORY = f"""
+The peak of the process's own memory while images of {SMALL} px are embedded, the files read as they are needed; the
+last line is drawn from the two before it.
+
+"""
+
+Weights = Annotated[str, typer.Option(help="Of the body: a safetensors file in timm's keys, or hub.")]
+
+
+def main(
+    weights: Weights = "hub",
+    data: Annotated[Path, typer.Option(help="A finished run on such a body, for the answers.")] = Path("data"),
+    pairs: Annotated[int, typer.Option(help="How many pairs of measurements a figure is the median of.")] = 5,
+    child: Annotated[int, typer.Option(hidden=True)] = 0,
+    folder: Annotated[Path, typer.Option(hidden=True)] = Path(),
+) -> None:
+    deterministic()
+    if child:
+        return _embed_many(weights, folder, child)
+    with tempfile.TemporaryDirectory() as place:
+        files = made_files(Path(place) / "images", FILES)
+        say("bench: images a second")
+        rates = embedding_rates(weights, files, pairs)
+        say("bench: from a folder to answers")
+        answers = _answers(data, Path(place), files, pairs)
+        say("bench: memory")
+        memory = _memory(weights, files[0].parent)
+    about = ABOUT.format(pairs=pairs, **origin())
+    text = about + rates + TASK.format(pairs=pairs) + answers + MEMORY + memory
+    write_text(RESULTS / "photos_speed.md", text)
+    print(text)
+
+
+def made_files(folder: Path, n: int) -> list[Path]:
+    """Photographs' sizes and about their bytes: smooth shapes with some noise."""
+    folder.mkdir(parents=True)
+    stream = np.random.default_rng(0)
+    for i in range(n):
+        coarse = Image.fromarray(stream.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(SHAPE[::-1])
+        noise = stream.normal(0, 8, (*SHAPE, 3))
+        Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{i}.jpg")
+    return sorted(folder.iterdir())
+
+
+def embedding_rates(weights: str, files: list[Path], pairs: int) -> str:
+    """Ours beside two plain loops."""
+    body = pretrained_body(_section(weights), 3).to(memory_format=torch.channels_last)
+    images, lines = Streamed(tuple(files), "RGB", SIZE), []
+    for layout, name in ((torch.contiguous_format, "plain loop"), (torch.channels_last, "channels last")):
+        loop = plain_loop(body, files, layout)
+        embed(body, images), loop()  # to warm up
+        own, other = zip(*((_seconds(lambda: embed(body, images)), _seconds(loop)) for _ in range(pairs)))
+        ratios = [theirs / mine for mine, theirs in zip(own, other)]
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        lines.append([name, f"{len(files) / statistics.median(own):.1f}", ratio])
+    return table(["beside", "images a second, ours", "ratio"], lines)
+
+
+def plain_loop(body: torch.nn.Module, files: list[Path], layout: torch.memory_format) -> Callable[[], Tensor]:
+    """What a user of timm would write, with the body's own weights."""
+    import timm
+    import timm.data
+
+    model = timm.create_model(NAME, num_classes=0).eval()
+    model.load_state_dict(body.model.state_dict())  # type: ignore[union-attr]
+    config: dict[str, Any] = timm.data.resolve_model_data_config(model) | {"input_size": (3, SIZE, SIZE)}
+    model.to(memory_format=layout)
+    transform = timm.data.create_transform(**config, is_training=False)
+
+    @torch.no_grad()
+    def loop() -> Tensor:
+        found = []
+        for first in range(0, len(files), BATCH):
+            opened = (Image.open(file).convert("RGB") for file in files[first : first + BATCH])
+            batch = torch.stack([transform(image) for image in opened])
+            found.append(model(batch.contiguous(memory_format=layout)))
+        return torch.cat(found)
+
+    return loop
+
+
+def _answers(data: Path, place: Path, files: list[Path], pairs: int) -> str:
+    """Cold and warm seconds, by the run's trained method."""
+    classes, asked = place / "classes", place / "asked"
+    for i, file in enumerate(files[: N_WAY * N_SHOT]):
+        own = classes / f"class {i % N_WAY}"
+        own.mkdir(parents=True, exist_ok=True)
+        (own / file.name).symlink_to(file)
+    asked.mkdir()
+    for file in files[-ASKED:]:
+        (asked / file.name).symlink_to(file)
+    command = [sys.executable, "-m", "ltdi", "classify", str(classes), str(asked), "--data", str(data)]
+    command += ["--csv", str(place / "answers.csv")]
+    cold = [_seconds(lambda: watched(command, dict(os.environ))) for _ in range(3)]
+    run = ltdi.load(data)
+    warm = [_seconds(lambda: _answered(run, classes, asked)) for _ in range(pairs + 1)][1:]
+    row = [run.name, f"{statistics.median(cold):.1f} s", f"{statistics.median(warm):.2f} s"]
+    return table(["method", "cold", "warm"], [row])
+
+
+def _answered(run: Run, classes: Path, asked: Path) -> None:
+    run.generate(classes).classify(asked)
+
+
+def _memory(weights: str, folder: Path) -> str:
+    """Peaks at two numbers of images, and what a line through them says of ``ALL``."""
+    command = [sys.executable, "-m", "bench", "photos-speed", "--weights", weights, "--folder", str(folder), "--child"]
+    peaks = [watched([*command, str(n)], dict(os.environ))[0] for n in MANY]
+    each = (peaks[1] - peaks[0]) / (MANY[1] - MANY[0])
+    lines = [[f"{n:,}", f"{peak:.0f} MiB"] for n, peak in zip(MANY, peaks)]
+    lines.append([f"{ALL:,}, extrapolated", f"{peaks[1] + each * (ALL - MANY[1]):.0f} MiB"])
+    return table(["images", "peak"], lines)
+
+
+def _embed_many(weights: str, folder: Path, n: int) -> None:
+    files = islice(cycle(sorted(folder.iterdir())), n)
+    embed(pretrained_body(_section(weights) | {"image_size": SMALL}, 3), Streamed(tuple(files), "RGB", SMALL))
+
+
+def _section(weights: str) -> dict[str, Any]:
+    """The section ``body`` of params.yaml."""
+    return {"name": f"timm/{NAME}", "weights": weights, "image_size": SIZE, "filters": 64, "precision": "auto"}
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
