@@ -17,6 +17,7 @@ COMMANDS = {
     "transductive": ("bench.transductive", "photographs whose queries are known, unlabelled: transductive.csv, .md"),
     "domains": ("bench.domains", "unseen domains, classes and data sets, the form of Table 4: domains.csv, domains.md"),
     "zero-shot": ("bench.zero_shot", "heads from names beside the controls of names: zero_shot.md"),
+    "audit": ("bench.audits", "a finished run's weights for right and wrong conditions: audit.csv, audit.md"),
     "ways": ("bench.ways", "one run's heads for tasks of other sizes: ways.csv"),
     "sharpness": ("bench.sharpness", "how sharp the minima of trained heads are: sharpness.csv"),
     "theorem2": ("bench.theorem", "both sides of Theorem 2 at generated weights: theorem2.md"),
