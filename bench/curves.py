@@ -37,7 +37,7 @@ from ltdi.training import Training
 from ltdi.trajectories import Trajectories
 from pipeline.meta_train import OPTIMISED
 
-FORMS = ("paper", "weights", "default")
+FORMS = ("paper", "shared", "weights", "default")
 GLYPHS = ("glyphs-5w1s",)
 MEASURED = 5
 """How often a training is measured, the beginning apart."""

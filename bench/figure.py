@@ -1,7 +1,8 @@
 """``python -m bench figure <name>``: a figure of the paper and the table behind it -> bench/results/figures/.
 
-Each is drawn for forms of the method (``forms`` of bench/params.yaml): the paper's, the defaults trained on recorded
-weights alone, and the defaults; over time for one between the first two as well, 7 and 8 for the first and the last.
+Each is drawn for forms of the method (``forms`` of bench/params.yaml): the paper's, the same from one start for all
+tasks by a network that says the weights, the defaults trained on recorded weights alone, and the defaults; 7 and 8 for
+the second and the last.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,6 @@ SETTINGS = (*GLYPHS, "omniglot-5w1s", "miniimagenet-5w1s")
 LENGTHS, LONG = (2, 3, 4, 7), 6
 """Lengths of the trajectory, and steps of a chain that holds the longest; the paper's chain has more."""
 STEPS = (3, 6, 20)
-OVER_TIME = (FORMS[0], "shared", *FORMS[1:])
 
 SECONDS, POINTS = "CPU seconds of meta-training", "points of the trajectory"
 ERROR = "distance² to the trained weights"
@@ -102,7 +102,7 @@ def by_length(bench: Bench) -> pd.DataFrame:
 
 
 def by_sub_chain(bench: Bench) -> pd.DataFrame:
-    rows = bench.curves(GLYPHS, {"ltdi": {"method.name": "ltdi"}}, OVER_TIME)
+    rows = bench.curves(GLYPHS, {"ltdi": {"method.name": "ltdi"}}, FORMS)
     names = [str(name) for name in rows if str(name).startswith("val_loss_w")]
     about = [name for name in rows if name not in names]
     long = rows.melt(about, names, "sub_chain", "sub_chain_loss").dropna(subset=["sub_chain_loss"])
@@ -112,7 +112,7 @@ def by_sub_chain(bench: Bench) -> pd.DataFrame:
 
 
 def by_time(bench: Bench) -> pd.DataFrame:
-    return bench.curves(GLYPHS, {BOTH[name]: {"method.name": name} for name in BOTH}, OVER_TIME)
+    return bench.curves(GLYPHS, {BOTH[name]: {"method.name": name} for name in BOTH}, FORMS)
 
 
 def by_steps(bench: Bench) -> pd.DataFrame:
@@ -129,7 +129,7 @@ def by_preparation(bench: Bench) -> pd.DataFrame:
 
 def by_length_and_steps(bench: Bench) -> pd.DataFrame:
     cases = {f"{n}; {T}": {"trajectories.length": n, "diffusion.steps": T} for n, T in product(LENGTHS[:3], STEPS)}
-    rows = last(bench.of_one_seed().curves(SETTINGS, cases, FORMS[::2]))
+    rows = last(bench.of_one_seed().curves(SETTINGS, cases, FORMS[1::2]))
     return rows.assign(steps=rows["T"].map("{} diffusion steps".format))
 
 

@@ -110,7 +110,7 @@ def test_a_figure_is_a_picture_and_the_table_behind_it(tiny, monkeypatch):
     assert ended.exit_code == 0, ended.output
     table = pd.read_csv(tiny.folder / "5-left.csv")
     assert (tiny.folder / "5-left.png").stat().st_size > 10_000
-    assert set(zip(table.form, table.seed)) == {(form, seed) for form in figure.OVER_TIME for seed in (0, 1)}
+    assert set(zip(table.form, table.seed)) == {(form, seed) for form in figure.FORMS for seed in (0, 1)}
     for _, own in table.groupby(["form", "seed", "case"]):
         assert own.step.tolist() == [0, 1, 2, 3, 4] and own.seconds.is_monotonic_increasing
     assert (table.distance2 > 0).all() and table.score.between(0, 1).all()

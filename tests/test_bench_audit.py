@@ -1,0 +1,24 @@
+"""Audit rows of a finished run of any scenario, by a command."""
+
+import pandas as pd
+from typer.testing import CliRunner
+
+from bench import __main__, audits, rows
+from ltdi.audit import CONDITIONS, RIGHT
+
+
+def test_a_finished_runs_audit_is_kept_and_told(finished, tmp_path, monkeypatch):
+    for module in (audits, rows):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(audits, "TASKS", 20)
+    ended = CliRunner().invoke(__main__.app_of("audit"), [str(finished.data), "--setting", "a run", "--seed", "3"])
+    assert ended.exit_code == 0, ended.output
+    kept = pd.read_csv(tmp_path / "audit.csv").set_index("weights")
+    assert set(CONDITIONS) <= set(kept.index) and set(kept.setting) == {"a run"} and set(kept.seed) == {3}
+    assert kept.paired_diff[RIGHT] == 0 and kept.accuracy[RIGHT] > kept.accuracy["none"]
+    assert "| a run | Lt-Di | default | 3 |" in (tmp_path / "audit.md").read_text()
+
+
+def test_a_folder_that_is_no_run_is_told(tmp_path):
+    ended = CliRunner().invoke(__main__.app_of("audit"), [str(tmp_path), "--setting", "none"])
+    assert ended.exit_code == 2 and ended.output.count("\n") == 1 and str(tmp_path) in ended.output
