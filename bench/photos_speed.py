@@ -31,7 +31,7 @@ from ltdi.run import Run
 from ltdi.store import write_text
 
 NAME, SIZE, BATCH = "tf_efficientnet_lite0", 128, 64
-FILES, SHAPE = 128, (375, 500)
+FILES, SHAPE = 64, (375, 500)
 """Of JPEG files, as those of ImageNet are in the mean."""
 SMALL, MANY, ALL = 32, (2000, 8000), 50_000
 N_WAY, N_SHOT, ASKED = 5, 5, 50

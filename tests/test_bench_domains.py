@@ -88,9 +88,14 @@ def test_reported_figures_stand_in_columns_of_their_own():
         rows.append(cell | paired | {"method": "ltdi", "accuracy": 0.6})
         rows.append(cell | {"method": "ridge", "accuracy": 0.58})
     rows.append(common | {"setting": "a", "n_way": 5, "n_shot": 1, "method": "ordinary", "accuracy": 0.7})
-    text = domains.markdown(pd.DataFrame(rows), PLAN)
+    photos = [
+        common | {"setting": place, "n_shot": 1, "method": "ridge", "accuracy": 0.5} for place in ("cifar10", "x")
+    ]
+    more = domains.of_photos(pd.DataFrame(photos).assign(best_control=None), PLAN)
+    text = domains.markdown(pd.concat([pd.DataFrame(rows), more]), PLAN)
+    assert "(a) 5-way 1-shot | (b) 3-way 1-shot | (c) 5-way 1-shot |" in text
     cell = "60.00 ± 1.00 (+2.00 ± 0.50, ridge)"
-    assert f"| Lt-Di | {cell} | {cell} | 68.10 | 72.42 |" in text
-    assert "| ridge | 58.00 ± 1.00 | 58.00 ± 1.00 |  |  |" in text
-    assert "| ordinary classifier of all training classes | 70.00 ± 1.00 |  |  |  |" in text
-    assert "| GHN3 |  |  | 63.11 | 66.42 |" in text
+    assert f"| Lt-Di | {cell} | {cell} |  | 68.10 | 72.42 |" in text
+    assert "| ridge | 58.00 ± 1.00 | 58.00 ± 1.00 | 50.00 ± 1.00 |  |  |" in text
+    assert "| ordinary classifier of all training classes | 70.00 ± 1.00 |  |  |  |  |" in text
+    assert "| GHN3 |  |  |  | 63.11 | 66.42 |" in text
