@@ -63,18 +63,20 @@ def main(
     seed: Annotated[list[int], typer.Option(help="Of the generator.")] = [0],  # noqa: B006
     budget: Annotated[str, typer.Option(help="cpu or full, of bench/adapters.yaml.")] = "cpu",
     method: Annotated[str, typer.Option(help="What generates.")] = "ltdi",
+    peft: Annotated[bool, typer.Option(help="The baselines of peft too, with seed 0.")] = True,
 ) -> None:
     knobs = load_yaml(BUDGETS)[budget]
     changes = {"texts.root": str(root), "texts.body": body, "method.name": method}
-    rows: list[dict[str, Any]] = []
     sets: list[Held] = []
     for each in seed:
         params = override(defaults(), knobs["overrides"] | changes | {"seed": each})
-        # what differs is the generator: its tasks and trajectories are those of the first seed
-        run = AdapterRun(run_stages(params, seeds=dict.fromkeys(SHARED, seed[0])))
+        # what differs is the generator: its tasks and trajectories are the same
+        run = AdapterRun(run_stages(params, seeds=dict.fromkeys(SHARED, 0)))
         sets = sets or [_held(run, read_text_set(root, name), knobs) for name in REPORTED]
-        rows += measure(run, sets, root, seed=each, knobs=knobs, baselines=each == seed[0])
-        report(pd.DataFrame(rows), method)
+        report(measure(run, sets, root, seed=each, knobs=knobs, baselines=each == 0), method)
+        if peft and each == 0:
+            for held in sets:
+                report(_of_peft(run, held, knobs["lora_steps"]), method)
 
 
 def measure(
@@ -172,7 +174,7 @@ def _from_the_generated(run: AdapterRun, held: Held, steps: list[int], seed: int
 
 
 def _of_no_generator(run: AdapterRun, held: Held, steps: list[int], seed: int) -> Iterator[dict[str, Any]]:
-    """Probes, LoRA from scratch and from the start, DyLoRA, and what peft has; all at as many steps."""
+    """Probes, LoRA from scratch and from the start, and DyLoRA, at as many steps."""
     yield from _probes(run, held, seed)
     for what, start in {"lora": _scratch(run, seed), "start_then": _start(run)}.items():
         yield from _along(run, what, start, held, steps, seed)
@@ -183,11 +185,18 @@ def _of_no_generator(run: AdapterRun, held: Held, steps: list[int], seed: int) -
     trained = dylora.train(run.learner, _scratch(run, seed), batches, **knobs)
     seconds = _clock() - started
     yield held.row("dylora", run.score(trained, held.dev), seconds, steps[-1])
-    for kind in RATES:
-        by_steps = {"steps": steps, "length": run.length, "inputs_a_step": INPUTS_A_STEP, "seed": seed}
-        texts = (held.texts["train"], held.texts["dev"])
-        for n, accuracy, seconds in scores_by_steps(kind, run.learner, *texts, **by_steps, clock=_clock):
-            yield held.row(kind, accuracy, seconds, n)
+
+
+def _of_peft(run: AdapterRun, held: Held, steps: list[int]) -> list[dict[str, Any]]:
+    """Full fine-tuning and the other adapters, at as many steps."""
+    say(f"{held.name}, by peft")
+    by_steps = {"steps": steps, "length": run.length, "inputs_a_step": INPUTS_A_STEP, "seed": 0, "clock": _clock}
+    texts = (held.texts["train"], held.texts["dev"])
+    return [
+        held.row(kind, accuracy, seconds, n) | {"seed": 0}
+        for kind in RATES
+        for n, accuracy, seconds in scores_by_steps(kind, run.learner, *texts, **by_steps)
+    ]
 
 
 def _along(
@@ -244,6 +253,11 @@ def _scratch(run: AdapterRun, seed: int) -> Tensor:
     return shared_draw(run.learner, 2, seed)[None].to(run.device)
 
 
-def report(rows: pd.DataFrame, method: str) -> None:
-    write_tsv(RESULTS / "adapters.tsv", rows)
+def report(found: list[dict[str, Any]], method: str) -> None:
+    """With the rows that are there of other seeds and other baselines."""
+    rows, file = pd.DataFrame(found), RESULTS / "adapters.tsv"
+    if file.is_file():
+        rows = pd.concat([pd.read_csv(file, sep="\t"), rows], ignore_index=True)
+        rows = rows.drop_duplicates(["data_set", "what", "steps", "seed"], keep="last")
+    write_tsv(file, rows)
     write_text(RESULTS / "adapters.md", markdown(rows, method))

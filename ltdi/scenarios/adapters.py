@@ -31,7 +31,7 @@ SPLITS = ("meta_train", "meta_val", "meta_test")
 # queries of these are of the part of a data set that it keeps apart
 APART = ("meta_val", "meta_test")
 STARTS_HERE = ("shared", "joint", "fresh")
-JOINT: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "record": [800]}
+JOINT: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "record": [600]}
 JOINT_TEXTS = 32
 TEXTS_TOGETHER = 64
 
