@@ -63,8 +63,12 @@ def _model(kind: str, learner: Lora, steps: int) -> Any:
         if kind == "full":
             return plain
         if kind == "adalora":
-            ranks = {"init_r": learner.rank + learner.rank // 2, "target_r": learner.rank, "lora_alpha": learner.alpha}
-            when = {"total_step": steps, "tinit": steps // 10, "tfinal": steps // 2, "deltaT": 10}
+            ranks: dict[str, Any] = {
+                "init_r": learner.rank + learner.rank // 2,
+                "target_r": learner.rank,
+                "lora_alpha": learner.alpha,
+            }
+            when: dict[str, Any] = {"total_step": steps, "tinit": steps // 10, "tfinal": steps // 2, "deltaT": 10}
             return peft.get_peft_model(plain, peft.AdaLoraConfig(**where, **ranks, **when, lora_dropout=0.0)).eval()
         return peft.get_peft_model(
             plain, peft.FourierFTConfig(**where, n_frequency=N_FREQUENCY, scaling=SCALING)
@@ -72,11 +76,12 @@ def _model(kind: str, learner: Lora, steps: int) -> Any:
 
 
 def _optimizer(kind: str, model: nn.Module, head: str) -> torch.optim.Optimizer:
-    of_head, others = [], []
+    of_head: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (of_head if head in name else others).append(parameter)
-    rates = [{"params": of_head, "lr": RATES[kind] if kind == "full" else HEAD_RATE}]
+    rates: list[dict[str, Any]] = [{"params": of_head, "lr": RATES[kind] if kind == "full" else HEAD_RATE}]
     return torch.optim.Adam([*rates, {"params": others, "lr": RATES[kind]}])
 
 

@@ -2,9 +2,8 @@
 scratch and what peft has (the paper's Table 5) -> bench/results/adapters.tsv and adapters.md.
 """
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,16 +14,15 @@ from torch import Tensor
 
 from bench import BENCH, dylora
 from bench.adapter_baselines import RATES, scores_by_steps
+from bench.adapter_data import Held, clock, held_out, some_of_train
 from bench.adapter_table import NO_STEP, REPORTED, markdown
-from bench.machine import origin
 from bench.settings import defaults, load_yaml, override
 from bench.stages import run_stages
 from ltdi.adaptation import adapt
 from ltdi.adapter import AdapterRun, shuffled
 from ltdi.artefacts import names
 from ltdi.console import say
-from ltdi.datasets.texts import TextSet, read_text_set
-from ltdi.devices import device
+from ltdi.datasets.texts import read_text_set
 from ltdi.learner import Batch
 from ltdi.learners import LinearHead
 from ltdi.seeding import generator
@@ -37,24 +35,6 @@ BUDGETS = BENCH / "adapters.yaml"
 RESULTS = BENCH / "results"
 SHARED = ("prepare_tasks", "collect_trajectories")
 STEPS_FEW, STEPS_PROBE, LR, LR_PROBE, INPUTS_A_STEP = 50, 300, 2e-3, 1e-2, 32
-
-Texts = tuple[list[tuple[str, ...]], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """A data set held out: its texts with their labels, and as the frozen model reads them; and a row of the results
-    from what is found."""
-
-    name: str
-    texts: dict[str, Texts]
-    train: Batch
-    dev: Batch
-    about: dict[str, Any]
-
-    def row(self, what: str, accuracy: float, seconds: float, steps: int = 0) -> dict[str, Any]:
-        n = self.dev["labels"].shape[1]
-        return self.about | {"what": what, "steps": steps, "accuracy": accuracy, "n": n, "seconds": seconds}
 
 
 def main(
@@ -72,7 +52,7 @@ def main(
         params = override(defaults(), knobs["overrides"] | changes | {"seed": each})
         # what differs is the generator: its tasks and trajectories are the same
         run = AdapterRun(run_stages(params, seeds=dict.fromkeys(SHARED, 0)))
-        sets = sets or [_held(run, read_text_set(root, name), knobs) for name in REPORTED]
+        sets = sets or [held_out(run, read_text_set(root, name), knobs) for name in REPORTED]
         report(measure(run, sets, root, seed=each, knobs=knobs, baselines=each == 0), method)
         if peft and each == 0:
             for held in sets:
@@ -97,30 +77,10 @@ def measure(
     return rows
 
 
-def _held(run: AdapterRun, of: TextSet, knobs: dict[str, Any]) -> Held:
-    """Of train some, drawn, of dev the first as they come, at most so many."""
-    train, most = _some(of, knobs["train"]), knobs["dev"]
-    texts = {"train": train, "dev": (of.texts["dev"][:most], of.labels["dev"][:most])}
-    about = {"data_set": of.name, "body": Path(run.learner.body).name, **origin(), "train": len(train[1])}
-    return Held(of.name, texts, run.read_texts(*train), run.read_texts(*texts["dev"]), about | {"n_shot": run.n_shot})
-
-
-def _some(of: TextSet, most: int) -> Texts:
-    """Texts of train, drawn, with the classes' own frequencies."""
-    labels = of.labels["train"]
-    rows = torch.randperm(len(labels), generator=generator(0, "some of train"))[:most]
-    return [of.texts["train"][int(j)] for j in rows], labels[rows]
-
-
 def _of_qqp(run: AdapterRun, root: Path, knobs: dict[str, Any], seed: int) -> Tensor:
     of = read_text_set(root, "QQP", ["train"])
-    qqp = run.read_texts(*_some(of, knobs["train"]))
+    qqp = run.read_texts(*some_of_train(of, knobs["train"]))
     return run.train(_scratch(run, seed), qqp, steps=knobs["lora_steps"][-1], lr=LR, seed=seed)
-
-
-def _clock() -> float:
-    """Seconds, of the processor where it computes: other programs may run beside."""
-    return time.process_time() if device().type == "cpu" else time.perf_counter()
 
 
 def _without_steps(
@@ -132,9 +92,9 @@ def _without_steps(
     noise = right.rows.mean() + right.rows.std() * torch.randn(right.rows.shape, generator=stream).to(right.rows)
 
     def generated(of: AdapterRun, what: str, context: Context) -> dict[str, Any]:
-        started = _clock()
+        started = clock()
         w = of.method.generate(context, generator=generator(seed, "noise"))
-        return held.row(what, of.score(w, held.dev), _clock() - started)
+        return held.row(what, of.score(w, held.dev), clock() - started)
 
     yield generated(run, "generated", right)
     counted = {"generated": run.generate(held.train, seed=seed), "start": _start(run)}
@@ -180,17 +140,23 @@ def _of_no_generator(run: AdapterRun, held: Held, steps: list[int], seed: int) -
         yield from _along(run, what, start, held, steps, seed)
     for what, start in {"lora_few": _scratch(run, seed), "start_few": _start(run)}.items():
         yield _on_the_few(run, what, start, held, seed)
-    batches, started = shuffled(held.train, INPUTS_A_STEP, generator(seed, "steps")), _clock()
-    knobs = {"steps": steps[-1], "lr": LR, "stream": generator(seed, "ranks")}
+    batches, started = shuffled(held.train, INPUTS_A_STEP, generator(seed, "steps")), clock()
+    knobs: dict[str, Any] = {"steps": steps[-1], "lr": LR, "stream": generator(seed, "ranks")}
     trained = dylora.train(run.learner, _scratch(run, seed), batches, **knobs)
-    seconds = _clock() - started
+    seconds = clock() - started
     yield held.row("dylora", run.score(trained, held.dev), seconds, steps[-1])
 
 
 def _of_peft(run: AdapterRun, held: Held, steps: list[int]) -> list[dict[str, Any]]:
     """Full fine-tuning and the other adapters, at as many steps."""
     say(f"{held.name}, by peft")
-    by_steps = {"steps": steps, "length": run.length, "inputs_a_step": INPUTS_A_STEP, "seed": 0, "clock": _clock}
+    by_steps: dict[str, Any] = {
+        "steps": steps,
+        "length": run.length,
+        "inputs_a_step": INPUTS_A_STEP,
+        "seed": 0,
+        "clock": clock,
+    }
     texts = (held.texts["train"], held.texts["dev"])
     return [
         held.row(kind, accuracy, seconds, n) | {"seed": 0}
@@ -203,9 +169,9 @@ def _along(
     run: AdapterRun, what: str, start: Tensor, held: Held, steps: list[int], seed: int
 ) -> Iterator[dict[str, Any]]:
     """LoRA's steps on train, scored after some of them; seconds are those of the steps up to there."""
-    batches, started = shuffled(held.train, INPUTS_A_STEP, generator(seed, "steps")), _clock()
+    batches, started = shuffled(held.train, INPUTS_A_STEP, generator(seed, "steps")), clock()
     path = adapt(run.learner.loss, start, batches, optimizer="adam", lr=LR, record=steps)
-    seconds = _clock() - started
+    seconds = clock() - started
     for j, n in enumerate(steps):
         yield held.row(what, run.score(path.weights[:, j], held.dev), seconds * n / steps[-1], n)
 
@@ -213,9 +179,9 @@ def _along(
 def _on_the_few(run: AdapterRun, what: str, start: Tensor, held: Held, seed: int) -> dict[str, Any]:
     few = run.context(held.train, seed=seed).examples
     assert few is not None
-    started = _clock()
+    started = clock()
     w = run.train(start, few, steps=STEPS_FEW, lr=LR, seed=seed)
-    seconds = _clock() - started
+    seconds = clock() - started
     return held.row(what, run.score(w, held.dev), seconds, STEPS_FEW)
 
 
@@ -226,9 +192,9 @@ def _probes(run: AdapterRun, held: Held, seed: int) -> Iterator[dict[str, Any]]:
     known = {"probe_few": (few.rows.flatten(1, 2)[0], few.examples["labels"][0])}
     known |= {"probe": (held.train["embedding"][0], held.train["labels"][0])}
     for what, (rows, labels) in known.items():
-        started = _clock()
+        started = clock()
         probe = _probe(rows, labels)
-        seconds = _clock() - started
+        seconds = clock() - started
         right = probe(held.dev["embedding"][0]).argmax(-1) == held.dev["labels"][0]
         yield held.row(what, right.float().mean().item(), seconds, STEPS_PROBE)
 

@@ -125,8 +125,8 @@ def _first_token(layer: Any, x: Tensor, mask: Tensor, *args: Any, **kwargs: Any)
     """What a layer of BERT makes of the first token, x (M, L, H) -> (M, 1, H): keys and values are of all tokens."""
     attention, first = layer.attention.self, x[:, :1]
     maps = ((attention.query, first), (attention.key, x), (attention.value, x))
-    heads = (linear(of).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2) for linear, of in maps)
-    seen = nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask[:, :, :1])
+    q, k, v = (linear(of).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2) for linear, of in maps)
+    seen = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, :, :1])
     return layer.feed_forward_chunk(layer.attention.output(seen.transpose(1, 2).flatten(2), first))
 
 
