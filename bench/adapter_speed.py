@@ -2,8 +2,12 @@
 texts, from the same start, by the same steps -> bench/results/adapter_speed.md.
 """
 
+import multiprocessing
 import resource
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,36 +34,70 @@ KNOBS: dict[str, Any] = {"rank": 4, "alpha": 8.0, "modules": ("query", "value")}
 Texts = list[list[tuple[str, ...]]]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What both ways do: ``adapters`` on as many ``parts`` of texts, LoRA in the last ``layers``."""
+
+    root: Path
+    body: str
+    adapters: int
+    texts: int
+    steps: int
+    layers: int
+
+    def begun(self) -> tuple[Lora, Tensor, Texts, Tensor]:
+        """The learner, where training starts (1, D), the texts of each adapter and their labels (adapters, texts)."""
+        learner = Lora(self.body, **KNOBS, layers=self.layers)
+        of, n = read_text_set(self.root, "SST-2", ["train"]), self.texts
+        parts = [of.texts["train"][j * n : (j + 1) * n] for j in range(self.adapters)]
+        labels = of.labels["train"][: self.adapters * n].view(self.adapters, n)
+        return learner, learner.initial(1, 2, generator(0, "speed")), parts, labels
+
+
 def main(
     root: Annotated[Path, typer.Option(help="GLUE's folder, or a zip of it.")],
     body: Annotated[str, typer.Option(help="A folder of transformers, or a name on the hub.")],
     adapters: Annotated[int, typer.Option(help="How many.")] = 64,
     texts: Annotated[int, typer.Option(help="That each is trained on, all at every step.")] = 8,
-    steps: Annotated[int, typer.Option(help="Adam's.")] = 3,
-    layers: Annotated[int, typer.Option(help="The last ones, which are adapted.")] = 2,
+    steps: Annotated[int, typer.Option(help="Adam's.")] = 30,
+    layers: Annotated[list[int], typer.Option(help="The last ones, which are adapted; a pair of rows each.")] = [3, 6],  # noqa: B006
 ) -> None:
-    learner = Lora(body, **KNOBS, layers=layers)
-    of = read_text_set(root, "SST-2", ["train"])
-    parts: Texts = [of.texts["train"][j * texts : (j + 1) * texts] for j in range(adapters)]
-    labels = of.labels["train"][: adapters * texts].view(adapters, texts)
-    start = learner.initial(1, 2, generator(0, "speed"))
-    found = {}
-    for name, train in {"together": together, "one after another, peft": one_by_one}.items():
-        before, started = _peak(), time.process_time()
-        w = train(learner, start, parts, labels, steps)
-        found[name] = (time.process_time() - started, _peak() - before, w)
-        say(f"{name}: {found[name][0]:.1f} s, {found[name][1]:.0f} MiB more")
-    apart = (found["together"][2] - found["one after another, peft"][2]).abs().max().item()
-    rows = [[name, f"{seconds:.1f}", f"{peak:.0f}"] for name, (seconds, peak, _) in found.items()]
-    ratio = found["one after another, peft"][0] / found["together"][0]
-    text = (
+    rows, apart = [], 0.0
+    for n in layers:
+        work = Work(root, body, adapters, texts, steps, n)
+        found = {}
+        for name, train in WAYS.items():
+            found[name] = in_its_own_process(train, work)
+            say(f"{n} layers, {name}: {found[name][0]:.1f} s, {found[name][1]:.0f} MiB")
+        slower = found[PEFT][0]
+        rows += [
+            [str(n), name, f"{s:.1f}", f"{slower / s:.1f} ×", f"{peak:.0f}"] for name, (s, peak, _) in found.items()
+        ]
+        apart = max(apart, (found[TOGETHER][2] - found[PEFT][2]).abs().max().item())
+    told = (
         f"# {adapters} adapters, together and one after another\n\n{Path(body).name}, LoRA of rank {KNOBS['rank']} in"
-        f" the last {layers} layers and the head, {texts} texts of SST-2 each at {LENGTH} tokens, {steps} steps of Adam"
-        " from one start, the reading of the texts counted in both. Seconds of the processor, MiB that the peak rose"
-        f" by, on {origin()['device']}, one measurement, other work beside. **{ratio:.1f} ×**; the weights differ by at"
-        f" most {apart:.1e}.\n\n"
+        f" its last layers and the head, {texts} texts of SST-2 each, at most {LENGTH} tokens, no padding beyond the"
+        f" longest that is there, {steps} steps of Adam from one start, the reading of the texts counted in both."
+        " Seconds of the processor without the loading of the model, and the peak MiB of a process of its own each, on"
+        f" {origin()['device']}, commit {origin()['commit']}, one measurement, other work beside. The weights differ by"
+        f" at most {apart:.1e}.\n\n"
     )
-    write_text(BENCH / "results" / "adapter_speed.md", text + table(["", "seconds", "MiB"], rows))
+    columns = ["adapted layers", "way", "seconds", "faster", "peak MiB"]
+    write_text(BENCH / "results" / "adapter_speed.md", told + table(columns, rows))
+
+
+def in_its_own_process(train: Callable[..., Tensor], work: Work) -> tuple[float, float, Tensor]:
+    """Seconds of the processor, MiB at the peak, and the weights (adapters, D)."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measured, train, work).result()
+
+
+def measured(train: Callable[..., Tensor], work: Work) -> tuple[float, float, Tensor]:
+    begun = work.begun()
+    started = time.process_time()
+    w = train(*begun, work.steps)
+    seconds = time.process_time() - started
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, w
 
 
 def together(learner: Lora, start: Tensor, parts: Texts, labels: Tensor, steps: int) -> Tensor:
@@ -83,7 +121,7 @@ def one_by_one(learner: Lora, start: Tensor, parts: Texts, labels: Tensor, steps
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    trained = []
+    trained, cut = [], {"truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
     with TemporaryDirectory() as place:
         folder = Path(place)
         write_adapter(folder, learner, start[0])
@@ -99,7 +137,8 @@ def one_by_one(learner: Lora, start: Tensor, parts: Texts, labels: Tensor, steps
                 for parameter, value in zip(own, first):
                     parameter.copy_(value)
             optimizer = torch.optim.Adam(own, lr=LR)
-            tokens = learner.encoder.tokens(texts, LENGTH)
+            columns = [list(column) for column in zip(*texts, strict=True)]
+            tokens = learner.encoder.tokenizer(*columns, padding=True, **cut)
             for _ in range(steps):
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(model(**tokens).logits, of_task).backward()
@@ -109,6 +148,5 @@ def one_by_one(learner: Lora, start: Tensor, parts: Texts, labels: Tensor, steps
     return torch.stack(trained)
 
 
-def _peak() -> float:
-    """MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+TOGETHER, PEFT = "together", "one after another, peft"
+WAYS = {TOGETHER: together, PEFT: one_by_one}

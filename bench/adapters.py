@@ -1,10 +1,9 @@
-"""``python -m bench adapters``: adapters for data sets held out whole, beside what takes no step on them, and LoRA from
-scratch (the paper's Table 5) -> bench/results/adapters.tsv and adapters.md.
+"""``python -m bench adapters``: adapters for data sets held out whole, beside what takes no step on them, LoRA from
+scratch and what peft has (the paper's Table 5) -> bench/results/adapters.tsv and adapters.md.
 """
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,15 +13,16 @@ import typer
 from torch import Tensor
 
 from bench import BENCH, dylora
-from bench.machine import origin
+from bench.adapter_baselines import RATES, scores_by_steps
+from bench.adapter_data import Held, clock, held_out, some_of_train
+from bench.adapter_table import NO_STEP, REPORTED, markdown
 from bench.settings import defaults, load_yaml, override
 from bench.stages import run_stages
-from bench.text import percent, table
 from ltdi.adaptation import adapt
 from ltdi.adapter import AdapterRun, shuffled
 from ltdi.artefacts import names
 from ltdi.console import say
-from ltdi.datasets.texts import TextSet, read_text_set, thinned
+from ltdi.datasets.texts import read_text_set
 from ltdi.learner import Batch
 from ltdi.learners import LinearHead
 from ltdi.seeding import generator
@@ -33,37 +33,8 @@ from ltdi.tasks import Context
 
 BUDGETS = BENCH / "adapters.yaml"
 RESULTS = BENCH / "results"
-STEPS_FEW, STEPS_PROBE, LR, LR_PROBE = 50, 300, 2e-3, 1e-2
-NO_STEP = {"majority": "majority class", "mean_head": "mean of the training adapters"}
-NO_STEP |= {"nearest_head": "nearest training adapter", "start": "one adapter for all training tasks (the start)"}
-NO_STEP |= {"qqp": "QQP's adapter, unchanged", "ridge": "ridge on the few examples' embeddings"}
-AUDIT = {"shuffled": "{}, condition of another data set", "random": "{}, random condition"}
-TRAINED = {"probe_few": "linear probe on the few examples", "probe": "linear probe on train"}
-TRAINED |= {
-    "lora_few": "LoRA on the few examples",
-    "lora": "LoRA on train",
-    "dylora": "DyLoRA on train",
-    "start_then": "one adapter for all training tasks, then LoRA's steps on train",
-    "then": "{}, then LoRA's steps on train",
-}
-REPORTED = {
-    "MRPC": "full 90.24, LoRA 89.76, AdaLoRA 88.71, DyLoRA 89.59, FourierFT 90.03, Lv-Di 88.15, Lt-Di 89.03",
-    "QNLI": "full 92.84, LoRA 93.32, AdaLoRA 93.17, DyLoRA 92.21, FourierFT 92.25, Lv-Di 90.96, Lt-Di 91.52",
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """A data set held out: its examples as the frozen model reads them, and a row of the results from what is found."""
-
-    name: str
-    train: Batch
-    dev: Batch
-    about: dict[str, Any]
-
-    def row(self, what: str, accuracy: float, seconds: float, steps: int = 0) -> dict[str, Any]:
-        n = self.dev["labels"].shape[1]
-        return self.about | {"what": what, "steps": steps, "accuracy": accuracy, "n": n, "seconds": seconds}
+SHARED = ("prepare_tasks", "collect_trajectories")
+STEPS_FEW, STEPS_PROBE, LR, LR_PROBE, INPUTS_A_STEP = 50, 300, 2e-3, 1e-2, 32
 
 
 def main(
@@ -72,43 +43,44 @@ def main(
     seed: Annotated[list[int], typer.Option(help="Of the generator.")] = [0],  # noqa: B006
     budget: Annotated[str, typer.Option(help="cpu or full, of bench/adapters.yaml.")] = "cpu",
     method: Annotated[str, typer.Option(help="What generates.")] = "ltdi",
+    peft: Annotated[bool, typer.Option(help="The baselines of peft too, with seed 0.")] = True,
 ) -> None:
     knobs = load_yaml(BUDGETS)[budget]
-    rows: list[dict[str, Any]] = []
+    changes = {"texts.root": str(root), "texts.body": body, "method.name": method}
+    sets: list[Held] = []
     for each in seed:
-        changes = {"seed": each, "texts.root": str(root), "texts.body": body, "method.name": method}
-        data = run_stages(override(defaults(), knobs["overrides"] | changes))
-        rows += measure(data, root, seed=each, steps=knobs["lora_steps"], most=knobs["most"])
-    report(pd.DataFrame(rows), method)
+        params = override(defaults(), knobs["overrides"] | changes | {"seed": each})
+        # what differs is the generator: its tasks and trajectories are the same
+        run = AdapterRun(run_stages(params, seeds=dict.fromkeys(SHARED, 0)))
+        sets = sets or [held_out(run, read_text_set(root, name), knobs) for name in REPORTED]
+        report(measure(run, sets, root, seed=each, knobs=knobs, baselines=each == 0), method)
+        if peft and each == 0:
+            for held in sets:
+                report(_of_peft(run, held, knobs["lora_steps"]), method)
 
 
-def measure(data: Path, root: Path, *, seed: int, steps: list[int], most: int) -> list[dict[str, Any]]:
-    """Rows of all that is compared on the data sets held out; LoRA is scored after each of ``steps``."""
-    run = AdapterRun(data)
-    controls = [AdapterRun(data, method=each) for each in names(data)[1] if each in NO_STEP]
-    sets = [_held(run, read_text_set(root, name), seed, most) for name in REPORTED]
-    qqp = run.read_texts(*_few(read_text_set(root, "QQP"), "train", most, seed))
-    of_qqp = run.train(_scratch(run, seed), qqp, steps=steps[-1], lr=LR, seed=seed)
+def measure(
+    run: AdapterRun, sets: list[Held], root: Path, *, seed: int, knobs: dict[str, Any], baselines: bool
+) -> list[dict[str, Any]]:
+    """Rows of what is generated for the data sets held out and of its controls; with ``baselines`` of what knows no
+    generator, too."""
+    controls = [AdapterRun(run.data, method=each) for each in names(run.data)[1] if each in NO_STEP]
     rows: list[dict[str, Any]] = []
+    steps = knobs["lora_steps"]
+    of_qqp = _of_qqp(run, root, knobs, seed) if baselines else None
     for held, other in zip(sets, sets[1:] + sets[:1]):
         say(f"{held.name}, seed {seed}")
-        rows += _without_steps(run, controls, held, other, seed)
-        rows.append(held.row("qqp", run.score(of_qqp, held.dev), 0.0))
-        rows += _probes(run, held, seed)
-        rows += _with_steps(run, held, steps, seed)
+        found = [*_without_steps(run, controls, held, other, seed), *_from_the_generated(run, held, steps, seed)]
+        if of_qqp is not None:
+            found += [held.row("qqp", run.score(of_qqp, held.dev), 0.0), *_of_no_generator(run, held, steps, seed)]
+        rows += [row | {"seed": seed} for row in found]
     return rows
 
 
-def _held(run: AdapterRun, of: TextSet, seed: int, most: int) -> Held:
-    """Of train as many of each class, of dev the first as they come, at most so many."""
-    train = run.read_texts(*_few(of, "train", most, seed))
-    dev = run.read_texts(of.texts["dev"][:most], of.labels["dev"][:most])
-    about = {"data_set": of.name, "seed": seed, "body": Path(run.learner.body).name, **origin()}
-    return Held(of.name, train, dev, about | {"train": train["labels"].shape[1], "n_shot": run.n_shot})
-
-
-def _few(of: TextSet, part: str, most: int, seed: int) -> tuple[list, Tensor]:
-    return thinned(of.texts[part], of.labels[part], most, seed)
+def _of_qqp(run: AdapterRun, root: Path, knobs: dict[str, Any], seed: int) -> Tensor:
+    of = read_text_set(root, "QQP", ["train"])
+    qqp = run.read_texts(*some_of_train(of, knobs["train"]))
+    return run.train(_scratch(run, seed), qqp, steps=knobs["lora_steps"][-1], lr=LR, seed=seed)
 
 
 def _without_steps(
@@ -120,11 +92,14 @@ def _without_steps(
     noise = right.rows.mean() + right.rows.std() * torch.randn(right.rows.shape, generator=stream).to(right.rows)
 
     def generated(of: AdapterRun, what: str, context: Context) -> dict[str, Any]:
-        started = time.perf_counter()
+        started = clock()
         w = of.method.generate(context, generator=generator(seed, "noise"))
-        return held.row(what, of.score(w, held.dev), time.perf_counter() - started)
+        return held.row(what, of.score(w, held.dev), clock() - started)
 
     yield generated(run, "generated", right)
+    counted = {"generated": run.generate(held.train, seed=seed), "start": _start(run)}
+    for what, w in counted.items():
+        yield held.row(f"{what}_counted", run.score(_counted(run, w, held.train), held.dev), 0.0)
     yield generated(run, "shuffled", replace(right, rows=swapped.rows))
     yield generated(run, "random", replace(right, rows=noise))
     for each in controls:
@@ -133,6 +108,13 @@ def _without_steps(
     yield held.row("ridge", _ridge(right, held.dev), 0.0)
     labels = held.dev["labels"][0].float()
     yield held.row("majority", max(labels.mean().item(), 1 - labels.mean().item()), 0.0)
+
+
+def _counted(run: AdapterRun, w: Tensor, train: Batch) -> Tensor:
+    """Weights (1, D) for classes as frequent as they are in train, where those of w are for equally many of each."""
+    tensors = run.learner.space.unflatten(w)
+    prior = torch.bincount(train["labels"][0], minlength=2).clamp_min(1).log()
+    return run.learner.space.flatten(tensors | {"head.bias": tensors["head.bias"] + prior})
 
 
 def _ridge(context: Context, dev: Batch) -> float:
@@ -144,20 +126,77 @@ def _ridge(context: Context, dev: Batch) -> float:
     return learner.score(w, asked).item()
 
 
+def _from_the_generated(run: AdapterRun, held: Held, steps: list[int], seed: int) -> Iterator[dict[str, Any]]:
+    """LoRA's steps from the generated adapter, on train and on the few examples."""
+    generated = run.generate(held.train, seed=seed)
+    yield from _along(run, "then", generated, held, steps, seed)
+    yield _on_the_few(run, "then_few", generated, held, seed)
+
+
+def _of_no_generator(run: AdapterRun, held: Held, steps: list[int], seed: int) -> Iterator[dict[str, Any]]:
+    """Probes, LoRA from scratch and from the start, and DyLoRA, at as many steps."""
+    yield from _probes(run, held, seed)
+    for what, start in {"lora": _scratch(run, seed), "start_then": _start(run)}.items():
+        yield from _along(run, what, start, held, steps, seed)
+    for what, start in {"lora_few": _scratch(run, seed), "start_few": _start(run)}.items():
+        yield _on_the_few(run, what, start, held, seed)
+    batches, started = shuffled(held.train, INPUTS_A_STEP, generator(seed, "steps")), clock()
+    knobs: dict[str, Any] = {"steps": steps[-1], "lr": LR, "stream": generator(seed, "ranks")}
+    trained = dylora.train(run.learner, _scratch(run, seed), batches, **knobs)
+    seconds = clock() - started
+    yield held.row("dylora", run.score(trained, held.dev), seconds, steps[-1])
+
+
+def _of_peft(run: AdapterRun, held: Held, steps: list[int]) -> list[dict[str, Any]]:
+    """Full fine-tuning and the other adapters, at as many steps."""
+    say(f"{held.name}, by peft")
+    by_steps: dict[str, Any] = {
+        "steps": steps,
+        "length": run.length,
+        "inputs_a_step": INPUTS_A_STEP,
+        "seed": 0,
+        "clock": clock,
+    }
+    texts = (held.texts["train"], held.texts["dev"])
+    return [
+        held.row(kind, accuracy, seconds, n) | {"seed": 0}
+        for kind in RATES
+        for n, accuracy, seconds in scores_by_steps(kind, run.learner, *texts, **by_steps)
+    ]
+
+
+def _along(
+    run: AdapterRun, what: str, start: Tensor, held: Held, steps: list[int], seed: int
+) -> Iterator[dict[str, Any]]:
+    """LoRA's steps on train, scored after some of them; seconds are those of the steps up to there."""
+    batches, started = shuffled(held.train, INPUTS_A_STEP, generator(seed, "steps")), clock()
+    path = adapt(run.learner.loss, start, batches, optimizer="adam", lr=LR, record=steps)
+    seconds = clock() - started
+    for j, n in enumerate(steps):
+        yield held.row(what, run.score(path.weights[:, j], held.dev), seconds * n / steps[-1], n)
+
+
+def _on_the_few(run: AdapterRun, what: str, start: Tensor, held: Held, seed: int) -> dict[str, Any]:
+    few = run.context(held.train, seed=seed).examples
+    assert few is not None
+    started = clock()
+    w = run.train(start, few, steps=STEPS_FEW, lr=LR, seed=seed)
+    seconds = clock() - started
+    return held.row(what, run.score(w, held.dev), seconds, STEPS_FEW)
+
+
 def _probes(run: AdapterRun, held: Held, seed: int) -> Iterator[dict[str, Any]]:
-    """Logistic regression on the frozen model's embeddings, and LoRA, of the few examples; the probe of train too."""
+    """Logistic regression on the frozen model's embeddings, of the few examples and of train."""
     few = run.context(held.train, seed=seed)
     assert few.examples is not None
     known = {"probe_few": (few.rows.flatten(1, 2)[0], few.examples["labels"][0])}
     known |= {"probe": (held.train["embedding"][0], held.train["labels"][0])}
     for what, (rows, labels) in known.items():
-        started = time.perf_counter()
+        started = clock()
         probe = _probe(rows, labels)
+        seconds = clock() - started
         right = probe(held.dev["embedding"][0]).argmax(-1) == held.dev["labels"][0]
-        yield held.row(what, right.float().mean().item(), time.perf_counter() - started, STEPS_PROBE)
-    started = time.perf_counter()
-    w = run.train(_scratch(run, seed), few.examples, steps=STEPS_FEW, lr=LR, seed=seed)
-    yield held.row("lora_few", run.score(w, held.dev), time.perf_counter() - started, STEPS_FEW)
+        yield held.row(what, right.float().mean().item(), seconds, STEPS_PROBE)
 
 
 def _probe(rows: Tensor, labels: Tensor) -> torch.nn.Module:
@@ -171,26 +210,6 @@ def _probe(rows: Tensor, labels: Tensor) -> torch.nn.Module:
     return probe
 
 
-def _with_steps(run: AdapterRun, held: Held, steps: list[int], seed: int) -> Iterator[dict[str, Any]]:
-    """LoRA's steps on train, from scratch, from the start and from the generated adapter; DyLoRA's. Each is trained
-    once, and scored after some of the steps; seconds are those of the steps up to there."""
-    generated = run.generate(held.train, seed=seed)
-    starts = {"lora": _scratch(run, seed), "start_then": _start(run), "then": generated}
-    if torch.equal(generated, _start(run)):  # nothing was generated but the start
-        del starts["start_then"]
-    for what, start in starts.items():
-        batches = shuffled(held.train, 32, generator(seed, "steps"))
-        started = time.perf_counter()
-        path = adapt(run.learner.loss, start, batches, optimizer="adam", lr=LR, record=steps)
-        seconds = time.perf_counter() - started
-        for j, n in enumerate(steps):
-            yield held.row(what, run.score(path.weights[:, j], held.dev), seconds * n / steps[-1], n)
-    batches = shuffled(held.train, 32, generator(seed, "steps"))
-    started, ranks = time.perf_counter(), generator(seed, "ranks")
-    trained = dylora.train(run.learner, _scratch(run, seed), batches, steps=steps[-1], lr=LR, stream=ranks)
-    yield held.row("dylora", run.score(trained, held.dev), time.perf_counter() - started, steps[-1])
-
-
 def _start(run: AdapterRun) -> Tensor:
     return run.method.start.shared[None]
 
@@ -200,38 +219,11 @@ def _scratch(run: AdapterRun, seed: int) -> Tensor:
     return shared_draw(run.learner, 2, seed)[None].to(run.device)
 
 
-def report(rows: pd.DataFrame, method: str) -> None:
-    write_tsv(RESULTS / "adapters.tsv", rows)
+def report(found: list[dict[str, Any]], method: str) -> None:
+    """With the rows that are there of other seeds and other baselines."""
+    rows, file = pd.DataFrame(found), RESULTS / "adapters.tsv"
+    if file.is_file():
+        rows = pd.concat([pd.read_csv(file, sep="\t"), rows], ignore_index=True)
+        rows = rows.drop_duplicates(["data_set", "what", "steps", "seed"], keep="last")
+    write_tsv(file, rows)
     write_text(RESULTS / "adapters.md", markdown(rows, method))
-
-
-def markdown(rows: pd.DataFrame, method: str) -> str:
-    """The table: what takes no step on train, sorted, so that a generated adapter below a control stands below it; then
-    what does."""
-    first = rows.iloc[0]
-    parts = [
-        "# Adapters for data sets held out whole, accuracy on dev in percent\n",
-        f"LoRA matrices and head of {first.body}, generated by {method} from {first.n_shot} examples of each class."
-        f" Train: {first.train} examples, as many of each class; seeds {', '.join(map(str, rows.seed.unique()))};"
-        f" machine: {first.device}. ± is the 95 % interval over dev's texts. LoRA has Adam's steps of 32 examples, all"
-        " after the last one scored; its steps are those of the row.\n",
-    ]
-    for name, part in rows.groupby("data_set", sort=False):
-        found = part.groupby(["what", "steps"]).agg({"accuracy": "mean", "seconds": "mean", "n": "first"}).reset_index()
-        labels = {"generated": f"**{method}**"} | NO_STEP | TRAINED | AUDIT
-        free = found[~found.what.isin(list(TRAINED))].sort_values("accuracy", ascending=False)
-        taught = found[found.what.isin(list(TRAINED))].sort_values(["what", "steps"])
-        parts.append(f"## {name}, {found.n.iloc[0]} texts of dev\n")
-        for kind, each in (("no step on the task", free), ("steps on the task", taught)):
-            cells = [
-                [
-                    labels[row["what"]].format(method),
-                    str(row["steps"]),
-                    percent(row["accuracy"], 1.96 * (row["accuracy"] * (1 - row["accuracy"]) / row["n"]) ** 0.5),
-                    f"{row['seconds']:.2f}",
-                ]
-                for row in each.to_dict("records")
-            ]
-            parts.append(table([kind, "steps", "accuracy", "seconds"], cells))
-        parts.append(f"Reported, RoBERTa-base, whole train, best epoch: {REPORTED[str(name)]}.\n")
-    return "\n".join(parts)

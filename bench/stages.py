@@ -97,14 +97,18 @@ def name_of_code(root: Path, files: tuple[Path, ...]) -> str:
     return digest(*(f"{file.relative_to(root)}\n{file.read_text(encoding='utf-8')}" for file in files))
 
 
-def run_stages(params: dict[str, Any], runs: Path = RUNS, *, until: str | None = None) -> Path:
-    """Run what has not been run, up to a stage or to the last; the folder that holds all outputs, as links."""
-    stages, folders = read_stages(), _folders(params, runs)
+def run_stages(
+    params: dict[str, Any], runs: Path = RUNS, *, until: str | None = None, seeds: Mapping[str, int] | None = None
+) -> Path:
+    """Run what has not been run, up to a stage or to the last; the folder that holds all outputs, as links. ``seeds``
+    names stages that have one of their own."""
+    seeds = {OF_ONE_SEED: 0} | dict(seeds or {})
+    stages, folders = read_stages(), _folders(params, runs, seeds)
     last = until or list(stages)[-1]
     inputs: dict[str, Path] = {}
     for stage in () if _is_done(folders[last]) else stages.values():
         if not _is_done(folders[stage.name]):
-            _run(stage, params, folders[stage.name], inputs)
+            _run(stage, _of_stage(stage, params, seeds), folders[stage.name], inputs)
         inputs[stage.folder] = folders[stage.name] / "data" / stage.folder
         if stage.name == last:
             break
@@ -113,18 +117,18 @@ def run_stages(params: dict[str, Any], runs: Path = RUNS, *, until: str | None =
     return folders[last] / "data"
 
 
-def _folders(params: dict[str, Any], runs: Path) -> dict[str, Path]:
+def _folders(params: dict[str, Any], runs: Path, seeds: Mapping[str, int]) -> dict[str, Path]:
     """stage -> where its output is kept, by all that it depends on."""
     key, folders = "", {}
     for name, stage in read_stages().items():
-        key = digest(name, key, _identity(stage, params), stage.code(params))
+        key = digest(name, key, _identity(stage, _of_stage(stage, params, seeds)), stage.code(params))
         folders[name] = runs / name / key[:16]
     return folders
 
 
 def _identity(stage: Stage, params: dict[str, Any]) -> dict[str, Any]:
     """The params that a stage reads, of a body's file what it holds."""
-    values = stage.values(_of_stage(stage, params))
+    values = stage.values(params)
     for section in set(PLACED) & set(values):
         values[section] = {key: value for key, value in values[section].items() if key not in PLACE}
     if "body" in values:
@@ -143,8 +147,8 @@ def name_of_body(params: Mapping[str, Any]) -> str | None:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if Path(file).is_file() else str(file)
 
 
-def _of_stage(stage: Stage, params: dict[str, Any]) -> dict[str, Any]:
-    return params | {"seed": 0} if stage.name == OF_ONE_SEED else params
+def _of_stage(stage: Stage, params: dict[str, Any], seeds: Mapping[str, int]) -> dict[str, Any]:
+    return params | {"seed": seeds.get(stage.name, params["seed"])}
 
 
 def _run(stage: Stage, params: dict[str, Any], folder: Path, inputs: Mapping[str, Path]) -> None:
@@ -154,7 +158,7 @@ def _run(stage: Stage, params: dict[str, Any], folder: Path, inputs: Mapping[str
     for name, source in inputs.items():
         (data / name).symlink_to(source.absolute())
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
-        YAML().dump(_of_stage(stage, params), file)
+        YAML().dump(params, file)
     stage.run(folder / "params.yaml", data)
     (folder / "done").touch()
 

@@ -36,7 +36,7 @@ class AdapterRun:
 
     def __init__(self, data: Path, *, method: str = "") -> None:
         deterministic()
-        self.device = device()
+        self.data, self.device = data, device()
         if not (data / "model" / "methods").is_dir():
             raise InputError(f"{data}: no finished run; run `dvc repro`, or name a run's data folder")
         trained, controls = names(data)

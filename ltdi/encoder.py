@@ -5,7 +5,7 @@
 
 import copy
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from ltdi.nn import masked_mean
 from ltdi.store import digest
 
 N_CLASSES = 2
+
+OF_FIRST_TOKEN = ("bert", "roberta", "xlm-roberta")
+"""Kinds of models, of one structure, whose head reads the first token alone."""
 
 NEEDED = "needs the package {}, which is not installed; pip install 'ltdi[adapters]'"
 
@@ -74,12 +77,16 @@ class Encoder:
 
     def above(self, layer: int) -> nn.Module:
         """The model from layer number ``layer`` on, its weights shared with the whole one. It is called with the hidden
-        states that this layer is given as ``inputs_embeds`` (M, L, H), and a mask of four axes."""
+        states that this layer is given as ``inputs_embeds`` (M, L, H), and a mask of four axes, which is added to the
+        attention's scores. Where its head reads the first token alone, its last layer computes no other."""
         weights = (*self.model.parameters(), *self.model.buffers())
         cut = copy.deepcopy(self.model, {id(each): each for each in weights})
         cut.base_model.embeddings = _Given()
         place, _, name = self.layers.rpartition(".")
         setattr(cut.get_submodule(place), name, cut.get_submodule(self.layers)[layer:])
+        if self.model.config.model_type in OF_FIRST_TOKEN:
+            last: Any = cut.get_submodule(self.layers)[-1]
+            last.forward = partial(_first_token, last)
         return cut
 
     def linear(self, layer: int, module: str) -> nn.Linear:
@@ -112,6 +119,15 @@ class _Given(nn.Module):
 
     def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> Tensor:
         return inputs_embeds
+
+
+def _first_token(layer: Any, x: Tensor, mask: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """What a layer of BERT makes of the first token, x (M, L, H) -> (M, 1, H): keys and values are of all tokens."""
+    attention, first = layer.attention.self, x[:, :1]
+    maps = ((attention.query, first), (attention.key, x), (attention.value, x))
+    q, k, v = (linear(of).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2) for linear, of in maps)
+    seen = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, :, :1])
+    return layer.feed_forward_chunk(layer.attention.output(seen.transpose(1, 2).flatten(2), first))
 
 
 def _layers_of(model: nn.Module) -> tuple[str, int]:

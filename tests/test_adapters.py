@@ -12,7 +12,10 @@ from conftest import STAGES
 from language import N_WORDS, sentence, write_bert
 from torch.testing import assert_close
 
-from bench.adapters import markdown, measure
+from bench.adapter_data import held_out
+from bench.adapter_table import markdown
+from bench.adapters import _of_peft as of_peft
+from bench.adapters import measure
 from ltdi.adapter import AdapterRun
 from ltdi.artefacts import load_sources, load_start, load_trajectories, read_weights
 from ltdi.audit import audit_run
@@ -211,15 +214,21 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
             texts = {first: [f"w{j}" for j in range(n)], second: [f"w{30 * each}" for each in labels]}
             table = pd.DataFrame(texts | {label: words if name == "QNLI" else labels})
             table.to_csv(tmp_path / name / f"{part}.tsv", sep="\t", index=False)
-    rows = pd.DataFrame(measure(run.data, tmp_path, seed=0, steps=[2, 4], most=20))
-    assert set(rows.groupby("data_set").size()) <= {9 + 3 + 5, 9 + 3 + 7} and rows.accuracy.between(0, 1).all()
-    same = rows[(rows.what == "lora") & (rows.data_set == "MRPC")]
+    made, knobs = AdapterRun(run.data), {"train": 20, "dev": 20, "lora_steps": [2, 4]}
+    sets = [held_out(made, read_text_set(tmp_path, name), knobs) for name in ("MRPC", "QNLI")]
+    found = measure(made, sets, tmp_path, seed=0, knobs=knobs, baselines=True)
+    found += of_peft(made, sets[0], knobs["lora_steps"])
+    rows = pd.DataFrame(found + measure(made, sets, tmp_path, seed=1, knobs=knobs, baselines=False))
+    assert rows.accuracy.between(0, 1).all() and (rows.n == 20).all()
+    same = rows[rows.what == "full"]
     assert same.steps.tolist() == [2, 4] and same.seconds.is_monotonic_increasing
-    assert (rows[rows.what == "majority"].accuracy == 0.5).all() and (rows.n == 20).all()
+    assert (rows[rows.what == "majority"].accuracy == 0.5).all()
+    counts = rows.groupby("what").size()
+    assert {name: counts[name] for name in ("generated", "then", "lora")} == {"generated": 4, "then": 8, "lora": 4}
     written = markdown(rows, "ltdi")
-    free = [line for line in written.splitlines() if line.startswith("| ") and "| 0 |" in line]
+    free = [line for line in written.split("steps on the few")[0].splitlines() if line.startswith("| ") and "±" in line]
     accuracies = [float(line.split("|")[3].split("±")[0]) for line in free]
-    assert accuracies[:9] == sorted(accuracies[:9], reverse=True) and "**ltdi**" in written
+    assert len(free) == 11 and accuracies == sorted(accuracies, reverse=True) and "**ltdi**" in written
 
 
 @pytest.mark.parametrize(

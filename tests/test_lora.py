@@ -108,6 +108,27 @@ def test_a_task_does_not_depend_on_its_neighbours(learner, batch):
     assert_close(scores, (together.argmax(-1) == batch["labels"]).float().mean(1), rtol=0, atol=0)
 
 
+def test_padding_and_the_order_of_the_texts_change_nothing(learner, batch):
+    """Texts go through the model by their lengths, without what pads them, and come back in their order."""
+    w, whole = random_weights(learner), logits(learner, random_weights(learner), batch)
+    turned = torch.stack([torch.randperm(M, generator=generator(0, "order", j)) for j in range(B)])
+    moved = {name: torch.stack([value[j][turned[j]] for j in range(B)]) for name, value in batch.items()}
+    expected = whole.take_along_dim(turned[..., None], 1)
+    assert_close(logits(learner, w, moved), expected, rtol=1e-5, atol=1e-5)
+    padded = {"hidden": nn.functional.pad(batch["hidden"], (0, 0, 0, 9), value=7.0)}
+    padded["mask"] = nn.functional.pad(batch["mask"], (0, 9))
+    assert_close(logits(learner, w, padded), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_first_token_is_computed_in_the_last_layer(learner, batch):
+    seen = []
+    last = learner.network.get_submodule(learner.encoder.layers)[-1]
+    hook = last.intermediate.register_forward_hook(lambda _, args, out: seen.append(args[0].shape))
+    logits(learner, random_weights(learner), batch)
+    hook.remove()
+    assert sum(shape[0] for shape in seen) == B * M and all(shape[1] == 1 for shape in seen)
+
+
 def test_an_absent_input_counts_nowhere(learner, batch):
     w, few = random_weights(learner), {name: value[:, :2] for name, value in batch.items()}
     labels = batch["labels"].clone()

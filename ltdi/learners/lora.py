@@ -19,6 +19,10 @@ from ltdi.learner import Batch, Learner
 from ltdi.metrics import accuracy
 from ltdi.weights import WeightSpace
 
+PASSES = 4
+"""In how many parts, by their lengths, a task's inputs go through the model on a processor, which computes padding in
+no less time than texts."""
+
 
 class Lora(Learner):
     """Adapters and head of a sequence classifier.
@@ -40,7 +44,7 @@ class Lora(Learner):
     """
 
     scored_by = "accuracy"
-    inputs_together = 256
+    inputs_together, inputs_on_a_card = 64, 512
     tasks_to_choose_on = 50
 
     def __init__(
@@ -125,10 +129,20 @@ class Lora(Learner):
         tensors = {self.names[name]: value for name, value in self.space.unflatten(w).items()}
         if next(self.network.parameters()).device != w.device:
             self.network.to(w.device)
-        # added to the attention's scores, and of four axes, because such a mask is taken as it is
+        order = mask.sum(-1).argsort(dim=1, stable=True)
+        passes = min(PASSES if w.device.type == "cpu" else 1, order.shape[1])
+        parts = [self._logits(tensors, hidden, mask, rows) for rows in order.tensor_split(passes, 1)]
+        return torch.cat(parts, 1).take_along_dim(order.argsort(1)[..., None], 1)
+
+    def _logits(self, tensors: dict[str, Tensor], hidden: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        """Of these of the inputs, ``rows`` (B, m), as long as the longest of them: (B, m, N)."""
+        mask = mask.take_along_dim(rows[..., None], 1)
+        last = int(mask.flatten(0, 1).any(0).nonzero().max()) + 1
+        hidden, mask = hidden[:, :, :last].take_along_dim(rows[..., None, None], 1), mask[:, :, :last]
+        # of four axes, because such a mask is taken as it is
         away = (1 - mask.to(hidden)).flatten(0, 1)[:, None, None] * torch.finfo(hidden.dtype).min
-        inputs = {"inputs_embeds": hidden.flatten(0, 1), "attention_mask": away.expand(-1, 1, mask.shape[-1], -1)}
-        return functional_call(self.network, tensors, (), inputs).logits.unflatten(0, hidden.shape[:2])
+        inputs = {"inputs_embeds": hidden.flatten(0, 1), "attention_mask": away.expand(-1, 1, last, -1)}
+        return functional_call(self.network, tensors, (), inputs).logits.unflatten(0, rows.shape)
 
     def loss(self, w: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy over the inputs that are there."""
@@ -138,7 +152,8 @@ class Lora(Learner):
 
     def score(self, w: Tensor, batch: Batch) -> Tensor:
         """The share of the inputs that are labelled rightly; as many tasks at once as memory holds."""
-        together = max(1, self.inputs_together // batch["labels"].shape[1])
+        inputs = self.inputs_together if w.device.type == "cpu" else self.inputs_on_a_card
+        together = max(1, inputs // batch["labels"].shape[1])
         parts = [value.split(together) for value in (w, batch["hidden"], batch["mask"], batch["labels"])]
         return torch.cat([accuracy(self.logits(*known), labels) for *known, labels in zip(*parts)])
 

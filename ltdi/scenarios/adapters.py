@@ -31,7 +31,7 @@ SPLITS = ("meta_train", "meta_val", "meta_test")
 # queries of these are of the part of a data set that it keeps apart
 APART = ("meta_val", "meta_test")
 STARTS_HERE = ("shared", "joint", "fresh")
-JOINT: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "record": [300]}
+JOINT: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "record": [600]}
 JOINT_TEXTS = 32
 TEXTS_TOGETHER = 64
 
@@ -65,7 +65,7 @@ class Adapters:
         kept: dict[str, Tensor] = {}
         tables, notes = [], []
         for split in SPLITS:
-            of, found = _examples(encoder, data, data[split], seed, follow)
+            of, found = _examples(encoder, data, split, seed, follow)
             kept |= of.tensors(split)
             notes += found
             sizes = {key: tasks[key] for key in ("n_shot", "n_query")} | {"n_fitted": data["fitted"]}
@@ -96,8 +96,20 @@ class Adapters:
         where = sources["meta_train"].names.device
         shared = shared_draw(lora, lora.encoder.n_classes, seed).to(where)
         if kind == "joint":
-            shared = adapt(lora.loss, shared[None], _mixed(sources["meta_train"].of, seed), **JOINT).weights[0, 0]
+            shared = _joint(lora, shared, sources["meta_train"].of, seed)
         return STARTS[kind](lora, shared), None
+
+
+def _joint(lora: Lora, start: Tensor, of: Examples, seed: int) -> Tensor:
+    """What becomes of one adapter (D,) in training on all data sets at once; kept in the cache, so that a killed stage
+    does not train it again."""
+    cache = Cache("joint")
+    key = name_of("joint", lora.facts(), start.cpu(), of.name, seed, JOINT, JOINT_TEXTS, code=(__name__,))
+    if found := cache.find(key):
+        return found[1]["w"].to(start)
+    w = adapt(lora.loss, start[None], _mixed(of, seed), **JOINT).weights[0, 0]
+    cache.keep(key, {"w": w.cpu()}, {})
+    return w
 
 
 def _mixed(of: Examples, seed: int) -> Iterator[dict[str, Tensor]]:
@@ -113,15 +125,17 @@ def _mixed(of: Examples, seed: int) -> Iterator[dict[str, Tensor]]:
 
 
 def _examples(
-    encoder: Encoder, data: Mapping[str, Any], names: list[str], seed: int, follow: Callable
+    encoder: Encoder, data: Mapping[str, Any], split: str, seed: int, follow: Callable
 ) -> tuple[Examples, list[str]]:
-    """The examples of data sets as the encoder reads them, and what is to be said of these."""
+    """The examples of a split's data sets as the encoder reads them, and what is to be said of these; of meta-training
+    those of the train parts alone, because nothing else is asked there."""
     parts: list[dict[str, Tensor]] = []
     notes = []
-    for group, name in enumerate(names):
-        of = read_text_set(Path(data["root"]), name)
+    of_split = PARTS if split in APART else PARTS[:1]
+    for group, name in enumerate(data[split]):
+        of = read_text_set(Path(data["root"]), name, of_split)
         notes += [of.note] if of.note else []
-        for part in PARTS:
+        for part in of_split:
             texts, labels = thinned(of.texts[part], of.labels[part], data["most"], seed)
             read = _read(encoder, texts, data, f"{name} {part}", follow)
             of_part = {"group": torch.full_like(labels, group), "dev": torch.full_like(labels, part == "dev")}

@@ -1,0 +1,54 @@
+"""The data sets that ``python -m bench adapters`` holds out, and the clock of its rows."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.machine import origin
+from ltdi.adapter import AdapterRun
+from ltdi.datasets.texts import TextSet
+from ltdi.devices import device
+from ltdi.learner import Batch
+from ltdi.seeding import generator
+
+Texts = tuple[list[tuple[str, ...]], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A data set held out: its texts with their labels, and as the frozen model reads them; and a row of the results
+    from what is found."""
+
+    name: str
+    texts: dict[str, Texts]
+    train: Batch
+    dev: Batch
+    about: dict[str, Any]
+
+    def row(self, what: str, accuracy: float, seconds: float, steps: int = 0) -> dict[str, Any]:
+        n = self.dev["labels"].shape[1]
+        return self.about | {"what": what, "steps": steps, "accuracy": accuracy, "n": n, "seconds": seconds}
+
+
+def held_out(run: AdapterRun, of: TextSet, knobs: dict[str, Any]) -> Held:
+    """Of train some, drawn, of dev the first as they come, at most so many."""
+    train, most = some_of_train(of, knobs["train"]), knobs["dev"]
+    texts = {"train": train, "dev": (of.texts["dev"][:most], of.labels["dev"][:most])}
+    about = {"data_set": of.name, "body": Path(run.learner.body).name, **origin(), "train": len(train[1])}
+    return Held(of.name, texts, run.read_texts(*train), run.read_texts(*texts["dev"]), about | {"n_shot": run.n_shot})
+
+
+def some_of_train(of: TextSet, most: int) -> Texts:
+    """Texts of train, drawn, with the classes' own frequencies."""
+    labels = of.labels["train"]
+    rows = torch.randperm(len(labels), generator=generator(0, "some of train"))[:most]
+    return [of.texts["train"][int(j)] for j in rows], labels[rows]
+
+
+def clock() -> float:
+    """Seconds, of the processor where it computes: other programs may run beside."""
+    return time.process_time() if device().type == "cpu" else time.perf_counter()
