@@ -137,7 +137,8 @@ class Lora(Learner):
     def _logits(self, tensors: dict[str, Tensor], hidden: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
         """Of these of the inputs, ``rows`` (B, m), as long as the longest of them: (B, m, N)."""
         mask = mask.take_along_dim(rows[..., None], 1)
-        last = int(mask.flatten(0, 1).any(0).nonzero().max()) + 1
+        # a card would have to be asked for the number
+        last = int(mask.flatten(0, 1).any(0).nonzero().max()) + 1 if mask.device.type == "cpu" else mask.shape[-1]
         hidden, mask = hidden[:, :, :last].take_along_dim(rows[..., None, None], 1), mask[:, :, :last]
         # of four axes, because such a mask is taken as it is
         away = (1 - mask.to(hidden)).flatten(0, 1)[:, None, None] * torch.finfo(hidden.dtype).min
