@@ -1,6 +1,6 @@
 """What the stages hand to each other, and a finished run consists of: written, read back and checked."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,93 +8,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.classes import Classes, ClassTasks
-from ltdi.described import DescribedClasses, DescribedTasks
-from ltdi.domains import DomainTasks
 from ltdi.errors import InputError
 from ltdi.features import FeatureMap
 from ltdi.learners import learner_of
 from ltdi.lineage import made_from
-from ltdi.schemas import EXAMPLES, FEATURES, IMAGES, INDEX, NAMES, SPLITS, START, TASKS, TRAJECTORIES, WEIGHTS
+from ltdi.prepared import SOURCES
+from ltdi.schemas import INDEX, NAMES, SPLITS, START, TRAJECTORIES, WEIGHTS
 from ltdi.starts import Start, start_of
 from ltdi.store import read_json, read_table, read_tensors, write_table, write_tensors
-from ltdi.text_tasks import Examples, Reading, TextTasks
+from ltdi.tasks import TaskSource
 from ltdi.trajectories import Recorded, Trajectories
-
-
-def read_class_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, ClassTasks]:
-    """The prepared tasks of the splits, from features.safetensors and tasks.parquet; of some with images.safetensors'
-    images."""
-    features, _ = read_tensors(folder / "features.safetensors", kind=FEATURES)
-    table = read_table(folder / "tasks.parquet", kind=TASKS)
-    sources = {}
-    for split in splits:
-        classes = Classes(features[split], features[f"{split}/counts"])
-        sources[split] = ClassTasks.from_table(classes, table[table.split == split])
-    if images_of:
-        if not has_images(folder):
-            raise InputError(
-                f"{folder}: the images of these tasks were too many to be kept with them; choose a method that works on"
-                " features, or name images of your own"
-            )
-        images, _ = read_tensors(folder / "images.safetensors", kind=IMAGES)
-        sources |= {split: sources[split].with_images(images[split]) for split in images_of}
-    return sources
-
-
-def read_domain_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, ClassTasks]:
-    """The same, of tasks that lie within domains."""
-    features, facts = read_tensors(folder / "features.safetensors", kind=FEATURES)
-    found: dict[str, ClassTasks] = {}
-    for split, each in read_class_tasks(folder, splits, images_of).items():
-        sizes = features[f"{split}/domains"].tolist()
-        found[split] = DomainTasks(each.of, each.classes, each.support, each.query, sizes, power=facts["domain_power"])
-    return found
-
-
-def has_images(folder: Path) -> bool:
-    """Whether the prepared tasks in a folder have their images beside them."""
-    return (folder / "images.safetensors").is_file()
-
-
-def read_text_tasks(folder: Path, splits: Collection[str], images_of: Collection[str] = ()) -> dict[str, TextTasks]:
-    """The prepared tasks of the splits, from examples.safetensors and tasks.parquet."""
-    tensors, facts = read_tensors(folder / "examples.safetensors", kind=EXAMPLES)
-    table = read_table(folder / "tasks.parquet", kind=TASKS)
-    sources = {}
-    for split in splits:
-        reading = Reading(**facts["reading"], apart=split in facts["apart"])
-        sources[split] = TextTasks.from_table(Examples.of(tensors, split), reading, table[table.split == split])
-    return sources
-
-
-def read_described_tasks(
-    folder: Path, splits: Collection[str], images_of: Collection[str] = ()
-) -> dict[str, DescribedTasks]:
-    """The same, of classes that are known by their names."""
-    tensors, _ = read_tensors(folder / "features.safetensors", kind=FEATURES)
-    table, sources = read_table(folder / "tasks.parquet", kind=TASKS), {}
-    images = read_tensors(folder / "images.safetensors", kind=IMAGES)[0] if images_of else {}
-    for split in splits:
-        of = DescribedClasses(
-            tensors[split],
-            tensors[f"{split}/counts"],
-            images[split] if split in images_of else None,
-            texts=tensors[f"{split}/texts"],
-            learned_from=split == "meta_train",
-            rows=tensors.get(f"{split}/rows"),
-        )
-        sources[split] = DescribedTasks.from_table(of, table[table.split == split])
-    return sources
-
-
-SOURCES: dict[str, Callable[..., Mapping[str, Any]]] = {
-    "classes": read_class_tasks,
-    "domains": read_domain_tasks,
-    "described": read_described_tasks,
-    "texts": read_text_tasks,
-}
-"""How the prepared tasks of a scenario are read back: (folder, splits, images_of) -> the TaskSource of each split."""
 
 SHARD_NUMBERS = 2**21
 """How many numbers of weights are held in memory and written as one file."""
@@ -166,6 +89,11 @@ def write_index(data: Path, index: pd.DataFrame) -> None:
     write_table(data / "trajectories" / "index.parquet", index, made_from=before)
 
 
+def read_index(data: Path) -> pd.DataFrame:
+    """Where each task's trajectory is, and its losses and scores."""
+    return read_table(data / "trajectories" / "index.parquet", kind=INDEX)
+
+
 def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
     """The trajectories of a split, its files mapped, and the numbers of the tasks that have one (M,).
 
@@ -173,7 +101,7 @@ def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
         InputError: a shard is missing or not what was written, or all were dropped.
     """
     folder = data / "trajectories"
-    index = read_table(folder / "index.parquet", kind=INDEX)
+    index = read_index(data)
     index = index[(index.split == split) & index.kept].sort_values(["shard", "row"])
     if index.empty:
         raise InputError(
@@ -182,8 +110,22 @@ def load_trajectories(data: Path, split: str) -> tuple[Trajectories, Tensor]:
     parts, shards = [], sorted(index["shard"].unique())
     for shard in shards:
         parts.append(read_tensors(folder / shard, kind=TRAJECTORIES)[0]["points"])
+    for j, shard in enumerate(shards):
+        if index["row"][index["shard"] == shard].max() >= len(parts[j]):
+            raise INDEX.refuse(folder / "index.parquet", f"names a row that {shard} does not have")
     part = torch.tensor([shards.index(shard) for shard in index["shard"]])
     return Trajectories(parts, part, torch.tensor(index["row"].tolist())), torch.tensor(index["task"].tolist())
+
+
+def taken(source: TaskSource, kept: Tensor, data: Path) -> Any:
+    """The tasks that have a trajectory, as ``load_trajectories`` says.
+
+    Raises:
+        InputError: one is not there.
+    """
+    if int(kept.max()) >= len(source):
+        raise INDEX.refuse(data / "trajectories" / "index.parquet", f"names a task that is none of the {len(source)}")
+    return source.take(kept)
 
 
 # -- weights -----------------------------------------------------------------------------------------

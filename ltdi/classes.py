@@ -217,9 +217,10 @@ class ClassTasks:
             InputError: the split has too few classes, or no class has as many images.
         """
         if n_way > of.n_drawn:
+            key = "tasks.train_n_way or tasks.n_way" if split == "meta_train" else "tasks.n_way"
             raise InputError(
-                f"tasks.n_way = {n_way} is more than the {of.n_drawn} classes of {split}; lower it, or let"
-                " tasks.transforms or tasks.val_transforms make further ones"
+                f"{key} = {n_way} is more than the {of.n_drawn} classes of {split}; lower it, or let tasks.transforms"
+                " or tasks.val_transforms make further ones"
             )
         counts = of.counts * of.n_views
         if n_shot + n_query > int(counts.max()):

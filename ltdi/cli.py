@@ -15,6 +15,7 @@ from ltdi.errors import InputError
 from ltdi.example import write_example
 from ltdi.head import Head, Pictures, listed_of, rightly
 from ltdi.likeness import audit_files, told_of_files
+from ltdi.outputs import apart
 from ltdi.peft_format import CONFIG, write_adapter
 from ltdi.program import PROGRAMS, facts_of
 from ltdi.run import Run
@@ -50,7 +51,9 @@ def classify(
 ) -> None:
     """Generate a head for classes of a few images each, or of names, and classify images by it."""
     with one_line_errors("ltdi classify"):
-        csv, head = csv and writable(csv), head and writable(head)
+        csv, head = csv and apart(csv, data), head and apart(head, data)
+        if csv and head and csv.resolve() == head.resolve():
+            raise InputError(f"--csv and --head are both {csv}; name two files")
         # first, so that a mistake in them leaves nothing behind
         files = listed_of([*([task] if names else []), *(images or [])])
         further = [_named_folder(each) for each in add or []]
@@ -107,7 +110,7 @@ def export(
 ) -> None:
     """Generate a head and write its tensors by name, for any program that reads safetensors, or all as one program."""
     with one_line_errors("ltdi export"):
-        file = writable(file)
+        file = apart(file, data)
         made = _head_of(Run(data, method=method), task, method, seed)
         if program:
             PROGRAMS[program](made, file, images=images)
@@ -155,7 +158,7 @@ def audit(
 ) -> None:
     """Does the condition matter? Weights for right and wrong conditions; of others' files, how alike they are."""
     with one_line_errors("ltdi audit"):
-        csv = csv and writable(csv)
+        csv = csv and apart(csv, folder)
         is_run = (folder / "model").is_dir()
         found = audit_run(folder, method=method, n_tasks=tasks, seed=seed) if is_run else audit_files(folder)
         _show(found, csv, told="{:.4g}", written="%.6g")

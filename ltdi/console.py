@@ -21,10 +21,18 @@ console = Console(highlight=False)
 SPELLED = {"−": "-", "±": "+-", "×": "x", "²": "^2", "…": "...", "₀": "0", "→": "->"}
 """How a terminal shows what its encoding does not have."""
 INTERRUPTED = 128 + signal.SIGINT
+NARROWEST = 40
+"""Columns: a terminal that says to have fewer, or none, would be shown nothing."""
 
 
 def say(line: str) -> None:
     console.print(plain(line), soft_wrap=True)
+
+
+def say_fewer(key: str, wanted: int, there: int, what: str) -> None:
+    """That more is asked for than there is, of which all is taken."""
+    if wanted > there:
+        say(f"{key} = {wanted}: there are {there} {what}, and all are taken")
 
 
 def plain(text: str) -> Text:
@@ -46,6 +54,8 @@ def show(rows: pd.DataFrame, told: str) -> None:
 def one_line_errors(name: str) -> Iterator[None]:
     """The user's mistakes, and what the system refuses, end the program ``name`` with one line and exit code 2."""
     _speak_any_encoding()
+    if console.width < NARROWEST:
+        console.width = NARROWEST
     try:
         with _interruptible():
             yield
@@ -60,7 +70,10 @@ def one_line_errors(name: str) -> Iterator[None]:
         if not _is_of_memory(error):
             raise
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        line = f"more memory is needed than there is ({why}); lower the sizes that were set, or what is done at a time"
+        what = "more memory is needed than there is"
+        if "without overflow" in why:
+            what = "a number is larger than can be computed with"
+        line = f"{what} ({why}); lower the sizes that were set, or what is done at a time"
         raise _ended(name, line) from error
     except KeyboardInterrupt as error:
         line = "interrupted; run the same again, what is finished stays"

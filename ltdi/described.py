@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ltdi.classes import Classes, ClassTasks
+from ltdi.console import say_fewer
 from ltdi.seeding import pick
 from ltdi.store import digest
 from ltdi.tasks import Context, Task
@@ -73,7 +74,8 @@ class DescribedTasks(ClassTasks):
     @classmethod
     def of_classes(cls, of: DescribedClasses, *, n_tasks: int, n_way: int, n_query: int, seed: int, split: str) -> Self:
         """Tasks of ``n_way`` different classes, and ``n_query`` images of each, or all there are, to be asked."""
-        n_query = min(n_query, int(of.counts.max()) * of.n_views)
+        say_fewer("tasks.n_query", n_query, most := int(of.counts.max()) * of.n_views, f"images of a class of {split}")
+        n_query = min(n_query, most)
         sizes = {"n_tasks": n_tasks, "n_way": n_way, "n_shot": 0, "n_query": n_query}
         return cls.sample(of, **sizes, seed=seed, split=split)
 

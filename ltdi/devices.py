@@ -21,6 +21,8 @@ def device() -> torch.device:
         return torch.device(("cuda" if own is None else f"cuda:{own}") if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(wanted)
+        if chosen.type not in ("cpu", "cuda"):
+            raise RuntimeError("nothing here was ever computed on one")
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ltdi.datasets import find_images
+from ltdi.datasets import different, find_images
 from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
 from ltdi.learner import Classifier, Learner
@@ -68,8 +68,7 @@ class Head:
 
     def classify(self, pictures: Pictures) -> pd.DataFrame:
         """A row an image: where it is, the class, and how probable that is."""
-        listed = listed_of(pictures)
-        columns = ["image", "class", "probability"]
+        listed, columns = listed_of(pictures), ["image", "class", "probability"]
         if not len(listed):
             return pd.DataFrame({name: [] for name in columns})
         share, label = self.probabilities(listed).max(-1)
@@ -135,8 +134,8 @@ class Head:
             raise InputError(f"{file} was generated for another body; generate it again from its images")
         with HEAD.interpreting(file):
             learner = learner_of(facts["learner"])
+        _check(file, facts, learner, tensors)
         classes, shots = tuple(facts["classes"]), tuple(facts["shots"])
-        _check(file, classes, shots, learner, tensors)
         w = learner.space.flatten(tensors)[None].to(extractor.device)
         support = tensors["support"].to(extractor.device).split(shots) if "support" in tensors else ()
         made = (facts["method"], shots, support, facts.get("seed", 0), facts.get("generator", ""))
@@ -163,16 +162,15 @@ class Head:
         write_tensors(file, self.state_dict() | support, facts, kind="head")
 
 
-def _check(
-    file: Path, classes: tuple[str, ...], shots: tuple[int, ...], learner: Learner, tensors: Mapping[str, Tensor]
-) -> None:
+def _check(file: Path, facts: Mapping[str, Any], learner: Learner, tensors: Mapping[str, Tensor]) -> None:
     """What a kept head says of itself, against its tensors.
 
     Raises:
         InputError: they do not fit together.
     """
-    if len(set(classes)) < len(classes) or len(shots) != len(classes):
-        raise HEAD.refuse(file, f"{len(classes)} classes, {len(set(classes))} different, and images of {len(shots)}")
+    classes, shots = facts["classes"], facts["shots"]
+    if different(classes) < len(classes) or len(shots) != len(classes):
+        raise HEAD.refuse(file, f"{len(classes)} classes, {different(classes)} different, and images of {len(shots)}")
     if not isinstance(learner, Classifier):
         raise HEAD.refuse(file, f"weights of {learner.facts()['name']}, which classify no images")
     shapes = {
@@ -198,10 +196,12 @@ def by_folder(task: Path, at_least: int = 2) -> dict[str, list]:
     if task.is_dir():
         if broken := sorted(each for each in task.iterdir() if each.is_symlink() and not each.exists()):
             raise InputError(f"{broken[0]}: a link that leads nowhere; remove it, or put the class's images there")
-        empty = sorted(each.name for each in task.iterdir() if each.is_dir() and not each.name.startswith("."))
-        empty = [name for name in empty if not any(found.split("/")[0] == name for found in by_class)]
-        if empty:
-            raise InputError(f"{task / empty[0]} holds no image that is read (PNG, JPEG, WebP, BMP, TIFF, GIF)")
+        filled = {name.split("/")[0] for name in by_class}
+        others = (each for each in task.iterdir() if each.name not in filled and not each.name.startswith("."))
+        if empty := sorted(each for each in others if each.is_dir()):
+            raise InputError(f"{empty[0]} holds no image that is read (PNG, JPEG, WebP, BMP, TIFF, GIF)")
+    if different(by_class) < len(by_class):
+        raise InputError(f"{task}: two classes have names that look the same; rename one")
     if len(by_class) < at_least:
         more = "two or more" if at_least > 1 else "one or more"
         raise InputError(f"{task} holds images of {len(by_class)} classes; give {more}, each in a folder of its own")

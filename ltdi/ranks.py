@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ltdi.errors import InputError
+
 T = TypeVar("T")
 
 
@@ -29,12 +31,30 @@ def leads() -> bool:
     return rank() == 0
 
 
+def _told(name: str, alone: int | None = None) -> int:
+    """What torchrun says of this process.
+
+    Raises:
+        InputError: it is no number, or not said.
+    """
+    told = os.environ.get(name, "" if alone is None else str(alone))
+    if not told.isdecimal() or (name == "WORLD_SIZE" and not int(told)):
+        raise InputError(f"{name} = {told!r} is not what torchrun sets; unset WORLD_SIZE, or start by torchrun")
+    return int(told)
+
+
 @contextmanager
 def joined() -> Iterator[None]:
-    """With the others that torchrun started, if it did. One that dies ends all."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """With the others that torchrun started, if it did. One that dies ends all.
+
+    Raises:
+        InputError: what torchrun would have said is not there.
+    """
+    if _told("WORLD_SIZE", 1) == 1:
         yield
         return
+    for name in ("RANK", "MASTER_PORT"):
+        _told(name)
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield

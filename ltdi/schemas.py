@@ -13,7 +13,7 @@ N_CLASSES = 2
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
 class Named(Facts):
@@ -83,6 +83,7 @@ TRAJECTORIES = Schema("trajectories", Facts, {"points": "float M P D", "losses":
 INDEX = Schema(
     "index",
     columns={"split": "text", "task": "integer", "shard": "text", "row": "integer", "kept": "truth"},
+    key=("split", "task"),
 )
 
 
@@ -124,8 +125,13 @@ TIMING = Schema(
     "timing",
     columns={"name": "text", "batch": "integer", "adapts": "truth"}
     | dict.fromkeys(("ms_embed", "ms_generate", "ms_query"), "number"),
+    key=("name", "batch"),
 )
-PER_TASK = Schema("per_task", columns={"method": "text", "task": "integer", "score": "number", "weight_mse": "number"})
+PER_TASK = Schema(
+    "per_task",
+    columns={"method": "text", "task": "integer", "score": "number", "weight_mse": "number or none"},
+    key=("method", "task"),
+)
 
 
 class Mean(Facts):

@@ -8,11 +8,12 @@ import pandas as pd
 import torch
 
 from ltdi import ranks
-from ltdi.artefacts import SOURCES, SPLITS, has_images, index_rows, write_index, write_start
+from ltdi.artefacts import SPLITS, index_rows, write_index, write_start
 from ltdi.console import say
 from ltdi.devices import deterministic, device, give_back_memory
 from ltdi.errors import InputError
 from ltdi.memory import check_fits
+from ltdi.prepared import SOURCES, has_images
 from ltdi.provenance import name_of
 from ltdi.scenarios import SCENARIOS
 from ltdi.scenarios.base import Scenario
@@ -24,6 +25,7 @@ from pipeline import params as parameters
 from pipeline import sections
 from pipeline.progress import follow
 from pipeline.stage import run
+from pipeline.suspects import suspect
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -64,7 +66,7 @@ def main(params_file: Path, data: Path) -> None:
         give_back_memory()
 
     table = pd.concat(index, ignore_index=True)
-    _check_dropped(table, knobs.max_dropped)
+    _check_dropped(table, knobs)
     for name, path in found.items():
         link_or_copy(path, data / "trajectories" / name)
     provides = scenario.provides - (set() if has_images(data / "tasks") else {"images"})
@@ -137,7 +139,7 @@ def _check_memory(start: Start, sources: Mapping[str, TaskSource], knobs: sectio
     )
 
 
-def _check_dropped(table: pd.DataFrame, max_dropped: float) -> None:
+def _check_dropped(table: pd.DataFrame, knobs: sections.Trajectories) -> None:
     lost = table[~table.kept]
     if lost.empty:
         return
@@ -146,9 +148,10 @@ def _check_dropped(table: pd.DataFrame, max_dropped: float) -> None:
         f"{len(lost)} of {len(table)} trajectories hold NaN or infinity, the first is task {first.task} of"
         f" {first.split} in {first.shard}"
     )
-    if len(lost) > max_dropped * len(table):
-        raise InputError(f"{named}; more than trajectories.max_dropped = {max_dropped} allows; lower trajectories.lr")
-    say(f"dropped: {named}")
+    of = suspect(("trajectories", knobs.model_dump()))
+    if len(lost) > knobs.max_dropped * len(table):
+        raise InputError(f"{named}; more than trajectories.max_dropped = {knobs.max_dropped} allows; lower {of}")
+    say(f"dropped: {named}; what is likely at fault: {of}")
 
 
 if __name__ == "__main__":

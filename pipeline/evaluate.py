@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.artefacts import load_sources, load_start, load_trajectories, read_weights
+from ltdi.artefacts import load_sources, load_start, load_trajectories, read_weights, taken
 from ltdi.console import say
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
@@ -32,6 +32,7 @@ def main(params_file: Path, data: Path) -> None:
     start, _, _ = load_start(data, where)
     recorded, kept = load_trajectories(data, "meta_test")
     test = load_sources(data, splits=["meta_test"], device=where)["meta_test"]
+    taken(test, kept, data)
     world = SimpleNamespace(learner=start.learner, test=test, recorded=recorded, kept=kept)
     timing = read_table(data / "weights" / "timing.parquet", kind=TIMING)
     if params.evaluate.task >= len(test):

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.artefacts import SHARD_NUMBERS, has_images, load_sources, load_start, names, write_weights
+from ltdi.artefacts import SHARD_NUMBERS, load_sources, load_start, names, read_index, write_weights
 from ltdi.bodies import read_body
-from ltdi.console import say
+from ltdi.console import say, say_fewer
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
@@ -21,10 +21,12 @@ from ltdi.methods.base import Method
 from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.methods.refined import Refined
 from ltdi.methods.saved import read_method
+from ltdi.prepared import has_images
 from ltdi.seeding import generator
 from ltdi.store import write_table, write_tensors
 from ltdi.tasks import Context, Task, TaskSource, batches
 from pipeline import params as parameters
+from pipeline import sections
 from pipeline.progress import follow
 from pipeline.stage import run
 
@@ -35,6 +37,7 @@ def main(params_file: Path, data: Path) -> None:
     params = parameters.load(params_file, "seed", "generate")
     knobs, seed = params.generate, params.seed
     deterministic()
+    read_index(data)  # its seal is written into what is made here
     where = device()
     images_of = ["meta_test"] if has_images(data / "tasks") else []
     test = load_sources(data, splits=["meta_test"], images_of=images_of, device=where)["meta_test"]
@@ -53,9 +56,10 @@ def main(params_file: Path, data: Path) -> None:
     rows = ({"method": j} for j in range(len(methods)))
     for row in follow(rows, name="generate_weights", total=len(methods), show="method"):
         each, method = list(methods.items())[row["method"]]
-        _generate(method, test, data / "weights" / each, seed)
+        _generate(method, test, data / "weights" / each, seed, knobs)
         timings += clock.rows(each, method)
     if isinstance(trained, DiffusionMethod):
+        say_fewer("generate.chains", knobs.chains, len(test), "meta-test tasks")
         context = test.context(torch.arange(min(knobs.chains, len(test))))
         states = trained.generate_chain(context, generator=generator(seed, "noise"))
         file = data / "weights" / "chain.safetensors"
@@ -66,7 +70,7 @@ def main(params_file: Path, data: Path) -> None:
     say(", ".join(f"{t['name']} {t['ms_generate']:.2f} ms" for t in timings if t["batch"] == 1))
 
 
-def _generate(method: Method, test: TaskSource, folder: Path, seed: int) -> None:
+def _generate(method: Method, test: TaskSource, folder: Path, seed: int, knobs: sections.Generate) -> None:
     """The weights of all tasks, file by file; of a method with a learner of its own, which later stages do not have,
     the scores."""
     own = method.learner is not method.start.learner
@@ -75,16 +79,24 @@ def _generate(method: Method, test: TaskSource, folder: Path, seed: int) -> None
     for tasks in batches(len(test), max(BATCHES)):
         task = test.batch(tasks)
         w = method.generate(task.context, generator=generator(seed, "noise"))
-        if not bool(w.isfinite().all()):
+        finite = w.isfinite().all(-1)
+        if not bool(finite.all()):
             # said here, because what has no number is scored like any other
             raise InputError(
-                f"the weights of {folder.name} for one of the tasks {int(tasks[0])} to {int(tasks[-1])} are not finite;"
-                " lower generate.adapt_lr where they are adapted, or meta.outer_lr"
+                f"the weights of {folder.name} for task {int(tasks[finite.int().argmin()])} are not finite;"
+                f" {_remedy(method, knobs)}"
             )
         held.append(method.learner.score(w, task.query) if own else w)
         if sum(part.numel() for part in held) >= SHARD_NUMBERS or int(tasks[-1]) == len(test) - 1:
             write_weights(folder, first, {"scores" if own else "w": torch.cat(held)})
             first, held = int(tasks[-1]) + 1, []
+
+
+def _remedy(method: Method, knobs: sections.Generate) -> str:
+    """Of weights that are not finite: what to lower."""
+    if isinstance(method, Refined) and method.adapt_steps:
+        return f"lower generate.adapt_lr = {knobs.adapt_lr}"
+    return "its training went wrong: lower meta.outer_lr, or meta.inner_lr, and run `dvc repro`"
 
 
 class _Clock:

@@ -4,20 +4,37 @@ It says what is allowed and decides no result, so that no stage depends on it: a
 alone.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 AtATime = Annotated[int, Field(ge=1, le=10**6)]
 """Of what is held in memory together, and of what is repeated without a word in between."""
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=1e30)]
+NonNegative = Annotated[float, Field(ge=0, le=1e30)]
+"""Rates and coefficients, such as float32 holds with something to spare."""
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _number(value: Any) -> Any:
+    """YAML's true is 1 for Python, and is no number that anybody meant."""
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted, and not true or false")
+    return value
+
+
+Seed = Annotated[int, BeforeValidator(_number), Field(ge=0)]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        return value if cls.model_fields[info.field_name].annotation is bool else _number(value)
 
 
 class NoKnobs(Section):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ltdi import ranks
-from ltdi.artefacts import load_sources, load_start, load_trajectories
+from ltdi.artefacts import load_sources, load_start, load_trajectories, taken
 from ltdi.bodies import read_body
-from ltdi.console import say
+from ltdi.console import say, say_fewer
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.methods import build, method_class
@@ -29,6 +29,7 @@ from ltdi.training import Row, Training
 from pipeline import params as parameters
 from pipeline.checkpoints import resumable
 from pipeline.stage import run
+from pipeline.suspects import suspect
 
 # what dvc.yaml plots of the curve: without one of these columns DVC draws none; a vanilla process leaves some empty
 PLOTTED = ["loss", "val_loss_w0", "val_loss_w1", "val_loss_w2", "val_score"]
@@ -73,9 +74,9 @@ def _world(data: Path, names: list[str]) -> SimpleNamespace:
         provides=frozenset(facts["provides"]),
     )
     world.trajectories, kept = load_trajectories(data, "meta_train")
-    world.train = sources["meta_train"].take(kept)
+    world.train = taken(sources["meta_train"], kept, data)
     world.val_trajectories, kept = load_trajectories(data, "meta_val")
-    world.val = sources["meta_val"].take(kept)
+    world.val = taken(sources["meta_val"], kept, data)
     return world
 
 
@@ -99,6 +100,8 @@ def _setup(params: SimpleNamespace, world: SimpleNamespace) -> Setup:
             f"denoiser.name = unet is for one number of classes, and tasks.train_n_way = {world.train.n_way} is not"
             f" tasks.n_way = {setup.n_way}; set it to null"
         )
+    say_fewer("meta.recorded_tasks", meta.recorded_tasks if meta.weight_loss else 0, len(world.train), "tasks")
+    say_fewer("meta.n_way", meta.n_way if meta.new_tasks else 0, setup.n_classes, "classes")
     if "examples" in world.provides and meta.max_shot + meta.query_images > world.train.most_shots + 1:
         raise InputError(
             f"meta.max_shot + meta.query_images = {meta.max_shot} + {meta.query_images} is more than the"
@@ -154,7 +157,8 @@ def _trained(
     meta = params.meta
     training = Training(method, lr=meta.outer_lr, steps=meta.steps, ema=meta.ema, lr_schedule=meta.lr_schedule)
     rows = _validated(method, training, world, meta.val_every, params.seed)
-    curve, seconds = resumable(training, rows, key, every=meta.val_every, name="meta_train", rate="meta.outer_lr")
+    of = suspect(("meta", knobs["meta"]), ("diffusion", knobs["diffusion"]))
+    curve, seconds = resumable(training, rows, key, every=meta.val_every, name="meta_train", suspect=of)
     method.eval().load_state_dict(training.average)
     method.finish(world.val, seed=params.seed)
     return method, curve, seconds

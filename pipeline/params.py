@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ltdi.errors import InputError
+from ltdi.errors import InputError, refused_by_system, short
 from pipeline.sections import SECTIONS
 
 
@@ -26,8 +26,14 @@ def load(path: str | Path, *sections: str) -> SimpleNamespace:
         raise InputError(f"{path}: no such file; run from the folder that holds params.yaml, or name one with --params")
     try:
         raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
+    except OSError as error:
+        raise refused_by_system(error, path) from error
+    except (
+        YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # e.g. no text, nested too deeply
+        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())[:300]})") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds {type(raw).__name__}, not a mapping of sections")
     unknown = sorted(set(map(str, raw)) - set(SECTIONS))
@@ -52,7 +58,7 @@ def _section(path: Path, name: str, raw: dict) -> object:
                 if len(first["loc"]) == 1
                 else "see the params.yaml of the repository"
             )
-            raise InputError(f"{path}: {key} = {first['input']!r} is unknown; allowed keys: {allowed}") from error
+            raise InputError(f"{path}: {key} = {short(first['input'])} is unknown; allowed keys: {allowed}") from error
         raise InputError(
-            f"{path}: {key} = {first['input']!r} is not allowed: {first['msg'][0].lower()}{first['msg'][1:]}"
+            f"{path}: {key} = {short(first['input'])} is not allowed: {first['msg'][0].lower()}{first['msg'][1:]}"
         ) from error

@@ -15,6 +15,7 @@ from ltdi.training import Training
 from pipeline import params as parameters
 from pipeline.checkpoints import resumable
 from pipeline.stage import run
+from pipeline.suspects import suspect
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -27,7 +28,8 @@ def main(params_file: Path, data: Path) -> None:
         return _write(data, work, pd.DataFrame())
     training = Training(work.model, **work.optimizer)
     key = name_of("body", *work.inputs, code=work.code)
-    curve, _ = resumable(training, work.rows(training), key, every=500, name="pretrain_body", rate="body.lr")
+    of = suspect(("body", params.body.model_dump()))
+    curve, _ = resumable(training, work.rows(training), key, every=500, name="pretrain_body", suspect=of)
     work.model.load_state_dict(training.average)
     _write(data, work, curve)
 

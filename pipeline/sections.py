@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.knobs import AtATime, Count, Methods, NonNegative, Positive, Section, Share
+from pipeline.knobs import AtATime, Count, Methods, NonNegative, Positive, Section, Seed, Share
 
 Transforms = Literal["none", "rotations", "mirrored", "dihedral"]
 
@@ -56,7 +56,7 @@ class Texts(Section):
 
 
 class Augment(Section):
-    max_rotation: NonNegative
+    max_rotation: Annotated[float, Field(ge=0, le=180)]
     max_shift: Share
     max_scale: Annotated[float, Field(ge=0, lt=1)]
     max_shear: Share
@@ -146,10 +146,10 @@ class Method(Section):
 
 
 class Diffusion(Section):
-    steps: Count
+    steps: Annotated[int, Field(ge=1, le=10**4)]
     schedule: Literal["cosine", "linear"]
     prediction: Literal["epsilon", "weights", "difference", "v"]
-    max_beta: Annotated[float, Field(gt=0, lt=1)]
+    max_beta: Annotated[float, Field(ge=1e-6, lt=1)]
     weighting: Literal["theorem", "weights"]
     visited: Share
     chain_noise: NonNegative
@@ -187,8 +187,8 @@ class Meta(Section):
 
 
 class Generate(Section):
-    heads: AtATime
-    adapt_steps: Annotated[int, Field(ge=0, le=10**6)]
+    heads: Annotated[int, Field(ge=1, le=1000)]
+    adapt_steps: Annotated[int, Field(ge=0, le=10**4)]
     adapt_lr: Positive
     timing_repeats: AtATime
     chains: AtATime
@@ -200,7 +200,7 @@ class Evaluate(Section):
 
 
 SECTIONS: dict[str, Any] = {
-    "seed": Annotated[int, Field(ge=0)],
+    "seed": Seed,
     "scenario": Scenario,
     "data": Data,
     "texts": Texts,

@@ -35,7 +35,7 @@ def run(main: Callable[..., None], *, writes: str = "") -> None:
                 main(params, data)
             finally:
                 console.quiet = False  # a mistake that this process alone has met is said
-        if (seconds := time.monotonic() - started) > 1 and int(os.environ.get("RANK", "0")) == 0:
+        if (seconds := time.monotonic() - started) > 1 and os.environ.get("RANK", "0") == "0":
             say(f"{name}: done in {seconds:.1f} s")
 
     typer.run(guarded)

@@ -20,7 +20,9 @@ import campaign_files
 import campaign_heads
 import campaign_images
 import campaign_kills
+import campaign_params
 import campaign_system
+import campaign_tables
 from campaign_world import Fine, Hang, Refused, World, Wrong
 
 FAMILIES = {
@@ -28,6 +30,8 @@ FAMILIES = {
     "crafted heads": campaign_heads,
     "images and names": campaign_images,
     "file-system faults": campaign_system,
+    "params and environments": campaign_params,
+    "tables with seals": campaign_tables,
     "kills": campaign_kills,
 }
 ENDS = ("same", "one line", "wrong", "traceback", "hang")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from campaign_world import World
+from campaign_world import World, refused
 from safetensors.torch import save_file
 
 from ltdi.store import read_tensors, write_json, write_tensors
@@ -29,6 +29,9 @@ def attempts(world: World, chance: random.Random) -> Iterator[tuple[str, Callabl
         yield f"without tensor {name}", partial(_head, world, {k: v for k, v in tensors.items() if k != name}, facts)
         for told, change in TENSORS.items():
             yield f"{name} {told}", partial(_head, world, tensors | {name: change(tensors[name])}, facts)
+    for told, names in NAMES.items():
+        classes = [*names, *facts["classes"][len(names) :]]
+        yield f"classes {told}", partial(_refused_or_same, world, tensors, facts | {"classes": classes})
     yield "a tensor more", partial(_head, world, tensors | {"more": torch.ones(3)}, facts)
     for told, write in FILES.items():
         yield told, partial(_file, world, write, chance.random())
@@ -55,6 +58,23 @@ def _without(facts: dict, path: tuple) -> dict:
         part = part[key]
     del part[path[-1]]
     return changed
+
+
+NAMES = {
+    "that look the same": ["\u00e9", "e\u0301"],
+    "of which one is a million letters": ["x" * 10**6],
+    "of letters that are none": ["\ud800"],
+    "of no letter that is seen": ["\x00"],
+    "of the same letters, small and large": ["a", "A"],
+}
+
+
+def _refused_or_same(world: World, tensors: dict, facts: dict) -> None:
+    with world.place() as place:
+        write_tensors(place / "head.safetensors", tensors, facts, kind="head")
+        ended = world.classify(place / "head.safetensors", world.query)
+        if ended.exit_code:
+            refused(ended.exit_code, ended.output, ended)
 
 
 def _head(world: World, tensors: dict, facts: dict) -> None:
@@ -109,6 +129,10 @@ TENSORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "of doubles": lambda t: t.double(),
     "of halves": lambda t: t.half(),
     "of truths": lambda t: t > 0,
+    "of bytes": lambda t: t.to(torch.int8),
+    "of numbers of 8 bits": lambda t: t.to(torch.float8_e4m3fn),
+    "of numbers of 16 bits": lambda t: t.bfloat16(),
+    "of complex numbers": lambda t: t.to(torch.complex64),
     "a number": lambda t: t.sum(),
 }
 FILES: dict[str, Callable[..., None]] = {

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -90,10 +91,13 @@ def _alike(world: World, write: Callable[[Image.Image, Path], None]) -> None:
     raise Fine
 
 
-def _turned(image: Image.Image, path: Path, orientation: int, method: Image.Transpose) -> None:
+def _turned(
+    image: Image.Image, path: Path, orientation: int, method: Image.Transpose | None, suffix: str = ".png"
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image.transpose(method).save(path.with_suffix(".png"), exif=exif)
+    turned = image if method is None else image.transpose(method)
+    turned.save(path.with_suffix(suffix), exif=exif)
 
 
 def _behind(image: Image.Image, path: Path, background: int) -> None:
@@ -111,8 +115,8 @@ def _array(image: Image.Image, path: Path, kind: str) -> None:
     Image.fromarray(values).save(path.with_suffix(".tif" if kind == "float" else ".png"))
 
 
-def _animated(image: Image.Image, path: Path) -> None:
-    image.save(path.with_suffix(".gif"), save_all=True, append_images=[Image.new("L", image.size, 9)], duration=99)
+def _animated(image: Image.Image, path: Path, suffix: str = ".gif") -> None:
+    image.save(path.with_suffix(suffix), save_all=True, append_images=[Image.new("L", image.size, 9)], duration=99)
 
 
 ALIKE: dict[str, Callable[[Image.Image, Path], None]] = {
@@ -142,6 +146,21 @@ ALIKE: dict[str, Callable[[Image.Image, Path], None]] = {
     "turned by EXIF 3": lambda i, p: _turned(i, p, 3, Image.Transpose.ROTATE_180),
     "turned by EXIF 8": lambda i, p: _turned(i, p, 8, Image.Transpose.ROTATE_270),
     "mirrored by EXIF 2": lambda i, p: _turned(i, p, 2, Image.Transpose.FLIP_LEFT_RIGHT),
+    "TIFF, black on white as it says": lambda i, p: i.save(p.with_suffix(".tif"), tiffinfo={262: 0}),
+    "TIFF of inks": lambda i, p: i.convert("RGB").convert("CMYK").save(p.with_suffix(".tif")),
+    "TIFF of several": lambda i, p: i.save(
+        p.with_suffix(".tif"), save_all=True, append_images=[Image.new("L", i.size)]
+    ),
+    "AVIF": lambda i, p: i.convert("RGB").save(p.with_suffix(".avif"), quality=100),
+    "clear where white, by its palette": lambda i, p: i.convert("P").save(p.with_suffix(".png"), transparency=255),
+    "clear where white, by one colour": lambda i, p: i.save(p.with_suffix(".png"), transparency=255),
+    "PNM": lambda i, p: i.save(p.with_suffix(".pnm"), format="PPM"),
+    "ICO": lambda i, p: i.save(p.with_suffix(".ico"), sizes=[i.size]),
+    "PCX": lambda i, p: i.save(p.with_suffix(".pcx")),
+    "turned by EXIF 6, TIFF": partial(_turned, orientation=6, method=Image.Transpose.ROTATE_90, suffix=".tif"),
+    "turned by EXIF 5": partial(_turned, orientation=5, method=Image.Transpose.TRANSPOSE),
+    "turned by EXIF 7": partial(_turned, orientation=7, method=Image.Transpose.TRANSVERSE),
+    "turned by EXIF 99, which is nothing": partial(_turned, orientation=99, method=None),
     "with another's ending": lambda i, p: i.save(p.with_suffix(".jpg"), format="PNG"),
 }
 
@@ -180,6 +199,20 @@ def _again(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
 
+CUT = ("JPEG", "JPEG2000", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "TGA", "PPM")
+
+
+def _cut_as(file: Path, kind: str) -> None:
+    whole = io.BytesIO()
+    Image.open(file).convert("RGB").save(whole, kind)
+    _again(file, whole.getvalue()[: len(whole.getvalue()) // 2])
+
+
+def _with_chunk(file: Path, name: bytes, content: bytes) -> None:
+    raw = file.read_bytes()
+    _again(file, raw[:33] + _chunk(name, content) + raw[33:])
+
+
 DAMAGED: dict[str, Callable[[Path, random.Random], None]] = {
     "that is empty": lambda f, c: _again(f, b""),
     "of noise": lambda f, c: _again(f, c.randbytes(500)),
@@ -200,6 +233,14 @@ DAMAGED: dict[str, Callable[[Path, random.Random], None]] = {
     "of floats beyond white": lambda f, c: Image.fromarray(np.full((9, 9), 7.0, "f4")).save(f, format="TIFF"),
     "of NaN": lambda f, c: Image.fromarray(np.full((9, 9), np.nan, "f4")).save(f, format="TIFF"),
     "of numbers below 0": lambda f, c: Image.fromarray(np.full((9, 9), -5, "i4")).save(f, format="TIFF"),
+    "that is an empty folder": lambda f, c: (f.unlink(), f.mkdir()),
+    "of 2^40 bytes, most of them nowhere": lambda f, c: os.truncate(f, 2**40),
+    "whose remark is a bomb": lambda f, c: _with_chunk(f, b"zTXt", b"k\0\0" + zlib.compress(bytes(2**26))),
+    "whose colours are a bomb": lambda f, c: _with_chunk(f, b"iCCP", b"k\0\0" + zlib.compress(bytes(2**26))),
+    "whose pixels are too many for it": lambda f, c: _png(f, 28, 28, zlib.compress(bytes(2**26), 9)),
+    "of a kind that is not read": lambda f, c: _again(f, b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + c.randbytes(300)),
+    "with what no picture needs behind": lambda f, c: _again(f, f.read_bytes() + c.randbytes(999)),
+    **{f"cut, {kind}": partial(lambda f, c, kind: _cut_as(f, kind), kind=kind) for kind in CUT},
     "whose EXIF is noise": lambda f, c: Image.open(f).copy().save(f, exif=b"Exif\0\0" + c.randbytes(60)),
     **{f"with {n} bytes altered": partial(lambda f, c, n: _flip(f, c, n), n=n) for n in (1, 2, 3, 5, 8, 13)},
 }
@@ -319,6 +360,11 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
     "notes beside": lambda t: ((t / "notes.txt").touch(), (_one(t) / "Thumbs.db").touch()),
     "an empty class": lambda t: (t / "empty").mkdir(),
     "a class of text": _text,
+    "thousands of empty classes": lambda t: [(t / f"empty{i}").mkdir() for i in range(2000)],
+    "two classes that look the same": lambda t: [shutil.copytree(_one(t), t / each) for each in ("\u00e9", "e\u0301")],
+    "an image that is not read": lambda t: (_one(t) / "a.heic").write_bytes(b"x"),
+    "a class of images that are not read": lambda t: ((t / "x").mkdir(), (t / "x" / "a.HEIF").write_bytes(b"x")),
+    "a folder named as an image": lambda t: (_one(t) / "a.png").mkdir(),
     "an image beside": lambda t: shutil.copy(next(_one(t).iterdir()), t / "0.png"),
     "a link in a circle": lambda t: (_one(t) / "up").symlink_to(t),
     "a class that is a broken link": lambda t: (t / "x").symlink_to("nowhere"),
@@ -353,6 +399,12 @@ def _bomb(archive: zipfile.ZipFile) -> None:
             member.write(bytes(2**20))
 
 
+def _member(archive: zipfile.ZipFile, name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a name that is there twice
+        archive.writestr(name, archive.read(archive.namelist()[0]))
+
+
 def _middle(content: bytes) -> bytes:
     return content[:300] + bytes([content[300] ^ 255]) + content[301:]
 
@@ -364,4 +416,12 @@ ZIPS: dict[str, tuple[Callable[[zipfile.ZipFile], object], Callable[[bytes], byt
     "a zip altered": (lambda archive: None, _middle),
     "a zip of noise": (lambda archive: None, lambda content: bytes(len(content))),
     "a zip with a bomb": (_bomb, bytes),
+    "a zip with an image twice": (lambda archive: _member(archive, archive.namelist()[0]), bytes),
+    "a zip that leads out": (lambda archive: _member(archive, "query/../../a.png"), bytes),
+    "a zip from the root": (lambda archive: _member(archive, "/a.png"), bytes),
+    "a zip with an image elsewhere": (lambda archive: _member(archive, "elsewhere/a.png"), bytes),
+    "a zip of another system": (lambda archive: _member(archive, "query\\x\\a.png"), bytes),
+    "a zip with a kind that is not read": (lambda archive: _member(archive, "query/class/a.heic"), bytes),
+    "a zip in a zip": (lambda archive: _member(archive, "query/a.zip"), bytes),
+    "an empty zip": (lambda archive: None, lambda content: b"PK\5\6" + bytes(18)),
 }

@@ -113,6 +113,7 @@ OUTPUTS: dict[str, Callable[[Path], Path]] = {
     "a link to nowhere": lambda f: _linked(f, "no/such/folder"),
     "new folders": lambda f: f / "a" / "b" / "c",
     "a name of bytes": lambda f: f / "\udcff",
+    "an image": lambda f: _made(f / "a.png", Path.touch),
 }
 
 

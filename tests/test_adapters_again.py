@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 import ltdi.methods.trained
 import pipeline.collect_trajectories
-from ltdi.artefacts import load_sources, load_start, read_text_tasks
+from ltdi.artefacts import load_sources, load_start
+from ltdi.prepared import read_text_tasks
 from ltdi.scenarios.adapters import JOINT, _mixed
 from ltdi.store import read_tensors
 from ltdi.text_tasks import Examples

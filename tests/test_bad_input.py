@@ -136,6 +136,13 @@ def case(stage: str, changes: dict, *parts: object):
             "trajectories.lr",
         ),
         case("pretrain_body", {"body.lr": 1e30}, "loss is nan", "step 2", "body.lr = 1e+30"),
+        case("pretrain_body", {"body.weight_decay": 1e30}, "loss is nan", "body.weight_decay = 1e+30"),
+        case("pretrain_body", {"body.images_a_class": 10**6}, "GB of memory", "lower body.images_a_class"),
+        case("pretrain_body", {"body.filters": True}, "body.filters = True", "a number is wanted"),
+        case("collect_trajectories", {"trajectories.sam": 1e30}, "110 of 110", "lower trajectories.sam = 1e+30"),
+        case("collect_trajectories", {"trajectories.lr": 1e300}, "trajectories.lr = 1e+300 is not allowed"),
+        case("meta_train", {"meta.weight_loss": 1e30, "meta.inner_lr": 1e29}, "loss is", "meta.inner_lr = 1e+29"),
+        case("meta_train", {"diffusion.start_noise": 1e30}, "loss is nan", "diffusion.start_noise = 1e+30"),
         case("meta_train", {"meta.outer_lr": 1e30}, "loss is nan", "step 2", "meta.outer_lr = 1e+30"),
         case("meta_train", {"diffusion.steps": 2}, "diffusion.steps = 2", "3 segments", "trajectories.length"),
         case("meta_train", {"denoiser.width": 30}, "denoiser.width = 30", "denoiser.heads = 4"),
@@ -340,8 +347,8 @@ def test_files_of_two_runs_in_one_folder(
 
 
 def test_adapted_weights_that_are_not_finite(finished, write_params, tmp_path, refused):
-    params = write_params(tmp_path / "bad", {"generate.adapt_lr": 1e300, "generate.adapt_steps": 3})
-    refused("generate_weights", params, finished.data, "not finite", "generate.adapt_lr")
+    params = write_params(tmp_path / "bad", {"generate.adapt_lr": 1e30, "generate.adapt_steps": 3})
+    refused("generate_weights", params, finished.data, "ltdi for task 0", "not finite", "generate.adapt_lr = 1e+30")
 
 
 @pytest.mark.parametrize(
@@ -425,7 +432,7 @@ def test_summary_of_nothing(text, tmp_path, monkeypatch, capsys):
 # --- the device
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:-5", "cuda:x", ""])
+@pytest.mark.parametrize("device", ["gpu", "cuda:-5", "cuda:x", "", "meta"])
 def test_no_such_device(device, finished, monkeypatch, refused):
     monkeypatch.setenv("LTDI_DEVICE", device)
     refused("collect_trajectories", finished.params, finished.data, "LTDI_DEVICE", repr(device), "cpu")

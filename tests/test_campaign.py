@@ -6,7 +6,9 @@ from itertools import islice
 import campaign_files
 import campaign_heads
 import campaign_images
+import campaign_params
 import campaign_system
+import campaign_tables
 import pytest
 from campaign import ENDS, end_of
 from campaign_world import World
@@ -21,7 +23,15 @@ def world(finished, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "family, every", [(campaign_files, 60), (campaign_heads, 20), (campaign_images, 12), (campaign_system, 30)]
+    "family, every",
+    [
+        (campaign_files, 60),
+        (campaign_heads, 20),
+        (campaign_images, 12),
+        (campaign_params, 9),
+        (campaign_system, 30),
+        (campaign_tables, 15),
+    ],
 )
 def test_what_is_attacked_says_so_or_is_as_before(family, every, world):
     for told, attempt in islice(family.attempts(world, random.Random(0)), 0, None, every):

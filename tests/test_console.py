@@ -36,6 +36,11 @@ def ended(error, capsys):
         (MemoryError(), 2, "ltdi: more memory is needed than there is (MemoryError); lower"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "ltdi: more memory is needed than there is"),
         (OverflowError("int too large to convert"), 2, "ltdi: more memory is needed than there is"),
+        (
+            RuntimeError("value cannot be converted without overflow"),
+            2,
+            "ltdi: a number is larger than can be computed",
+        ),
         (KeyboardInterrupt(), 130, "ltdi: interrupted; run the same again, what is finished stays\n"),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from torch.testing import assert_close
 
 from ltdi import ranks
+from ltdi.errors import InputError
 from ltdi.store import read_json, read_table, read_tensors
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,17 @@ def test_alone_it_does_nothing():
     assert list(ranks.mine(range(5))) == list(range(5)) and range(7)[ranks.share(7)] == range(7)
     assert ranks.leads() and value.equal(torch.ones(2))
     assert [part.item() for part in ranks.together([2.0, 3.0], torch.tensor)] == [2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    "told, name",
+    [({"WORLD_SIZE": "x"}, "WORLD_SIZE"), ({"WORLD_SIZE": "0"}, "WORLD_SIZE"), ({"WORLD_SIZE": "2"}, "RANK")],
+)
+def test_what_torchrun_would_not_say_is_one_line(told, name, monkeypatch):
+    for key, value in told.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(InputError, match=f"{name} = .* is not what torchrun sets"), ranks.joined():
+        pass
 
 
 # the fixture's own few classes, in another process

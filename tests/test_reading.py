@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ltdi.datasets import reading
-from ltdi.datasets.reading import find_images, read_images
+from ltdi.datasets.reading import different, find_images, read_images
 from ltdi.errors import InputError
 
 
@@ -130,3 +130,27 @@ def test_two_files_of_one_name_in_a_zip_are_named(tmp_path):
                 archive.writestr("a/0.png", content)
     with pytest.raises(InputError, match=r"set.zip: two files are named a/0.png; .*"):
         find_images(tmp_path / "set")
+
+
+def test_an_image_of_a_kind_that_is_not_read_and_a_folder_named_as_one_are_not_passed_over(folder):
+    (folder / "a" / "1.HEIC").touch()
+    with pytest.raises(InputError, match="a/1.HEIC: images of this kind are not read; save it as PNG, or remove it"):
+        find_images(folder)
+    (folder / "a" / "1.HEIC").unlink()
+    (folder / "a" / "2.png").mkdir()
+    with pytest.raises(InputError, match="2.png: a folder named as an image, and empty; remove it"):
+        find_images(folder)
+
+
+@pytest.mark.parametrize("name", ["/a.png", "set/../../a.png", r"set\\a\\1.png", "other/0.png"])
+def test_an_image_that_a_zip_has_elsewhere_is_not_passed_over(folder, tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for each in ("set/a/0.png", "__MACOSX/a/0.png", "set/notes.txt", name):
+            archive.write(folder / "a" / "0.png", each)
+    folder.rename(tmp_path / "away")
+    with pytest.raises(InputError, match="set.zip: .* lies outside of set/; pack the folder again"):
+        find_images(folder)
+
+
+def test_names_that_look_the_same_are_not_different():
+    assert different(["\u00e9", "e\u0301", "e"]) == 2 and different(["a", "A"]) == 2

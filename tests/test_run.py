@@ -398,7 +398,7 @@ def test_names_are_shown_as_they_are(task):
 
 def test_a_class_of_no_image_that_is_read(task):
     place = sorted(task.support.iterdir())[0]
-    next(place.iterdir()).rename(place / "0.xcf")
+    next(place.iterdir()).rename(place / "0.txt")
     refused(task.call(task.support), place, "no image that is read")
 
 
@@ -409,3 +409,17 @@ def test_no_run_yet(tmp_path):
 
 def test_a_task_that_is_not_there(finished):
     refused(call("example", "--task", 30, "--data", finished.data), "--task 30", "0 to 29")
+
+
+def test_no_output_goes_onto_an_image_or_into_the_run(task):
+    image, weights = next(task.query.rglob("*.png")), task.data / "model" / "methods" / "ltdi.safetensors"
+    before = image.read_bytes(), weights.read_bytes()
+    refused(task.call(task.support, task.query, "--csv", image), image, "is an image")
+    refused(task.call(task.support, "--head", weights), weights, "among the files of the run")
+    refused(task.call(task.support, "--csv", task.csv, "--head", task.csv), "--csv and --head", task.csv)
+    assert (image.read_bytes(), weights.read_bytes()) == before and not task.csv.exists()
+
+
+def test_of_more_chains_than_tasks_is_told(finished, write_params, run_stage, tmp_path, capsys):
+    run_stage("generate_weights", write_params(tmp_path / "more", {"generate.chains": 31}), finished.data)
+    assert "generate.chains = 31: there are 30 meta-test tasks, and all are taken" in capsys.readouterr().out

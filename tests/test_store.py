@@ -552,3 +552,30 @@ def test_what_lies_beside_and_is_gone_is_missed(tmp_path):
     (tmp_path / "a.json").unlink()
     with pytest.raises(InputError, match="b.parquet: was made from .*a.json, which is not there"):
         store.read_table(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda table: table[:0], "without rows"),
+        (lambda table: pd.concat([table, table]), "two rows of this things have the same a"),
+        (lambda table: table.assign(a=-table.a), "column 'a' of this things is int64, and not integers"),
+        (lambda table: table.assign(b=float("nan")), "column 'b' of this things is float64, and not numbers"),
+    ],
+)
+def test_a_table_of_strange_rows_is_named(tmp_path, change, told):
+    schema = store.Schema("things", columns={"a": "integer", "b": "number"}, key=("a",))
+    table = pd.DataFrame({"a": [1, 2], "b": [0.5, 0.25]})
+    store.write_table(tmp_path / "things.parquet", table)
+    store.read_table(tmp_path / "things.parquet", kind=schema)
+    store.write_table(tmp_path / "things.parquet", change(table))
+    with pytest.raises(InputError, match=told):
+        store.read_table(tmp_path / "things.parquet", kind=schema)
+
+
+def test_numbers_of_eight_bits_are_no_floats_of_ours(tmp_path):
+    store.write_tensors(
+        tmp_path / "a.safetensors", {"w": torch.ones(3).to(torch.float8_e4m3fn)}, kind="x", finite=False
+    )
+    with pytest.raises(InputError, match=r"w of this x is \(3\) of float8_e4m3fn, and \(D\) of float is expected"):
+        store.read_tensors(tmp_path / "a.safetensors", kind=store.Schema("x", tensors={"w": "float D"}, finite=True))

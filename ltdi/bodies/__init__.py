@@ -59,6 +59,8 @@ def pretrained_body(section: Mapping[str, Any], channels: int) -> Body:
         raise InputError(
             f"body.weights = {HUB}: there are none of body.name = {section['name']}; name a file, or null to train one"
         )
+    if not Path(weights).is_file():
+        raise InputError(f"body.weights = {weights}: no such file; name one, or null to train a body")
     return read_body(Path(weights), body.facts())
 
 

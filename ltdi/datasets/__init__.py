@@ -18,7 +18,7 @@ from ltdi.datasets.images import (
     join,
     to_float,
 )
-from ltdi.datasets.reading import find_images, read_images, transform
+from ltdi.datasets.reading import SUFFIXES, different, find_images, read_images, transform
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,12 @@ DATASETS |= {
 __all__ = [
     "DATASETS",
     "SPLITS",
+    "SUFFIXES",
     "TRANSFORMS",
     "DataSet",
     "ImageSet",
     "augment",
+    "different",
     "expand_classes",
     "find_images",
     "join",

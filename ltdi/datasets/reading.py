@@ -2,9 +2,10 @@
 
 import io
 import os
+import unicodedata
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -19,22 +20,17 @@ from ltdi.datasets.looks import seen_as
 from ltdi.errors import InputError
 from ltdi.store import digest
 
+# fmt: off
 SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".avif",
-    ".jp2",
-    ".ppm",
-    ".pgm",
-    ".tga",
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif",
+    ".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".ico", ".pcx",
 )
+UNREAD = (
+    ".heic", ".heif", ".jxl", ".jxr", ".hdr", ".exr", ".svg", ".psd", ".xcf", ".eps", ".pdf", ".raw", ".dng", ".cr2",
+    ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
+)
+"""Of images and pictures that nothing here opens."""
+# fmt: on
 ImageFile = Path | zipfile.Path
 Picture = ImageFile | Image.Image | np.ndarray
 
@@ -136,15 +132,18 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
     Empty if there is neither folder nor zip.
 
     Raises:
-        InputError: the zip is none or holds two files of one name, a folder links to one that it lies in, or an image's
-            name is that of no file.
+        InputError: the zip is none, or an image is there twice, elsewhere, in a circle, no file, or of an unread kind.
     """
     found: dict[str, ImageFile] = {}
     if folder.is_dir():
         for place, folders, files in os.walk(folder, followlinks=True, onerror=_refused):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            if any(Path(place).samefile(above) for above in _above(Path(place), folder)):
-                raise InputError(f"{place}: a link to a folder that it lies in; remove it")
+            for link in (Path(place) / name for name in folders if os.path.islink(os.path.join(place, name))):
+                if any(link.samefile(above) for above in _above(link, folder)):
+                    raise InputError(f"{link}: a link to a folder that it lies in; remove it")
+            named = (Path(place) / name for name in folders if name.lower().endswith(SUFFIXES))
+            if empty := [path for path in named if not any(path.iterdir())]:
+                raise InputError(f"{empty[0]}: a folder named as an image, and empty; remove it")
             for path in (Path(place) / name for name in files if not name.startswith(".")):
                 found[path.relative_to(folder).as_posix()] = path
                 if path.name.lower().endswith(SUFFIXES) and not path.is_file():
@@ -157,13 +156,26 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
             raise InputError(f"{file} is no zip file or an incomplete one ({why}); get it again") from error
         # some zips hold the folder, some what is in it
         names, top = archive.namelist(), f"{folder.name}/"
-        inside = [name for name in names if name.startswith(top)]
-        for name in inside or names:
-            if name.removeprefix(top) in found:
+        inside = any(name.startswith(top) for name in names)
+        for name in names:
+            hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in name.split("/"))
+            if hidden or not name.lower().endswith((*SUFFIXES, *UNREAD)):
+                continue
+            place = name.removeprefix(top)
+            strange = name.startswith("/") or "\\" in name or ".." in name.split("/") or (inside and place == name)
+            if strange:
+                raise InputError(f"{file}: {name} lies outside of {top}; pack the folder again")
+            if place in found:
                 raise InputError(f"{file}: two files are named {name}; pack the folder again")
-            if not any(part.startswith((".", "__MACOSX")) for part in name.split("/")):
-                found[name.removeprefix(top)] = zipfile.Path(archive, name)
+            found[place] = zipfile.Path(archive, name)
+    if unread := sorted(name for name in found if name.lower().endswith(UNREAD)):
+        raise InputError(f"{folder / unread[0]}: images of this kind are not read; save it as PNG, or remove it")
     return {name: found[name] for name in sorted(found) if name.lower().endswith(SUFFIXES)}
+
+
+def different(names: Iterable[str]) -> int:
+    """How many of some names look different: an accent may belong to its letter, or be a character behind it."""
+    return len({unicodedata.normalize("NFC", name) for name in names})
 
 
 def _refused(error: OSError) -> None:

@@ -48,7 +48,7 @@ class Scenario(Protocol):
     mappings."""
 
     source: ClassVar[str]
-    """How its tasks are read back: a key of ``artefacts.SOURCES``."""
+    """How its tasks are read back: a key of ``prepared.SOURCES``."""
 
     provides: ClassVar[frozenset[str]]
     """What its tasks have that not all have: "classes", "names", "examples", "images" (``Method.needs``)."""

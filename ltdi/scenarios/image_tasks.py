@@ -13,12 +13,14 @@ from ltdi.bodies import new_body, pretrained_body
 from ltdi.bodies.embedding import embed
 from ltdi.bodies.pretraining import EpisodicLoss, pretrain
 from ltdi.classes import Classes, ClassTasks
+from ltdi.console import say_fewer
 from ltdi.datasets import DATASETS, ImageSet, augment, expand_classes, join
 from ltdi.devices import precision
 from ltdi.errors import InputError
 from ltdi.features import NORMALISATIONS, FeatureMap
 from ltdi.learner import Learner
 from ltdi.learners import LinearHead, TwoLayerHead
+from ltdi.memory import check_fits
 from ltdi.metrics import mean_and_ci95, nearest_mean_accuracy
 from ltdi.scenarios.base import Pretraining
 from ltdi.seeding import generator
@@ -45,6 +47,13 @@ def pretraining(
         trained.to(memory_format=torch.channels_last)
         return Pretraining(trained, trained.facts(), partial(_scores, trained, val, seed))
     images = expand_classes(train, body["transforms"])
+    say_fewer("body.classes_a_batch", body["classes_a_batch"], len(images.names), "classes")
+    n_images, n_classes = body["images_a_class"], min(body["classes_a_batch"], len(images.names))
+    check_fits(
+        (n_images * n_classes) ** 2,
+        f"all distances of {n_images} images of each of {n_classes} classes",
+        "lower body.images_a_class or body.classes_a_batch",
+    )
     torch.manual_seed(generator(seed, "body").initial_seed())
     model = EpisodicLoss(new_body(body, channels))
     model.to(device).to(memory_format=torch.channels_last)

@@ -35,7 +35,7 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
         if number := re.search(r"os error (\d+)", str(error)):
             code = int(number[1])
             raise refused_by_system(OSError(code, os.strerror(code)), path) from error
-        raise
+        raise InputError(f"{path}: cannot be written as safetensors ({error}); keep less in one file") from error
     except OSError as error:
         raise refused_by_system(error, path) from error
 

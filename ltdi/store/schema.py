@@ -1,12 +1,13 @@
 """What a file of some kind holds: facts, tensors with their shapes, columns. One line says what was expected and what
 was found."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from pandas.api import types
@@ -17,14 +18,16 @@ from ltdi.errors import InputError, short
 
 REMAKE = "delete it and run `dvc repro`"
 
-COLUMNS = {
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COLUMNS: dict[str, Callable[[pd.Series], bool]] = {
     "text": types.is_string_dtype,
-    "integer": types.is_integer_dtype,
-    "number": types.is_numeric_dtype,
+    "integer": lambda column: types.is_integer_dtype(column) and bool((column >= 0).all()),
+    "number": lambda column: types.is_numeric_dtype(column) and bool(np.isfinite(column).all()),
+    "number or none": types.is_numeric_dtype,
     "truth": types.is_bool_dtype,
     "list": types.is_object_dtype,
 }
-"""What a column may be of."""
+"""What a column may be of; its integers count something."""
 
 
 class Facts(BaseModel):
@@ -39,14 +42,15 @@ class Schema:
 
     ``tensors``: by name "<float, integer or byte> <axis> <axis> …", e.g. "float M P D"; axes of one name are equally
     long within a file, and "*" are all further tensors, each for itself. ``facts``: what plain values must be;
-    ``columns``: a table's, each one of ``COLUMNS``. ``heal``: what its owner does where a file is not so; ``finite``:
-    whether its tensors must be.
+    ``columns``: a table's, each one of ``COLUMNS``; ``key``: those of which no two rows have the same; ``heal``: what
+    its owner does where a file is not so; ``finite``: whether its tensors must be.
     """
 
     kind: str
     facts: type[Facts] = Facts
     tensors: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
+    key: tuple[str, ...] = ()
     heal: str = REMAKE
     finite: bool = False
 
@@ -107,7 +111,7 @@ class Schema:
 
     def _check_tensor(self, path: Path, name: str, value: Tensor, told: str, lengths: dict[str, int]) -> None:
         of, *axes = told.split()
-        right = {"float": value.is_floating_point(), "byte": value.dtype == torch.uint8}
+        right = {"float": value.dtype in FLOATS, "byte": value.dtype == torch.uint8}
         right["integer"] = value.dtype in (torch.int16, torch.int32, torch.int64)
         fits = right[of] and (axes == ["…"] or value.dim() == len(axes))
         for axis, length in zip(axes, value.shape) if fits else ():
@@ -135,13 +139,18 @@ class Schema:
     def check_table(self, path: Path, table: pd.DataFrame) -> None:
         """
         Raises:
-            InputError: a column is missing or of another type.
+            InputError: there are no rows, a column is missing or of another type, or a row is there twice.
         """
+        if self.columns and table.empty:
+            raise self.refuse(path, f"a table of kind {self.kind!r} without rows")
         for name, of in self.columns.items():
             if name not in table:
                 raise self.refuse(path, f"column {name!r} is missing in a table of kind {self.kind!r}")
             if not COLUMNS[of](table[name]):
-                raise self.refuse(path, f"column {name!r} of this {self.kind} is {table[name].dtype}, and not {of}")
+                told = f"column {name!r} of this {self.kind} is {table[name].dtype}, and not {of}s"
+                raise self.refuse(path, f"{told} (integers from 0, finite numbers)")
+        if self.key and table.duplicated(list(self.key)).any():
+            raise self.refuse(path, f"two rows of this {self.kind} have the same {' and '.join(self.key)}")
 
 
 def is_finite(tensor: Tensor) -> bool:
