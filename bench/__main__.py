@@ -18,7 +18,7 @@ COMMANDS = {
     "domains": ("bench.domains", "unseen domains, classes and data sets, the form of Table 4: domains.csv, domains.md"),
     "zero-shot": ("bench.zero_shot", "heads from names beside the controls of names: zero_shot.md"),
     "zero-shot-resnet12": ("bench.zero_shot_resnet12", "the same on a ResNet-12 trained here: zero_shot_resnet12.md"),
-    "audit": ("bench.audits", "a finished run's weights for right and wrong conditions: audit.csv, audit.md"),
+    "audit": ("bench.audit", "a finished run's weights for right and wrong conditions: audit.csv, audit.md"),
     "ways": ("bench.ways", "one run's heads for tasks of other sizes: ways.csv"),
     "sharpness": ("bench.sharpness", "how sharp the minima of trained heads are: sharpness.csv"),
     "theorem2": ("bench.theorem", "both sides of Theorem 2 at generated weights: theorem2.md"),
@@ -52,7 +52,7 @@ def app_of(command: str) -> typer.Typer:
 def main() -> None:
     command, *arguments = sys.argv[1:] or [""]
     if command not in COMMANDS:
-        lines = "".join(f"\n  {name:14}{what}" for name, (_, what) in COMMANDS.items())
+        lines = "".join(f"\n  {name:20}{what}" for name, (_, what) in COMMANDS.items())
         print(f"usage: python -m bench <command> [options]\n{lines}")
         sys.exit(0 if command in ("", "--help") else 2)
     app_of(command)(arguments, prog_name=f"python -m bench {command}")

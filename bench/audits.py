@@ -1,37 +1,17 @@
-"""``python -m bench audit <data folder of a run> --setting <its name>``: what is left of a run's accuracy where the
-condition is a wrong one -> audit.csv, audit.md. `python -m bench run` and `make bench` add such rows of their own."""
+"""Rows of the audit beside those of the tables: what is left of the accuracy where the condition is a wrong one."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pandas as pd
-import typer
 
-from bench import RESULTS
 from bench.machine import origin
-from bench.rows import add, read
-from bench.settings import bench_params
 from bench.text import percent, table
-from ltdi.artefacts import names
 from ltdi.audit import CONDITIONS, RIGHT, audit_run
-from ltdi.console import say
-from ltdi.store import write_text
 
 TASKS = 200
 COLUMNS = (*CONDITIONS, "mean of the training weights", "nearest training weights")
-
-
-def main(
-    data: Annotated[Path, typer.Argument(help="Of a finished run, of any scenario.")],
-    setting: Annotated[str, typer.Option(help="What its rows are called.")],
-    variant: Annotated[str, typer.Option(help="Of its params.")] = "default",
-    seed: Annotated[int, typer.Option(help="Of its params.")] = 0,
-) -> None:
-    rows = audit_rows(data, {"setting": setting, "method": names(data)[0], "variant": variant, "seed": seed})
-    add("audit.csv", rows)
-    write_text(RESULTS / "audit.md", markdown(read("audit.csv"), bench_params()))
-    say(f"{RESULTS / 'audit.md'}: {len(rows)} rows of {setting}")
 
 
 def audit_rows(data: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,12 +3,12 @@
 import pandas as pd
 from typer.testing import CliRunner
 
-from bench import __main__, audits, rows
+from bench import __main__, audit, audits, rows
 from ltdi.audit import CONDITIONS, RIGHT
 
 
 def test_a_finished_runs_audit_is_kept_and_told(finished, tmp_path, monkeypatch):
-    for module in (audits, rows):
+    for module in (audit, rows):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(audits, "TASKS", 20)
     ended = CliRunner().invoke(__main__.app_of("audit"), [str(finished.data), "--setting", "a run", "--seed", "3"])

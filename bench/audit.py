@@ -1,0 +1,27 @@
+"""``python -m bench audit <data folder of a run> --setting <its name>``: what is left of a run's accuracy where the
+condition is a wrong one -> audit.csv, audit.md. `python -m bench run` and `make bench` add such rows of their own."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench import RESULTS
+from bench.audits import audit_rows, markdown
+from bench.rows import add, read
+from bench.settings import bench_params
+from ltdi.artefacts import names
+from ltdi.console import say
+from ltdi.store import write_text
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Of a finished run, of any scenario.")],
+    setting: Annotated[str, typer.Option(help="What its rows are called.")],
+    variant: Annotated[str, typer.Option(help="Of its params.")] = "default",
+    seed: Annotated[int, typer.Option(help="Of its params.")] = 0,
+) -> None:
+    rows = audit_rows(data, {"setting": setting, "method": names(data)[0], "variant": variant, "seed": seed})
+    add("audit.csv", rows)
+    write_text(RESULTS / "audit.md", markdown(read("audit.csv"), bench_params()))
+    say(f"{RESULTS / 'audit.md'}: {len(rows)} rows of {setting}")
