@@ -217,7 +217,7 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
     sets = [held_out(made, read_text_set(tmp_path, name), knobs) for name in ("MRPC", "QNLI")]
     found = [*measure(made, sets, tmp_path, seed=0, knobs=knobs, baselines=True, peft=True)]
     again = measure(made, sets, tmp_path, seed=1, knobs=knobs, baselines=False, peft=False)
-    rows = pd.DataFrame([*found, *again])
+    rows = pd.DataFrame([row | {"seed": 0} for row in found] + [row | {"seed": 1} for row in again])
     assert rows.accuracy.between(0, 1).all() and (rows.n == 20).all()
     same = rows[(rows.what == "full") & (rows.data_set == "MRPC")]
     assert same.steps.tolist() == [2, 4] and same.seconds.is_monotonic_increasing
