@@ -10,7 +10,7 @@ NO_STEP |= {"qqp": "QQP's adapter, unchanged", "ridge": "ridge on the few exampl
 NO_STEP |= {"start_counted": "the start, its bias by train's class frequencies"}
 AUDIT = {"shuffled": "{}, condition of another data set", "random": "{}, random condition"}
 AUDIT |= {"generated_counted": "{}, its bias by train's class frequencies"}
-FEW = {"probe_few": "linear probe", "lora_few": "LoRA", "start_few": "the start, then LoRA's steps"}
+FEW = {"probe_few": "linear probe", "lora_few": "LoRA", "start_then_few": "the start, then LoRA's steps"}
 FEW |= {"then_few": "{}, then LoRA's steps"}
 PROBE, DYLORA = "probe", "dylora"
 ON_TRAIN = {
@@ -66,7 +66,8 @@ def _plain(rows: pd.DataFrame, labels: dict[str, str], head: str, method: str) -
 def _trained(rows: pd.DataFrame, method: str) -> str:
     """Accuracy after the last step and at the best of those scored, and how long LoRA's last accuracy takes."""
     lora = rows[rows.what == "lora"].sort_values("steps")
-    goal, lines = lora.accuracy.iloc[-1], []
+    goal = lora.accuracy.iloc[-1] if len(lora) else 1.0
+    lines = []
     for what, label in ON_TRAIN.items():
         own = rows[rows.what == what]
         if own.empty:
@@ -82,11 +83,11 @@ def _trained(rows: pd.DataFrame, method: str) -> str:
     found = table(
         ["trained on train", "steps", "at the last", "at the best", "seconds", "to LoRA's last: steps, seconds"], lines
     )
-    steps = sorted(lora.steps)
+    steps = sorted(rows[rows.what == "then"].steps.unique())
     curves = [
         [ON_TRAIN[what].format(method), *(f"{100 * own[own.steps == n].accuracy.mean():.1f}" for n in steps)]
         for what in ON_TRAIN
-        if len(own := rows[rows.what == what]) >= len(steps)
+        if len(own := rows[rows.what == what]) >= len(steps) > 0
     ]
     return found + "\n" + table(["after steps", *map(str, steps)], curves)
 

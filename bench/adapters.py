@@ -53,28 +53,31 @@ def main(
         # what differs is the generator: its tasks and trajectories are the same
         run = AdapterRun(run_stages(params, seeds=dict.fromkeys(SHARED, 0)))
         sets = sets or [held_out(run, read_text_set(root, name), knobs) for name in REPORTED]
-        report(measure(run, sets, root, seed=each, knobs=knobs, baselines=each == 0), method)
-        if peft and each == 0:
-            for held in sets:
-                report(_of_peft(run, held, knobs["lora_steps"]), method)
+        for row in measure(run, sets, root, seed=each, knobs=knobs, baselines=each == 0, peft=peft and each == 0):
+            report(row | {"seed": each}, method)
 
 
 def measure(
-    run: AdapterRun, sets: list[Held], root: Path, *, seed: int, knobs: dict[str, Any], baselines: bool
-) -> list[dict[str, Any]]:
+    run: AdapterRun, sets: list[Held], root: Path, *, seed: int, knobs: dict[str, Any], baselines: bool, peft: bool
+) -> Iterator[dict[str, Any]]:
     """Rows of what is generated for the data sets held out and of its controls; with ``baselines`` of what knows no
-    generator, too."""
+    generator, with ``peft`` of what this has."""
     controls = [AdapterRun(run.data, method=each) for each in names(run.data)[1] if each in NO_STEP]
-    rows: list[dict[str, Any]] = []
     steps = knobs["lora_steps"]
-    of_qqp = _of_qqp(run, root, knobs, seed) if baselines else None
     for held, other in zip(sets, sets[1:] + sets[:1]):
         say(f"{held.name}, seed {seed}")
-        found = [*_without_steps(run, controls, held, other, seed), *_from_the_generated(run, held, steps, seed)]
-        if of_qqp is not None:
-            found += [held.row("qqp", run.score(of_qqp, held.dev), 0.0), *_of_no_generator(run, held, steps, seed)]
-        rows += [row | {"seed": seed} for row in found]
-    return rows
+        yield from _without_steps(run, controls, held, other, seed)
+    for held in sets:
+        yield from _from_the_generated(run, held, steps, seed, baselines)
+        if baselines:
+            yield from _of_no_generator(run, held, steps, seed)
+    if baselines:
+        of_qqp = _of_qqp(run, root, knobs, seed)
+        yield from (held.row("qqp", run.score(of_qqp, held.dev), 0.0) for held in sets)
+        yield from (_of_dylora(run, held, steps[-1], seed) for held in sets)
+    if peft:
+        for held in sets:
+            yield from _of_peft(run, held, steps)
 
 
 def _of_qqp(run: AdapterRun, root: Path, knobs: dict[str, Any], seed: int) -> Tensor:
@@ -126,43 +129,42 @@ def _ridge(context: Context, dev: Batch) -> float:
     return learner.score(w, asked).item()
 
 
-def _from_the_generated(run: AdapterRun, held: Held, steps: list[int], seed: int) -> Iterator[dict[str, Any]]:
-    """LoRA's steps from the generated adapter, on train and on the few examples."""
-    generated = run.generate(held.train, seed=seed)
-    yield from _along(run, "then", generated, held, steps, seed)
-    yield _on_the_few(run, "then_few", generated, held, seed)
+def _from_the_generated(
+    run: AdapterRun, held: Held, steps: list[int], seed: int, baselines: bool
+) -> Iterator[dict[str, Any]]:
+    """LoRA's steps from the generated adapter, on train and on the few examples; as a baseline from the start, too,
+    where this is another."""
+    starts = {"then": run.generate(held.train, seed=seed)}
+    if baselines and not torch.equal(starts["then"], _start(run)):
+        starts["start_then"] = _start(run)
+    for what, start in starts.items():
+        yield from _along(run, what, start, held, steps, seed)
+        yield _on_the_few(run, f"{what}_few", start, held, seed)
 
 
 def _of_no_generator(run: AdapterRun, held: Held, steps: list[int], seed: int) -> Iterator[dict[str, Any]]:
-    """Probes, LoRA from scratch and from the start, and DyLoRA, at as many steps."""
+    """Probes, and LoRA from scratch."""
     yield from _probes(run, held, seed)
-    for what, start in {"lora": _scratch(run, seed), "start_then": _start(run)}.items():
-        yield from _along(run, what, start, held, steps, seed)
-    for what, start in {"lora_few": _scratch(run, seed), "start_few": _start(run)}.items():
-        yield _on_the_few(run, what, start, held, seed)
+    yield from _along(run, "lora", _scratch(run, seed), held, steps, seed)
+    yield _on_the_few(run, "lora_few", _scratch(run, seed), held, seed)
+
+
+def _of_dylora(run: AdapterRun, held: Held, steps: int, seed: int) -> dict[str, Any]:
     batches, started = shuffled(held.train, INPUTS_A_STEP, generator(seed, "steps")), clock()
-    knobs: dict[str, Any] = {"steps": steps[-1], "lr": LR, "stream": generator(seed, "ranks")}
-    trained = dylora.train(run.learner, _scratch(run, seed), batches, **knobs)
+    ranks = generator(seed, "ranks")
+    trained = dylora.train(run.learner, _scratch(run, seed), batches, steps=steps, lr=LR, stream=ranks)
     seconds = clock() - started
-    yield held.row("dylora", run.score(trained, held.dev), seconds, steps[-1])
+    return held.row("dylora", run.score(trained, held.dev), seconds, steps)
 
 
-def _of_peft(run: AdapterRun, held: Held, steps: list[int]) -> list[dict[str, Any]]:
+def _of_peft(run: AdapterRun, held: Held, steps: list[int]) -> Iterator[dict[str, Any]]:
     """Full fine-tuning and the other adapters, at as many steps."""
     say(f"{held.name}, by peft")
-    by_steps: dict[str, Any] = {
-        "steps": steps,
-        "length": run.length,
-        "inputs_a_step": INPUTS_A_STEP,
-        "seed": 0,
-        "clock": clock,
-    }
+    by_steps: dict[str, Any] = {"steps": steps, "length": run.length, "inputs_a_step": INPUTS_A_STEP}
     texts = (held.texts["train"], held.texts["dev"])
-    return [
-        held.row(kind, accuracy, seconds, n) | {"seed": 0}
-        for kind in RATES
-        for n, accuracy, seconds in scores_by_steps(kind, run.learner, *texts, **by_steps)
-    ]
+    for kind in RATES:
+        for n, accuracy, seconds in scores_by_steps(kind, run.learner, *texts, **by_steps, seed=0, clock=clock):
+            yield held.row(kind, accuracy, seconds, n)
 
 
 def _along(
@@ -219,9 +221,9 @@ def _scratch(run: AdapterRun, seed: int) -> Tensor:
     return shared_draw(run.learner, 2, seed)[None].to(run.device)
 
 
-def report(found: list[dict[str, Any]], method: str) -> None:
-    """With the rows that are there of other seeds and other baselines."""
-    rows, file = pd.DataFrame(found), RESULTS / "adapters.tsv"
+def report(row: dict[str, Any], method: str) -> None:
+    """Written with the rows that are there, so that what a killed run has found stays."""
+    rows, file = pd.DataFrame([row]), RESULTS / "adapters.tsv"
     if file.is_file():
         rows = pd.concat([pd.read_csv(file, sep="\t"), rows], ignore_index=True)
         rows = rows.drop_duplicates(["data_set", "what", "steps", "seed"], keep="last")

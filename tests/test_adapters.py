@@ -14,7 +14,6 @@ from torch.testing import assert_close
 
 from bench.adapter_data import held_out
 from bench.adapter_table import markdown
-from bench.adapters import _of_peft as of_peft
 from bench.adapters import measure
 from ltdi.adapter import AdapterRun
 from ltdi.artefacts import load_sources, load_start, load_trajectories, read_weights
@@ -216,11 +215,11 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
             table.to_csv(tmp_path / name / f"{part}.tsv", sep="\t", index=False)
     made, knobs = AdapterRun(run.data), {"train": 20, "dev": 20, "lora_steps": [2, 4]}
     sets = [held_out(made, read_text_set(tmp_path, name), knobs) for name in ("MRPC", "QNLI")]
-    found = measure(made, sets, tmp_path, seed=0, knobs=knobs, baselines=True)
-    found += of_peft(made, sets[0], knobs["lora_steps"])
-    rows = pd.DataFrame(found + measure(made, sets, tmp_path, seed=1, knobs=knobs, baselines=False))
+    found = [*measure(made, sets, tmp_path, seed=0, knobs=knobs, baselines=True, peft=True)]
+    again = measure(made, sets, tmp_path, seed=1, knobs=knobs, baselines=False, peft=False)
+    rows = pd.DataFrame([row | {"seed": 0} for row in found] + [row | {"seed": 1} for row in again])
     assert rows.accuracy.between(0, 1).all() and (rows.n == 20).all()
-    same = rows[rows.what == "full"]
+    same = rows[(rows.what == "full") & (rows.data_set == "MRPC")]
     assert same.steps.tolist() == [2, 4] and same.seconds.is_monotonic_increasing
     assert (rows[rows.what == "majority"].accuracy == 0.5).all()
     counts = rows.groupby("what").size()
