@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast quality format example paper compare bench bench-speed bench-omniglot photos bench-adapters ablation figures show report campaign lock clean
+.PHONY: help setup repro test test-fast quality format example paper compare bench bench-speed bench-omniglot photos bench-adapters bench-names ablation figures show report campaign lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,14 @@ LTDI_BODY ?= roberta-base
 
 bench-adapters: $(READY) ## adapters of a language model on MRPC and QNLI: LTDI_GLUE=<folder or zip> LTDI_BODY=<model> SEEDS="0 1 2" BUDGET=cpu|full
 	python -m bench adapters --root $(or $(LTDI_GLUE),$(LTDI_DATA)/glue) --body $(LTDI_BODY) $(SEEDS:%=--seed %) --budget $(or $(BUDGET),cpu)
+
+TINY ?= $(LTDI_DATA)/tiny-imagenet-200.zip
+CIFAR ?= $(LTDI_DATA)/cifar10.zip
+CLASSES ?= $(LTDI_DATA)/imagenet-1k-classes.tsv
+ENCODER ?= sentence-transformers/all-MiniLM-L6-v2
+
+bench-names: $(READY) ## heads from names: LTDI_DATA=<folder> TINY=<zip> CIFAR=<zip> CLASSES=<tsv> ENCODER=<model> WEIGHTS=<file> SEEDS="0 1 2"
+	python -m bench zero-shot --tiny $(TINY) --cifar $(CIFAR) --body $(WEIGHTS) --classes $(CLASSES) --encoder $(ENCODER) $(SEEDS:%=--seed %) --images 60 --steps 120
 
 ablation: $(READY) ## what each part of the method does, on the embedded glyphs: SEEDS="0 1 2"
 	python -m bench run --setting glyphs-5w1s $(SEEDS:%=--seed %) --budget ablation --variant all
