@@ -26,6 +26,7 @@ COMMANDS = {
     "search": ("bench.search", "a method's candidates, compared on meta-val: search.csv"),
     "scale": ("bench.scale", "memory and time of every stage at more tasks and more classes: scale.md"),
     "speed": ("bench.speed", "the hot paths' rates beside plain loops and the peak: speed.md"),
+    "ranks": ("bench.ranks", "collection by one process and by several of torchrun: ranks.md"),
     "adapters": ("bench.adapters", "adapters for data sets held out whole, beside LoRA from scratch: adapters.md"),
     "adapter-speed": ("bench.adapter_speed", "many adapters together, and one by one with peft: adapter_speed.md"),
     "bodies": ("bench.bodies", "train the frozen bodies of the tables anew: bench/bodies/"),

@@ -81,9 +81,9 @@ class World:
 
 def hot_paths(device: torch.device) -> Iterator[HotPath]:
     world = World(device)
-    yield _collection(world, 64, 5, 0.0)
-    yield _collection(world, 64, 5, SAM)
-    yield _collection(world, 4, 64, 0.0)
+    for n, n_way, sam in ((64, 5, 0.0), (64, 5, SAM), (4, 64, 0.0)):
+        for precision in ("float32", "bfloat16"):
+            yield _collection(world, n, n_way, sam, precision)
     yield _meta_training(world)
     yield from (_generation(world, n) for n in (1, 64))
     yield _classification(world)
@@ -92,12 +92,12 @@ def hot_paths(device: torch.device) -> Iterator[HotPath]:
         yield _adapters(world)
 
 
-def _collection(world: World, n: int, n_way: int, sam: float) -> HotPath:
+def _collection(world: World, n: int, n_way: int, sam: float, precision: str) -> HotPath:
     source, few = world.tasks(n, n_way), max(1, n // 16)
     how = {"fit_on": "class", "augment": False, "optimizer": "adam", "lr": LR, "steps": STEPS, "length": 4, "seed": 0}
     tasks = torch.arange(n, device=world.device)
-    name = f"collection, {n_way} classes" + (", SAM" if sam else "")
-    ours = partial(collect, world.start, source, tasks, sam=sam, **how)  # type: ignore[arg-type]
+    name = f"collection, {n_way} classes, {precision}" + (", SAM" if sam else "")
+    ours = partial(collect, world.start, source, tasks, sam=sam, precision=precision, **how)  # type: ignore[arg-type]
     w, batch = world.start.centre(source.context(tasks)), source.fitted_on(tasks)
     plain = partial(_loop_of_adam, world.learner, w[:few], batch, sam)
     return HotPath(name, "tasks", n, ours, "a loop over tasks: nn.Sequential, torch.optim.Adam", few, plain)

@@ -89,10 +89,12 @@ def train(
     lr: float,
     record: Sequence[int],
     sam: float = 0.0,
+    products: torch.dtype | None = None,
 ) -> Path:
-    """``adapt`` of a learner's loss: the same path but for rounding, in place, where the gradient is written out."""
+    """``adapt`` of a learner's loss: the same path but for rounding, in place, where the gradient is written out. Then
+    products of matrices may be in another format than ``w``: of a path that autograd finds, ``products`` is no part."""
     with torch.no_grad():
-        written = learner.written_out(w)
+        written = learner.written_out(w, products)
         if written is None:
             return adapt(learner.loss, w, batches, optimizer=optimizer, lr=lr, record=record, sam=sam)
         update = _in_place(optimizer, written, lr)

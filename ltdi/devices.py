@@ -61,6 +61,8 @@ def deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # use_deterministic_algorithms does the same, and imports the compiler, which takes seconds
     torch.set_deterministic_debug_mode("warn")
+    # for debugging alone: every new tensor would be written once more, a twentieth of the time of collecting
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
 

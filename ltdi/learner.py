@@ -75,8 +75,9 @@ class Learner(ABC):
     def loss(self, w: Tensor, batch: Batch) -> Tensor:
         """What training lowers: w (B, D) -> (B,)."""
 
-    def written_out(self, w: Tensor) -> WrittenOut | None:
-        """The same loss at weights w (B, D), where its gradient is written out; else autograd finds it."""
+    def written_out(self, w: Tensor, products: torch.dtype | None = None) -> WrittenOut | None:
+        """The same loss at weights w (B, D), where its gradient is written out; else autograd finds it. Its products of
+        matrices are in the format ``products``, null for that of ``w``."""
         return None
 
     @abstractmethod

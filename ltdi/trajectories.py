@@ -31,7 +31,9 @@ class Recorded:
     @property
     def finite(self) -> Tensor:
         """(M,)"""
-        return self.points.isfinite().flatten(1).all(1)
+        # NaN is the least and the largest of whatever it is in: one pass, and nothing as large as the points
+        least, largest = self.points.flatten(1).aminmax(dim=1)
+        return least.isfinite() & largest.isfinite()
 
 
 class Trajectories:
@@ -92,16 +94,18 @@ def collect(
     length: int,
     sam: float,
     seed: int,
+    precision: str = "float32",
 ) -> Recorded:
     """Train the weights of ``tasks`` together and record them (Algorithm 1).
 
     ``fit_on`` is "class" (all that there is of the task), "support" (the examples of its context), or "rows":
     of classes that are known no training, the straight line from the start to the weights that there are already
-    (``Start.ends``), of others as "class". With ``augment`` the
-    steps on all take the source's augmented views in turn.
+    (``Start.ends``), of others as "class". With ``augment`` the steps on all take the source's augmented views in
+    turn. With ``precision`` "bfloat16" products of matrices are taken in it where the gradient is written out.
     """
     learner, w = start.learner, start.draw(source.context(tasks), tasks, seed)
     how: dict[str, Any] = {"optimizer": optimizer, "lr": lr, "record": recorded_steps(steps, length), "sam": sam}
+    how["products"] = torch.bfloat16 if precision == "bfloat16" else None
     made = Recorded(w.new_empty(len(w), length, w.shape[1]), *(w.new_empty(len(w), length) for _ in range(2)))
 
     def record(rows: slice) -> None:

@@ -10,7 +10,7 @@ import torch
 from ltdi import ranks
 from ltdi.artefacts import SPLITS, index_rows, write_index, write_start
 from ltdi.console import say
-from ltdi.devices import deterministic, device, give_back_memory
+from ltdi.devices import deterministic, device, give_back_memory, precision
 from ltdi.errors import InputError
 from ltdi.memory import check_fits
 from ltdi.prepared import SOURCES, has_images
@@ -49,6 +49,7 @@ def main(params_file: Path, data: Path) -> None:
         sources = {split: source.through(seen) for split, source in sources.items()}
     _check_memory(start, sources, knobs)
     settings = knobs.model_dump(exclude={"start", "shard_size", "max_dropped"})
+    settings["precision"] = str(precision(knobs.precision, where)).removeprefix("torch.")
 
     index, found = [], {}
     shards = _shards(sources, knobs.shard_size)

@@ -136,6 +136,7 @@ class Trajectories(Section):
     steps: Count
     length: Annotated[int, Field(ge=2, le=10**6)]
     sam: NonNegative
+    precision: Literal["auto", "float32", "bfloat16"]
     shard_size: Count
     max_dropped: Share
 

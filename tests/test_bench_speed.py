@@ -17,7 +17,7 @@ def world():
 
 @pytest.mark.parametrize("sam", [0.0, 0.05])
 def test_the_loop_over_tasks_trains_the_same_heads(world, sam):
-    path = hot_paths._collection(world, 4, 5, sam)
+    path = hot_paths._collection(world, 4, 5, sam, "float32")
     assert (path.n, path.n_plain) == (4, 1)
     assert_close(path.plain(), path.ours().points[:1, 0], rtol=1e-3, atol=1e-4)
 
@@ -31,7 +31,7 @@ def test_classification_gives_what_the_body_and_a_head_give(world):
 def test_products_of_a_head_are_counted(world):
     # two layers forward and, but for the inputs' gradient, back, one forward pass more for the last loss
     one_pass = 2 * 100 * 64 * (65 * 2 + 5 * 3) * 30 + 2 * 100 * 64 * (65 + 5)
-    assert speed._flops(hot_paths._collection(world, 4, 5, 0.0)) == pytest.approx(one_pass, rel=0.02)
+    assert speed._flops(hot_paths._collection(world, 4, 5, 0.0, "float32")) == pytest.approx(one_pass, rel=0.02)
 
 
 def test_a_row_says_the_medians(world):

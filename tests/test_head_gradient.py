@@ -63,6 +63,33 @@ def test_in_single_precision_it_is_autograds_to_rounding(learner, w):
     assert_close(g, gradient(learner.loss, w.float(), single)[0])
 
 
+def test_products_in_another_format_round_the_gradient_and_leave_the_weights(learner, w):
+    w, of = w.float(), {name: value.float() if value.is_floating_point() else value for name, value in batch().items()}
+    expected, losses = gradient(learner.loss, w, of)
+    written = learner.written_out(w, torch.bfloat16)
+    written.show(of)
+    written.forward()
+    written.backward()
+    assert written.weights().equal(w) and written.gradient.dtype == torch.float32
+    assert_close(written.losses(), losses, rtol=0.02, atol=0.02)
+    written.numbers.copy_(written.gradient)
+    off = (written.weights() - expected).norm(dim=1) / expected.norm(dim=1)
+    assert (off < 0.02).all() and (off > 1e-5).all()
+
+
+def test_where_products_are_exact_another_format_changes_nothing(learner):
+    """Whole numbers below 256: their products and sums are the same in bfloat16, up to the softmax."""
+    w = torch.randint(-2, 3, (B, learner.space.dim(N)), generator=generator(0, "whole")).float()
+    of = labelled(torch.randint(-2, 3, (B, N, K, F), generator=generator(0, "inputs")).float())
+    seen = []
+    for products in (None, torch.bfloat16):
+        written = learner.written_out(w, products)
+        written.show(of)
+        written.forward()
+        seen.append(written.z.clone())
+    assert seen[0].abs().max() < 256 and seen[0].equal(seen[1])
+
+
 def test_the_weights_come_back_as_they_were(learner, w):
     written = learner.written_out(w)
     assert written.weights().equal(w)
@@ -87,7 +114,7 @@ def test_the_path_is_that_of_autograd(learner, w, optimizer, sam, other):
 
 def test_a_learner_that_has_none_written_out_is_trained_all_the_same(learner, w, monkeypatch):
     how = {"optimizer": "adam", "lr": 0.05, "record": [2]}
-    monkeypatch.setattr(type(learner), "written_out", lambda self, w: None)
+    monkeypatch.setattr(type(learner), "written_out", lambda *_: None)
     assert train(learner, w, repeat(batch()), **how).weights.equal(
         adapt(learner.loss, w, repeat(batch()), **how).weights
     )

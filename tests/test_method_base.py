@@ -111,8 +111,9 @@ def test_a_bias_of_x_is_what_a_logit_gains_at_the_mean_activation(world):
     method.prepare(world.train, world.trajectories, world.val)
     context = world.train.context(torch.arange(len(world.train)))
     centre = world.start.centre(context)
-    assert_close(method.reference, world.head.activations(centre, context.examples["inputs"]).mean((0, 1)))
-    w = world.points[:, 0]
+    w, hidden = world.points[:, 0], world.head.space.unflatten(centre)
+    activations = context.examples["inputs"] @ hidden["hidden.weight"].mT + hidden["hidden.bias"][:, None]
+    assert_close(method.reference, activations.relu().mean((0, 1)))
     before, after, x = (method.space.unflatten(each) for each in (centre, w, method.to_x(w, centre)))
     gained = (
         (after["output.weight"] - before["output.weight"]) @ method.reference

@@ -5,18 +5,23 @@ Tensors of device "meta" have a shape and no values: to copy one to the processo
 torch's own. That tensors of two devices do not meet torch leaves to the real ones, so it is checked here.
 """
 
+from itertools import repeat
+
 import pytest
 import torch
+from language import write_bert
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from worlds import World, draw
 
+from ltdi.adaptation import train
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed_there
 from ltdi.extractor import FeatureExtractor
-from ltdi.learners import LinearHead
+from ltdi.learners import LinearHead, Lora
 from ltdi.methods import CONTROLS, METHODS
+from ltdi.seeding import generator
 from ltdi.starts import STARTS
 from ltdi.training import Training
 from ltdi.trajectories import collect
@@ -71,12 +76,13 @@ def test_embedding():
 @pytest.mark.parametrize("optimizer, sam", [("adam", 0.0), ("sgd", 0.05)])
 @pytest.mark.parametrize("fit_on", ["class", "support"])
 @pytest.mark.parametrize("linear", [False, True])
-def test_collection(worlds, optimizer, sam, fit_on, linear):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_collection(worlds, optimizer, sam, fit_on, linear, precision):
     world, start = worlds[False], worlds[False].there
     if linear:
         start = STARTS["prototype"](LinearHead(8), torch.zeros(27, device=META), temperature=1.0, ridge=1.0)
     how = {"fit_on": fit_on, "augment": False, "optimizer": optimizer, "lr": 0.1, "steps": 4, "length": 3, "seed": 0}
-    recorded = collect(start, world.train_there, torch.arange(6), sam=sam, **how)
+    recorded = collect(start, world.train_there, torch.arange(6), sam=sam, precision=precision, **how)
     assert {each.device for each in vars(recorded).values()} == {META}
     assert recorded.points.shape[:2] == (6, 3) and recorded.scores.shape == (6, 3)
 
@@ -109,3 +115,16 @@ def test_generation(worlds, name):
     w = draw(method, task.context)
     assert w.device == META and w.shape[0] == 5
     assert method.learner.score(w, task.query).device == META
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_adapters_of_a_language_model(tmp_path, kind):
+    pytest.importorskip("transformers")
+    learner = Lora(write_bert(tmp_path / "model", kind=kind), rank=2, alpha=4.0, modules=["query", "value"], layers=2)
+    learner.network.to(META)
+    w = learner.initial(3, 2, generator(0, "lora")).to(META)
+    there = {"hidden": torch.zeros(3, 4, 6, 32), "mask": torch.ones(3, 4, 6), "labels": torch.zeros(3, 4).long()}
+    batch = {name: value.to(META) for name, value in there.items()}
+    path = train(learner, w, repeat(batch), optimizer="adam", lr=0.1, record=[0, 2])
+    assert path.weights.device == META and path.weights.shape == (3, 2, w.shape[1])
+    assert learner.score(path.weights[:, -1], batch).device == META

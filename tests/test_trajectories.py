@@ -22,6 +22,7 @@ from ltdi.trajectories import Recorded, Trajectories, collect, recorded_steps
 C, M, F, N, K, Q = 10, 12, 8, 3, 2, 3
 HEAD = TwoLayerHead(F, F + 2)
 KINDS = [kind for kind, start in STARTS.items() if not issubclass(start, Described)]
+PRECISIONS = ("float32", "bfloat16")
 TASKS = torch.tensor([4, 0, 2])
 KNOBS = {
     "fit_on": "class",
@@ -252,6 +253,19 @@ def test_each_step_sees_the_next_view(source):
 
 
 # --- recorded that diverged
+
+
+def test_products_in_bfloat16_lead_as_far(source):
+    """The heads are others number by number, by what rounding does to Adam's small slopes, and as good."""
+    full, rounded = (run("prototype", source, optimizer="adam", lr=0.05, precision=name) for name in PRECISIONS)
+    assert rounded.points.dtype == torch.float32
+    assert rounded.points[:, -1].equal(full.points[:, -1]) and not rounded.points.equal(full.points)
+    assert_close(rounded.losses, full.losses, rtol=0.03, atol=0.01)
+
+
+def test_in_bfloat16_a_trajectory_is_its_tasks_own_too(source):
+    alone, among = (run("prototype", source, tasks, precision="bfloat16") for tasks in (TASKS[:1], TASKS))
+    assert alone.points[0].equal(among.points[0])
 
 
 def test_a_trajectory_with_any_number_that_is_not_finite_is_not():

@@ -28,8 +28,8 @@ class LinearHead(Classifier):
         t = self.space.unflatten(w)
         return torch.baddbmm(t["output.bias"][:, None], inputs, t["output.weight"].mT)
 
-    def written_out(self, w: Tensor) -> HeadGradient:
-        return HeadGradient(self.space, w)
+    def written_out(self, w: Tensor, products: torch.dtype | None = None) -> HeadGradient:
+        return HeadGradient(self.space, w, products)
 
     def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
         """Gaussian rows of variance 1 / F, biases zero."""

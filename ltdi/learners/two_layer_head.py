@@ -1,6 +1,7 @@
 """The paper's head: two fully connected layers on the body's features, functional and batched over tasks."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,15 +47,10 @@ class TwoLayerHead(Classifier):
 
     def logits(self, w: Tensor, inputs: Tensor) -> Tensor:
         t = self.space.unflatten(w)
-        return torch.baddbmm(t["output.bias"][:, None], self.activations(w, inputs), t["output.weight"].mT)
+        return torch.baddbmm(t["output.bias"][:, None], _activations(t, inputs), t["output.weight"].mT)
 
-    def activations(self, w: Tensor, inputs: Tensor) -> Tensor:
-        """Of the hidden units: w (B, D), inputs (B, M, F) -> (B, M, H)."""
-        t = self.space.unflatten(w)
-        return torch.baddbmm(t["hidden.bias"][:, None], inputs, t["hidden.weight"].mT).relu()
-
-    def written_out(self, w: Tensor) -> HeadGradient:
-        return HeadGradient(self.space, w)
+    def written_out(self, w: Tensor, products: torch.dtype | None = None) -> HeadGradient:
+        return HeadGradient(self.space, w, products)
 
     def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
         """Gaussian weights of variance 1 / fan-in, biases zero."""
@@ -97,9 +93,14 @@ class TwoLayerHead(Classifier):
     def reference(self, w: Tensor, batch: Batch) -> Tensor:
         """The hidden units' mean activation. They are never negative, and what a class's weights add to all images
         alike would have to be taken back, exactly, by a bias of a hundred times their size."""
-        return self.activations(w, batch["inputs"])[batch["labels"] >= 0].mean(0)
+        return _activations(self.space.unflatten(w), batch["inputs"])[batch["labels"] >= 0].mean(0)
 
     def rebased(self, w: Tensor, reference: Tensor) -> Tensor:
         tensors = self.space.unflatten(w)
         bias = tensors["output.bias"] + tensors["output.weight"] @ reference.to(w)
         return self.space.flatten(tensors | {"output.bias": bias})
+
+
+def _activations(tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    """Of the hidden units: inputs (B, M, F) -> (B, M, H)."""
+    return torch.baddbmm(tensors["hidden.bias"][:, None], inputs, tensors["hidden.weight"].mT).relu()
