@@ -62,7 +62,7 @@ def deterministic() -> None:
     # use_deterministic_algorithms does the same, and imports the compiler, which takes seconds
     torch.set_deterministic_debug_mode("warn")
     # for debugging alone: every new tensor would be written once more, a twentieth of the time of collecting
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
 
