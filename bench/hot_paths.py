@@ -37,7 +37,8 @@ STEPS, LR, SAM = 30, 1e-2, 0.05
 
 @dataclass(frozen=True)
 class HotPath:
-    """``ours`` does ``n`` units of work, ``plain`` ``n_plain``; ``beside`` says what that is."""
+    """``ours`` does ``n`` units of work, ``plain`` ``n_plain``; ``beside`` says what that is, ``products`` the number
+    format of ours."""
 
     name: str
     unit: str
@@ -46,6 +47,7 @@ class HotPath:
     beside: str
     n_plain: int
     plain: Callable[[], object]
+    products: torch.dtype = torch.float32
 
 
 class World:
@@ -81,7 +83,7 @@ class World:
 
 def hot_paths(device: torch.device) -> Iterator[HotPath]:
     world = World(device)
-    for n, n_way, sam in ((64, 5, 0.0), (64, 5, SAM), (4, 64, 0.0)):
+    for n, n_way, sam in ((256, 5, 0.0), (256, 5, SAM), (16, 64, 0.0)):
         for precision in ("float32", "bfloat16"):
             yield _collection(world, n, n_way, sam, precision)
     yield _meta_training(world)
@@ -93,14 +95,15 @@ def hot_paths(device: torch.device) -> Iterator[HotPath]:
 
 
 def _collection(world: World, n: int, n_way: int, sam: float, precision: str) -> HotPath:
-    source, few = world.tasks(n, n_way), max(1, n // 16)
+    source, few = world.tasks(n, n_way), max(1, n // 64)
     how = {"fit_on": "class", "augment": False, "optimizer": "adam", "lr": LR, "steps": STEPS, "length": 4, "seed": 0}
     tasks = torch.arange(n, device=world.device)
     name = f"collection, {n_way} classes, {precision}" + (", SAM" if sam else "")
     ours = partial(collect, world.start, source, tasks, sam=sam, precision=precision, **how)  # type: ignore[arg-type]
     w, batch = world.start.centre(source.context(tasks)), source.fitted_on(tasks)
     plain = partial(_loop_of_adam, world.learner, w[:few], batch, sam)
-    return HotPath(name, "tasks", n, ours, "a loop over tasks: nn.Sequential, torch.optim.Adam", few, plain)
+    beside = "a loop over tasks: nn.Sequential, torch.optim.Adam"
+    return HotPath(name, "tasks", n, ours, beside, few, plain, getattr(torch, precision))
 
 
 def _loop_of_adam(learner: TwoLayerHead, w: Tensor, batch: Batch, sam: float) -> Tensor:

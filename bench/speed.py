@@ -61,7 +61,7 @@ def main(threads: Threads = THREADS, pairs: Pairs = 9, only: Only = "") -> None:
 
 
 def measure(path: HotPath, where: torch.device, pairs: int) -> Measured:
-    matrix = torch.randn(SIDE, SIDE, device=where)
+    matrix = torch.randn(SIDE, SIDE, device=where).to(path.products)
     flops = _flops(path)
     found = Measured([], [], [])
     for call in (path.ours, path.plain, lambda: matrix @ matrix):

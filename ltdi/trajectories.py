@@ -115,8 +115,11 @@ def collect(
 
     inputs = next(iter(source.fitted_on(tasks[:1]).values())).shape[1]
     together = max(1, _inputs_together(learner, w) // inputs)
+    aside = w.device.type == "cpu" and learner.written_out(w[:1]) is not None
+    if aside:
+        together = min(together, -(-len(w) // torch.get_num_threads()))
     parts = [slice(first, first + together) for first in range(0, len(w), together)]
-    if w.device.type == "cpu" and learner.written_out(w[:1]) is not None:
+    if aside:
         side_by_side(record, parts)
     else:
         for rows in parts:

@@ -279,7 +279,7 @@ def test_a_trajectory_with_any_number_that_is_not_finite_is_not():
 
 def test_on_how_many_threads_tasks_are_collected_changes_no_bit(source, monkeypatch):
     tasks = torch.tensor([4, 0, 5, 2, 1])
-    monkeypatch.setattr(TwoLayerHead, "inputs_together", 2 * N * M)
+    monkeypatch.setattr(HEAD, "inputs_together", 2 * N * M)
     alone, threads = run("prototype", source, tasks), torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -295,7 +295,7 @@ def test_on_how_many_threads_tasks_are_collected_changes_no_bit(source, monkeypa
 def test_in_how_many_parts_tasks_are_collected_makes_no_difference(fit_on, kind, source, monkeypatch):
     tasks = torch.tensor([4, 0, 5, 2, 1])
     whole = run(kind, source, tasks, fit_on=fit_on)
-    monkeypatch.setattr(TwoLayerHead, "inputs_together", 2 * N * M)
+    monkeypatch.setattr(HEAD, "inputs_together", 2 * N * M)
     parts = run(kind, source, tasks, fit_on=fit_on)
     for name in ("points", "losses", "scores"):
         assert_close(getattr(parts, name), getattr(whole, name))

@@ -16,6 +16,10 @@ from ltdi.learner import Batch
 from ltdi.metrics import accuracy
 from ltdi.weights import WeightSpace
 
+NUMBERS_TOGETHER = 1_200_000
+"""Of the inputs, activations and their gradient in one pass: of fewer, the calls take longer than what they do; more
+leave the processor's cache."""
+
 
 class HeadGradient:
     """Weights w (B, D) of B tasks' heads, and the gradient at them: an ``InPlace``.

@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 
 from ltdi.learner import Batch, Classifier
-from ltdi.learners.head_gradient import HeadGradient
+from ltdi.learners.head_gradient import NUMBERS_TOGETHER, HeadGradient
 from ltdi.weights import WeightSpace
 
 
 class LinearHead(Classifier):
     """F features -> N logits. ``n_numbers`` are those of a row of a task's context, where it is no row of features."""
 
-    inputs_together, inputs_on_a_card = 1600, 2**18
+    inputs_on_a_card = 2**18
 
     def __init__(self, n_features: int, n_numbers: int | None = None) -> None:
         self.n_features = self.n_reference = n_features
         self.n_numbers = n_numbers or n_features
+        self.inputs_together = max(1, NUMBERS_TOGETHER // n_features)
         self.space = WeightSpace({"output.weight": (None, n_features), "output.bias": (None,)})
 
     def facts(self) -> dict[str, Any]:

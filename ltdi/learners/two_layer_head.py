@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ltdi.errors import InputError
 from ltdi.learner import Batch, Classifier
-from ltdi.learners.head_gradient import HeadGradient
+from ltdi.learners.head_gradient import NUMBERS_TOGETHER, HeadGradient
 from ltdi.weights import WeightSpace
 
 
@@ -21,12 +21,13 @@ class TwoLayerHead(Classifier):
     ReLU. ``n_numbers`` are those of a row of a task's context, where it is no row of features.
     """
 
-    inputs_together, inputs_on_a_card = 1600, 2**18
+    inputs_on_a_card = 2**18
 
     def __init__(self, n_features: int, hidden: int, floor: float = 0.0, n_numbers: int | None = None) -> None:
         self.n_features, self.n_numbers = n_features, n_numbers or n_features
         self.hidden = self.n_reference = hidden
         self.floor = floor
+        self.inputs_together = max(1, NUMBERS_TOGETHER // (n_features + 2 * hidden))
         self.space = WeightSpace(
             {
                 "hidden.weight": (hidden, n_features),
