@@ -11,7 +11,7 @@ import typer
 from bench import RESULTS, RUNS
 from bench.machine import origin
 from bench.options import ONE_SEED, RAW, Root, Runs, Seeds
-from bench.rows import add, compared, read, summary
+from bench.rows import add, compared, pooled, read, summary
 from bench.settings import bench_params, cell_params, override, pick
 from bench.stages import run_stages
 from bench.text import percent, table
@@ -96,10 +96,10 @@ def _line(rows: pd.DataFrame, setting: str, method: str, bodies: list[str], benc
         if own.empty:
             cells.append("missing")
             continue
-        half = float((own.ci95**2).sum() ** 0.5 / len(own))
+        half = pooled(own.ci95)
         cell = percent(own.accuracy.mean(), half)
         if own.best_control.notna().all():
-            half = float((own.paired_ci95**2).sum() ** 0.5 / len(own))
+            half = pooled(own.paired_ci95)
             best = "/".join(sorted(set(own.best_control)))
             cell += f" ({percent(own.paired_diff.mean(), half, sign='+')}, {best})"
         said = reported.get(body, {}).get(method)

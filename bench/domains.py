@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bench import BENCH, RESULTS, RUNS
 from bench.machine import origin
-from bench.options import ONE_SEED, RAW, Root, Runs, Seeds
+from bench.options import ONE_SEED, RAW, Root, Runs, Seeds, Weights
 from bench.ordinary import Ordinary
-from bench.rows import add, compared, read, summary
+from bench.rows import add, compared, pooled, read, summary
 from bench.settings import bench_params, defaults, load_yaml, override
 from bench.stages import run_stages
 from bench.text import percent, table
@@ -52,7 +52,7 @@ Seeds: {seeds_c} of (c), {seeds} of the others.
 
 
 def main(
-    weights: Annotated[str, typer.Option(help="Of the body: a safetensors file in timm's keys, or hub.")] = "hub",
+    weights: Weights = "hub",
     column: Annotated[list[str] | None, typer.Option(help="May be repeated; all where none is named.")] = None,
     seed: Seeds = ONE_SEED,
     tasks: Annotated[int, typer.Option(help="Of each column.")] = 1000,
@@ -176,13 +176,8 @@ def _two(values: Sequence[float] | None) -> list[str]:
 def _cell(own: pd.DataFrame, names: Mapping[str, str]) -> str:
     if own.empty:
         return ""
-    cell = percent(own.accuracy.mean(), _half(own.ci95))
+    cell = percent(own.accuracy.mean(), pooled(own.ci95))
     if own.best_control.notna().all():
         best = " / ".join(names[each] for each in own.best_control.unique())
-        cell += f" ({percent(own.paired_diff.mean(), _half(own.paired_ci95), sign='+')}, {best})"
+        cell += f" ({percent(own.paired_diff.mean(), pooled(own.paired_ci95), sign='+')}, {best})"
     return cell
-
-
-def _half(halves: pd.Series) -> float:
-    """Half the interval of the mean of independent means, one a seed, from theirs."""
-    return float((halves**2).sum() ** 0.5 / len(halves))

@@ -10,7 +10,10 @@ Seeds = Annotated[list[int], typer.Option("--seed", help="May be repeated.")]
 Base = Annotated[str, typer.Option(help="What variants change: a base of bench/params.yaml.")]
 Budget = Annotated[str, typer.Option(help="A budget of bench/params.yaml.")]
 Root = Annotated[Path, typer.Option(envvar="LTDI_DATA", help="The folder that holds the data sets.")]
+Shots = Annotated[list[int], typer.Option("--n-shot", help="Images of a class; may be repeated.")]
+Weights = Annotated[str, typer.Option(help="Of the body: a safetensors file in timm's keys, or hub.")]
 Runs = Annotated[Path, typer.Option(help="Where the stages' outputs are kept.")]
 
 RAW = Path("data/raw")
 ONE_SEED = [0]
+PHOTO_SHOTS = [1, 5, 10]

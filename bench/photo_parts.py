@@ -1,12 +1,10 @@
 """``python -m bench photo-parts``: what each part of the preset of photographs does, on meta-val -> photo_parts.md."""
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from bench import BENCH, RESULTS, RUNS
 from bench.machine import origin
-from bench.options import RAW, Root, Runs
+from bench.options import RAW, Root, Runs, Weights
 from bench.settings import bench_params, defaults, load_yaml, override
 from bench.stages import run_stages
 from bench.text import percent, table
@@ -23,7 +21,7 @@ the best control. No test set is looked at. {device}, commit {commit}.
 
 
 def main(
-    weights: Annotated[str, typer.Option(help="Of the body: a safetensors file in timm's keys, or hub.")] = "hub",
+    weights: Weights = "hub",
     n_shot: int = 1,
     seed: int = 0,
     root: Root = RAW,

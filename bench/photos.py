@@ -2,16 +2,15 @@
 what that says over its seeds -> photos.md."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pandas as pd
 import torch
-import typer
 
 from bench import BENCH, RESULTS, RUNS
 from bench.machine import origin
-from bench.options import ONE_SEED, RAW, Root, Runs, Seeds
-from bench.rows import add, compared, read, summary
+from bench.options import ONE_SEED, PHOTO_SHOTS, RAW, Root, Runs, Seeds, Shots, Weights
+from bench.rows import add, compared, pooled, read, summary
 from bench.settings import bench_params, defaults, load_yaml, override
 from bench.stages import run_stages, train_classes
 from bench.text import percent, table
@@ -29,8 +28,8 @@ their images; of several seeds those of their mean. 5 ways, {told}.
 
 
 def main(
-    weights: Annotated[str, typer.Option(help="Of the body: a safetensors file in timm's keys, or hub.")] = "hub",
-    n_shot: Annotated[list[int], typer.Option(help="May be repeated.")] = [1, 5, 10],  # noqa: B006
+    weights: Weights = "hub",
+    n_shot: Shots = PHOTO_SHOTS,
     seed: Seeds = ONE_SEED,
     root: Root = RAW,
     runs: Runs = RUNS,
@@ -74,7 +73,7 @@ def markdown(measured: pd.DataFrame) -> str:
     for (setting, n_shot), group in measured.groupby(["setting", "n_shot"]):
         trained = own[(own.setting == setting) & (own.n_shot == n_shot)]
         best = " / ".join(names.get(each, each) for each in trained.best_control.unique())
-        paired = percent(trained.paired_diff.mean(), _half(trained.paired_ci95), sign="+")
+        paired = percent(trained.paired_diff.mean(), pooled(trained.paired_ci95), sign="+")
         scores = (group[group.method == method] for method in methods)
         cells = [f"{100 * each.accuracy.mean():.2f}" if len(each) else "" for each in scores]
         seeds = str(trained.seed.nunique())
@@ -85,8 +84,3 @@ def markdown(measured: pd.DataFrame) -> str:
         f"{n:.0f} tasks a row and seed, {device}, commit {of}" for n, device, of in own[keys].drop_duplicates().values
     )
     return ABOUT.format(told="; ".join(told)) + table(head, lines)
-
-
-def _half(halves: pd.Series) -> float:
-    """Half the interval of the mean of independent means, one a seed, from theirs."""
-    return float((halves**2).sum() ** 0.5 / len(halves))

@@ -20,6 +20,7 @@ from torch import Tensor
 import ltdi
 from bench import RESULTS
 from bench.machine import origin
+from bench.options import Weights
 from bench.scale import watched
 from bench.text import table
 from ltdi.bodies import pretrained_body
@@ -54,8 +55,6 @@ The peak of the process's own memory while images of {SMALL} px are embedded, th
 last line is drawn from the two before it.
 
 """
-
-Weights = Annotated[str, typer.Option(help="Of the body: a safetensors file in timm's keys, or hub.")]
 
 
 def main(

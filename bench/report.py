@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench import RESULTS, audits, cells, few_shot, photos
 from bench.picture import picture
-from bench.rows import add, read
+from bench.rows import add, pooled, read
 from bench.settings import bench_params
 from bench.text import percent, table
 from ltdi.console import say
@@ -104,9 +104,9 @@ def sharpness(rows: pd.DataFrame) -> str:
         return ""
     lines = []
     for (setting, variant), group in _groups(rows, "setting", "variant"):
-        difference = f"{group.paired_diff.mean():+.4f} ± {_pooled(group.paired_ci95):.4f}"
+        difference = f"{group.paired_diff.mean():+.4f} ± {pooled(group.paired_ci95):.4f}"
         compared = "" if variant.endswith("ltdi") else difference
-        value = f"{group.lambda_max.mean():.4f} ± {_pooled(group.ci95):.4f}"
+        value = f"{group.lambda_max.mean():.4f} ± {pooled(group.ci95):.4f}"
         lines.append([setting, variant, value, compared, str(len(group)), str(group.tasks.sum())])
     text = (
         "\n## How sharp the trained heads' minima are\n\n"
@@ -140,7 +140,7 @@ def _cell(group: pd.DataFrame) -> str:
     if group.empty:
         return "missing"
     over = f" over {len(group)} seeds" if len(group) > 1 else ""
-    return percent(group.accuracy.mean(), _pooled(group.ci95)) + _spread(group.accuracy) + over
+    return percent(group.accuracy.mean(), pooled(group.ci95)) + _spread(group.accuracy) + over
 
 
 def _paired(group: pd.DataFrame) -> str:
@@ -150,17 +150,12 @@ def _paired(group: pd.DataFrame) -> str:
 
 
 def _difference(group: pd.DataFrame) -> str:
-    return percent(group.paired_diff.mean(), _pooled(group.paired_ci95), sign="+", digits=3)
+    return percent(group.paired_diff.mean(), pooled(group.paired_ci95), sign="+", digits=3)
 
 
 def _spread(values: pd.Series) -> str:
     """The deviation between seeds."""
     return f", sd {100 * values.std():.2f}" if len(values) > 1 else ""
-
-
-def _pooled(ci95: pd.Series) -> float:
-    """The interval of a mean over seeds whose tasks are drawn apart."""
-    return float((ci95**2).sum() ** 0.5 / len(ci95))
 
 
 def _caption(rows: pd.DataFrame, source: str = "runs.csv") -> str:

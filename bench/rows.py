@@ -83,6 +83,11 @@ def summary(scores: Tensor) -> dict[str, Any]:
     return {"tasks": len(scores), "accuracy": mean, "ci95": ci95}
 
 
+def pooled(ci95: pd.Series) -> float:
+    """The interval of a mean over seeds whose tasks are drawn apart."""
+    return float((ci95**2).sum() ** 0.5 / len(ci95))
+
+
 def compared(own: Tensor, controls: Mapping[str, Tensor]) -> dict[str, Any]:
     """The columns that say how far a method is ahead of the best control on the same tasks."""
     best, paired = best_and_paired(own, controls)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bench import BENCH, RESULTS, RUNS
 from bench.machine import origin
-from bench.options import ONE_SEED, RAW, Root, Runs, Seeds
-from bench.rows import add, read, summary
+from bench.options import ONE_SEED, PHOTO_SHOTS, RAW, Root, Runs, Seeds, Shots, Weights
+from bench.rows import add, pooled, read, summary
 from bench.settings import bench_params, defaults, load_yaml, override
 from bench.stages import run_stages
 from bench.text import percent, table
@@ -61,8 +61,8 @@ Every method but the inductive ones takes it that all classes are there; here th
 
 
 def main(
-    weights: Annotated[str, typer.Option(help="Of the body: a safetensors file in timm's keys, or hub.")] = "hub",
-    n_shot: Annotated[list[int], typer.Option(help="May be repeated.")] = [1, 5, 10],  # noqa: B006
+    weights: Weights = "hub",
+    n_shot: Shots = PHOTO_SHOTS,
     seed: Seeds = ONE_SEED,
     tasks: Annotated[int, typer.Option(help="Of each meta-test domain.")] = 1000,
     root: Root = RAW,
@@ -146,7 +146,7 @@ def _table(measured: pd.DataFrame) -> str:
         cells = []
         for method in methods:
             found = group[group.method == method]
-            half = float((found.ahead_ci95**2).sum() ** 0.5 / len(found))
+            half = pooled(found.ahead_ci95)
             paired = "" if method == own else f" ({percent(found.ahead.mean(), half, sign='+')})"
             cells.append(f"{100 * found.accuracy.mean():.2f}{paired}")
         lines.append([str(domain), str(n_shot), str(group.seed.nunique()), *cells])
