@@ -5,11 +5,14 @@ import pandas as pd
 from bench.text import percent, table
 
 NO_STEP = {"majority": "majority class", "mean_head": "mean of the training adapters"}
-NO_STEP |= {"nearest_head": "nearest training adapter", "start": "one adapter for all training tasks (the start)"}
+NO_STEP |= {"nearest_head": "nearest training adapter", "start": "one adapter for all training tasks"}
+NO_STEP |= {"centre": "the start: that, its bias by the few examples"}
+NO_STEP |= {"start_even": "one adapter for all training tasks, as if of each class as many"}
 NO_STEP |= {"qqp": "QQP's adapter, unchanged", "ridge": "ridge on the few examples' embeddings"}
-NO_STEP |= {"start_counted": "the start, its bias by train's class frequencies"}
+NO_STEP |= {"likeness": "cosine of the two texts, cut by the few examples"}
+NO_STEP |= {"likeness_counted": "cosine of the two texts, cut at train's class frequencies"}
 AUDIT = {"shuffled": "{}, condition of another data set", "random": "{}, random condition"}
-AUDIT |= {"generated_counted": "{}, its bias by train's class frequencies"}
+AUDIT |= {"generated_even": "{}, as if of each class as many"}
 FEW = {"probe_few": "linear probe", "lora_few": "LoRA", "start_then_few": "the start, then LoRA's steps"}
 FEW |= {"then_few": "{}, then LoRA's steps"}
 PROBE, DYLORA = "probe", "dylora"
@@ -40,7 +43,8 @@ def markdown(rows: pd.DataFrame, method: str) -> str:
         f" {rows.train.max()} examples. Machine: {first.device}, commit {', '.join(rows.commit.unique())}; seconds are"
         " the processor's, of the steps alone. ± is"
         " the 95 % interval over dev's texts; where there are several seeds, the rows that know the generator are means"
-        " over these, with their range behind. Steps are Adam's, of 32 examples.\n",
+        " over these, with their range behind. Steps are Adam's, of 32 examples. What is made for as many texts of each"
+        " class, generated or a control, knows train's class frequencies, if not said otherwise.\n",
     ]
     for name, part in rows.groupby("data_set", sort=False):
         parts.append(f"## {name}, {part.n.iloc[0]} texts of dev\n")

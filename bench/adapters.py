@@ -15,6 +15,7 @@ from torch import Tensor
 from bench import BENCH, dylora
 from bench.adapter_baselines import RATES, scores_by_steps
 from bench.adapter_data import Held, clock, held_out, some_of_train
+from bench.adapter_likeness import of_likeness
 from bench.adapter_table import NO_STEP, REPORTED, markdown
 from bench.settings import defaults, load_yaml, override
 from bench.stages import run_stages
@@ -90,34 +91,41 @@ def _without_steps(
     run: AdapterRun, controls: list[AdapterRun], held: Held, other: Held, seed: int
 ) -> Iterator[dict[str, Any]]:
     right = run.context(held.train, seed=seed)
-    swapped = run.context(other.train, seed=seed)
     stream = generator(seed, "random condition")
-    noise = right.rows.mean() + right.rows.std() * torch.randn(right.rows.shape, generator=stream).to(right.rows)
 
     def generated(of: AdapterRun, what: str, context: Context) -> dict[str, Any]:
         started = clock()
         w = of.method.generate(context, generator=generator(seed, "noise"))
-        return held.row(what, of.score(w, held.dev), clock() - started)
+        seconds = clock() - started
+        return held.row(what, of.score(of.counted(w, held.train), held.dev), seconds)
 
     yield generated(run, "generated", right)
-    counted = {"generated": run.generate(held.train, seed=seed), "start": _start(run)}
-    for what, w in counted.items():
-        yield held.row(f"{what}_counted", run.score(_counted(run, w, held.train), held.dev), 0.0)
-    yield generated(run, "shuffled", replace(right, rows=swapped.rows))
-    yield generated(run, "random", replace(right, rows=noise))
+    yield generated(run, "shuffled", run.context(other.train, seed=seed))
+    yield generated(run, "random", _noise_like(right, stream))
     for each in controls:
         yield generated(each, each.name, right)
-    yield held.row("start", run.score(_start(run), held.dev), 0.0)
+    start, centre = run.method.start.shared[None], run.method.start.centre(right)
+    for what, w in {"start": start, "centre": centre}.items():
+        yield held.row(what, run.score(run.counted(w, held.train), held.dev), 0.0)
+    even = run.method.generate(right, generator=generator(seed, "noise"))
+    for what, w in {"generated_even": even, "start_even": start}.items():
+        yield held.row(what, run.score(w, held.dev), 0.0)
     yield held.row("ridge", _ridge(right, held.dev), 0.0)
+    for what, accuracy in of_likeness(run, held, seed).items():
+        yield held.row(what, accuracy, 0.0)
     labels = held.dev["labels"][0].float()
     yield held.row("majority", max(labels.mean().item(), 1 - labels.mean().item()), 0.0)
 
 
-def _counted(run: AdapterRun, w: Tensor, train: Batch) -> Tensor:
-    """Weights (1, D) for classes as frequent as they are in train, where those of w are for equally many of each."""
-    tensors = run.learner.space.unflatten(w)
-    prior = torch.bincount(train["labels"][0], minlength=2).clamp_min(1).log()
-    return run.learner.space.flatten(tensors | {"head.bias": tensors["head.bias"] + prior})
+def _noise_like(context: Context, stream: torch.Generator) -> Context:
+    """Noise with the mean and the deviation of all numbers of the rows, and of what the model reads; labels stay."""
+
+    def noise(of: Tensor) -> Tensor:
+        return of.mean() + of.std() * torch.randn(of.shape, generator=stream).to(of)
+
+    examples = context.examples
+    assert examples is not None
+    return replace(context, rows=noise(context.rows), examples={**examples, "hidden": noise(examples["hidden"])})
 
 
 def _ridge(context: Context, dev: Batch) -> float:
@@ -132,11 +140,12 @@ def _ridge(context: Context, dev: Batch) -> float:
 def _from_the_generated(
     run: AdapterRun, held: Held, steps: list[int], seed: int, baselines: bool
 ) -> Iterator[dict[str, Any]]:
-    """LoRA's steps from the generated adapter, on train and on the few examples; as a baseline from the start, too,
+    """LoRA's steps from the generated adapter, on train and on the few examples; as a baseline from its start, too,
     where this is another."""
     starts = {"then": run.generate(held.train, seed=seed)}
-    if baselines and not torch.equal(starts["then"], _start(run)):
-        starts["start_then"] = _start(run)
+    start = run.counted(run.method.start.centre(run.context(held.train, seed=seed)), held.train)
+    if baselines and not torch.equal(starts["then"], start):
+        starts["start_then"] = start
     for what, start in starts.items():
         yield from _along(run, what, start, held, steps, seed)
         yield _on_the_few(run, f"{what}_few", start, held, seed)
@@ -210,10 +219,6 @@ def _probe(rows: Tensor, labels: Tensor) -> torch.nn.Module:
         optimizer.step()
         optimizer.zero_grad()
     return probe
-
-
-def _start(run: AdapterRun) -> Tensor:
-    return run.method.start.shared[None]
 
 
 def _scratch(run: AdapterRun, seed: int) -> Tensor:

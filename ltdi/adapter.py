@@ -81,20 +81,33 @@ class AdapterRun:
         Raises:
             InputError: a class has none.
         """
+        rows = self.few(known, seed=seed, n_shot=n_shot)
+        examples = {name: known[name][:, rows.flatten()] for name in ("hidden", "mask", "labels")}
+        return Context(known["embedding"][:, rows], None, examples)
+
+    def few(self, known: Batch, *, seed: int = 0, n_shot: int = 0) -> Tensor:
+        """The numbers of these examples (2, K).
+
+        Raises:
+            InputError: a class has none.
+        """
         stream = generator(seed, "shots")
         by_class = [(known["labels"][0] == label).nonzero().flatten().cpu() for label in range(2)]
         if not all(len(rows) for rows in by_class):
             raise InputError("train holds one class alone; adapters are made for two")
-        few = min(n_shot or self.n_shot, *map(len, by_class))
-        rows = torch.stack([rows[torch.randperm(len(rows), generator=stream)[:few]] for rows in by_class])
-        examples = {name: known[name][:, rows.flatten()] for name in ("hidden", "mask", "labels")}
-        return Context(known["embedding"][:, rows], None, examples)
+        n = min(n_shot or self.n_shot, *map(len, by_class))
+        return torch.stack([rows[torch.randperm(len(rows), generator=stream)[:n]] for rows in by_class])
 
     @torch.no_grad()
     def generate(self, known: Batch, *, seed: int = 0, n_shot: int = 0) -> Tensor:
-        """Weights (1, D) from a few of the examples that are known."""
+        """Weights (1, D) from a few of the examples that are known, and how many of all are of each class."""
         context = self.context(known, seed=seed, n_shot=n_shot)
-        return self.method.generate(context, generator=generator(seed, "noise"))
+        return self.counted(self.method.generate(context, generator=generator(seed, "noise")), known)
+
+    def counted(self, w: Tensor, known: Batch) -> Tensor:
+        """Weights (1, D) for classes as frequent as they are among examples, where those of w are for as many of each:
+        by Bayes the logarithm of a class's frequency is added to its logit."""
+        return self.learner.with_bias(w, torch.bincount(known["labels"][0], minlength=2).clamp_min(1).log()[None])
 
     def train(
         self, w: Tensor, known: Batch, *, steps: int, lr: float, seed: int = 0, inputs_a_step: int = 32

@@ -11,6 +11,7 @@ from ltdi.domains import DomainTasks
 from ltdi.errors import InputError
 from ltdi.schemas import EXAMPLES, FEATURES, IMAGES, TASKS
 from ltdi.store import read_table, read_tensors
+from ltdi.text_pairs import Pairs
 from ltdi.text_tasks import Examples, Reading, TextTasks
 
 T = TypeVar("T", bound=ClassTasks)
@@ -60,6 +61,7 @@ def read_text_tasks(folder: Path, splits: Collection[str], images_of: Collection
         reading = Reading(**facts["reading"], apart=split in facts["apart"])
         with TASKS.interpreting(folder / "tasks.parquet"):
             sources[split] = TextTasks.from_table(Examples.of(tensors, split), reading, table[table.split == split])
+            sources[split].pairs = Pairs.of(tensors)
     return sources
 
 

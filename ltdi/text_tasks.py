@@ -19,6 +19,7 @@ from ltdi.learner import ABSENT
 from ltdi.seeding import generator
 from ltdi.store import digest
 from ltdi.tasks import Context, Task
+from ltdi.text_pairs import Pairs
 
 COLUMNS = ("names", "support", "query", "fitted")
 
@@ -94,7 +95,8 @@ class Reading:
 
 class TextTasks:
     """The tasks of one split: of ``names`` (T, 2), a data set and an anchor each, the rows ``support`` (T, N, K),
-    ``query`` (T, N, Q) and ``fitted`` (T, V, N, M), −1 where there are no more. A TaskSource."""
+    ``query`` (T, N, Q) and ``fitted`` (T, V, N, M), −1 where there are no more; and ``pairs`` without a label, where a
+    start is learned from some. A TaskSource."""
 
     n_way, n_classes = N_CLASSES, 0
 
@@ -102,6 +104,7 @@ class TextTasks:
         self, of: Examples, reading: Reading, names: Tensor, support: Tensor, query: Tensor, fitted: Tensor
     ) -> None:
         self.of, self.reading = of, reading
+        self.pairs: Pairs | None = None
         self.names, self.support, self.query, self.fitted = names, support, query, fitted
 
     @property
@@ -181,7 +184,7 @@ class TextTasks:
 
     def to(self, device: torch.device | str) -> "TextTasks":
         moved = self._with(*(getattr(self, name).to(device) for name in COLUMNS))
-        moved.of = self.of.to(device)
+        moved.of, moved.pairs = self.of.to(device), self.pairs and self.pairs.to(device)
         return moved
 
     def _with(self, names: Tensor, support: Tensor, query: Tensor, fitted: Tensor) -> "TextTasks":

@@ -53,6 +53,7 @@ class Texts(Section):
     layers: Count | None
     share: Annotated[float, Field(gt=0, le=1)]
     fitted: Count
+    pairs: Annotated[int, Field(ge=10, le=10**6)] | None
 
 
 class Augment(Section):

@@ -12,7 +12,8 @@ from conftest import STAGES
 from language import N_WORDS, sentence, write_bert
 from torch.testing import assert_close
 
-from bench.adapter_data import held_out
+from bench.adapter_data import Held, held_out
+from bench.adapter_likeness import of_likeness
 from bench.adapter_table import markdown
 from bench.adapters import measure
 from ltdi.adapter import AdapterRun
@@ -32,6 +33,7 @@ pytest.importorskip("transformers")
 ADAPTERS = {
     "scenario.name": "adapters",
     "learner.name": "lora",
+    "texts.pairs": 40,
     "tasks.n_way": 2,
     "tasks.n_shot": 3,
     "tasks.n_query": 4,
@@ -202,6 +204,32 @@ def test_steps_lower_the_loss_on_train(run, tmp_path, capsys):
     assert (made.learner.loss(w[None], train) < made.learner.loss(made.generate(train), train)).all()
 
 
+def test_what_is_generated_knows_how_frequent_classes_are(run, tmp_path):
+    """By Bayes, the logarithm of the odds more than from as many of each."""
+    write_sets(tmp_path)
+    made = AdapterRun(run.data)
+    train = made.read(tmp_path / "d")["train"]
+    n = [int((train["labels"] == label).sum()) for label in (0, 1)]
+    even = made.method.generate(made.context(train), generator=generator(0, "noise"))
+    logits = [made.learner.logits(w, train["hidden"], train["mask"])[0] for w in (even, made.generate(train))]
+    before, after = (each[:, 1] - each[:, 0] for each in logits)
+    assert n[0] != n[1]
+    assert_close(after, before + math.log(n[1] / n[0]), rtol=1e-4, atol=1e-4)
+
+
+def test_the_control_of_likeness_tells_what_is_the_same_from_what_is_not(run):
+    made, texts = (
+        AdapterRun(run.data),
+        [(f"w{j} w{j + 1}", f"w{j} w{j + 1}" if j % 3 else f"w{59 - j}") for j in range(24)],
+    )
+    labels = torch.tensor([int(first == second) for first, second in texts])
+    read = made.read_texts(texts, labels)
+    held = Held("d", {"train": (texts, labels), "dev": (texts, labels)}, read, read, {})
+    assert of_likeness(made, held, seed=0) == {"likeness": 1.0, "likeness_counted": 1.0}
+    single = Held("a", {"train": ([("w1",)], labels[:1]), "dev": ([], labels[:0])}, read, read, {})
+    assert of_likeness(made, single, seed=0) == {}
+
+
 def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
     columns = {"MRPC": ["#1 String", "#2 String", "Quality"], "QNLI": ["question", "sentence", "label"]}
     columns |= {"QQP": ["question1", "question2", "is_duplicate"]}
@@ -227,7 +255,7 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
     written = markdown(rows, "ltdi")
     free = [line for line in written.split("steps on the few")[0].splitlines() if line.startswith("| ") and "±" in line]
     accuracies = [float(line.split("|")[3].split("±")[0]) for line in free]
-    assert len(free) == 11 and accuracies == sorted(accuracies, reverse=True) and "**ltdi**" in written
+    assert len(free) == 14 and accuracies == sorted(accuracies, reverse=True) and "**ltdi**" in written
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,8 @@ def test_the_joint_start_is_one_adapter_for_all_training_tasks(prepared, run_sta
     start, _, _ = load_start(tmp_path / "data")
     source = load_sources(tmp_path / "data", splits=["meta_train"])["meta_train"]
     tasks = torch.arange(len(source))
-    centre = start.centre(source.context(tasks))
-    assert start.kind == "joint" and (centre == start.shared).all()
+    centre = start.shared.expand(len(tasks), -1)
+    assert start.kind == "joint" and source.pairs is not None
     everything, drawn = source.fitted_on(tasks), torch.zeros_like(centre)
     # of zeros the logits are zero, as those of the draw are
     assert start.learner.loss(centre, everything).mean() < start.learner.loss(drawn, everything).mean() - 0.02
@@ -109,7 +109,20 @@ def test_the_joint_start_is_one_adapter_for_all_training_tasks(prepared, run_sta
 
 def test_batches_of_the_joint_start_are_even_and_of_train_parts(prepared, monkeypatch):
     of = read_text_tasks(prepared[0] / "tasks", ["meta_train"])["meta_train"].of
-    monkeypatch.setattr(Examples, "batch", lambda self, rows: rows)
-    (rows,) = next(_mixed(of, 0))
+    whole, seen = Examples.batch, []
+    monkeypatch.setattr(Examples, "batch", lambda self, rows: seen.append(rows) or whole(self, rows))
+    shares = next(_mixed(of, None, 0, 0))["shares"]
+    ((rows,),) = seen
     kinds = torch.bincount(2 * of.group[rows] + of.label[rows])
     assert len(rows) == 32 and not of.dev[rows].any() and kinds.tolist() == [8, 8, 8, 8]
+    assert shares[0].argmax(-1).equal(of.label[rows]) and shares.amax(-1).min() == 1
+
+
+def test_a_batch_of_it_may_be_half_pairs(prepared):
+    source = read_text_tasks(prepared[0] / "tasks", ["meta_train"])["meta_train"]
+    assert len(source.pairs) == ADAPTERS["texts.pairs"] and source.pairs.likeness.abs().max() < 1 + 1e-5
+    batch = next(_mixed(source.of, source.pairs, 16, 0))
+    (alone,) = next(_mixed(source.of, source.pairs, 32, 0))["shares"]
+    assert alone.shape == (32, 2) and alone.amax(-1).max() < 1
+    certain = batch["shares"][0].amax(-1) == 1
+    assert batch["hidden"].shape[:2] == (1, 32) and certain.tolist() == 16 * [True] + 16 * [False]

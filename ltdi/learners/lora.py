@@ -124,6 +124,11 @@ class Lora(Learner):
                 tensors[name] = (2 * draw - 1) / math.sqrt(value.shape[-1])
         return self.space.flatten(tensors)
 
+    def with_bias(self, w: Tensor, more: Tensor) -> Tensor:
+        """w (B, D) with so much more (B, N) in the head's bias."""
+        tensors = self.space.unflatten(w)
+        return self.space.flatten(tensors | {"head.bias": tensors["head.bias"] + more})
+
     def logits(self, w: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
         """w (B, D), hidden (B, M, L, H), mask (B, M, L) -> (B, M, N)."""
         tensors = {self.names[name]: value for name, value in self.space.unflatten(w).items()}

@@ -5,6 +5,7 @@ task is the frozen model's embeddings of a few labelled examples, a row each.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,24 +16,29 @@ from torch import Tensor, nn
 from ltdi.adaptation import adapt
 from ltdi.bodies.text_encoder import TextEncoder
 from ltdi.datasets.texts import PARTS, read_text_set, thinned
-from ltdi.encoder import Encoder
+from ltdi.encoder import N_CLASSES, Encoder
 from ltdi.errors import InputError
 from ltdi.features import FeatureMap
+from ltdi.learner import Batch
 from ltdi.learners import Lora
 from ltdi.provenance import name_of
 from ltdi.scenarios.base import Prepared, Pretraining
 from ltdi.seeding import generator
 from ltdi.starts import STARTS, Start
 from ltdi.starts.base import shared_draw
+from ltdi.starts.joint import Joint, best_joint
 from ltdi.store import Cache
+from ltdi.text_pairs import Pairs, some_pairs
 from ltdi.text_tasks import Examples, Reading, TextTasks
+from ltdi.texts import text_encoder
 
 SPLITS = ("meta_train", "meta_val", "meta_test")
 # queries of these are of the part of a data set that it keeps apart
 APART = ("meta_val", "meta_test")
 STARTS_HERE = ("shared", "joint", "fresh")
-JOINT: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "record": [600]}
+JOINT: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "record": list(range(300, 601, 20))}
 JOINT_TEXTS = 32
+SHARES_OF_PAIRS = (0.0, 0.5, 1.0)
 TEXTS_TOGETHER = 64
 
 
@@ -73,6 +79,8 @@ class Adapters:
             sampled = TextTasks.sample(of, how, n_tasks=tasks[split], **sizes, seed=seed, split=split)
             tables.append(sampled.to_table())
             tables[-1].insert(0, "split", split)
+        if data["pairs"]:
+            kept |= _pairs(encoder, data, seed, follow).tensors()
         facts = {
             "reading": reading,
             "apart": list(APART),
@@ -87,7 +95,8 @@ class Adapters:
         self, sources: Mapping[str, TextTasks], learner: Mapping[str, Any], kind: str, *, seed: int
     ) -> tuple[Start, FeatureMap | None]:
         """One draw of A for all tasks, or one each; B and the head zero. Or what becomes of the former in training on
-        all data sets of meta-training at once."""
+        all data sets of meta-training at once, on pairs, or on both: what meta-val shows to be the best, as is how far
+        examples move its bias."""
         if kind not in STARTS_HERE:
             raise InputError(f"trajectories.start = {kind} is none of an adapter; allowed: {', '.join(STARTS_HERE)}")
         reading = sources["meta_train"].reading
@@ -95,33 +104,74 @@ class Adapters:
         lora = Lora(reading.body, **knobs, layers=reading.layers, digest=reading.digest)
         where = sources["meta_train"].names.device
         shared = shared_draw(lora, lora.encoder.n_classes, seed).to(where)
-        if kind == "joint":
-            shared = _joint(lora, shared, sources["meta_train"].of, seed)
-        return STARTS[kind](lora, shared), None
+        if kind != "joint":
+            return STARTS[kind](lora, shared), None
+        candidates = _joint(lora, shared, sources["meta_train"], seed)
+        knobs = {"n_tasks": lora.tasks_to_choose_on, "stream": generator(seed, "joint start's trust")}
+        return best_joint([Joint(lora, each) for each in candidates], sources["meta_val"], **knobs), None
 
 
-def _joint(lora: Lora, start: Tensor, of: Examples, seed: int) -> Tensor:
-    """What becomes of one adapter (D,) in training on all data sets at once; kept in the cache, so that a killed stage
-    does not train it again."""
-    cache = Cache("joint")
-    key = name_of("joint", lora.facts(), start.cpu(), of.name, seed, JOINT, JOINT_TEXTS, code=(__name__,))
-    if found := cache.find(key):
-        return found[1]["w"].to(start)
-    w = adapt(lora.loss, start[None], _mixed(of, seed), **JOINT).weights[0, 0]
-    cache.keep(key, {"w": w.cpu()}, {})
-    return w
+def _joint(lora: Lora, start: Tensor, source: TextTasks, seed: int) -> Tensor:
+    """What becomes of one adapter (D,) in training on all data sets at once, on these and pairs, half and half, and on
+    pairs alone, as far as there are any: (candidates, D). Each is the mean of the last half of the way, and kept in the
+    cache, so that a killed stage does not train it again."""
+    cache, found = Cache("joint"), []
+    tensors = {} if source.pairs is None else source.pairs.tensors()
+    for share in (0.0,) if source.pairs is None else SHARES_OF_PAIRS:
+        inputs = (lora.facts(), start.cpu(), source.of.name, tensors, share, seed, JOINT, JOINT_TEXTS)
+        key = name_of("joint", *inputs, code=(__name__, "ltdi.text_pairs"))
+        if kept := cache.find(key):
+            found.append(kept[1]["w"].to(start))
+            continue
+        batches = _mixed(source.of, source.pairs, round(share * JOINT_TEXTS), seed)
+        found.append(adapt(partial(_soft_loss, lora), start[None], batches, **JOINT).weights[0].mean(0))
+        cache.keep(key, {"w": found[-1].cpu()}, {})
+    return torch.stack(found)
 
 
-def _mixed(of: Examples, seed: int) -> Iterator[dict[str, Tensor]]:
-    """Batches of one task that hold examples of all data sets and classes, as many of each, drawn anew at every
-    step; of train parts alone."""
+def _soft_loss(lora: Lora, w: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy with the shares of the classes, w (B, D) -> (B,)."""
+    logits = lora.logits(w, batch["hidden"], batch["mask"])
+    return -(batch["shares"] * logits.log_softmax(-1)).sum(-1).mean(1)
+
+
+def _mixed(of: Examples, pairs: Pairs | None, n_pairs: int, seed: int) -> Iterator[Batch]:
+    """Batches of one task, drawn anew at every step: so many pairs, and examples of all data sets and classes, as many
+    of each, of train parts alone."""
     stream = generator(seed, "joint start")
     kinds = 2 * of.group + of.label
     pools = [((kinds == kind) & ~of.dev).nonzero().flatten() for kind in kinds.unique()]
     while True:
-        chosen = [pools[j % len(pools)] for j in torch.randperm(JOINT_TEXTS, generator=stream).tolist()]
-        rows = [pool[int(torch.randint(len(pool), (), generator=stream))] for pool in chosen]
-        yield of.batch(torch.stack(rows)[None])
+        # of which kinds there is one more, where they do not come out even, changes
+        first = int(torch.randint(len(pools), (), generator=stream))
+        chosen = [pools[(first + j) % len(pools)] for j in range(JOINT_TEXTS - n_pairs)]
+        rows = torch.tensor([int(pool[int(torch.randint(len(pool), (), generator=stream))]) for pool in chosen])
+        known = of.batch(rows[None].long().to(of.label.device))
+        shares = nn.functional.one_hot(known["labels"], N_CLASSES).to(known["hidden"])
+        batch: Batch = {"hidden": known["hidden"], "mask": known["mask"], "shares": shares}
+        if pairs and n_pairs:
+            alike = pairs.batch(torch.randint(len(pairs), (1, n_pairs), generator=stream).to(shares.device))
+            batch = {name: torch.cat([value, alike[name]], 1) for name, value in batch.items()}
+        yield batch
+
+
+def _pairs(encoder: Encoder, data: Mapping[str, Any], seed: int, follow: Callable) -> Pairs:
+    """Pairs of the texts of meta-training's train parts, of each data set as many, as the encoder reads them, and their
+    likeness."""
+    texts: list[str] = []
+    given: list[tuple[int, int]] = []
+    for name in data["meta_train"]:
+        of = read_text_set(Path(data["root"]), name, PARTS[:1])
+        n_texts = max(2, data["pairs"] // len(data["meta_train"]))
+        some, _ = thinned(of.texts["train"], of.labels["train"], n_texts, seed)
+        for each in some:
+            given += [(len(texts), len(texts) + 1)] if len(each) == 2 else []
+            texts += each
+    unit = _apart(encoder, texts)
+    places = torch.tensor(given, dtype=torch.long).reshape(-1, 2)
+    pairs = some_pairs(unit, places, data["pairs"], generator(seed, "pairs"))
+    read = _read(encoder, [(texts[i], texts[j]) for i, j in pairs.tolist()], data, "pairs", follow)
+    return Pairs(read["hidden"], read["mask"], (unit[pairs[:, 0]] * unit[pairs[:, 1]]).sum(-1))
 
 
 def _examples(
@@ -167,3 +217,13 @@ def _read(
     read = {each: torch.cat([part[each] for part in parts]) for each in parts[0]}
     cache.keep(key, read, {})
     return read
+
+
+def _apart(encoder: Encoder, texts: list[str]) -> Tensor:
+    """The embeddings of texts (M, H), of unit length; kept in the cache."""
+    cache, key = Cache("texts"), name_of("apart", encoder.digest, texts, code=("ltdi.texts",))
+    if found := cache.find(key):
+        return found[1]["texts"]
+    unit = text_encoder(encoder.name)(texts)
+    cache.keep(key, {"texts": unit}, {})
+    return unit

@@ -9,7 +9,8 @@ from ltdi.learner import Learner
 from ltdi.starts.base import Start
 from ltdi.starts.closed_form import Prototype, Ridge
 from ltdi.starts.described import KernelRidge, SoftmaxRows, TextRidge
-from ltdi.starts.gaussian import Fresh, Joint, Shared
+from ltdi.starts.gaussian import Fresh, Shared
+from ltdi.starts.joint import Joint
 
 STARTS: dict[str, type[Start]] = {
     start.kind: start for start in (Fresh, Shared, Joint, Prototype, Ridge, SoftmaxRows, TextRidge, KernelRidge)

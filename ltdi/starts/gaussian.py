@@ -1,4 +1,4 @@
-"""Starts that know nothing of the task: Gaussian weights, and one training on all tasks."""
+"""Starts that know nothing of the task: Gaussian weights."""
 
 from typing import ClassVar
 
@@ -39,10 +39,3 @@ class Shared(Start):
                 f" {context.n_way} classes; set tasks.train_n_way = null, or choose another start"
             )
         return self.shared.expand(len(context), -1)
-
-
-class Joint(Shared):
-    """The weights of one training on the examples of all meta-training tasks: of tasks that share what labels mean, the
-    best that is known before anything of a task is."""
-
-    kind: ClassVar[str] = "joint"

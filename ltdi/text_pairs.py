@@ -1,0 +1,69 @@
+"""Pairs of texts that nobody has labelled, and how alike the frozen encoder finds the two of them apart.
+
+A model that reads two texts together does not know that, because it never saw them apart. It learns it from itself,
+before anything of a task is known (Liu et al. 2022, "Trans-Encoder: Unsupervised sentence-pair modelling through self-
+and mutual-distillations", the step from two encoders to one).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from ltdi.learner import Batch
+
+NEAREST = 8
+SURENESS = 3.0
+"""The logit of a pair whose likeness is one standard deviation above the mean of all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """R pairs: ``hidden`` (R, L, H) and ``mask`` (R, L), what the lowest adapted layer is given of both together, and
+    ``likeness`` (R,), the cosine of their embeddings apart."""
+
+    hidden: Tensor
+    mask: Tensor
+    likeness: Tensor
+
+    def __len__(self) -> int:
+        return len(self.likeness)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Pairs | None":
+        """Those that ``tensors`` gave, if any."""
+        if "pairs/likeness" not in tensors:
+            return None
+        return cls(**{each.name: tensors[f"pairs/{each.name}"] for each in fields(cls)})
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"pairs/{each.name}": getattr(self, each.name) for each in fields(self)}
+
+    def to(self, device: torch.device | str) -> "Pairs":
+        return replace(self, **{each.name: getattr(self, each.name).to(device) for each in fields(self)})
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Of rows (B, M) a learner's inputs, and the ``shares`` (B, M, 2) of the classes "other" and "alike". Cosines
+        of one encoder are not those of another: what counts is how far from the mean of all pairs they are."""
+        alike = (SURENESS * (self.likeness - self.likeness.mean()) / self.likeness.std().clamp_min(1e-6)).sigmoid()[
+            rows
+        ]
+        return {"hidden": self.hidden[rows], "mask": self.mask[rows], "shares": torch.stack([1 - alike, alike], -1)}
+
+
+def some_pairs(unit: Tensor, given: Tensor, n: int, stream: torch.Generator) -> Tensor:
+    """Two numbers each of texts with embeddings of unit length (M, E), for n pairs: (n, 2).
+
+    Of five, two are of those that are ``given`` (G, 2), as long as there are any; two are a text and one of its
+    ``NEAREST``, so that what is alike is not always the same thing; and one is any two.
+    """
+    first = given[torch.randperm(len(given), generator=stream)[: 2 * n // 5]]
+    any_two = torch.randint(len(unit), (n // 5, 2), generator=stream)
+    anchors = torch.randint(len(unit), (n - len(first) - len(any_two),), generator=stream)
+    likeness = unit[anchors] @ unit.mT
+    likeness[torch.arange(len(anchors)), anchors] = -torch.inf
+    nearest = likeness.topk(min(NEAREST, len(unit) - 1)).indices
+    chosen = torch.randint(nearest.shape[1], (len(anchors), 1), generator=stream)
+    near = torch.stack([anchors, nearest.gather(1, chosen)[:, 0]], 1)
+    return torch.cat([first, near, any_two])
