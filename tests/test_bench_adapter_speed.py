@@ -9,6 +9,7 @@ from language import sentence, write_bert
 from torch.testing import assert_close
 
 from bench.adapter_speed import KNOBS, one_by_one, together
+from ltdi.adapter import AdapterRun
 from ltdi.learners import Lora
 from ltdi.seeding import generator
 
@@ -29,12 +30,10 @@ def test_both_ways_end_at_the_same_weights(tmp_path):
 
 
 def test_class_frequencies_change_the_odds_as_bayes_says(tmp_path):
-    from bench.adapters import _counted
-
     learner = Lora(write_bert(tmp_path / "model"), **KNOBS, layers=2)
     stream = generator(0, "frequencies")
     w = torch.randn(1, learner.space.dim(2), generator=stream)
     batch = {"hidden": torch.randn(1, 4, 5, 32, generator=stream), "mask": torch.ones(1, 4, 5, dtype=torch.long)}
-    counted = _counted(SimpleNamespace(learner=learner), w, {"labels": torch.tensor([[0, 1, 1, 1]])})
+    counted = AdapterRun.counted(SimpleNamespace(learner=learner), w, {"labels": torch.tensor([[0, 1, 1, 1]])})
     plain, changed = (learner.logits(each, **batch).diff(dim=-1) for each in (w, counted))
     assert_close(changed, plain + math.log(3), rtol=1e-5, atol=1e-5)
