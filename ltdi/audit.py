@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ltdi.artefacts import load_sources, load_start, load_trajectories, names
 from ltdi.bodies import read_body
+from ltdi.console import say_fewer
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.learner import map_batch
@@ -112,6 +113,7 @@ def audit_run(data: Path, *, method: str = "", n_tasks: int = 500, seed: int = 0
     test = load_sources(data, splits=["meta_test"], images_of=images_of, device=where)["meta_test"]
     if n_tasks < 2 or len(test) < 2:
         raise InputError(f"--tasks {n_tasks}, of {len(test)} meta-test tasks; two or more are compared")
+    say_fewer("--tasks", n_tasks, len(test), "meta-test tasks")
     training = _Training.of(data, audited, test.n_way)
     found: dict[str, list[Tensor]] = {}
     distances: dict[str, list[Tensor]] = {}

@@ -118,6 +118,11 @@ def test_the_nearest_training_weights_are_nearest(finished):
     assert table.distance2[TRAINING[0]] == pytest.approx(mean, rel=1e-4)
 
 
+def test_more_tasks_than_there_are_is_said(finished):
+    ended = call("audit", finished.data, "--method", "ridge", "--tasks", 31)
+    assert "--tasks = 31: there are 30 meta-test tasks, and all are taken" in " ".join(ended.output.split())
+
+
 def test_a_method_that_ignores_its_condition_is_found_out(finished):
     ended = call("audit", finished.data, "--method", "mean_head")
     assert ended.exit_code == 0

@@ -56,3 +56,12 @@ def test_icis_sees_no_image(world):
     assert_close(again.rows, method.rows, rtol=1e-4, atol=1e-5)
     after = read(again.meta_train(Training(again, lr=1e-3, steps=3, ema=0.9), other, world.trajectories, seed=0))
     assert [row["loss"] for row in after] == pytest.approx([row["loss"] for row in before], rel=1e-3)
+
+
+def test_a_step_of_more_classes_than_are_known_says_so(world, capsys):
+    method = world.prepared("icis")
+    n_known = len(method.table.centred)
+    for size, told in ((n_known, False), (n_known + 1, True)):
+        method.classes_a_batch = size
+        world.rows(method, Training(method, lr=1e-3, steps=1, ema=0.9))
+        assert (f"classes_a_batch = {size}: there are {n_known} known classes" in capsys.readouterr().out) == told

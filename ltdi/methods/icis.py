@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ltdi.console import say_fewer
 from ltdi.described import DescribedTasks
 from ltdi.methods.known_rows import KnownRows
 from ltdi.methods.setup import Setup
@@ -54,6 +55,7 @@ class Icis(KnownRows):
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
     ) -> Iterator[Row]:
         texts, rows = F.normalize(self.texts, dim=-1), F.normalize(self.table.centred, dim=-1)
+        say_fewer("methods.icis.classes_a_batch", self.classes_a_batch, len(rows), "known classes")
         while training.step < training.steps:
             stream = step_stream(seed, training.step)
             chosen = torch.randperm(len(rows), generator=stream)[: self.classes_a_batch].to(rows.device)
