@@ -10,6 +10,7 @@ from torch import Tensor
 from ltdi.classes import Classes, ClassTasks
 from ltdi.errors import InputError
 from ltdi.seeding import pick
+from ltdi.store import digest
 
 
 class DomainTasks(ClassTasks):
@@ -55,6 +56,9 @@ class DomainTasks(ClassTasks):
         first, size = sum(self.sizes[:domain]), self.sizes[domain]
         order = pick(torch.full((n_tasks,), size), min(n_way or self.n_way, size), stream)
         return first + order
+
+    def description(self, tasks: Tensor) -> str:
+        return digest(super().description(tasks), self.sizes, self.among, self.power)
 
     def _like(self, of: Classes, classes: Tensor, support: Tensor, query: Tensor) -> Self:
         return type(self)(of, classes, support, query, self.sizes, self.among, self.power)

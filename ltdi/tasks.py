@@ -127,7 +127,7 @@ class TaskSource(NewTasks, Protocol):
         ...
 
     def description(self, tasks: Tensor) -> str:
-        """A name for all that weights of tasks of the table are trained on."""
+        """A name for all that weights of tasks of the table are trained on, and that new tasks are drawn by."""
         ...
 
     def take(self: Self, tasks: Tensor) -> Self:

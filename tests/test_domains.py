@@ -72,6 +72,15 @@ def test_a_domain_is_drawn_in_proportion_to_a_power_of_its_classes(power, shares
     assert ((found - expected).abs() < 4 * (expected * (1 - expected) / n).sqrt()).all()
 
 
+def test_what_tasks_are_drawn_by_names_a_training():
+    """A training that is done is found by this name: with other domains, or as often, it is another one."""
+    tasks = source()
+    own = (tasks.of, tasks.classes, tasks.support, tasks.query)
+    others = [DomainTasks(*own, SIZES), DomainTasks(*own, (9, 6, 5)), DomainTasks(*own, SIZES, power=0.5)]
+    told = {each.description(torch.arange(10)) for each in (tasks, *others, *tasks.parts)}
+    assert len(told) == 6 and tasks.description(torch.arange(9)) not in told
+
+
 def test_its_parts_are_a_domain_each_and_are_scored_alike():
     tasks, learner = source(), LinearHead(F)
     for i, part in enumerate(tasks.parts):
