@@ -18,6 +18,7 @@ KEY = tuple(_CELL.split())
 
 _RUN = "setting method variant train_classes seed tasks"
 _SCORE = "accuracy ci95 best_control paired_diff paired_ci95"
+_CHOSEN = "chosen_control chosen_diff chosen_ci95"
 _CHOICE = "val_accuracy val_best_control val_paired_diff val_paired_ci95"
 
 TABLES = {
@@ -31,8 +32,8 @@ TABLES = {
     "sharpness.csv": "setting variant seed tasks lambda_max ci95 paired_diff paired_ci95 device commit",
     # heads for other numbers of classes and images than a run was trained on
     "ways.csv": f"setting seed n_way n_shot method tasks {_SCORE} device commit",
-    # photographs, a row a meta-test domain
-    "photos.csv": f"setting n_shot method train_classes seed tasks {_SCORE} seconds_meta_train device commit",
+    # photographs, a row a meta-test domain; ``chosen``: the control that is the best on meta-val
+    "photos.csv": f"setting n_shot method train_classes seed tasks {_SCORE} {_CHOSEN} seconds_meta_train device commit",
     # the same with the images to be classified known, unlabelled; ``ahead``: the trained method − the row's
     "transductive.csv": "setting n_shot present method seed tasks accuracy ci95 ahead ahead_ci95 knobs device commit",
     # the three columns of the form of Table 4

@@ -177,6 +177,8 @@ def _forget_weights(folder: Path) -> None:
         file.unlink()
 
 
-def train_classes(data: Path) -> int:
-    """How many classes a run's methods learned from, symmetries not counted."""
-    return read_tensors(data / "tasks" / "features.safetensors", kind="features")[1]["train_classes"]
+def train_classes(data: Path, *, refit: bool = False) -> int:
+    """How many classes a run's methods learned from, symmetries not counted; with ``refit``, of the scenario domains,
+    meta-val's as well."""
+    facts = read_tensors(data / "tasks" / "features.safetensors", kind="features")[1]
+    return facts["train_classes"] + (facts["val_classes"] if refit else 0)

@@ -74,6 +74,8 @@ def main(
             changes = {"seed": each_seed, "tasks.n_shot": shots, "body.weights": weights, "data.root": str(root)}
             # those of the table are not needed, and their heads are most of the time
             changes |= {"method.controls": CONTROLS, "tasks.meta_test": 100}
+            # knobs are chosen on meta-val with the trained method, which must not have learned from it
+            changes |= {"meta.refit": False}
             params = override(defaults(), load_yaml(BENCH / "photos.yaml") | changes)
             say(f"bench: transductive {N_WAY}w{shots}s seed {each_seed}")
             data = run_stages(params, runs, until="meta_train")

@@ -1,6 +1,7 @@
 """Stage 4: the method learns from the trajectories; the controls choose their knobs on meta-val -> data/model/."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +18,10 @@ from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.methods import build, method_class
 from ltdi.methods.base import Method, scores
-from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.methods.saved import write_method
 from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
 from ltdi.metrics import best_and_paired
+from ltdi.pooled import pooled
 from ltdi.provenance import name_of
 from ltdi.seeding import generator
 from ltdi.store import write_json, write_tsv
@@ -28,13 +29,14 @@ from ltdi.tasks import TaskSource
 from ltdi.training import Row, Training
 from pipeline import params as parameters
 from pipeline.checkpoints import resumable
+from pipeline.meta_checks import check, check_refit
 from pipeline.stage import run
 from pipeline.suspects import suspect
 
 # what dvc.yaml plots of the curve: without one of these columns DVC draws none; a vanilla process leaves some empty
 PLOTTED = ["loss", "val_loss_w0", "val_loss_w1", "val_loss_w2", "val_score"]
 # of the section meta: how it is optimised, and not what is
-OPTIMISED = {"steps", "outer_lr", "lr_schedule", "ema", "val_every"}
+OPTIMISED = {"steps", "outer_lr", "lr_schedule", "ema", "val_every", "refit"}
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -48,7 +50,11 @@ def main(params_file: Path, data: Path) -> None:
     for each in built.values():
         each.prepare(world.train, world.trajectories, world.val)
 
-    method, curve, seconds = _trained(built[names[0]], world, params, setup, own[names[0]])
+    curve, seconds = _trained(built[names[0]], world, params, setup, own[names[0]])
+    found = {name: _scores(each, world.val, params.seed) for name, each in built.items()} if ranks.leads() else {}
+    if params.meta.refit:
+        setup, more = _refit(built, world, params, setup, own[names[0]])
+        seconds += more
     if not ranks.leads():
         return
     folder = data / "model" / "methods"
@@ -56,9 +62,8 @@ def main(params_file: Path, data: Path) -> None:
         write_method(folder, name, each, setup, own[name])
     of = [folder / f"{name}.safetensors" for name in names]
     write_json(folder / "names.json", {"method": names[0], "controls": names[1:]}, made_from=of)
-    found = {name: _scores(each, world.val, params.seed) for name, each in built.items()}
     write_tsv(data / "model" / "curve.tsv", curve.reindex(columns=curve.columns.union(PLOTTED, sort=False)))
-    write_json(data / "model" / "metrics.json", _summary(method, found.pop(names[0]), found, seconds))
+    write_json(data / "model" / "metrics.json", _summary(built[names[0]], found.pop(names[0]), found, seconds))
 
 
 def _world(data: Path, names: list[str]) -> SimpleNamespace:
@@ -94,7 +99,9 @@ def _setup(params: SimpleNamespace, world: SimpleNamespace) -> Setup:
         body=world.body,
         provides=world.provides,
     )
-    _check(setup, world.start.one_size, method_class(params.method.name))
+    check(setup, world.start.one_size, method_class(params.method.name))
+    if params.meta.refit:
+        check_refit(setup)
     if setup.one_size and meta.weight_loss > 0 and world.train.n_way != setup.n_way:
         raise InputError(
             f"denoiser.name = unet is for one number of classes, and tasks.train_n_way = {world.train.n_way} is not"
@@ -110,58 +117,64 @@ def _setup(params: SimpleNamespace, world: SimpleNamespace) -> Setup:
     return setup
 
 
-def _check(setup: Setup, one_start: bool, chosen: type[Method]) -> None:
-    """Knobs of two sections that do not fit together."""
-    denoiser, meta = setup.denoiser, setup.meta
-    if denoiser.width % denoiser.heads:
-        raise InputError(
-            f"denoiser.width = {denoiser.width} is not a multiple of denoiser.heads = {denoiser.heads}; change one"
-        )
-    if meta.min_shot > meta.max_shot:
-        raise InputError(f"meta.min_shot = {meta.min_shot} is more than meta.max_shot = {meta.max_shot}; change one")
-    recorded, new = meta.weight_loss * meta.recorded_tasks, meta.query_loss * meta.new_tasks
-    if recorded == new == 0:
-        raise InputError(
-            "meta.weight_loss × meta.recorded_tasks and meta.query_loss × meta.new_tasks are 0 and leave nothing to"
-            " learn; raise one of each pair"
-        )
-    of_one_size = {"denoiser.name = unet": setup.one_size, "trajectories.start = shared": one_start}
-    for key in (key for key, holds in of_one_size.items() if holds):
-        if new and meta.n_way != setup.n_way:
-            raise InputError(
-                f"{key} is for one number of classes, and meta.n_way = {meta.n_way} is not tasks.n_way = {setup.n_way};"
-                " make them equal, or set meta.new_tasks = 0"
-            )
-    if issubclass(chosen, DiffusionMethod):
-        try:
-            chosen.process_class.index_map(setup.length, setup.diffusion.steps)
-        except ValueError as error:
-            raise InputError(
-                f"diffusion.steps = {setup.diffusion.steps}: {error}; raise it or lower trajectories.length"
-            ) from error
-
-
 def _trained(
     method: Method, world: SimpleNamespace, params: SimpleNamespace, setup: Setup, own: dict
-) -> tuple[Method, pd.DataFrame, float]:
-    """The method, meta-trained, the curve of it, and the seconds that it took."""
+) -> tuple[pd.DataFrame, float]:
+    """The curve of a meta-training, and the seconds that it took."""
     if not any(True for _ in method.parameters()):
-        return method, pd.DataFrame(), 0.0
-    knobs = {section: getattr(params, section).model_dump() for section in ("diffusion", "denoiser", "meta")}
-    tensors, values = world.start.state()
-    everything = torch.arange(len(world.train))
-    inputs = (params.method.name, own, knobs, params.seed, values, tensors, setup.n_way, world.body.state_dict())
-    inputs = (*inputs, world.train.description(everything), *world.trajectories.parts)
-    code = (type(method).__module__, type(world.start.learner).__module__, type(world.train).__module__)
-    key = name_of("meta", *inputs, code=code)
-    meta = params.meta
-    training = Training(method, lr=meta.outer_lr, steps=meta.steps, ema=meta.ema, lr_schedule=meta.lr_schedule)
-    rows = _validated(method, training, world, meta.val_every, params.seed)
-    of = suspect(("meta", knobs["meta"]), ("diffusion", knobs["diffusion"]))
-    curve, seconds = resumable(training, rows, key, every=meta.val_every, name="meta_train", suspect=of)
-    method.eval().load_state_dict(training.average)
+        return pd.DataFrame(), 0.0
+    training, key = _training(method, world.train, world, params, setup, own)
+    rows = _validated(method, training, world, params.meta.val_every, params.seed)
+    curve, seconds = _finished(method, training, rows, key, params, "meta_train")
     method.finish(world.val, seed=params.seed)
-    return method, curve, seconds
+    return curve, seconds
+
+
+def _refit(
+    built: dict[str, Method], world: SimpleNamespace, params: SimpleNamespace, setup: Setup, own: dict
+) -> tuple[Setup, float]:
+    """In the place of each method what is learned of the classes of meta-training and meta-val together, with what has
+    been chosen on meta-val alone; the setup of it, and the seconds that it took."""
+    name, method = next(iter(built.items()))
+    both = pooled(world.train, world.val)
+    for each in built.values():
+        each.refit(both)
+    if not any(True for _ in method.parameters()):
+        return setup, 0.0
+    setup = replace(setup, n_classes=both.n_classes)
+    again = build(name, world.start, setup, own, seed=params.seed).to(world.device)
+    again.prepare(world.train, world.trajectories, world.val)
+    training, key = _training(again, both, world, params, setup, own)
+    rows = again.meta_train(training, both, world.trajectories, seed=params.seed)
+    _, seconds = _finished(again, training, rows, key, params, "meta_train, meta-val classes too")
+    again.choose_as(method)
+    built[name] = again
+    return setup, seconds
+
+
+def _training(
+    method: Method, train: TaskSource, world: SimpleNamespace, params: SimpleNamespace, setup: Setup, own: dict
+) -> tuple[Training, str]:
+    """The training of a method on the tasks of a source, at its first step, and its name."""
+    meta = params.meta
+    knobs = {section: getattr(params, section).model_dump() for section in ("diffusion", "denoiser")}
+    knobs["meta"] = meta.model_dump(exclude={"refit"})
+    tensors, values = world.start.state()
+    inputs = (params.method.name, own, knobs, params.seed, values, tensors, setup.n_way, world.body.state_dict())
+    inputs = (*inputs, train.description(torch.arange(len(train))), *world.trajectories.parts)
+    code = (type(method).__module__, type(world.start.learner).__module__, type(train).__module__)
+    training = Training(method, lr=meta.outer_lr, steps=meta.steps, ema=meta.ema, lr_schedule=meta.lr_schedule)
+    return training, name_of("meta", *inputs, code=code)
+
+
+def _finished(
+    method: Method, training: Training, rows: Iterator[Row], key: str, params: SimpleNamespace, name: str
+) -> tuple[pd.DataFrame, float]:
+    """A training run to its end: its curve, and the seconds that it took; the method has the averaged weights."""
+    of = suspect(("meta", params.meta.model_dump(exclude={"refit"})), ("diffusion", params.diffusion.model_dump()))
+    found = resumable(training, rows, key, every=params.meta.val_every, name=name, suspect=of)
+    method.eval().load_state_dict(training.average)
+    return found
 
 
 def _summary(method: Method, own: Tensor, controls: dict[str, Tensor], seconds: float) -> dict:

@@ -186,6 +186,7 @@ class Meta(Section):
     query_loss: NonNegative
     query_images: AtATime
     val_every: Count
+    refit: bool
 
 
 class Generate(Section):

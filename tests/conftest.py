@@ -128,6 +128,7 @@ TINY = {
     "meta.lr_schedule": "cosine",
     "meta.ema": 0.99,
     "meta.val_every": 4,
+    "meta.refit": False,
     "generate.heads": 1,
     "generate.adapt_steps": 0,
     "generate.adapt_lr": 1e-3,

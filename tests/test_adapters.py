@@ -268,6 +268,7 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
         ("collect_trajectories", {"learner.name": "linear_head"}, "none of the scenario adapters; allowed: lora"),
         ("collect_trajectories", {"trajectories.start": "ridge"}, "start = ridge is none of an adapter"),
         ("collect_trajectories", {"learner.modules": ["conv"]}, "learner.modules = conv is not in a layer"),
+        ("meta_train", {"meta.refit": True}, "meta.refit = true is for classes that images are given of"),
         ("meta_train", {"method.name": "reptile"}, "needs .*, and Lora on these tasks has none"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -40,15 +40,19 @@ def test_each_domain_has_its_own_best_control(tmp_path):
     write_table(tmp_path / "tasks" / "tasks.parquet", tasks)
     write_table(tmp_path / "results" / "per_task.parquet", pd.DataFrame(table))
     write_json(tmp_path / "results" / "metrics.json", {"method": "ltdi", "controls": {"prototype": {}, "ridge": {}}})
-    write_json(tmp_path / "model" / "metrics.json", {"seconds": 3.0})
+    write_json(tmp_path / "model" / "metrics.json", {"seconds": 3.0, "best_control": "ridge"})
     features = {"x": torch.zeros(1)}
-    write_tensors(tmp_path / "tasks" / "features.safetensors", features, {"train_classes": 7}, kind="features")
+    write_tensors(
+        tmp_path / "tasks" / "features.safetensors", features, {"train_classes": 7, "val_classes": 3}, kind="features"
+    )
 
-    rows = pd.DataFrame(photos.rows(tmp_path, 1, 0))
+    rows = pd.DataFrame(photos.rows(tmp_path, 1, 0, refit=True))
     own = rows[rows.method == "ltdi"].set_index("setting")
     assert dict(own.best_control) == {"a": "prototype", "b": "ridge"}
     assert own.paired_diff.tolist() == pytest.approx([0.1, -0.1])
-    assert set(rows.tasks) == {4} and set(rows.train_classes) == {7}
+    # meta-val picks one for all domains
+    assert set(own.chosen_control) == {"ridge"} and own.chosen_diff.tolist() == pytest.approx([0.2, -0.1])
+    assert set(rows.tasks) == {4} and set(rows.train_classes) == {10}
 
 
 def test_the_table_is_of_all_seeds_and_its_interval_of_their_mean():
@@ -57,9 +61,10 @@ def test_the_table_is_of_all_seeds_and_its_interval_of_their_mean():
     for seed, (own, best, diff, half) in enumerate([(0.60, "ridge", 0.02, 0.003), (0.64, "lda", 0.04, 0.004)]):
         row = common | {"seed": seed, "method": "ltdi", "accuracy": own, "best_control": best}
         rows.append(row | {"paired_diff": diff, "paired_ci95": half})
+        rows[-1] |= {"chosen_control": "lda", "chosen_diff": 0.05, "chosen_ci95": 0.01}
         rows += [common | {"seed": seed, "method": name, "accuracy": own - 0.05} for name in ("ridge", "lda")]
     text = photos.markdown(pd.DataFrame(rows))
-    assert "| a | 1 | 2 | 62.00 | 57.00 | 57.00 | ridge / LDA | +3.00 ± 0.25 |" in text
+    assert "| a | 1 | 2 | 62.00 | 57.00 | 57.00 | ridge / LDA | +3.00 ± 0.25 | LDA | +5.00 ± 0.71 |" in text
     assert "500 tasks a row and seed, a machine, commit c." in text
 
 

@@ -30,6 +30,7 @@ class Lda(Method):
         self.head = linear_classifier(self.learner, "lda")
         self.register_buffer("precision", torch.eye(self.head.n_numbers))
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
+        self.shrinkage = SHRINKAGES[0]
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         covariance = within_class_covariance(train).to(self.precision.device)
@@ -39,11 +40,15 @@ class Lda(Method):
 
         precisions = [shrunk_inverse(covariance, shrinkage).to(self.precision) for shrinkage in SHRINKAGES]
         means = [mean_score(precision) for precision in precisions]
+        self.shrinkage = SHRINKAGES[means.index(max(means))]
         self.precision.copy_(precisions[means.index(max(means))])
         temperature, _ = calibrated_temperature(
             self.head, val, lambda context: self._weights(context, self.precision, 1.0)
         )
         self.temperature.fill_(temperature)
+
+    def refit(self, train: TaskSource) -> None:
+        self.precision.copy_(shrunk_inverse(within_class_covariance(train), self.shrinkage))
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         return self._weights(context, self.precision, self.temperature)

@@ -34,12 +34,15 @@ class SimpleShot(Method):
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        self.refit(train)
+        self.temperature.fill_(calibrated_temperature(self.head, val, lambda context: self._weights(context, 1.0))[0])
+
+    def refit(self, train: TaskSource) -> None:
         total, n = torch.zeros_like(self.mean, dtype=torch.float64), 0
         for rows in train.by_class():
             total += rows.double().sum(0)
             n += len(rows)
         self.mean.copy_(total / n)
-        self.temperature.fill_(calibrated_temperature(self.head, val, lambda context: self._weights(context, 1.0))[0])
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         return self._weights(context, self.temperature)

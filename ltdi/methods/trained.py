@@ -111,6 +111,10 @@ class TrainedMethod(Method):
             gain, ci95 = mean_and_ci95(those[best] - none)
             self.strength[j] = STRENGTHS[best] if gain > ci95 else 0.0
 
+    def choose_as(self, other: Method) -> None:
+        assert isinstance(other, TrainedMethod)
+        self.strength.copy_(other.strength)
+
     def told(self, context: Context, centre: Tensor) -> Tensor:
         """What is known of each slot as one row (B, N, n_told): the mean of its rows and, where the start holds more
         than these (``Start.shown``), where its weights start (B, D), of unit size: denoisers are shown no more."""

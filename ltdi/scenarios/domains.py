@@ -72,8 +72,8 @@ class Domains:
             tables[-1].insert(0, "split", split)
             tables[-1].insert(1, "domain", [list(of_split)[i % len(of_split)] for i in range(len(source))])
         told = (f"{split}: {tasks[split]} tasks from {', '.join(of_split)}" for split, of_split in sets.items())
-        train_classes = sum(len(each.names) for name, each in sets["meta_train"].items() if ":" not in name)
-        facts = {"data_set": "folder", "size": size, "train_classes": train_classes}
+        facts: dict[str, Any] = {"data_set": "folder", "size": size}
+        facts |= {f"{KEYS[split]}_classes": _n_classes(sets[split]) for split in ("meta_train", "meta_val")}
         facts |= {"domain_power": data["domain_power"]}
         kinds = {"features": (kept, facts | {"scale": scale.item()})}
         return Prepared(kinds, pd.concat(tables, ignore_index=True), "; ".join(told))
@@ -136,6 +136,11 @@ def together(of_split: Mapping[str, ImageSet]) -> ImageSet:
     for other in others:
         first = join(first, other)
     return first
+
+
+def _n_classes(of_split: Mapping[str, ImageSet]) -> int:
+    """Of all domains, those of a domain in several looks counted once."""
+    return sum({name.partition(":")[0]: len(each.names) for name, each in of_split.items()}.values())
 
 
 def _no_domain_twice(sets: Mapping[str, Mapping[str, ImageSet]]) -> None:
