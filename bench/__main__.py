@@ -13,6 +13,10 @@ COMMANDS = {
     "run": ("bench.run", "measure settings × variants × seeds beside the controls: runs.csv, beside.csv, choices.csv"),
     "photos": ("bench.photos", "a pre-trained body and a mixture of domains, on others: photos.csv, photos.md"),
     "photo-parts": ("bench.photo_parts", "what each part of that preset does, on meta-val: photo_parts.md"),
+    "photo-refit": (
+        "bench.photo_refit",
+        "what learning once more is worth, on domains held out in turn: photo_refit.md",
+    ),
     "photos-speed": ("bench.photos_speed", "images a second beside timm, folder to answers, memory: photos_speed.md"),
     "transductive": ("bench.transductive", "photographs whose queries are known, unlabelled: transductive.csv, .md"),
     "domains": ("bench.domains", "unseen domains, classes and data sets, the form of Table 4: domains.csv, domains.md"),

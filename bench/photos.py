@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from bench import BENCH, RESULTS, RUNS
 from bench.machine import origin
@@ -50,13 +51,9 @@ def main(
 def rows(data: Path, n_shot: int, seed: int, *, refit: bool) -> list[dict[str, Any]]:
     """Of a finished run, a row a meta-test domain and method; the method's beside the best control of the domain."""
     metrics, chosen = read_json(data / "results" / "metrics.json"), read_json(data / "model" / "metrics.json")
-    tasks = read_table(data / "tasks" / "tasks.parquet")
-    domain_of = tasks[tasks.split == "meta_test"].domain.reset_index(drop=True)
-    scored = read_table(data / "results" / "per_task.parquet")
     common = {"seed": seed, "n_shot": n_shot, "train_classes": train_classes(data, refit=refit), **origin()}
     found: list[dict[str, Any]] = []
-    for domain, own in scored.groupby(scored.task.map(domain_of)):
-        scores = {name: torch.tensor(each.sort_values("task").score.to_numpy()) for name, each in own.groupby("method")}
+    for domain, scores in by_domain(data).items():
         controls = {name: scores[name] for name in metrics["controls"]}
         for name in (metrics["method"], *controls):
             row = common | {"setting": domain, "method": name, **summary(scores[name])}
@@ -66,6 +63,17 @@ def rows(data: Path, n_shot: int, seed: int, *, refit: bool) -> list[dict[str, A
                 row |= {"chosen_control": chosen["best_control"], "chosen_diff": difference, "chosen_ci95": half}
             found.append(row)
     return found
+
+
+def by_domain(data: Path) -> dict[str, dict[str, Tensor]]:
+    """Of a finished run, the scores (M,) of each method on the tasks of each meta-test domain."""
+    tasks = read_table(data / "tasks" / "tasks.parquet")
+    domain_of = tasks[tasks.split == "meta_test"].domain.reset_index(drop=True)
+    scored = read_table(data / "results" / "per_task.parquet").sort_values("task")
+    return {
+        str(domain): {str(name): torch.tensor(each.score.to_numpy()) for name, each in own.groupby("method")}
+        for domain, own in scored.groupby(scored.task.map(domain_of))
+    }
 
 
 def markdown(measured: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import photo_parts, photos
+from bench import photo_parts, photo_refit, photos
 from bench.settings import defaults, load_yaml, override
 from ltdi.store import write_json, write_table, write_tensors
 from pipeline.params import load
@@ -71,3 +71,20 @@ def test_the_table_is_of_all_seeds_and_its_interval_of_their_mean():
 def test_a_part_is_a_line_of_what_meta_val_says():
     said = {"val_score": 0.5, "best_control": "lda", "paired": {"difference": 0.01, "ci95": 0.002}, "seconds": 3.2}
     assert photo_parts.line("a part", said) == ["a part", "50.00", "LDA", "+1.00 ± 0.20", "3"]
+
+
+def test_learning_once_more_is_compared_on_the_same_tasks():
+    without = {"ltdi": [0.6, 0.8], "ridge": [0.5, 0.7], "lda": [0.4, 0.6]}
+    again = {"ltdi": [0.7, 0.8], "ridge": [0.5, 0.7], "lda": [0.6, 0.8]}
+    first, second = ({name: torch.tensor(own) for name, own in each.items()} for each in (without, again))
+    found = photo_refit.cells(first, second, "ltdi")
+    assert found == ["LDA", "+10.00 ± 0.00", "+5.00 ± 9.80", "+5.00 ± 9.80"]
+
+
+def test_what_is_held_out_is_learned_from_nowhere_and_is_no_test_set(repository):
+    preset = load_yaml(repository / "bench" / "photos.yaml")["data.domains"]
+    for domains in load_yaml(repository / "bench" / "photo_refit.yaml")["held_out"].values():
+        override(defaults(), {"data.domains": domains})
+        train, val, test = (set(domains[split]) for split in ("train", "val", "test"))
+        assert not (train & val or (train | val) & test or test & set(preset["test"]))
+        assert test <= set(preset["train"] + preset["val"]) and train | val <= set(preset["train"] + preset["val"])
