@@ -217,7 +217,7 @@ def _adapters(world: World, n: int = 4, texts: int = 8, length: int = 32) -> Hot
         learner = Lora(folder, rank=4, alpha=8.0, modules=["query", "value"])
     learner.network.to(world.device)
     w = learner.initial(n, 2, generator(0, "lora")).to(world.device)
-    hidden = torch.randn(n, texts, length, 384, generator=generator(0, "hidden")).to(world.device)
+    hidden = torch.ones(n, texts, length, 2, dtype=torch.int, device=world.device)
     mask, labels = torch.ones(n, texts, length), torch.arange(texts).remainder(2).expand(n, -1)
     batch = {"hidden": hidden, "mask": mask.to(world.device), "labels": labels.to(world.device)}
 
