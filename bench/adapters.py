@@ -27,6 +27,7 @@ from ltdi.artefacts import names
 from ltdi.console import say
 from ltdi.datasets.texts import read_text_set
 from ltdi.errors import InputError
+from ltdi.methods.trained import STRENGTH_SHOTS
 from ltdi.seeding import generator
 from ltdi.starts.base import shared_draw
 from ltdi.store import write_text, write_tsv
@@ -73,7 +74,7 @@ def measure(runs: Runs, root: Path, knobs: Row, parts: Sequence[str] = PARTS) ->
     sets: list[Held] = []
     chosen_on: list[Held] = []
     for seed, run in runs:
-        say(f"seed {seed}: a generator after {clock() - begun:.0f} s")
+        say(f"seed {seed}: a generator after {clock() - begun:.0f} s; {_told(run)}")
         seen.append((seed, run))
         sets = sets or [held_out(run, read_text_set(root, name), knobs) for name in REPORTED]
         chosen_on = chosen_on or [held_out(run, read_text_set(root, name), knobs) for name in knobs["chosen_on"]]
@@ -100,6 +101,12 @@ def measure(runs: Runs, root: Path, knobs: Row, parts: Sequence[str] = PARTS) ->
 
 def _seeded(rows: Iterable[Row], seed: int) -> Iterator[Row]:
     return (row | {"seed": seed} for row in rows)
+
+
+def _told(run: AdapterRun) -> str:
+    """What meta-val chose of the start and of the generator."""
+    strength = getattr(run.method, "strength", torch.zeros(0)).tolist()
+    return f"start {run.method.start.values()}, strength {strength} at {STRENGTH_SHOTS} shots"
 
 
 def _controls(run: AdapterRun) -> list[AdapterRun]:
