@@ -60,7 +60,7 @@ photos: $(READY) ## Lt-Di on photographs and a pre-trained body: LTDI_DATA=<fold
 
 LTDI_BODY ?= roberta-base
 
-bench-adapters: $(READY) ## adapters of a language model on MRPC and QNLI: LTDI_GLUE=<folder or zip> LTDI_BODY=<model> SEEDS="0 1 2" BUDGET=cpu|full
+bench-adapters: $(READY) ## adapters of a language model on MRPC and QNLI: LTDI_GLUE=<folder or zip> LTDI_BODY=<model> SEEDS="0 1 2" BUDGET=cpu|gpu|full
 	python -m bench adapters --root $(or $(LTDI_GLUE),$(LTDI_DATA)/glue) --body $(LTDI_BODY) $(SEEDS:%=--seed %) --budget $(or $(BUDGET),cpu)
 
 TINY ?= $(LTDI_DATA)/tiny-imagenet-200.zip

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ltdi.devices import device
 from ltdi.learners import Lora
 from ltdi.seeding import generator
 
@@ -34,20 +35,20 @@ def scores_by_steps(
 ) -> Iterator[tuple[int, float, float]]:
     """After each of ``steps``: their number, the accuracy on dev, and the seconds of the steps up to there. ``kind`` is
     a key of ``RATES``; ``learner`` says of which model, layers and modules."""
-    model = _model(kind, learner, steps[-1])
-    optimizer, texts, labels = _optimizer(kind, model, learner.encoder.head), *train
+    model, where = _model(kind, learner, steps[-1]).to(device()), device()
+    optimizer, labels = _optimizer(kind, model, learner.encoder.head), train[1].to(where)
+    known, asked = (_Tokens(learner, texts, length, where) for texts, _ in (train, dev))
     order, seconds = _order(len(labels), inputs_a_step, generator(seed, "steps")), 0.0
     for step in range(1, steps[-1] + 1):
         rows, started = next(order), clock()
-        inputs = _tokens(learner, [texts[int(j)] for j in rows], length)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(**inputs).logits, labels[rows]).backward()
+        nn.functional.cross_entropy(model(**known.padded(rows)).logits, labels[rows.to(where)]).backward()
         optimizer.step()
         if kind == "adalora":
             model.base_model.update_and_allocate(step)
         seconds += clock() - started
         if step in steps:
-            yield step, _accuracy(model, learner, dev, length), seconds
+            yield step, _accuracy(model, asked, dev[1].to(where), learner.encoder.texts_together), seconds
 
 
 def _model(kind: str, learner: Lora, steps: int) -> Any:
@@ -56,7 +57,9 @@ def _model(kind: str, learner: Lora, steps: int) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        plain = AutoModelForSequenceClassification.from_pretrained(learner.body, num_labels=2).eval()
+        plain = AutoModelForSequenceClassification.from_pretrained(
+            learner.body, num_labels=2, dtype=torch.float32
+        ).eval()
         layers = list(range(learner.lowest, learner.encoder.depth))
         where: dict[str, Any] = {"target_modules": list(learner.modules), "layers_to_transform": layers}
         where |= {"task_type": "SEQ_CLS"}
@@ -90,16 +93,23 @@ def _order(n: int, inputs_a_step: int, stream: torch.Generator) -> Iterator[Tens
         yield from torch.randperm(n, generator=stream).split(inputs_a_step)
 
 
-def _tokens(learner: Lora, texts: Texts, length: int) -> Any:
-    columns = [list(column) for column in zip(*texts, strict=True)]
-    return learner.encoder.tokenizer(*columns, padding=True, truncation=True, max_length=length, return_tensors="pt")
+class _Tokens:
+    """Texts as tokens, read once; some of them padded to the longest of these."""
+
+    def __init__(self, learner: Lora, texts: Texts, length: int, where: torch.device) -> None:
+        self.tokenizer, self.where = learner.encoder.tokenizer, where
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        self.all = self.tokenizer(*columns, truncation=True, max_length=length)
+
+    def padded(self, rows: Tensor) -> Any:
+        some = {name: [values[j] for j in rows.tolist()] for name, values in self.all.items()}
+        return self.tokenizer.pad(some, return_tensors="pt").to(self.where)
 
 
 @torch.no_grad()
-def _accuracy(model: Any, learner: Lora, dev: tuple[Texts, Tensor], length: int) -> float:
-    texts, labels = dev
-    right = 0
-    for rows in torch.arange(len(labels)).split(64):
-        logits = model(**_tokens(learner, [texts[int(j)] for j in rows], length)).logits
-        right += int((logits.argmax(-1) == labels[rows]).sum())
-    return right / len(labels)
+def _accuracy(model: Any, asked: _Tokens, labels: Tensor, together: int) -> float:
+    right = [
+        model(**asked.padded(rows)).logits.argmax(-1) == labels[rows.to(labels.device)]
+        for rows in torch.arange(len(labels)).split(together)
+    ]
+    return torch.cat(right).double().mean().item()

@@ -39,7 +39,8 @@ def held_out(run: AdapterRun, of: TextSet, knobs: dict[str, Any]) -> Held:
     train, most = some_of_train(of, knobs["train"]), knobs["dev"]
     texts = {"train": train, "dev": (of.texts["dev"][:most], of.labels["dev"][:most])}
     about = {"data_set": of.name, "body": Path(run.learner.body).name, **origin(), "train": len(train[1])}
-    return Held(of.name, texts, run.read_texts(*train), run.read_texts(*texts["dev"]), about | {"n_shot": run.n_shot})
+    about |= {"n_shot": run.n_shot, "inputs_a_step": knobs["inputs_a_step"]}
+    return Held(of.name, texts, run.read_texts(*train), run.read_texts(*texts["dev"]), about)
 
 
 def some_of_train(of: TextSet, most: int) -> Texts:
@@ -50,5 +51,9 @@ def some_of_train(of: TextSet, most: int) -> Texts:
 
 
 def clock() -> float:
-    """Seconds, of the processor where it computes: other programs may run beside."""
-    return time.process_time() if device().type == "cpu" else time.perf_counter()
+    """Seconds, of the processor where it computes: other programs may run beside. A card has done all that it was asked
+    for before."""
+    if device().type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()

@@ -25,8 +25,7 @@ stages() {
 
 python -c 'import torch; assert torch.cuda.is_available(), "no card"; print(torch.__version__, torch.cuda.get_device_name())' || exit 2
 
-part tests 400 python -m pytest -q -x tests/test_adaptation.py tests/test_head_gradient.py tests/test_trajectories.py \
-    tests/test_methods.py tests/test_other_device.py
+part tests 400 python -m pytest -q tests/test_card.py tests/test_head_gradient.py tests/test_other_device.py
 before=$(date +%s)
 stages >"$out/stages.log" 2>&1 && how=done || { how=FAILED; failed=1; }
 echo "stages: $how in $(($(date +%s) - before)) s, $out/stages.log"

@@ -97,7 +97,7 @@ def hot_paths(device: torch.device) -> Iterator[HotPath]:
 def _collection(world: World, n: int, n_way: int, sam: float, precision: str) -> HotPath:
     source, few = world.tasks(n, n_way), max(1, n // 64)
     how = {"fit_on": "class", "augment": False, "optimizer": "adam", "lr": LR, "steps": STEPS, "length": 4, "seed": 0}
-    tasks = torch.arange(n, device=world.device)
+    tasks = torch.arange(n)
     name = f"collection, {n_way} classes, {precision}" + (", SAM" if sam else "")
     ours = partial(collect, world.start, source, tasks, sam=sam, precision=precision, **how)  # type: ignore[arg-type]
     w, batch = world.start.centre(source.context(tasks)), source.fitted_on(tasks)
@@ -163,7 +163,7 @@ def _meta_training(world: World, n: int = 32) -> HotPath:
 
 def _generation(world: World, n: int) -> HotPath:
     source, method = world.tasks(n, 5), world.method().eval()
-    context = source.context(torch.arange(n, device=world.device))
+    context = source.context(torch.arange(n))
     support = world.images[: 5 * n]
     ours = lambda: method.generate(context, generator=generator(0, "noise"))  # noqa: E731
     return HotPath(
@@ -179,7 +179,7 @@ def _generation(world: World, n: int) -> HotPath:
 
 def _classification(world: World) -> HotPath:
     source = world.tasks(1, 5)
-    w = world.start.centre(source.context(torch.arange(1, device=world.device)))
+    w = world.start.centre(source.context(torch.arange(1)))
     image, body = world.images[:1], world.body
     head = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 5)).to(world.device)
 
@@ -217,7 +217,7 @@ def _adapters(world: World, n: int = 4, texts: int = 8, length: int = 32) -> Hot
         learner = Lora(folder, rank=4, alpha=8.0, modules=["query", "value"])
     learner.network.to(world.device)
     w = learner.initial(n, 2, generator(0, "lora")).to(world.device)
-    hidden = torch.randn(n, texts, length, 384, generator=generator(0, "hidden")).to(world.device)
+    hidden = torch.ones(n, texts, length, 2, dtype=torch.int, device=world.device)
     mask, labels = torch.ones(n, texts, length), torch.arange(texts).remainder(2).expand(n, -1)
     batch = {"hidden": hidden, "mask": mask.to(world.device), "labels": labels.to(world.device)}
 

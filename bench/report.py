@@ -16,6 +16,7 @@ from ltdi.store import write_text
 
 REPORTED = {"ltdi": "the paper", "lvdi": "the paper", "prototype": "ProtoNet with Conv4, 1,200 classes"}
 BAR = ("ltdi", "lvdi", "control")
+FULL = "_full"
 
 
 def main() -> None:
@@ -30,7 +31,9 @@ def main() -> None:
     runs, beside, ways, audited = (read(f"{name}.csv") for name in ("runs", "beside", "ways", "audit"))
     runs = runs[~runs.variant.str.startswith("few_shot")]
     if len(runs):
-        texts["omniglot.md"] = omniglot(runs[runs.variant.isin(BAR)], bench)
+        full = runs.variant.str.endswith(FULL)
+        texts["omniglot.md"] = omniglot(runs[runs.variant.isin(BAR)], runs[full], bench)
+        runs = runs[~full]
         texts["ablation.md"] = ablation(runs, beside, bench, components) + sharpness(read("sharpness.csv"))
     if len(ways):
         texts["ways.md"] = other_sizes(ways, bench)
@@ -49,24 +52,36 @@ def _components(file: Path) -> str:
     return text.partition("## The components\n\n")[2].partition("\n## Every measured variant")[0]
 
 
-def omniglot(runs: pd.DataFrame, bench: Mapping[str, Any]) -> str:
-    """Lt-Di, the controls and the reported figures, a column a setting."""
-    runs = runs[runs.setting.str.startswith("omniglot-")]
+def omniglot(runs: pd.DataFrame, full: pd.DataFrame, bench: Mapping[str, Any]) -> str:
+    """Lt-Di, the controls and the reported figures, a column a setting; those of the full budget apart."""
+    names = bench["names"]
     settings = [each for each in bench["settings"] if each.startswith("omniglot-")]
-    names, rows = bench["names"], []
-    shown = [("ltdi", "ltdi"), ("lvdi", "lvdi"), *((each, "control") for each in (*bench["controls"], "ceiling"))]
-    for (classes,), group in _groups(runs, "train_classes"):
-        for method, variant in shown:
-            own = group[(group.method == method) & (group.variant == variant)]
-            rows.append([names[method], str(classes), *(_cell(own[own.setting == each]) for each in settings)])
-        own = group[(group.method == "ltdi") & (group.variant == "ltdi")]
-        best = (_paired(own[own.setting == each]) for each in settings)
-        rows.append(["Lt-Di − best control, paired", str(classes), *best])
+    runs, full = (each[each.setting.isin(settings)] for each in (runs, full))
+    rows = _of_settings(runs, settings, bench)
     for name, source in REPORTED.items():
         values = (f"{value:g}" for value in bench["reported"][name][: len(settings)])
         rows.append([f"{names[name]} (reported: {source})", "", *values])
     head = ["head", "training classes", *(each.removeprefix("omniglot-") for each in settings)]
-    return "# Omniglot, accuracy in percent\n\n" + _caption(runs) + table(head, rows)
+    text = "# Omniglot, accuracy in percent\n\n" + _caption(runs) + table(head, rows)
+    if len(full):
+        text += "\n## The full budget\n\n" + _caption(full) + table(head, _of_settings(full, settings, bench, FULL))
+    return text
+
+
+def _of_settings(
+    runs: pd.DataFrame, settings: list[str], bench: Mapping[str, Any], suffix: str = ""
+) -> list[list[str]]:
+    names, rows = bench["names"], []
+    shown = [("ltdi", "ltdi"), ("lvdi", "lvdi"), *((each, "control") for each in (*bench["controls"], "ceiling"))]
+    for (classes,), group in _groups(runs, "train_classes"):
+        for method, variant in shown:
+            own = group[(group.method == method) & (group.variant == variant + suffix)]
+            if len(own) or not suffix:
+                rows.append([names[method], str(classes), *(_cell(own[own.setting == each]) for each in settings)])
+        own = group[(group.method == "ltdi") & (group.variant == "ltdi" + suffix)]
+        best = (_paired(own[own.setting == each]) for each in settings)
+        rows.append(["Lt-Di − best control, paired", str(classes), *best])
+    return rows
 
 
 def ablation(runs: pd.DataFrame, beside: pd.DataFrame, bench: Mapping[str, Any], components: str) -> str:

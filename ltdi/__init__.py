@@ -7,7 +7,7 @@ Shapes, in every docstring:
 
 Imports go down only: floor 0 is ``errors store seeding nn training metrics weights devices console ranks memory``,
 floor 1 ``learner datasets features provenance diffusion encoder likeness schemas lineage``,
-floor 2 ``bodies tasks texts text_pairs learners adaptation sharpness``,
+floor 2 ``bodies tasks texts text_pairs text_examples learners adaptation sharpness``,
 floor 3 ``classes text_tasks extractor starts selection reptile peft_format transductive outputs``,
 floor 4 ``trajectories domains described head``, floor 5 ``methods prepared pooled scenarios program``,
 floor 6 ``artefacts joined transductive_controls``, floor 7 ``run adapter audit example``, floor 8 ``cli``,

@@ -20,8 +20,6 @@ from ltdi.seeding import generator
 from ltdi.store import read_tensors
 from ltdi.tasks import Context
 
-TOGETHER = 64
-
 
 class AdapterRun:
     """A finished run of the scenario adapters.
@@ -68,8 +66,8 @@ class AdapterRun:
     def read_texts(self, texts: list[tuple[str, ...]], labels: Tensor) -> dict[str, Tensor]:
         """The same of texts and their labels (M,)."""
         encoder, parts = self.learner.encoder, []
-        for first in range(0, len(texts), TOGETHER):
-            tokens = encoder.tokens(texts[first : first + TOGETHER], self.length)
+        for first in range(0, len(texts), encoder.texts_together):
+            tokens = encoder.tokens(texts[first : first + encoder.texts_together], self.length)
             parts.append(encoder.read(tokens, self.learner.lowest))
         read = {name: torch.cat([part[name] for part in parts])[None].to(self.device) for name in parts[0]}
         return read | {"labels": labels[None].to(self.device)}
@@ -119,11 +117,22 @@ class AdapterRun:
     @torch.no_grad()
     def score(self, w: Tensor, asked: Batch) -> float:
         """The share of a part's texts that weights (1, D) label rightly."""
-        n_right = 0.0
-        for rows in torch.arange(asked["labels"].shape[1]).split(TOGETHER):
-            batch = {name: asked[name][:, rows] for name in ("hidden", "mask", "labels")}
-            n_right += len(rows) * self.learner.score(w, batch).item()
-        return n_right / asked["labels"].shape[1]
+        right = (self.logits(w, asked).argmax(-1) == asked["labels"][0]).double().mean()
+        return right.item()
+
+    @torch.no_grad()
+    def logits(self, w: Tensor, asked: Batch) -> Tensor:
+        """Of a part's texts with weights (1, D): (M, 2)."""
+        rows = torch.arange(asked["labels"].shape[1]).split(self.learner.encoder.texts_together)
+        parts = [self.learner.logits(w, asked["hidden"][:, some], asked["mask"][:, some])[0] for some in rows]
+        return torch.cat(parts)
+
+    def cut(self, w: Tensor, known: Batch) -> Tensor:
+        """Weights (1, D) whose bias is such that they give each class to as many of the examples that are known as are
+        of it: of these the labels' frequency is looked at, and not which has which."""
+        surplus = self.logits(w, known).diff(dim=-1)[:, 0]
+        line = surplus.quantile(1 - known["labels"][0].float().mean())
+        return self.learner.with_bias(w, torch.stack([line / 2, -line / 2])[None])
 
 
 def shuffled(known: Batch, inputs_a_step: int, stream: torch.Generator) -> Iterator[Batch]:

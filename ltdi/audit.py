@@ -119,7 +119,7 @@ def audit_run(data: Path, *, method: str = "", n_tasks: int = 500, seed: int = 0
     distances: dict[str, list[Tensor]] = {}
     stream = generator(seed, "audit")
     for tasks in _evenly(min(n_tasks, len(test))):
-        task = test.batch(tasks.to(where))
+        task = test.batch(tasks)
         right = audited.generate(task.context, generator=generator(seed, "noise"))
         for name, w in _weights(audited, task.context, right, training, stream, seed):
             score = audited.learner.score(w, task.query).double()

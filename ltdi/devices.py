@@ -77,8 +77,8 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     Threads that share an operation wait for each other at its end: of small ones that costs more than they save, and
     much more where anything else runs on the machine. What is computed does not depend on their number.
     """
-    threads = torch.get_num_threads()
-    if threads == 1:
+    threads, items = torch.get_num_threads(), list(items)
+    if threads == 1 or len(items) == 1:
         return list(map(work, items))
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:

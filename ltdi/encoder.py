@@ -4,13 +4,15 @@
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ltdi.devices import device
 from ltdi.errors import InputError
 from ltdi.nn import masked_mean
 from ltdi.store import digest
@@ -19,6 +21,8 @@ N_CLASSES = 2
 
 OF_FIRST_TOKEN = ("bert", "roberta", "xlm-roberta")
 """Kinds of models, of one structure, whose head reads the first token alone."""
+
+TOGETHER, ON_A_CARD = 64, 1024
 
 NEEDED = "needs the package {}, which is not installed; pip install 'ltdi[adapters]'"
 
@@ -45,7 +49,7 @@ class Encoder:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 self.model, read = AutoModelForSequenceClassification.from_pretrained(
-                    name, num_labels=n_classes, output_loading_info=True
+                    name, num_labels=n_classes, output_loading_info=True, dtype=torch.float32
                 )
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
@@ -66,22 +70,31 @@ class Encoder:
         padding = {"truncation": True, "padding": "max_length", "max_length": length, "return_tensors": "pt"}
         return dict(self.tokenizer(*columns, **padding))
 
+    @property
+    def texts_together(self) -> int:
+        """How many a pass reads: a card has more units than a few texts keep busy."""
+        return ON_A_CARD if device().type == "cuda" else TOGETHER
+
     @torch.no_grad()
     def read(self, tokens: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
-        """What the frozen model makes of tokens (M, L): ``hidden`` (M, L, H), what layer number ``layer`` is given;
-        ``mask`` (M, L), which tokens are there; ``embedding`` (M, H), the mean of the last layer over these."""
+        """What the frozen model makes of tokens (M, L): ``hidden`` (M, L, H), what layer number ``layer`` is given, and
+        of the first layer what the embeddings are given, a hundredth of that: numbers of tokens and of their texts
+        (M, L, 2); ``mask`` (M, L), which tokens are there; ``embedding`` (M, H), the mean of the last layer over
+        these."""
+        # parts of it may have been moved with a learner that has these
+        self.model.to(device())
         there = {name: value.to(self.model.device) for name, value in tokens.items()}
-        states = self.model.base_model(**there, output_hidden_states=True).hidden_states
-        mask = there["attention_mask"]
-        return {"hidden": states[layer], "mask": mask, "embedding": masked_mean(states[-1], mask.to(states[-1]))}
+        states, mask = self.model.base_model(**there, output_hidden_states=True).hidden_states, there["attention_mask"]
+        hidden = states[layer] if layer else _numbers(there)
+        return {"hidden": hidden, "mask": mask, "embedding": masked_mean(states[-1], mask.to(states[-1]))}
 
     def above(self, layer: int) -> nn.Module:
-        """The model from layer number ``layer`` on, its weights shared with the whole one. It is called with the hidden
-        states that this layer is given as ``inputs_embeds`` (M, L, H), and a mask of four axes, which is added to the
+        """The model from layer number ``layer`` on, its weights shared with the whole one. It is called with what
+        ``read`` says of this layer as ``inputs_embeds`` (M, L, …), and a mask of four axes, which is added to the
         attention's scores. Where its head reads the first token alone, its last layer computes no other."""
         weights = (*self.model.parameters(), *self.model.buffers())
         cut = copy.deepcopy(self.model, {id(each): each for each in weights})
-        cut.base_model.embeddings = _Given()
+        cut.base_model.embeddings = _Given() if layer else _Numbers(cut.base_model.embeddings)
         place, _, name = self.layers.rpartition(".")
         setattr(cut.get_submodule(place), name, cut.get_submodule(self.layers)[layer:])
         if self.model.config.model_type in OF_FIRST_TOKEN:
@@ -119,6 +132,25 @@ class _Given(nn.Module):
 
     def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> Tensor:
         return inputs_embeds
+
+
+class _Numbers(nn.Module):
+    """The embeddings, of numbers of tokens and of their texts (M, L, 2)."""
+
+    def __init__(self, embeddings: nn.Module) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.of_texts = "token_type_ids" in signature(embeddings.forward).parameters
+
+    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> Tensor:
+        tokens, texts = inputs_embeds.unbind(-1)
+        return self.embeddings(input_ids=tokens, **({"token_type_ids": texts} if self.of_texts else {}))
+
+
+def _numbers(tokens: Mapping[str, Tensor]) -> Tensor:
+    """(M, L, 2)"""
+    of_texts = tokens.get("token_type_ids", torch.zeros_like(tokens["input_ids"]))
+    return torch.stack([tokens["input_ids"], of_texts], -1).int()
 
 
 def _first_token(layer: Any, x: Tensor, mask: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -11,8 +11,9 @@ from ltdi.domains import DomainTasks
 from ltdi.errors import InputError
 from ltdi.schemas import EXAMPLES, FEATURES, IMAGES, TASKS
 from ltdi.store import read_table, read_tensors
+from ltdi.text_examples import Examples
 from ltdi.text_pairs import Pairs
-from ltdi.text_tasks import Examples, Reading, TextTasks
+from ltdi.text_tasks import Reading, TextTasks
 
 T = TypeVar("T", bound=ClassTasks)
 

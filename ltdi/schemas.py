@@ -58,7 +58,8 @@ class OfExamples(Facts):
 EXAMPLES = Schema(
     "examples",
     OfExamples,
-    {f"{split}/hidden": f"float {split}_rows {split}_length H" for split in SPLITS}
+    # hidden states, or numbers of tokens
+    {f"{split}/hidden": f"number {split}_rows {split}_length H" for split in SPLITS}
     | {f"{split}/embedding": f"float {split}_rows C" for split in SPLITS},
     finite=True,
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ltdi.learner import Batch
 
-NEAREST = 8
+NEAREST, ANCHORS_TOGETHER = 8, 2048
 SURENESS = 3.0
 """The logit of a pair whose likeness is one standard deviation above the mean of all."""
 
@@ -61,9 +61,14 @@ def some_pairs(unit: Tensor, given: Tensor, n: int, stream: torch.Generator) -> 
     first = given[torch.randperm(len(given), generator=stream)[: 2 * n // 5]]
     any_two = torch.randint(len(unit), (n // 5, 2), generator=stream)
     anchors = torch.randint(len(unit), (n - len(first) - len(any_two),), generator=stream)
-    likeness = unit[anchors] @ unit.mT
-    likeness[torch.arange(len(anchors)), anchors] = -torch.inf
-    nearest = likeness.topk(min(NEAREST, len(unit) - 1)).indices
+    nearest = torch.cat([_nearest(unit, some) for some in anchors.split(ANCHORS_TOGETHER)])
     chosen = torch.randint(nearest.shape[1], (len(anchors), 1), generator=stream)
     near = torch.stack([anchors, nearest.gather(1, chosen)[:, 0]], 1)
     return torch.cat([first, near, any_two])
+
+
+def _nearest(unit: Tensor, anchors: Tensor) -> Tensor:
+    """The numbers of the texts that are nearest to each of the anchors (A, NEAREST)."""
+    likeness = unit[anchors] @ unit.mT
+    likeness[torch.arange(len(anchors)), anchors] = -torch.inf
+    return likeness.topk(min(NEAREST, len(unit) - 1)).indices

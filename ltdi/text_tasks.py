@@ -4,8 +4,7 @@ A sub-task is a data set and an example of it, its anchor: made of the ``share``
 anchor by the encoder's embeddings, so that two sub-tasks of one data set are about different things.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,68 +14,13 @@ from torch import Tensor
 
 from ltdi.encoder import N_CLASSES
 from ltdi.errors import InputError
-from ltdi.learner import ABSENT
 from ltdi.seeding import generator
 from ltdi.store import digest
 from ltdi.tasks import Context, Task
+from ltdi.text_examples import Examples
 from ltdi.text_pairs import Pairs
 
 COLUMNS = ("names", "support", "query", "fitted")
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """R labelled texts of a split: ``hidden`` (R, L, H) and ``mask`` (R, L), what the lowest adapted layer is given;
-    ``embedding`` (R, C); ``label``, ``group``, the number of the data set, and ``dev``, whether it is of the part that
-    the data set keeps apart: (R,)."""
-
-    hidden: Tensor
-    mask: Tensor
-    embedding: Tensor
-    label: Tensor
-    group: Tensor
-    dev: Tensor
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], split: str) -> "Examples":
-        """Those of a split from what ``tensors`` gave of all."""
-        return cls(**{each.name: tensors[f"{split}/{each.name}"] for each in fields(cls)})
-
-    def tensors(self, split: str) -> dict[str, Tensor]:
-        return {f"{split}/{each.name}": getattr(self, each.name) for each in fields(self)}
-
-    def to(self, device: torch.device | str) -> "Examples":
-        return Examples(**{each.name: getattr(self, each.name).to(device) for each in fields(self)})
-
-    @cached_property
-    def name(self) -> str:
-        return digest(self.tensors(""))
-
-    @cached_property
-    def unit(self) -> Tensor:
-        """Embeddings of unit length (R, C)."""
-        return torch.nn.functional.normalize(self.embedding, dim=-1)
-
-    def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """A learner's batch of rows (B, M), ``ABSENT`` where −1."""
-        there = rows.clamp_min(0)
-        labels = torch.where(rows >= 0, self.label[there], ABSENT)
-        return {"hidden": self.hidden[there], "mask": self.mask[there], "labels": labels}
-
-    def near(self, group: int, anchor: int, share: float, dev: bool) -> list[Tensor]:
-        """Of each class the rows of a data set that are nearest to the anchor, a ``share`` of them."""
-        likeness = self.unit @ self.unit[anchor]
-        pools = []
-        for label in range(N_CLASSES):
-            rows = ((self.group == group) & (self.dev == dev) & (self.label == label)).nonzero().flatten()
-            if share < 1 and not dev:
-                nearest = likeness[rows].topk(max(1, round(share * len(rows)))).indices
-                rows = rows[nearest.sort().values]
-            pools.append(rows.cpu())
-        return pools
 
 
 @dataclass(frozen=True)
@@ -118,12 +62,7 @@ class TextTasks:
     @cached_property
     def most_shots(self) -> int:
         """By the smallest class of the smallest data set."""
-        of = self.of
-        sizes = [
-            int(((of.group == group) & ~of.dev & (of.label == label)).sum())
-            for group in of.group.unique()
-            for label in range(N_CLASSES)
-        ]
+        sizes = [len(self.of.rows(group, label, dev=False)) for group in self.of.groups for label in range(N_CLASSES)]
         return max(1, round(self.reading.share * min(sizes))) - 1
 
     @property
@@ -145,13 +84,13 @@ class TextTasks:
 
     def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
         """Data sets, evenly, and of each an anchor (n_tasks, 2)."""
-        groups = self.of.group.unique().cpu()
+        groups = torch.tensor(self.of.groups)
         chosen = groups[torch.randint(0, len(groups), (n_tasks,), generator=stream)]
         spot, names = torch.rand(n_tasks, generator=stream), []
         for group, where in zip(chosen.tolist(), spot.tolist()):
-            rows = ((self.of.group == group) & ~self.of.dev).nonzero().flatten()
+            rows = self.of.of_train[group]
             names.append([group, int(rows[int(where * len(rows))])])
-        return torch.tensor(names).to(self.names)
+        return torch.tensor(names).view(-1, 2)
 
     def new(
         self, names: Tensor, stream: torch.Generator, *, n_shot: int | None = None, n_query: int | None = None
@@ -174,7 +113,7 @@ class TextTasks:
                     continue
                 parts[j].append(_padded(own, first, size))
                 first += size
-        return [torch.stack(part).to(names.device) for part in parts]
+        return [torch.stack(part) for part in parts]
 
     def description(self, tasks: Tensor) -> str:
         return digest(tasks, self.of.name, self.names[tasks], self.support[tasks], self.fitted[tasks])
@@ -192,7 +131,8 @@ class TextTasks:
 
     def _context(self, support: Tensor) -> Context:
         there = support >= 0
-        mask = None if bool(there.all()) else there
+        # a card would have to be asked
+        mask = None if there.device.type == "cpu" and bool(there.all()) else there
         return Context(self.of.embedding[support.clamp_min(0)], mask, self.of.batch(support.flatten(1)))
 
     def to_table(self) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ltdi.devices import device
 from ltdi.errors import InputError
 from ltdi.nn import masked_mean
 from ltdi.provenance import name_of
@@ -46,7 +47,7 @@ class TextEncoder:
             ) from error
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(str(source))
-            self.model = AutoModel.from_pretrained(str(source)).eval().requires_grad_(False)
+            self.model = AutoModel.from_pretrained(str(source), dtype=torch.float32).eval().requires_grad_(False)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{source}: no text encoder that transformers reads ({' '.join(str(error).split())[:200]}); name a"
@@ -70,12 +71,13 @@ class TextEncoder:
         )
 
     def _embedded(self, sentences: Sequence[str]) -> Tensor:
-        tokens = self.tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt").to(device())
+        self.model.to(device())
         if hasattr(self.model, "get_text_features"):
             found = self.model.get_text_features(**tokens)
-            return F.normalize(found if isinstance(found, Tensor) else found.pooler_output, dim=-1)
+            return F.normalize(found if isinstance(found, Tensor) else found.pooler_output, dim=-1).cpu()
         states = self.model(**tokens).last_hidden_state
-        return F.normalize(masked_mean(states, tokens["attention_mask"].to(states)), dim=-1)
+        return F.normalize(masked_mean(states, tokens["attention_mask"].to(states)), dim=-1).cpu()
 
 
 @cache

@@ -113,5 +113,5 @@ class WeightSpace:
 
     def spread(self, values: Tensor, dim: int) -> Tensor:
         """A number a layer (…, layers), repeated for all numbers of the layer: (…, ``dim``)."""
-        sizes = torch.tensor([prod(size) for size in self.sizes(dim)], device=values.device)
+        sizes = torch.tensor([prod(size) for size in self.sizes(dim)]).to(values.device)
         return values.repeat_interleave(sizes, dim=-1, output_size=dim)

@@ -107,6 +107,13 @@ class Scenario(Section):
     name: Literal["few_shot", "domains", "zero_shot", "adapters"]
 
 
+class JointStart(Section):
+    steps: Count
+    inputs: Annotated[int, Field(ge=2)]
+    lr: Positive
+    each: bool
+
+
 class Learner(Section):
     name: Literal["two_layer_head", "linear_head", "lora"]
     hidden: Count
@@ -115,6 +122,8 @@ class Learner(Section):
     rank: AtATime
     alpha: Positive
     modules: Annotated[list[str], Field(min_length=1)]
+    choose_on: Count
+    joint: JointStart
 
 
 class Trajectories(Section):

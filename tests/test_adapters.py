@@ -12,7 +12,7 @@ from conftest import STAGES
 from language import N_WORDS, sentence, write_bert
 from torch.testing import assert_close
 
-from bench.adapter_data import Held, held_out
+from bench.adapter_data import Held
 from bench.adapter_likeness import of_likeness
 from bench.adapter_table import markdown
 from bench.adapters import measure
@@ -241,11 +241,11 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
             texts = {first: [f"w{j}" for j in range(n)], second: [f"w{30 * each}" for each in labels]}
             table = pd.DataFrame(texts | {label: words if name == "QNLI" else labels})
             table.to_csv(tmp_path / name / f"{part}.tsv", sep="\t", index=False)
-    made, knobs = AdapterRun(run.data), {"train": 20, "dev": 20, "lora_steps": [2, 4]}
-    sets = [held_out(made, read_text_set(tmp_path, name), knobs) for name in ("MRPC", "QNLI")]
-    found = [*measure(made, sets, tmp_path, seed=0, knobs=knobs, baselines=True, peft=True)]
-    again = measure(made, sets, tmp_path, seed=1, knobs=knobs, baselines=False, peft=False)
-    rows = pd.DataFrame([row | {"seed": 0} for row in found] + [row | {"seed": 1} for row in again])
+    made = AdapterRun(run.data)
+    knobs = {"train": 20, "dev": 20, "lora_steps": [2, 4], "inputs_a_step": 8, "chosen_on": ["QQP"]}
+    rows = pd.DataFrame(measure(((seed, made) for seed in (0, 1)), tmp_path, knobs))
+    chosen_on, rows = rows[rows.data_set == "QQP"], rows[rows.data_set != "QQP"]
+    assert set(chosen_on.what) == set(rows[(rows.steps == 0) & (rows.what != "qqp")].what)
     assert rows.accuracy.between(0, 1).all() and (rows.n == 20).all()
     same = rows[(rows.what == "full") & (rows.data_set == "MRPC")]
     assert same.steps.tolist() == [2, 4] and same.seconds.is_monotonic_increasing
@@ -255,7 +255,7 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
     written = markdown(rows, "ltdi")
     free = [line for line in written.split("steps on the few")[0].splitlines() if line.startswith("| ") and "±" in line]
     accuracies = [float(line.split("|")[3].split("±")[0]) for line in free]
-    assert len(free) == 14 and accuracies == sorted(accuracies, reverse=True) and "**ltdi**" in written
+    assert len(free) == 18 and accuracies == sorted(accuracies, reverse=True) and "**ltdi**" in written
 
 
 @pytest.mark.parametrize(

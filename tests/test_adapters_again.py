@@ -13,9 +13,9 @@ import ltdi.methods.trained
 import pipeline.collect_trajectories
 from ltdi.artefacts import load_sources, load_start
 from ltdi.prepared import read_text_tasks
-from ltdi.scenarios.adapters import JOINT, _mixed
+from ltdi.scenarios.adapter_start import WINDOWS, Mixture, batches, mixtures
 from ltdi.store import read_tensors
-from ltdi.text_tasks import Examples
+from ltdi.text_examples import Examples
 
 pytestmark = pytest.mark.slow
 
@@ -68,8 +68,7 @@ def killed_after(monkeypatch, module, name, calls):
 
 def test_collection_and_training_go_on_after_a_kill_bit_for_bit(prepared, run_stage, tmp_path, monkeypatch, capsys):
     data, params = prepared
-    monkeypatch.setitem(JOINT, "record", [10])
-    changes = {"trajectories.shard_size": 5, "meta.steps": 6, "meta.val_every": 2}
+    changes = {"learner.joint.steps": 10, "trajectories.shard_size": 5, "meta.steps": 6, "meta.val_every": 2}
     found = {}
     for name in ("killed", "straight"):
         place, file = tmp_path / name, params(tmp_path / f"{name} params", changes)
@@ -94,9 +93,8 @@ def test_the_joint_start_is_one_adapter_for_all_training_tasks(prepared, run_sta
     """It is better than the draw on all of them, and the same for each."""
     data, params = prepared
     monkeypatch.setenv("LTDI_STORE", str(tmp_path / "store"))
-    monkeypatch.setitem(JOINT, "record", [60])
     shutil.copytree(data, tmp_path / "data")
-    run_stage(THIRD, params(tmp_path, {}), tmp_path / "data")
+    run_stage(THIRD, params(tmp_path, {"learner.joint.steps": 60}), tmp_path / "data")
     start, _, _ = load_start(tmp_path / "data")
     source = load_sources(tmp_path / "data", splits=["meta_train"])["meta_train"]
     tasks = torch.arange(len(source))
@@ -107,22 +105,41 @@ def test_the_joint_start_is_one_adapter_for_all_training_tasks(prepared, run_sta
     assert start.learner.loss(centre, everything).mean() < start.learner.loss(drawn, everything).mean() - 0.02
 
 
+def test_candidates_for_the_joint_start():
+    """Labels alone where there are no pairs; each data set by itself only where that is asked for."""
+    assert mixtures((0, 1), False, True) == [Mixture(0.0, (0, 1))]
+    some = mixtures((0, 1), True, False)
+    assert [(each.share, each.groups) for each in some] == [(0.0, (0, 1)), (0.5, (0, 1)), (1.0, ())]
+    assert mixtures((0, 1), True, True) == [*some, Mixture(0.5, (0,)), Mixture(0.5, (1,))]
+    told = [each.told(["a", "b"]) for each in mixtures((0, 1), True, True)]
+    assert told == [
+        "labels of a, b",
+        "pairs and labels of a, b",
+        "pairs",
+        "pairs and labels of a",
+        "pairs and labels of b",
+    ]
+    assert WINDOWS[-1][1] == 1
+
+
 def test_batches_of_the_joint_start_are_even_and_of_train_parts(prepared, monkeypatch):
     of = read_text_tasks(prepared[0] / "tasks", ["meta_train"])["meta_train"].of
     whole, seen = Examples.batch, []
     monkeypatch.setattr(Examples, "batch", lambda self, rows: seen.append(rows) or whole(self, rows))
-    shares = next(_mixed(of, None, 0, 0))["shares"]
-    ((rows,),) = seen
-    kinds = torch.bincount(2 * of.group[rows] + of.label[rows])
-    assert len(rows) == 32 and not of.dev[rows].any() and kinds.tolist() == [8, 8, 8, 8]
-    assert shares[0].argmax(-1).equal(of.label[rows]) and shares.amax(-1).min() == 1
+    shares = next(batches(of, None, Mixture(0.0, (0, 1)), 32, 0))["shares"]
+    next(batches(of, None, Mixture(0.0, (1,)), 32, 0))
+    rows, of_one = seen
+    kinds = torch.bincount(2 * of.group[rows[0]] + of.label[rows[0]])
+    assert rows.shape == (1, 32) and not of.dev[rows].any() and kinds.tolist() == [8, 8, 8, 8]
+    assert shares[0].argmax(-1).equal(of.label[rows[0]]) and shares.amax(-1).min() == 1
+    assert (of.group[of_one] == 1).all() and of.label[of_one].sum() == 16
 
 
 def test_a_batch_of_it_may_be_half_pairs(prepared):
     source = read_text_tasks(prepared[0] / "tasks", ["meta_train"])["meta_train"]
     assert len(source.pairs) == ADAPTERS["texts.pairs"] and source.pairs.likeness.abs().max() < 1 + 1e-5
-    batch = next(_mixed(source.of, source.pairs, 16, 0))
-    (alone,) = next(_mixed(source.of, source.pairs, 32, 0))["shares"]
+    batch = next(batches(source.of, source.pairs, Mixture(0.5, (0, 1)), 32, 0))
+    (alone,) = next(batches(source.of, source.pairs, Mixture(1.0, ()), 32, 0))["shares"]
     assert alone.shape == (32, 2) and alone.amax(-1).max() < 1
     certain = batch["shares"][0].amax(-1) == 1
     assert batch["hidden"].shape[:2] == (1, 32) and certain.tolist() == 16 * [True] + 16 * [False]

@@ -109,11 +109,14 @@ def test_tables_pool_seeds_and_say_what_is_missing(bench):
             row(method="prototype", variant="control", accuracy=0.9),
         ]
     )
-    bar = report.omniglot(runs, bench)
+    bar = report.omniglot(runs, runs[:0], bench)
     # the interval of a mean of two seeds, each ± 0.1: √(0.1² + 0.1²)/2
     assert "98.50 ± 0.07, sd 0.71 over 2 seeds" in bar and "+0.200 ± 0.071 (prototype)" in bar
     assert "missing" in bar and "97.12" in bar and "90.00 ± 0.10" in bar
     assert "| ltdi | ltdi | 98.50" in report.ablation(runs, beside(), bench, "")
+    full = pd.DataFrame([row(variant="ltdi_full", accuracy=0.97), row(variant="control_full", method="ridge")])
+    first, _, apart = report.omniglot(runs, full, bench).partition("## The full budget")
+    assert first.strip() == bar.strip() and "97.00 ± 0.10" in apart and "| ridge |" in apart and "reported" not in apart
 
 
 def test_sharpness_is_told_beside_ltdis_heads():

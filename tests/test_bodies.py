@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from ltdi.bodies import new_body, pretrained_body, read_body, write_body
+from ltdi.bodies import embedding, new_body, pretrained_body, read_body, write_body
 from ltdi.bodies.embedding import embed
 from ltdi.bodies.resnet12 import ResNet12
 from ltdi.errors import InputError
@@ -45,6 +45,22 @@ def test_a_body_is_built_again_from_its_file(name, channels, tmp_path):
     ):
         assert not again.training and not any(p.requires_grad for p in again.parameters())
         assert_close(embed(again, images(channels)), features, rtol=0, atol=0)
+
+
+def test_a_processors_threads_share_the_images_and_change_no_bit():
+    body, many = new_body(section(), 1).eval(), images(1, 28, n=40)
+    assert 2 * embedding.SMALL < len(many) < 3 * embedding.SMALL
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            found.append(embed(body, many))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found) and not found[0].requires_grad
+    one_by_one = torch.cat([embed(body, each[None]) for each in many])
+    assert_close(found[0], one_by_one, rtol=1e-4, atol=1e-5)
 
 
 def test_resnet12_is_as_wide_as_published_and_its_widths_are_in_its_facts():

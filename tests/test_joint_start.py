@@ -124,7 +124,7 @@ def test_meta_val_says_how_far_examples_are_trusted(learner, shared, surplus, by
     val = SimpleNamespace(draw=lambda n, stream: torch.zeros(n, 2), new=new)
     one = joint(learner, shared, 0.0)
     worse = joint(learner, -shared, 0.0)
-    start = best_joint([worse, one], val, n_tasks=32, stream=stream)
+    start = best_joint({"worse": worse, "one": one}, val, n_tasks=32, stream=stream)
     assert start.shared is shared
     assert start.trust in TRUSTS and (start.trust == 0 if by_chance else start.trust > 0)
     tensors, values = start.state()

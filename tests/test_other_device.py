@@ -5,6 +5,8 @@ Tensors of device "meta" have a shape and no values: to copy one to the processo
 torch's own. That tensors of two devices do not meet torch leaves to the real ones, so it is checked here.
 """
 
+from dataclasses import replace
+from functools import partial
 from itertools import repeat
 
 import pytest
@@ -15,16 +17,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from worlds import World, draw
 
-from ltdi.adaptation import train
+from ltdi.adaptation import adapt, train
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed_there
 from ltdi.extractor import FeatureExtractor
 from ltdi.learners import LinearHead, Lora
 from ltdi.methods import CONTROLS, METHODS
+from ltdi.scenarios.adapter_start import Mixture, batches, side_by_side, soft_loss
 from ltdi.seeding import generator
 from ltdi.starts import STARTS
+from ltdi.starts.joint import Joint
+from ltdi.text_examples import Examples
+from ltdi.text_pairs import Pairs
+from ltdi.text_tasks import Reading, TextTasks
 from ltdi.training import Training
-from ltdi.trajectories import collect
+from ltdi.trajectories import Trajectories, collect
 
 META = torch.device("meta")
 TRANSFERS = {"aten._to_copy.default", "aten.copy_.default"}
@@ -128,3 +135,63 @@ def test_adapters_of_a_language_model(tmp_path, kind):
     path = train(learner, w, repeat(batch), optimizer="adam", lr=0.1, record=[0, 2])
     assert path.weights.device == META and path.weights.shape == (3, 2, w.shape[1])
     assert learner.score(path.weights[:, -1], batch).device == META
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A learner in all layers, and tasks of texts and pairs: as numbers of tokens, on the other device."""
+    pytest.importorskip("transformers")
+    body = write_bert(tmp_path_factory.mktemp("texts") / "model")
+    # two that share the frozen weights: with those of one the other's are moved
+    first, learner = (Lora(body, rank=2, alpha=4.0, modules=["query", "value"]) for _ in range(2))
+    stream, n = generator(0, "texts"), 80
+    tokens = torch.stack([torch.randint(5, 60, (n, 6), generator=stream), torch.zeros(n, 6).long()], -1).int()
+    kinds = torch.arange(n)
+    of = {"embedding": torch.randn(n, 32, generator=stream), "label": kinds % 2, "group": kinds // 2 % 2}
+    examples = Examples(hidden=tokens, mask=torch.ones(n, 6).long(), **of, dev=kinds >= 60)
+    reading = Reading(body, learner.encoder.digest, None, 0.5, 2, True)
+    sizes = {"n_tasks": 4, "n_shot": 2, "n_query": 2, "n_fitted": 2, "seed": 0, "split": "meta_train"}
+    source = TextTasks.sample(examples, reading, **sizes)
+    source.pairs = Pairs(tokens, examples.mask, torch.rand(n, generator=stream))
+    first.network.to(META)
+    return learner, source.to(META)
+
+
+def test_tasks_of_texts_are_drawn_without_asking(texts):
+    learner, source = texts
+    stream = generator(0, "new")
+    task = source.new(source.draw(3, stream), stream, n_shot=1, n_query=2)
+    assert task.context.rows.device == META and task.context.rows.shape == (3, 2, 1, 32)
+    assert task.query["hidden"].device == META and task.query["hidden"].shape == (3, 4, 6, 2)
+    start = Joint(learner, torch.zeros(learner.space.dim(2), device=META), 1.0)
+    assert start.centre(task.context).shape == (3, learner.space.dim(2))
+    assert start.cross_entropies([task]).device == META
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_training_of_the_joint_start(texts, share):
+    learner, source = texts
+    streams = [batches(source.of, source.pairs, Mixture(share, (0, 1)), 8, 0) for _ in range(2)]
+    w = torch.zeros(2, learner.space.dim(2), device=META)
+    parts = (side_by_side(each) for each in zip(*streams))
+    path = adapt(partial(soft_loss, learner), w, parts, optimizer="adam", lr=0.1, record=[2])
+    assert path.weights.device == META and path.weights.shape == (2, 1, w.shape[1])
+
+
+def test_trajectories_and_meta_training_of_adapters(texts):
+    learner, source = texts
+    start = Joint(learner, torch.zeros(learner.space.dim(2), device=META), 1.0)
+    how = {"fit_on": "class", "augment": True, "optimizer": "adam", "lr": 0.1, "steps": 4, "length": 4, "seed": 0}
+    recorded = collect(start, source, torch.arange(4), sam=0.0, **how)
+    assert recorded.points.device == META
+    sizes = {"n_way": 2, "n_shot": 2, "n_tasks": 4, "n_classes": 0, "length": 4, "provides": frozenset({"examples"})}
+    setup = replace(World("prototype").setup(), body=None, **sizes)
+    setup = replace(setup, meta=replace(setup.meta, new_tasks=2, recorded_tasks=2, n_way=2, weight_loss=0.1))
+    for name in ("ltdi", "mean_head", "nearest_head"):
+        method = (METHODS | CONTROLS)[name](start, setup).to(META)
+        method.start = start
+        if name == "ltdi":
+            training = Training(method, lr=1e-3, steps=3, ema=0.9)
+            points = Trajectories.of(torch.zeros(4, 4, learner.space.dim(2)))
+            assert next(method.meta_train(training, source, points, seed=0))["loss"].device == META
+        assert draw(method.eval(), source.context(torch.arange(3))).device == META

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,12 +10,15 @@ from torch import Tensor, nn
 
 from ltdi import ranks
 from ltdi.datasets.reading import Streamed
-from ltdi.devices import precision
+from ltdi.devices import precision, side_by_side
 from ltdi.memory import check_fits
 from ltdi.seeding import generator
 
 LARGE = 64
 """Images at once through a body that has a size for them: those are large."""
+
+SMALL = 16
+"""Others at once on a thread of a processor: what the first layers make of more leaves its cache."""
 
 
 def _quietly(rows: Iterable, **shown: Any) -> Iterable:
@@ -56,21 +60,29 @@ def embedded(
     if body.training:  # asked first, because to set it visits every part: a tenth of the time of a single image
         body.eval()
     device = next(body.parameters()).device
-    number = precision(getattr(body, "precision", "float32"), device)
+    work = partial(_through, body, precision(getattr(body, "precision", "float32"), device))
     batch = _at_once(body, batch)
+    together = SMALL if device.type == "cpu" and batch > LARGE else batch
     flat = images if isinstance(images, Streamed) else images.flatten(0, -4)
     starts = [{"image": first} for first in range(0, len(flat), batch)]
     for row in follow(starts, name=name, total=len(starts), show="image"):
-        part = flat[row["image"] : row["image"] + batch]
-        part = part.to(device).float().div(255) if part.dtype == torch.uint8 else part.to(device)
-        with nullcontext() if number == torch.float32 else torch.autocast(device.type, number):
-            features = body(part.contiguous(memory_format=torch.channels_last)).float()
-        yield features
+        part = flat[row["image"] : row["image"] + batch].to(device)
+        yield torch.cat(side_by_side(work, part.split(together))) if len(part) > together else work(part)
+
+
+# a thread begins with gradients of its own
+@torch.no_grad()
+def _through(body: nn.Module, number: torch.dtype, images: Tensor) -> Tensor:
+    """Of images (M, channels, height, width), uint8 or float in [0, 1], the features (M, F)."""
+    images = images.float().div(255) if images.dtype == torch.uint8 else images
+    with nullcontext() if number == torch.float32 else torch.autocast(images.device.type, number):
+        return body(images.contiguous(memory_format=torch.channels_last)).float()
 
 
 def embed_there(body: nn.Module, images: Tensor, *, batch: int = 1000) -> Tensor:
     """``embed``, the features (..., F) on the body's device."""
-    return torch.cat(list(embedded(body, images, batch=batch))).unflatten(0, images.shape[:-3])
+    first, *more = embedded(body, images, batch=batch)
+    return (torch.cat([first, *more]) if more else first).unflatten(0, images.shape[:-3])
 
 
 def embed_views(

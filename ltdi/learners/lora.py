@@ -27,8 +27,8 @@ no less time than texts."""
 class Lora(Learner):
     """Adapters and head of a sequence classifier.
 
-    Its batches have ``hidden`` (B, M, L, H), what the lowest adapted layer is given; ``mask`` (B, M, L), which of the L
-    tokens are there; ``labels`` (B, M), ``ABSENT`` for an input that is not there.
+    Its batches have ``hidden`` (B, M, L, …), what the lowest adapted layer is given, as ``Encoder.read`` says;
+    ``mask`` (B, M, L), which of the L tokens are there; ``labels`` (B, M), ``ABSENT`` for an input that is not there.
 
     A and B are layers of the weight space with a neuron for each of the r ranks, so that a token is a rank's row of A,
     or its column of B; those of one module are of one kind, whatever the depth. The head has a neuron a class.
@@ -37,6 +37,7 @@ class Lora(Learner):
         body: a folder of transformers, or a name on the hub.
         modules: the last names of the linear maps that are adapted, in each layer.
         layers: how many of the last layers are adapted; None for all.
+        choose_on: on how many new tasks what is left open is chosen.
         digest: that the frozen weights must have; None for any.
 
     Raises:
@@ -44,8 +45,7 @@ class Lora(Learner):
     """
 
     scored_by = "accuracy"
-    inputs_together, inputs_on_a_card = 64, 512
-    tasks_to_choose_on = 50
+    inputs_together, inputs_on_a_card = 64, 1024
 
     def __init__(
         self,
@@ -55,9 +55,11 @@ class Lora(Learner):
         alpha: float,
         modules: Sequence[str],
         layers: int | None = None,
+        choose_on: int = 50,
         digest: str | None = None,
     ) -> None:
         self.body, self.rank, self.alpha, self.modules, self.layers = body, rank, alpha, tuple(modules), layers
+        self.tasks_to_choose_on = choose_on
         self.encoder = read_encoder(body, N_CLASSES)
         if digest not in (None, self.encoder.digest):
             raise InputError(f"texts.body = {body}: altered since these weights were made; name the model of that time")
@@ -71,6 +73,8 @@ class Lora(Learner):
         self.n_numbers = self.encoder.width
         self.space = self._space()
         self.network, self.names = self._network()
+        self.where: torch.device | None = None
+        """Where the network was last moved to."""
 
     def _space(self) -> WeightSpace:
         shapes: dict[str, tuple[int | None, ...]] = {}
@@ -111,7 +115,8 @@ class Lora(Learner):
 
     def facts(self) -> dict[str, Any]:
         own = {"body": self.body, "rank": self.rank, "alpha": self.alpha, "modules": list(self.modules)}
-        return {"name": "lora", **own, "layers": self.layers, "digest": self.encoder.digest}
+        own |= {"layers": self.layers, "choose_on": self.tasks_to_choose_on}
+        return {"name": "lora", **own, "digest": self.encoder.digest}
 
     def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
         """A uniform within 1 / √in, as is usual; B zero, which leaves the frozen model as it is; the head zero, so that
@@ -130,10 +135,12 @@ class Lora(Learner):
         return self.space.flatten(tensors | {"head.bias": tensors["head.bias"] + more})
 
     def logits(self, w: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
-        """w (B, D), hidden (B, M, L, H), mask (B, M, L) -> (B, M, N)."""
+        """w (B, D), hidden (B, M, L, …), mask (B, M, L) -> (B, M, N)."""
         tensors = {self.names[name]: value for name, value in self.space.unflatten(w).items()}
-        if next(self.network.parameters()).device != w.device:
+        # its weights may have been moved with another network that shares them, and its buffers not with them
+        if self.where != w.device or next(self.network.parameters()).device != w.device:
             self.network.to(w.device)
+            self.where = w.device
         order = mask.sum(-1).argsort(dim=1, stable=True)
         passes = min(PASSES if w.device.type == "cpu" else 1, order.shape[1])
         parts = [self._logits(tensors, hidden, mask, rows) for rows in order.tensor_split(passes, 1)]
@@ -146,7 +153,8 @@ class Lora(Learner):
         last = int(mask.flatten(0, 1).any(0).nonzero().max()) + 1 if mask.device.type == "cpu" else mask.shape[-1]
         hidden, mask = hidden[:, :, :last].take_along_dim(rows[..., None, None], 1), mask[:, :, :last]
         # of four axes, because such a mask is taken as it is
-        away = (1 - mask.to(hidden)).flatten(0, 1)[:, None, None] * torch.finfo(hidden.dtype).min
+        number = next(iter(tensors.values())).dtype
+        away = (1 - mask.to(number)).flatten(0, 1)[:, None, None] * torch.finfo(number).min
         inputs = {"inputs_embeds": hidden.flatten(0, 1), "attention_mask": away.expand(-1, 1, last, -1)}
         return functional_call(self.network, tensors, (), inputs).logits.unflatten(0, rows.shape)
 

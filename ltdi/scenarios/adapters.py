@@ -5,7 +5,6 @@ task is the frozen model's embeddings of a few labelled examples, a row each.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,33 +12,29 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ltdi.adaptation import adapt
 from ltdi.bodies.text_encoder import TextEncoder
 from ltdi.datasets.texts import PARTS, read_text_set, thinned
-from ltdi.encoder import N_CLASSES, Encoder
+from ltdi.encoder import Encoder
 from ltdi.errors import InputError
 from ltdi.features import FeatureMap
-from ltdi.learner import Batch
 from ltdi.learners import Lora
 from ltdi.provenance import name_of
+from ltdi.scenarios.adapter_start import candidates
 from ltdi.scenarios.base import Prepared, Pretraining
 from ltdi.seeding import generator
 from ltdi.starts import STARTS, Start
 from ltdi.starts.base import shared_draw
 from ltdi.starts.joint import Joint, best_joint
 from ltdi.store import Cache
+from ltdi.text_examples import Examples
 from ltdi.text_pairs import Pairs, some_pairs
-from ltdi.text_tasks import Examples, Reading, TextTasks
+from ltdi.text_tasks import Reading, TextTasks
 from ltdi.texts import text_encoder
 
 SPLITS = ("meta_train", "meta_val", "meta_test")
 # queries of these are of the part of a data set that it keeps apart
 APART = ("meta_val", "meta_test")
 STARTS_HERE = ("shared", "joint", "fresh")
-JOINT: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "record": list(range(300, 601, 20))}
-JOINT_TEXTS = 32
-SHARES_OF_PAIRS = (0.0, 0.5, 1.0)
-TEXTS_TOGETHER = 64
 
 
 class Adapters:
@@ -100,59 +95,16 @@ class Adapters:
         if kind not in STARTS_HERE:
             raise InputError(f"trajectories.start = {kind} is none of an adapter; allowed: {', '.join(STARTS_HERE)}")
         reading = sources["meta_train"].reading
-        knobs = {key: learner[key] for key in ("rank", "alpha", "modules")}
+        knobs = {key: learner[key] for key in ("rank", "alpha", "modules", "choose_on")}
         lora = Lora(reading.body, **knobs, layers=reading.layers, digest=reading.digest)
         where = sources["meta_train"].names.device
         shared = shared_draw(lora, lora.encoder.n_classes, seed).to(where)
         if kind != "joint":
             return STARTS[kind](lora, shared), None
-        candidates = _joint(lora, shared, sources["meta_train"], seed)
-        knobs = {"n_tasks": lora.tasks_to_choose_on, "stream": generator(seed, "joint start's trust")}
-        return best_joint([Joint(lora, each) for each in candidates], sources["meta_val"], **knobs), None
-
-
-def _joint(lora: Lora, start: Tensor, source: TextTasks, seed: int) -> Tensor:
-    """What becomes of one adapter (D,) in training on all data sets at once, on these and pairs, half and half, and on
-    pairs alone, as far as there are any: (candidates, D). Each is the mean of the last half of the way, and kept in the
-    cache, so that a killed stage does not train it again."""
-    cache, found = Cache("joint"), []
-    tensors = {} if source.pairs is None else source.pairs.tensors()
-    for share in (0.0,) if source.pairs is None else SHARES_OF_PAIRS:
-        inputs = (lora.facts(), start.cpu(), source.of.name, tensors, share, seed, JOINT, JOINT_TEXTS)
-        key = name_of("joint", *inputs, code=(__name__, "ltdi.text_pairs"))
-        if kept := cache.find(key):
-            found.append(kept[1]["w"].to(start))
-            continue
-        batches = _mixed(source.of, source.pairs, round(share * JOINT_TEXTS), seed)
-        found.append(adapt(partial(_soft_loss, lora), start[None], batches, **JOINT).weights[0].mean(0))
-        cache.keep(key, {"w": found[-1].cpu()}, {})
-    return torch.stack(found)
-
-
-def _soft_loss(lora: Lora, w: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy with the shares of the classes, w (B, D) -> (B,)."""
-    logits = lora.logits(w, batch["hidden"], batch["mask"])
-    return -(batch["shares"] * logits.log_softmax(-1)).sum(-1).mean(1)
-
-
-def _mixed(of: Examples, pairs: Pairs | None, n_pairs: int, seed: int) -> Iterator[Batch]:
-    """Batches of one task, drawn anew at every step: so many pairs, and examples of all data sets and classes, as many
-    of each, of train parts alone."""
-    stream = generator(seed, "joint start")
-    kinds = 2 * of.group + of.label
-    pools = [((kinds == kind) & ~of.dev).nonzero().flatten() for kind in kinds.unique()]
-    while True:
-        # of which kinds there is one more, where they do not come out even, changes
-        first = int(torch.randint(len(pools), (), generator=stream))
-        chosen = [pools[(first + j) % len(pools)] for j in range(JOINT_TEXTS - n_pairs)]
-        rows = torch.tensor([int(pool[int(torch.randint(len(pool), (), generator=stream))]) for pool in chosen])
-        known = of.batch(rows[None].long().to(of.label.device))
-        shares = nn.functional.one_hot(known["labels"], N_CLASSES).to(known["hidden"])
-        batch: Batch = {"hidden": known["hidden"], "mask": known["mask"], "shares": shares}
-        if pairs and n_pairs:
-            alike = pairs.batch(torch.randint(len(pairs), (1, n_pairs), generator=stream).to(shares.device))
-            batch = {name: torch.cat([value, alike[name]], 1) for name, value in batch.items()}
-        yield batch
+        found = candidates(lora, shared, sources["meta_train"], seed, **learner["joint"])
+        starts = {name: Joint(lora, each) for name, each in found.items()}
+        stream = generator(seed, "joint start's trust")
+        return best_joint(starts, sources["meta_val"], n_tasks=lora.tasks_to_choose_on, stream=stream), None
 
 
 def _pairs(encoder: Encoder, data: Mapping[str, Any], seed: int, follow: Callable) -> Pairs:
@@ -207,12 +159,12 @@ def _read(
     parts: list[dict[str, Tensor]] = []
 
     def rows() -> Iterator[dict[str, int]]:
-        for first in range(0, len(texts), TEXTS_TOGETHER):
-            tokens = encoder.tokens(texts[first : first + TEXTS_TOGETHER], data["length"])
+        for first in range(0, len(texts), encoder.texts_together):
+            tokens = encoder.tokens(texts[first : first + encoder.texts_together], data["length"])
             parts.append({each: value.cpu() for each, value in encoder.read(tokens, layer).items()})
             yield {"texts": first}
 
-    for _ in follow(rows(), name=name, total=-(-len(texts) // TEXTS_TOGETHER), show="texts"):
+    for _ in follow(rows(), name=name, total=-(-len(texts) // encoder.texts_together), show="texts"):
         pass
     read = {each: torch.cat([part[each] for part in parts]) for each in parts[0]}
     cache.keep(key, read, {})

@@ -1,6 +1,6 @@
 """One training on all tasks, and where it draws the line between classes by a few examples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ltdi.console import say
 from ltdi.learner import Batch
 from ltdi.learners import Lora
 from ltdi.starts.gaussian import Shared
 from ltdi.tasks import Context, NewTasks, Task
 
-TRUSTS = (0.0, 1 / 64, 1 / 16, 1 / 4, 1.0)
+TRUSTS = (0.0, 1 / 64, 1 / 16, 1 / 4, 1.0, 4.0, 16.0)
 """How much an example says of the bias, beside the start's own word for it, which counts 1."""
 
 TASKS_A_PASS = 16
@@ -59,17 +60,17 @@ class Joint(Shared):
         middle = ((of_class.mT @ logits) / there.clamp_min(1)[..., None]).mean(1)
         return middle - middle.mean(-1, keepdim=True), there.sum(1) * (there > 0).all(1)
 
-    def cross_entropies(self, tasks: Sequence[Task]) -> list[float]:
-        """Of the queries' labels with each of ``TRUSTS``."""
-        total = torch.zeros(len(TRUSTS), dtype=torch.float64)
+    def cross_entropies(self, tasks: Sequence[Task]) -> Tensor:
+        """The mean of the queries' labels with each of ``TRUSTS`` (len(TRUSTS),)."""
+        found = []
         for task in tasks:
             w, query, examples = super().centre(task.context), task.query, task.context.examples
             assert examples is not None
             logits, (middle, n) = self._lora.logits(w, query["hidden"], query["mask"]), self._middle(w, examples)
-            for j, trust in enumerate(TRUSTS):
-                moved = logits + _moved(middle, n, trust)[:, None]
-                total[j] += cross_entropy(moved.flatten(0, 1), query["labels"].flatten(), reduction="sum").item()
-        return total.tolist()
+            moved = [(logits + _moved(middle, n, trust)[:, None]).flatten(0, 1) for trust in TRUSTS]
+            labels = query["labels"].flatten()
+            found.append(torch.stack([cross_entropy(each, labels, reduction="none") for each in moved], 1).double())
+        return torch.cat(found).mean(0)
 
 
 def _moved(middle: Tensor, n: Tensor, trust: float) -> Tensor:
@@ -78,13 +79,14 @@ def _moved(middle: Tensor, n: Tensor, trust: float) -> Tensor:
 
 
 @torch.no_grad()
-def best_joint(starts: Sequence[Joint], val: NewTasks, *, n_tasks: int, stream: torch.Generator) -> Joint:
+def best_joint(starts: Mapping[str, Joint], val: NewTasks, *, n_tasks: int, stream: torch.Generator) -> Joint:
     """Of the starts, each with each of ``TRUSTS``, the one with the least cross-entropy on the queries of new tasks of
-    meta-val, the same for all."""
+    meta-val, the same for all. Says what each, by its name, has at its best."""
     tasks = [val.new(names, stream) for names in val.draw(n_tasks, stream).split(TASKS_A_PASS)]
-    found = [
-        (loss, replace(start, trust=trust))
-        for start in starts
-        for loss, trust in zip(start.cross_entropies(tasks), TRUSTS, strict=True)
-    ]
+    found: list[tuple[float, Joint]] = []
+    for name, start in starts.items():
+        losses = start.cross_entropies(tasks).tolist()
+        loss, trust = min(zip(losses, TRUSTS, strict=True), key=lambda each: each[0])
+        say(f"joint start, {name}: cross-entropy on meta-val {loss:.4f} with a trust of {trust:g}")
+        found.append((loss, replace(start, trust=trust)))
     return min(found, key=lambda each: each[0])[1]

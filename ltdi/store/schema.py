@@ -113,6 +113,7 @@ class Schema:
         of, *axes = told.split()
         right = {"float": value.dtype in FLOATS, "byte": value.dtype == torch.uint8}
         right["integer"] = value.dtype in (torch.int16, torch.int32, torch.int64)
+        right["number"] = right["float"] or right["integer"]
         fits = right[of] and (axes == ["…"] or value.dim() == len(axes))
         for axis, length in zip(axes, value.shape) if fits else ():
             fits = fits and length == int(axis) if axis.isdigit() else lengths.setdefault(axis, length) == length
