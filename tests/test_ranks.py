@@ -17,7 +17,13 @@ from ltdi.store import read_json, read_table, read_tensors
 
 pytestmark = pytest.mark.slow
 
-SMALL = {"trajectories.shard_size": 15, "meta.steps": 4, "meta.val_every": 2, "denoiser.dropout": 0.0}
+SMALL = {
+    "trajectories.shard_size": 15,
+    "meta.steps": 4,
+    "meta.val_every": 2,
+    "denoiser.dropout": 0.0,
+    "meta.refit": True,
+}
 
 
 def test_alone_it_does_nothing():
