@@ -42,8 +42,9 @@ AGAIN = "+"
 NAMES = {"soft_k_means": "soft k-means", "bd_cspn": "BD-CSPN", "laplacian_shot": "LaplacianShot"}
 ABOUT = """# Photographs whose images to be classified are known, unlabelled
 
-Another track than [`photos.md`](photos.md): heads trained in the same way, and tasks of 5 classes in which the 20
-images of each class that are asked are seen, without labels and in an order that says nothing, before the head is made.
+Another track than [`photos.md`](photos.md): heads trained in the same way, but never from the meta-val domains
+(`meta.refit`), because knobs are chosen there with the trained method; and tasks of 5 classes in which the 20 images of
+each class that are asked are seen, without labels and in an order that says nothing, before the head is made.
 *Inductive* columns do not look at them. "With them" is `SelfTrained`: a method's own head assigns them softly, and the
 method generates again from the means that they join. Knobs of every column were chosen on the meta-val domains for the
 number of images, each on the same {to_choose} tasks. Accuracy in %; in brackets Lt-Di with them − the column, paired,
@@ -74,7 +75,6 @@ def main(
             changes = {"seed": each_seed, "tasks.n_shot": shots, "body.weights": weights, "data.root": str(root)}
             # those of the table are not needed, and their heads are most of the time
             changes |= {"method.controls": CONTROLS, "tasks.meta_test": 100}
-            # knobs are chosen on meta-val with the trained method, which must not have learned from it
             changes |= {"meta.refit": False}
             params = override(defaults(), load_yaml(BENCH / "photos.yaml") | changes)
             say(f"bench: transductive {N_WAY}w{shots}s seed {each_seed}")
