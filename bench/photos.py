@@ -23,9 +23,10 @@ from ltdi.store import read_json, read_table, write_text
 ABOUT = """# Photographs
 
 A frozen EfficientNet-lite0 of ImageNet at 128 px; heads meta-trained and chosen on the domains of
-[`photos.yaml`](../photos.yaml), of which the rows' own are none. Accuracy in %, paired over tasks with the best control
-of the row, which is picked seed by seed by its accuracy on these very tasks, and with the control that is the best on
-meta-val, which a user could pick; 95 % intervals over tasks, which share their images; of several seeds those of their
+[`photos.yaml`](../photos.yaml), of which the rows' own are none, and with `meta.refit` trained once more on all of
+them, the choices kept. Accuracy in %, paired over tasks with the best control of the row, which is picked seed by seed
+by its accuracy on these very tasks, and with the control that is the best on meta-val, which a user could pick; 95 %
+intervals over tasks, which share their images; of several seeds those of their
 mean. 5 ways, {told}.
 
 """
