@@ -29,7 +29,7 @@ part tests 400 python -m pytest -q tests/test_card.py tests/test_head_gradient.p
 before=$(date +%s)
 stages >"$out/stages.log" 2>&1 && how=done || { how=FAILED; failed=1; }
 echo "stages: $how in $(($(date +%s) - before)) s, $out/stages.log"
-part speed 240 python -m bench speed
+part speed 240 python -m bench speed --pairs 5
 if [ -d "$root/omniglot-py" ] || [ -d "$root/omniglot" ]; then
     part omniglot 720 python -m bench run --root "$root" --budget full \
         --setting omniglot-5w1s --setting omniglot-5w5s --setting omniglot-20w1s --setting omniglot-20w5s

@@ -1,4 +1,4 @@
-"""``python -m bench speed``: how fast the hot paths are -> bench/results/speed.md.
+"""``python -m bench speed``: how fast the hot paths are -> bench/results/speed.md, of a card speed_card.md.
 
 Of each the rate; the ratio to what a user would write, measured alternately with it in one process; and the share of
 the peak: the rate of its products of matrices and convolutions over that of one large product, at that time, on that
@@ -56,7 +56,7 @@ def main(threads: Threads = THREADS, pairs: Pairs = 9, only: Only = "") -> None:
     head = ["hot path", "threads", "rate", "ratio", "to", "share of the peak"]
     text = table(head, rows)
     if not only:
-        write_text(RESULTS / "speed.md", _said(pairs) + text)
+        write_text(RESULTS / ("speed.md" if where.type == "cpu" else "speed_card.md"), _said(pairs) + text)
     print(text)
 
 

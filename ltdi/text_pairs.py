@@ -52,23 +52,31 @@ class Pairs:
         return {"hidden": self.hidden[rows], "mask": self.mask[rows], "shares": torch.stack([1 - alike, alike], -1)}
 
 
-def some_pairs(unit: Tensor, given: Tensor, n: int, stream: torch.Generator) -> Tensor:
-    """Two numbers each of texts with embeddings of unit length (M, E), for n pairs: (n, 2).
+def some_pairs(unit: Tensor, sets: Tensor, given: Tensor, n: int, stream: torch.Generator) -> Tensor:
+    """Two numbers each of texts with embeddings of unit length (M, E), each of one of several ``sets`` (M,), for n
+    pairs: (n, 2).
 
     Of five, two are of those that are ``given`` (G, 2), as long as there are any; two are a text and one of its
-    ``NEAREST``, so that what is alike is not always the same thing; and one is any two.
+    ``NEAREST``, so that what is alike is not always the same thing; and one is any two. Half of the near ones are of
+    another set than the text, where there are several: a question beside a sentence, as new data may have them.
     """
     first = given[torch.randperm(len(given), generator=stream)[: 2 * n // 5]]
     any_two = torch.randint(len(unit), (n // 5, 2), generator=stream)
     anchors = torch.randint(len(unit), (n - len(first) - len(any_two),), generator=stream)
-    nearest = torch.cat([_nearest(unit, some) for some in anchors.split(ANCHORS_TOGETHER)])
-    chosen = torch.randint(nearest.shape[1], (len(anchors), 1), generator=stream)
-    near = torch.stack([anchors, nearest.gather(1, chosen)[:, 0]], 1)
-    return torch.cat([first, near, any_two])
+    others, everyone = len(unit) - int(sets.bincount().max()), torch.arange(len(unit))
+    apart = len(anchors) // 2 if others else 0
+    near = [_near(unit, anchors[apart:], everyone, stream)]
+    if apart:
+        near.insert(0, _near(unit, anchors[:apart], sets, stream))
+    return torch.cat([first, *near, any_two])
 
 
-def _nearest(unit: Tensor, anchors: Tensor) -> Tensor:
-    """The numbers of the texts that are nearest to each of the anchors (A, NEAREST)."""
-    likeness = unit[anchors] @ unit.mT
-    likeness[torch.arange(len(anchors)), anchors] = -torch.inf
-    return likeness.topk(min(NEAREST, len(unit) - 1)).indices
+def _near(unit: Tensor, anchors: Tensor, sets: Tensor, stream: torch.Generator) -> Tensor:
+    """Each of the anchors (A,) with one, drawn, of the ``NEAREST`` to it among the texts of other sets: (A, 2)."""
+    n = min(NEAREST, len(unit) - int(sets.bincount().max()))
+    chosen, of, second = torch.randint(n, (len(anchors), 1), generator=stream), sets.to(unit.device), []
+    for some, which in zip(anchors.split(ANCHORS_TOGETHER), chosen.split(ANCHORS_TOGETHER), strict=True):
+        there = some.to(unit.device)
+        likeness = (unit[there] @ unit.mT).masked_fill_(of[there, None] == of, -torch.inf)
+        second.append(likeness.topk(n).indices.cpu().gather(1, which)[:, 0])
+    return torch.stack([anchors, torch.cat(second)], 1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 Row = dict[str, Any]
 """A step's line in the log: numbers, and tensors of one number, which stay on their device until somebody looks: a
@@ -55,11 +56,14 @@ class Training:
         self.optimizer.zero_grad()
         # early averages would remember the random start for 1 / (1 - ema) steps
         keep = min(self.ema, (1 + self.step) / (10 + self.step))
+        floats = {}
         for name, value in self.model.state_dict().items():
             if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - keep)
+                floats[name] = value
             else:
                 self.average[name].copy_(value)
+        # all of them by one call: a card takes longer to be told than to do it
+        get_ema_multi_avg_fn(keep)([self.average[name] for name in floats], list(floats.values()), None)
         self.step += 1
 
     @contextmanager

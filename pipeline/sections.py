@@ -111,7 +111,7 @@ class JointStart(Section):
     steps: Count
     inputs: Annotated[int, Field(ge=2)]
     lr: Positive
-    each: bool
+    of: Annotated[list[Literal["labels", "pairs", "both"] | Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class Learner(Section):

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 import ltdi.methods.trained
 import pipeline.collect_trajectories
 from ltdi.artefacts import load_sources, load_start
+from ltdi.errors import InputError
 from ltdi.prepared import read_text_tasks
 from ltdi.scenarios.adapter_start import WINDOWS, Mixture, batches, mixtures
 from ltdi.store import read_tensors
@@ -106,19 +107,14 @@ def test_the_joint_start_is_one_adapter_for_all_training_tasks(prepared, run_sta
 
 
 def test_candidates_for_the_joint_start():
-    """Labels alone where there are no pairs; each data set by itself only where that is asked for."""
-    assert mixtures((0, 1), False, True) == [Mixture(0.0, (0, 1))]
-    some = mixtures((0, 1), True, False)
-    assert [(each.share, each.groups) for each in some] == [(0.0, (0, 1)), (0.5, (0, 1)), (1.0, ())]
-    assert mixtures((0, 1), True, True) == [*some, Mixture(0.5, (0,)), Mixture(0.5, (1,))]
-    told = [each.told(["a", "b"]) for each in mixtures((0, 1), True, True)]
-    assert told == [
-        "labels of a, b",
-        "pairs and labels of a, b",
-        "pairs",
-        "pairs and labels of a",
-        "pairs and labels of b",
-    ]
+    """Labels alone where there are no pairs; each once, as they are asked for."""
+    assert mixtures((0, 1), False, ["pairs", 1]) == [Mixture(0.0, (0, 1))]
+    some = mixtures((0, 1), True, ["labels", "both", "pairs", 1, "both"])
+    assert [(each.share, each.groups) for each in some] == [(0.0, (0, 1)), (0.5, (0, 1)), (1.0, ()), (0.5, (1,))]
+    told = [each.told(["a", "b"]) for each in some]
+    assert told == ["labels of a, b", "pairs and labels of a, b", "pairs", "pairs and labels of b"]
+    with pytest.raises(InputError, match=r"learner.joint.of = 2 .* allowed: 0 to 1"):
+        mixtures((0, 1), True, ["pairs", 2])
     assert WINDOWS[-1][1] == 1
 
 

@@ -19,7 +19,7 @@ def unit():
 def test_pairs_are_given_ones_near_ones_and_any(unit, n_given, first):
     """What is missing of the given ones is made up by near ones."""
     given = torch.stack([torch.arange(n_given), M - 1 - torch.arange(n_given)], 1)
-    pairs = some_pairs(unit, given, 50, generator(0, "pairs"))
+    pairs = some_pairs(unit, torch.zeros(M, dtype=torch.long), given, 50, generator(0, "pairs"))
     assert pairs.shape == (50, 2) and pairs.min() >= 0 and pairs.max() < M
     known = {tuple(pair) for pair in given.tolist()}
     assert len({tuple(pair) for pair in pairs[:first].tolist()} & known) == first
@@ -27,6 +27,21 @@ def test_pairs_are_given_ones_near_ones_and_any(unit, n_given, first):
     for anchor, other in pairs[first:40].tolist():
         nearer = (likeness[anchor].index_fill(0, torch.tensor(anchor), -1) > likeness[anchor, other]).sum()
         assert anchor != other and nearer < NEAREST
+
+
+@pytest.mark.parametrize("n_others", [15, 3])
+def test_half_of_the_near_ones_are_of_another_set(unit, n_others):
+    """They are the nearest among those, of which there may be fewer than are asked for."""
+    sets = (torch.arange(M) >= M - n_others).long()
+    pairs = some_pairs(unit, sets, torch.zeros(0, 2, dtype=torch.long), 50, generator(0, "pairs"))
+    likeness = unit @ unit.mT
+    for anchor, other in pairs[:20].tolist():
+        there = (sets != sets[anchor]) & (likeness[anchor] > likeness[anchor, other])
+        assert sets[anchor] != sets[other] and there.sum() < NEAREST
+    among_all = [
+        (likeness[a].index_fill(0, torch.tensor(a), -1) > likeness[a, b]).sum() for a, b in pairs[20:40].tolist()
+    ]
+    assert max(among_all) < NEAREST and (sets[pairs[20:40]].diff() == 0).any()
 
 
 def made(likeness):

@@ -82,7 +82,10 @@ class DiffusionMethod(ReptileTrained):
         centre = task["centre"]
         x_T, noise = (draw.to(centre) for draw in self._draw_noise(1, centre.shape[-1], generator))
         states = sampler.chain(
-            self.process, lambda x_t, t: self.epsilon(phi, x_t, t, task), x_T.expand_as(centre), noise
+            self.process,
+            lambda x_t, t: self.epsilon(phi, x_t, t, task),
+            x_T.expand_as(centre),
+            noise if self.diffusion.chain_noise else None,
         )
         return torch.stack([self.to_w(x_t, centre) for _, x_t, _ in states])
 
@@ -133,7 +136,7 @@ class DiffusionMethod(ReptileTrained):
             )
         if visited > 0:
             with torch.no_grad():  # the state is given, not learned through: every step is a regression of its own
-                noise = batch["chain_noise"].transpose(0, 1)
+                noise = batch["chain_noise"].transpose(0, 1) if self.diffusion.chain_noise else None
                 *_, (t, x_t, _) = sampler.chain(
                     self.process, lambda x_t, t: self.epsilon(phi, x_t, t, batch), batch["x_T"], noise, until=visit
                 )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ltdi.adaptation import adapt
 from ltdi.encoder import N_CLASSES
+from ltdi.errors import InputError
 from ltdi.learner import Batch
 from ltdi.learners import Lora
 from ltdi.provenance import name_of
@@ -38,27 +39,47 @@ class Mixture:
         return " and ".join([*parts, f"labels of {', '.join(names[j] for j in self.groups)}"] if self.groups else parts)
 
 
-def mixtures(groups: Sequence[int], pairs: bool, each: bool) -> list[Mixture]:
-    """Labels of all data sets; with pairs also these alone, and half and half; with ``each`` also half pairs and half
-    labels of one data set, for each."""
+def mixtures(groups: Sequence[int], pairs: bool, of: Sequence[str | int]) -> list[Mixture]:
+    """Those that are asked for: "labels" of all data sets, "pairs" alone, "both", half and half, or by its place among
+    the groups half pairs and half labels of one data set. Without pairs labels of all.
+
+    Raises:
+        InputError: there is no such place.
+    """
     everything = tuple(groups)
+    named = {"labels": Mixture(0.0, everything), "both": Mixture(0.5, everything), "pairs": Mixture(1.0, ())}
     if not pairs:
-        return [Mixture(0.0, everything)]
-    some = [Mixture(0.0, everything), Mixture(0.5, everything), Mixture(1.0, ())]
-    return some + [Mixture(0.5, (group,)) for group in groups if each]
+        return [named["labels"]]
+    if wrong := [each for each in of if isinstance(each, int) and each >= len(groups)]:
+        raise InputError(
+            f"learner.joint.of = {wrong[0]} is none of texts.meta_train's; allowed: 0 to {len(groups) - 1}"
+        )
+    found = [Mixture(0.5, (groups[each],)) if isinstance(each, int) else named[each] for each in of]
+    return list(dict.fromkeys(found))
 
 
 def candidates(
-    lora: Lora, start: Tensor, source: TextTasks, seed: int, *, steps: int, inputs: int, lr: float, each: bool
+    lora: Lora,
+    start: Tensor,
+    source: TextTasks,
+    seed: int,
+    *,
+    steps: int,
+    inputs: int,
+    lr: float,
+    of: Sequence[str | int],
 ) -> dict[str, Tensor]:
     """What becomes of one adapter (D,) in ``steps`` of Adam's on ``inputs`` texts each: the mean weights (D,) of each
     of ``WINDOWS`` of each of ``mixtures``, by what they are. Kept in the cache, so that a killed stage does not train
     them again."""
-    of, found = source.of, {}
-    names, how = [f"texts.meta_train[{group}]" for group in of.groups], {"steps": steps, "inputs": inputs, "lr": lr}
+    examples, found = source.of, {}
+    names, how = (
+        [f"texts.meta_train[{group}]" for group in examples.groups],
+        {"steps": steps, "inputs": inputs, "lr": lr},
+    )
     there = {} if source.pairs is None else source.pairs.tensors()
-    known = (lora.facts(), start.cpu(), of.name, there, seed, how)
-    mixed = mixtures(of.groups, source.pairs is not None, each)
+    known = (lora.facts(), start.cpu(), examples.name, there, seed, how)
+    mixed = mixtures(examples.groups, source.pairs is not None, of)
     together = max(1, (lora.inputs_together if start.device.type == "cpu" else lora.inputs_on_a_card) // inputs)
     for first in range(0, len(mixed), together):
         part = mixed[first : first + together]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ltdi.bodies.text_encoder import TextEncoder
 from ltdi.datasets.texts import PARTS, read_text_set, thinned
+from ltdi.devices import device
 from ltdi.encoder import Encoder
 from ltdi.errors import InputError
 from ltdi.features import FeatureMap
@@ -111,17 +112,19 @@ def _pairs(encoder: Encoder, data: Mapping[str, Any], seed: int, follow: Callabl
     """Pairs of the texts of meta-training's train parts, of each data set as many, as the encoder reads them, and their
     likeness."""
     texts: list[str] = []
+    sets: list[int] = []
     given: list[tuple[int, int]] = []
-    for name in data["meta_train"]:
+    for group, name in enumerate(data["meta_train"]):
         of = read_text_set(Path(data["root"]), name, PARTS[:1])
         n_texts = max(2, data["pairs"] // len(data["meta_train"]))
         some, _ = thinned(of.texts["train"], of.labels["train"], n_texts, seed)
         for each in some:
             given += [(len(texts), len(texts) + 1)] if len(each) == 2 else []
             texts += each
+            sets += [group] * len(each)
     unit = _apart(encoder, texts)
     places = torch.tensor(given, dtype=torch.long).reshape(-1, 2)
-    pairs = some_pairs(unit, places, data["pairs"], generator(seed, "pairs"))
+    pairs = some_pairs(unit.to(device()), torch.tensor(sets), places, data["pairs"], generator(seed, "pairs"))
     read = _read(encoder, [(texts[i], texts[j]) for i, j in pairs.tolist()], data, "pairs", follow)
     return Pairs(read["hidden"], read["mask"], (unit[pairs[:, 0]] * unit[pairs[:, 1]]).sum(-1))
 
