@@ -25,7 +25,8 @@ stages() {
 
 python -c 'import torch; assert torch.cuda.is_available(), "no card"; print(torch.__version__, torch.cuda.get_device_name())' || exit 2
 
-part tests 400 python -m pytest -q tests/test_card.py tests/test_head_gradient.py tests/test_other_device.py
+LTDI_DEVICE=cuda part tests 500 python -m pytest -q tests/test_card.py tests/test_run.py tests/test_audit.py \
+    tests/test_program.py tests/test_transductive_run.py tests/test_zero_shot.py tests/test_adapters.py
 before=$(date +%s)
 stages >"$out/stages.log" 2>&1 && how=done || { how=FAILED; failed=1; }
 echo "stages: $how in $(($(date +%s) - before)) s, $out/stages.log"

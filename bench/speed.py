@@ -120,6 +120,7 @@ def _said(pairs: int) -> str:
         f" {pairs} measurements, the ratio that of as many pairs, one after the other in one process, to what a user"
         " would write; in brackets the range of the middle half. The share of the peak is the rate of the products of"
         f" matrices and convolutions over that of a product of two {SIDE} × {SIDE} matrices in the same format, on the"
-        " same threads, measured beside each pair. Random inputs of the default sizes: 64 features, 64 hidden units, 20"
+        " same threads, measured beside each pair; convolutions are counted as they are written, which a library may do"
+        " with fewer products. Random inputs of the default sizes: 64 features, 64 hidden units, 20"
         " images a class, 30 steps of Adam, images of 28 × 28.\n\n"
     )

@@ -56,15 +56,20 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def deterministic() -> None:
-    """The same machine gives the same bits."""
+def deterministic(*, training: bool = False) -> None:
+    """The same machine gives the same bits.
+
+    Where something is trained, a card's products may round their factors to ten bits (TF32). What is generated and
+    answered is in float32: a task's head would differ by thousandths with the number of tasks beside it, and answers
+    from those of the exported program.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # use_deterministic_algorithms does the same, and imports the compiler, which takes seconds
     torch.set_deterministic_debug_mode("warn")
     # for debugging alone: every new tensor would be written once more, a twentieth of the time of collecting
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = training
+    torch.backends.cudnn.allow_tf32 = training
 
 
 T = TypeVar("T")

@@ -31,7 +31,7 @@ from pipeline.suspects import suspect
 def main(params_file: Path, data: Path) -> None:
     params = parameters.load(params_file, "seed", "scenario", "learner", "trajectories")
     knobs, seed = params.trajectories, params.seed
-    deterministic()
+    deterministic(training=True)
     where = device()
     scenario = SCENARIOS[params.scenario.name]
     if params.learner.name not in scenario.learners:

@@ -41,7 +41,7 @@ OPTIMISED = {"steps", "outer_lr", "lr_schedule", "ema", "val_every", "refit"}
 
 def main(params_file: Path, data: Path) -> None:
     params = parameters.load(params_file, "seed", "method", "methods", "diffusion", "denoiser", "meta")
-    deterministic()
+    deterministic(training=True)
     names = [params.method.name, *(each for each in params.method.controls if each != params.method.name)]
     world = _world(data, names)
     setup = _setup(params, world)

@@ -20,7 +20,7 @@ from pipeline.suspects import suspect
 
 def main(params_file: Path, data: Path) -> None:
     params = parameters.load(params_file, "seed", "scenario", "data", "texts", "body")
-    deterministic()
+    deterministic(training=True)
     scenario = SCENARIOS[params.scenario.name]
     data_section = getattr(params, scenario.data).model_dump()
     work = scenario.pretrain(data_section, params.body.model_dump(), seed=params.seed, device=device())

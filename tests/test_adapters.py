@@ -182,14 +182,15 @@ def test_the_command_writes_what_peft_loads(run, tmp_path, capsys):
     made = AdapterRun(run.data)
     dev = made.read(tmp_path / "d")["dev"]
     learner, w = read_adapter(tmp_path / "out")
-    ours = learner.logits(w[None], dev["hidden"], dev["mask"])[0]
+    ours = learner.logits(w[None].to(made.device), dev["hidden"], dev["mask"])[0].cpu()
     model = transformers.AutoModelForSequenceClassification.from_pretrained(made.learner.body, num_labels=2)
     model = peft.PeftModel.from_pretrained(model, str(tmp_path / "out")).eval()
     texts = read_text_set(tmp_path, "d").texts["dev"]
     with torch.no_grad():
-        theirs = model(**made.learner.encoder.tokens(texts, made.length)).logits
+        tokens = made.learner.encoder.tokens(texts, made.length)
+        theirs = model(**{name: value.cpu() for name, value in tokens.items()}).logits
     assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    right = (theirs.argmax(-1) == dev["labels"][0]).float().mean().item()
+    right = (theirs.argmax(-1) == dev["labels"][0].cpu()).float().mean().item()
     assert "by ltdi, from 3 examples of each class" in said and said.endswith(f"accuracy on dev {right:.4f}")
 
 
@@ -201,7 +202,7 @@ def test_steps_lower_the_loss_on_train(run, tmp_path, capsys):
     made = AdapterRun(run.data)
     train = made.read(tmp_path / "a")["train"]
     _, w = read_adapter(tmp_path / "out")
-    assert (made.learner.loss(w[None], train) < made.learner.loss(made.generate(train), train)).all()
+    assert (made.learner.loss(w[None].to(made.device), train) < made.learner.loss(made.generate(train), train)).all()
 
 
 def test_what_is_generated_knows_how_frequent_classes_are(run, tmp_path):

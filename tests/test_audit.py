@@ -106,12 +106,12 @@ def test_a_run_of_few_shot(finished, tmp_path):
 
 def test_the_nearest_training_weights_are_nearest(finished):
     table = audit_run(finished.data, n_tasks=30).set_index("weights")
-    test = load_sources(finished.data, splits=["meta_test"])["meta_test"]
+    run = ltdi.load(finished.data)
+    test = load_sources(finished.data, splits=["meta_test"], device=run.device)["meta_test"]
     trained = load_trajectories(finished.data, "meta_train")[0]
     everything = trained.trained(torch.arange(len(trained)))
-    run = ltdi.load(finished.data)
     with torch.no_grad():
-        w = run.method.generate(test.context(torch.arange(30)), generator=run.noise(0))
+        w = run.method.generate(test.context(torch.arange(30)), generator=run.noise(0)).cpu()
     square = (w[:, None] - everything).square().mean(-1)
     assert table.distance2[TRAINING[1]] == pytest.approx(square.min(1).values.mean().item(), rel=1e-4)
     mean = (w - everything.mean(0)).square().mean(-1).mean().item()

@@ -42,6 +42,7 @@ def test_a_row_says_the_medians(world):
 
 
 def test_the_table_is_of_measurements(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("LTDI_DEVICE", "cpu")
     monkeypatch.setattr(speed, "RESULTS", tmp_path)
     monkeypatch.setattr(speed, "hot_paths", lambda where: [hot_paths._classification(World(where))])
     speed.main(threads=[1], pairs=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltdi.devices import give_back_memory, side_by_side
+from ltdi.devices import deterministic, give_back_memory, side_by_side
 
 
 @pytest.fixture
@@ -50,3 +50,16 @@ def test_free_memory_between_what_is_used_is_given_back():
     give_back_memory()
     assert own() < before - 40_000
     assert len(small) == 600
+
+
+def test_what_is_answered_is_rounded_no_more_than_float32():
+    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [kind.allow_tf32 for kind in kinds]
+    try:
+        for training in (True, False):
+            deterministic(training=training)
+            assert [kind.allow_tf32 for kind in kinds] == [training] * 2
+    finally:
+        torch.set_deterministic_debug_mode("default")
+        for kind, was in zip(kinds, before, strict=True):
+            kind.allow_tf32 = was

@@ -11,6 +11,7 @@ from itertools import repeat
 
 import pytest
 import torch
+from described_worlds import NamedWorld
 from language import write_bert
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,6 +24,7 @@ from ltdi.bodies.embedding import embed_there
 from ltdi.extractor import FeatureExtractor
 from ltdi.learners import LinearHead, Lora
 from ltdi.methods import CONTROLS, METHODS
+from ltdi.methods.known_rows import KnownRows
 from ltdi.scenarios.adapter_start import Mixture, batches, side_by_side, soft_loss
 from ltdi.seeding import generator
 from ltdi.starts import STARTS
@@ -122,6 +124,41 @@ def test_generation(worlds, name):
     w = draw(method, task.context)
     assert w.device == META and w.shape[0] == 5
     assert method.learner.score(w, task.query).device == META
+
+
+OF_NAMES = [name for name, method in (METHODS | CONTROLS).items() if "names" in method.needs]
+
+
+@pytest.fixture(scope="module")
+def named():
+    world = NamedWorld()
+    world.there = world.start.to(META)
+    world.train_there, world.val_there = world.train.to(META), world.val.to(META)
+    return world
+
+
+@pytest.mark.parametrize("name", OF_NAMES)
+def test_methods_of_names(named, name):
+    prepared = named.prepared(name)
+    knobs = {key: value for key, value in prepared.named_buffers() if key in ("knobs", "temperature")}
+    method = prepared.to(META)
+    method.start = named.there
+    if isinstance(method, KnownRows):
+        method.learn(named.train_there)
+    else:
+        method.rows = named.there  # where its centroids come from
+    if name in METHODS:
+        method._unseen = named.val_there.of.texts
+        training = Training(method, lr=1e-3, steps=3, ema=0.9)
+        rows = method.meta_train(training, named.train_there, named.trajectories, seed=0)
+        assert next(rows)["loss"].device == META
+    # these it is asked for once a call, which a number on the processor answers
+    for key, value in knobs.items():
+        setattr(method, key, value)
+    method = method.eval()
+    task = named.val_there.batch(torch.arange(5))
+    w = method.weights(task.context) if isinstance(method, KnownRows) else draw(method, task.context)
+    assert w.device == META and w.shape[0] == 5
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])

@@ -79,7 +79,7 @@ def mapped(head: Head, normalise: str, projection: int | None) -> Head:
     features = extractor(torch.randint(256, (40, 1, 28, 28), dtype=torch.uint8))
     seen = FeatureMap.fit(features, normalise=normalise, projection=projection)
     learner = LinearHead(seen.width)
-    w = learner.linear(torch.randn(1, len(head.classes), seen.width), torch.randn(1, len(head.classes)))
+    w = learner.linear(torch.randn(1, len(head.classes), seen.width), torch.randn(1, len(head.classes))).to(head.w)
     return replace(head, extractor=replace(extractor, seen=seen), learner=learner, w=w)
 
 

@@ -66,7 +66,7 @@ def test_exported_weights_are_a_plain_file_that_classifies_alike(task, tmp_path)
     file = tmp_path / "weights.safetensors"
     assert call("export", task.support, file, "--data", task.data).exit_code == 0
     run, tensors = ltdi.load(task.data), load_file(file)
-    images = run.extractor(run.extractor.read(sorted(task.query.rglob("*.png"))))
+    images = run.extractor(run.extractor.read(sorted(task.query.rglob("*.png")))).cpu()
     hidden = (images @ tensors["hidden.weight"].T + tensors["hidden.bias"]).relu()
     logits = hidden @ tensors["output.weight"].T + tensors["output.bias"]
     assert_close(logits.softmax(-1), run.generate(task.support).probabilities(task.query), rtol=1e-4, atol=1e-5)
@@ -284,7 +284,7 @@ def test_classes_of_unequal_numbers_of_images(task, tmp_path):
     weight = read_tensors(tmp_path / "head.safetensors", kind="head")[0]["output.weight"]
     means = torch.stack([extractor(extractor.read(sorted(each.glob("*.png")))).mean(0) for each in (place, *others)])
     rows = weight[:, : means.shape[1]]
-    assert_close(rows / rows.norm(), means / means.norm(), rtol=1e-3, atol=1e-5)
+    assert_close(rows / rows.norm(), (means / means.norm()).cpu(), rtol=1e-3, atol=1e-5)
     assert task.call(task.support, task.query).exit_code == 0
 
 

@@ -61,6 +61,7 @@ def test_a_column_a_method_and_the_trained_one_beside_it():
 
 
 def test_the_methods_of_a_run_and_those_that_see_more(tmp_path, monkeypatch):
+    monkeypatch.setenv("LTDI_DEVICE", "cpu")  # where the world is
     world = World("prototype")
     folder = tmp_path / "model" / "methods"
     for name in ("ltdi", "ridge"):

@@ -43,7 +43,7 @@ class Eszsl(KnownRows):
     def learn(self, train: DescribedTasks) -> None:
         super().learn(train)
         of = train.of
-        x, counts = of.features[: of.n_rows], of.counts
+        x, counts = of.features[: of.n_rows], of.counts.to(of.features.device)
         x = x if of.seen is None else of.seen(x)
         if of.rows is not None:
             x, counts = of.means(), torch.ones_like(counts)
