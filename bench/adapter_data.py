@@ -40,6 +40,7 @@ def held_out(run: AdapterRun, of: TextSet, knobs: dict[str, Any]) -> Held:
     texts = {"train": train, "dev": (of.texts["dev"][:most], of.labels["dev"][:most])}
     about = {"data_set": of.name, "body": Path(run.learner.body).name, **origin(), "train": len(train[1])}
     about |= {"n_shot": run.n_shot, "inputs_a_step": knobs["inputs_a_step"]}
+    about |= {"rank": run.learner.rank, "layers": run.learner.layers or run.learner.encoder.depth}
     return Held(of.name, texts, run.read_texts(*train), run.read_texts(*texts["dev"]), about)
 
 

@@ -1,6 +1,6 @@
 """``python -m bench adapters``: adapters for data sets held out whole, beside what takes no step on them, LoRA from
 scratch and what peft has (the paper's Table 5) -> adapters.tsv and adapters.md in bench/results or a folder of one's
-own.
+own; of a card adapters_card.tsv and adapters_card.md.
 
 What matters most is measured first, and every row is written as it comes: a run that is cut off keeps what it has.
 """
@@ -14,11 +14,11 @@ import torch
 import typer
 from torch import Tensor
 
-from bench import BENCH, dylora
+from bench import BENCH, RESULTS, dylora
 from bench.adapter_baselines import RATES, scores_by_steps
 from bench.adapter_controls import probes, without_steps
 from bench.adapter_data import Held, clock, held_out, some_of_train
-from bench.adapter_table import NO_STEP, REPORTED, markdown
+from bench.adapter_table import NO_STEP, REPORTED, RUN, TABLES, markdown
 from bench.settings import defaults, load_yaml, override
 from bench.stages import run_stages
 from ltdi.adaptation import adapt
@@ -26,6 +26,7 @@ from ltdi.adapter import AdapterRun, shuffled
 from ltdi.artefacts import names
 from ltdi.console import say
 from ltdi.datasets.texts import read_text_set
+from ltdi.devices import device
 from ltdi.errors import InputError
 from ltdi.methods.trained import STRENGTH_SHOTS
 from ltdi.seeding import generator
@@ -33,7 +34,6 @@ from ltdi.starts.base import shared_draw
 from ltdi.store import write_text, write_tsv
 
 BUDGETS = BENCH / "adapters.yaml"
-RESULTS = BENCH / "results"
 SHARED = ("prepare_tasks", "collect_trajectories")
 PARTS = ("none", "lora", "dylora", "peft")
 STEPS_FEW, LR = 50, 2e-3
@@ -53,7 +53,11 @@ def main(
 ) -> None:
     if unknown := sorted(set(part) - set(PARTS)):
         raise InputError(f"--part {unknown[0]} is unknown; allowed: {', '.join(PARTS)}")
-    knobs = load_yaml(BUDGETS)[budget]
+    if budget not in (budgets := load_yaml(BUDGETS)):
+        raise InputError(f"--budget {budget} is unknown; allowed: {', '.join(budgets)}")
+    knobs = budgets[budget]
+    joint = override(defaults(), knobs["overrides"])["learner"]["joint"]
+    about = {"method": method, "start_steps": joint["steps"], "start_inputs": joint["inputs"]}
     changes = {"texts.root": str(root), "texts.body": body, "method.name": method}
 
     def runs() -> Iterator[tuple[int, AdapterRun]]:
@@ -63,7 +67,7 @@ def main(
             yield each, AdapterRun(run_stages(params, seeds=dict.fromkeys(SHARED, 0)))
 
     for row in measure(runs(), root, knobs, part):
-        report(row, method, out)
+        report(about | row, out)
 
 
 def measure(runs: Runs, root: Path, knobs: Row, parts: Sequence[str] = PARTS) -> Iterator[Row]:
@@ -77,9 +81,11 @@ def measure(runs: Runs, root: Path, knobs: Row, parts: Sequence[str] = PARTS) ->
         say(f"seed {seed}: a generator after {clock() - begun:.0f} s; {_told(run)}")
         seen.append((seed, run))
         sets = sets or [held_out(run, read_text_set(root, name), knobs) for name in REPORTED]
+        if "none" not in parts:
+            continue
         chosen_on = chosen_on or [held_out(run, read_text_set(root, name), knobs) for name in knobs["chosen_on"]]
-        controls = _controls(run) if "none" in parts else []
-        for group in (sets, chosen_on) if "none" in parts else ():
+        controls = _controls(run)
+        for group in (sets, chosen_on):
             for held, other in zip(group, group[1:] + group[:1]):
                 yield from _seeded(without_steps(run, controls, held, other, seed), seed)
         say(f"seed {seed}: what takes no step after {clock() - begun:.0f} s")
@@ -181,11 +187,12 @@ def _scratch(run: AdapterRun, seed: int) -> Tensor:
     return shared_draw(run.learner, 2, seed)[None].to(run.device)
 
 
-def report(row: Row, method: str, out: Path = RESULTS) -> None:
+def report(row: Row, out: Path = RESULTS) -> None:
     """Written with the rows that are there, so that what a killed run has found stays."""
-    rows, file = pd.DataFrame([row]), out / "adapters.tsv"
+    of_processor, of_card = TABLES
+    rows, file = pd.DataFrame([row]), out / f"{of_processor if device().type == 'cpu' else of_card}.tsv"
     if file.is_file():
         rows = pd.concat([pd.read_csv(file, sep="\t"), rows], ignore_index=True)
-        rows = rows.drop_duplicates(["data_set", "what", "steps", "seed"], keep="last")
+        rows = rows.drop_duplicates([*RUN, "data_set", "what", "steps", "seed"], keep="last")
     write_tsv(file, rows)
-    write_text(out / "adapters.md", markdown(rows, method))
+    write_text(file.with_suffix(".md"), markdown(rows))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import RESULTS, audits, cells, few_shot, photos
+from bench import RESULTS, adapter_table, audits, cells, few_shot, photos
 from bench.picture import picture
 from bench.rows import add, pooled, read
 from bench.settings import bench_params
@@ -41,6 +41,9 @@ def main() -> None:
         texts["audit.md"] = audits.markdown(audited, bench)
     if len(measured_photos := read("photos.csv")):
         texts["photos.md"] = photos.markdown(measured_photos)
+    for name in adapter_table.TABLES:
+        if (file := RESULTS / f"{name}.tsv").is_file():
+            texts[f"{name}.md"] = adapter_table.markdown(pd.read_csv(file, sep="\t"))
     for name, text in texts.items():
         write_text(RESULTS / name, text)
     say(f"wrote {', '.join(texts)} in {RESULTS}" if texts else "bench: no rows yet; make bench or make ablation")

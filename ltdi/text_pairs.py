@@ -46,9 +46,8 @@ class Pairs:
     def batch(self, rows: Tensor) -> Batch:
         """Of rows (B, M) a learner's inputs, and the ``shares`` (B, M, 2) of the classes "other" and "alike". Cosines
         of one encoder are not those of another: what counts is how far from the mean of all pairs they are."""
-        alike = (SURENESS * (self.likeness - self.likeness.mean()) / self.likeness.std().clamp_min(1e-6)).sigmoid()[
-            rows
-        ]
+        places = (self.likeness - self.likeness.mean()) / self.likeness.std().clamp_min(1e-6)
+        alike = (SURENESS * places).sigmoid()[rows]
         return {"hidden": self.hidden[rows], "mask": self.mask[rows], "shares": torch.stack([1 - alike, alike], -1)}
 
 

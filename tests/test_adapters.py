@@ -245,6 +245,7 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
     made = AdapterRun(run.data)
     knobs = {"train": 20, "dev": 20, "lora_steps": [2, 4], "inputs_a_step": 8, "chosen_on": ["QQP"]}
     rows = pd.DataFrame(measure(((seed, made) for seed in (0, 1)), tmp_path, knobs))
+    rows = rows.assign(method="ltdi", start_steps=600, start_inputs=32)
     chosen_on, rows = rows[rows.data_set == "QQP"], rows[rows.data_set != "QQP"]
     assert set(chosen_on.what) == set(rows[(rows.steps == 0) & (rows.what != "qqp")].what)
     assert rows.accuracy.between(0, 1).all() and (rows.n == 20).all()
@@ -253,7 +254,7 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
     assert (rows[rows.what == "majority"].accuracy == 0.5).all()
     counts = rows.groupby("what").size()
     assert {name: counts[name] for name in ("generated", "then", "lora")} == {"generated": 4, "then": 8, "lora": 4}
-    written = markdown(rows, "ltdi")
+    written = markdown(rows)
     free = [line for line in written.split("steps on the few")[0].splitlines() if line.startswith("| ") and "±" in line]
     accuracies = [float(line.split("|")[3].split("±")[0]) for line in free]
     assert len(free) == 18 and accuracies == sorted(accuracies, reverse=True) and "**ltdi**" in written

@@ -111,7 +111,7 @@ def test_candidates_for_the_joint_start():
     assert mixtures((0, 1), False, ["pairs", 1]) == [Mixture(0.0, (0, 1))]
     some = mixtures((0, 1), True, ["labels", "both", "pairs", 1, "both"])
     assert [(each.share, each.groups) for each in some] == [(0.0, (0, 1)), (0.5, (0, 1)), (1.0, ()), (0.5, (1,))]
-    told = [each.told(["a", "b"]) for each in some]
+    told = [each.told({0: "a", 1: "b"}) for each in some]
     assert told == ["labels of a, b", "pairs and labels of a, b", "pairs", "pairs and labels of b"]
     with pytest.raises(InputError, match=r"learner.joint.of = 2 .* allowed: 0 to 1"):
         mixtures((0, 1), True, ["pairs", 2])

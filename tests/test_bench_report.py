@@ -91,7 +91,7 @@ def test_without_rows_nothing_is_written(tmp_path, monkeypatch):
 
 
 def test_the_tables_of_the_repository_are_those_of_its_rows(repository, tmp_path, monkeypatch):
-    for file in (repository / "bench" / "results").glob("*.[cm][sd]*"):
+    for file in (repository / "bench" / "results").glob("*.[cmt][sd]*"):
         shutil.copy(file, tmp_path)
     for module in (rows, report):
         monkeypatch.setattr(module, "RESULTS", tmp_path)

@@ -1,7 +1,7 @@
 """One adapter for all tasks, trained on labels, on pairs that nobody has labelled, or on both: candidates for where
 adapters start."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,7 +34,8 @@ class Mixture:
     share: float
     groups: tuple[int, ...]
 
-    def told(self, names: Sequence[str]) -> str:
+    def told(self, names: Mapping[int, str]) -> str:
+        """In words, ``names`` being those of the data sets by their numbers."""
         parts = ["pairs"] if self.share else []
         return " and ".join([*parts, f"labels of {', '.join(names[j] for j in self.groups)}"] if self.groups else parts)
 
@@ -73,10 +74,8 @@ def candidates(
     of ``WINDOWS`` of each of ``mixtures``, by what they are. Kept in the cache, so that a killed stage does not train
     them again."""
     examples, found = source.of, {}
-    names, how = (
-        [f"texts.meta_train[{group}]" for group in examples.groups],
-        {"steps": steps, "inputs": inputs, "lr": lr},
-    )
+    names = {group: f"texts.meta_train[{group}]" for group in examples.groups}
+    how = {"steps": steps, "inputs": inputs, "lr": lr}
     there = {} if source.pairs is None else source.pairs.tensors()
     known = (lora.facts(), start.cpu(), examples.name, there, seed, how)
     mixed = mixtures(examples.groups, source.pairs is not None, of)
