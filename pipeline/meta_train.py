@@ -108,7 +108,8 @@ def _setup(params: SimpleNamespace, world: SimpleNamespace) -> Setup:
             f" tasks.n_way = {setup.n_way}; set it to null"
         )
     say_fewer("meta.recorded_tasks", meta.recorded_tasks if meta.weight_loss else 0, len(world.train), "tasks")
-    say_fewer("meta.n_way", meta.n_way if meta.new_tasks else 0, setup.n_classes, "classes")
+    # tasks of texts are of no classes, and of two slots always
+    say_fewer("meta.n_way", meta.n_way if meta.new_tasks and setup.n_classes else 0, setup.n_classes, "classes")
     if "examples" in world.provides and meta.max_shot + meta.query_images > world.train.most_shots + 1:
         raise InputError(
             f"meta.max_shot + meta.query_images = {meta.max_shot} + {meta.query_images} is more than the"

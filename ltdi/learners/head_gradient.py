@@ -28,7 +28,7 @@ class HeadGradient:
     inputs x, a = ReLU(W₁x + b₁), logits z = W₂a + b₂ and p = softmax(z), of which each of M inputs counts 1 / M:
     ∂z = (p − y) / M, ∂W₂ = ∂z aᵀ, ∂a = W₂ᵀ∂z, and ∂W₁ = (∂a where a > 0) xᵀ.
 
-    Products of matrices are taken in the number format ``products``, null for that of ``w``; weights, softmax and the
+    Products of matrices are taken in the number format ``products``, None for that of ``w``; weights, softmax and the
     gradient as an optimiser sees it stay in that of ``w``.
     """
 
