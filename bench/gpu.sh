@@ -25,7 +25,7 @@ stages() {
 
 python -c 'import torch; assert torch.cuda.is_available(), "no card"; print(torch.__version__, torch.cuda.get_device_name())' || exit 2
 
-LTDI_DEVICE=cuda part tests 500 python -m pytest -q tests/test_card.py tests/test_run.py tests/test_audit.py \
+part tests 400 env LTDI_DEVICE=cuda python -m pytest -q tests/test_card.py tests/test_run.py tests/test_audit.py \
     tests/test_program.py tests/test_transductive_run.py tests/test_zero_shot.py tests/test_adapters.py
 before=$(date +%s)
 stages >"$out/stages.log" 2>&1 && how=done || { how=FAILED; failed=1; }
