@@ -1,14 +1,15 @@
 """Work side by side, and memory that is given back."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-from ltdi.devices import deterministic, give_back_memory, side_by_side
+from ltdi.devices import deterministic, side_by_side
 
 
 @pytest.fixture
@@ -35,21 +36,34 @@ def test_a_fault_side_by_side_is_raised(three_threads):
     assert torch.get_num_threads() == 3
 
 
+GAPS = """
+from pathlib import Path
+import torch
+from ltdi.devices import give_back_memory
+
+def own():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+large, small = [], []
+for _ in range(600):
+    large.append(torch.ones(25_000))
+    small.append(torch.ones(100))
+full = own()
+large.clear()
+kept = own()
+give_back_memory()
+print(full, kept, own(), len(small))
+"""
+
+
 @pytest.mark.skipif(not os.confstr_names.get("CS_GNU_LIBC_VERSION"), reason="only glibc keeps what is free")
 def test_free_memory_between_what_is_used_is_given_back():
-    def own():
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-
-    large, small = [], []
-    for _ in range(600):
-        large.append(torch.ones(25_000))
-        small.append(torch.ones(100))
-    before = own()
-    large.clear()
-    give_back_memory()
-    assert own() < before - 40_000
-    assert len(small) == 600
+    # in a process of its own: what else has been freed in this one, or is asked for by its threads, moves the figure
+    asked = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
+    full, kept, given_back, small = map(int, asked.stdout.split())
+    assert kept > full - 10_000 and given_back < full - 40_000  # KiB, of the 59,000 that the large ones held
+    assert small == 600
 
 
 def test_what_is_answered_is_rounded_no_more_than_float32():
