@@ -4,14 +4,24 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
 
 from ltdi import ranks
 from ltdi.learner import batch_size, map_batch
 from ltdi.training import Training
 
 Phi = Mapping[str, Tensor]
+
+
+def called(module: nn.Module, phi: Phi, *inputs: Any) -> Any:
+    """What a module with the parameters φ makes of its inputs.
+
+    φ that are its own stay where they are: to put others in their place takes a third of the time of a small batch.
+    """
+    if all(phi.get(name, value) is value for name, value in module.named_parameters()):
+        return module(*inputs)
+    return functional_call(module, dict(phi), inputs)
 
 
 def meta_step(
