@@ -1,6 +1,7 @@
 """REPTILE (Nichol et al. 2018; Algorithm 2): two loops, the inner one vectorised over tasks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -47,21 +48,25 @@ def meta_step(
     phi = dict(training.model.named_parameters())
     own = list(_own_share(parts))
     if len(parts[0]) == 1 and inner_optimizer == "sgd":
-        losses = [share * loss(phi, batches[0]) for share, batches in own]
+        losses = [(share, loss(phi, batches[0])) for share, batches in own]
         if losses:
-            (inner_lr * torch.stack(losses).sum()).backward()
+            (inner_lr * weighted(losses)).backward()
     else:
         start = {name: value.detach() for name, value in phi.items()}
         loops = [(share, *_inner_loops(start, loss, batches, inner_optimizer, inner_lr)) for share, batches in own]
         for name, value in phi.items():
-            moved = [share * each[name].mean(0) for share, each, _ in loops]
-            value.grad = torch.stack(moved).sum(0) if moved else None
-        losses = [share * first for share, _, first in loops]
+            value.grad = weighted((share, each[name].mean(0)) for share, each, _ in loops) if loops else None
+        losses = [(share, first) for share, _, first in loops]
     of_none = next(iter(phi.values())).new_zeros(())
-    mean_loss = torch.stack([each.detach() for each in losses]).sum() if losses else of_none
+    mean_loss = weighted((share, each.detach()) for share, each in losses) if losses else of_none
     _add_up(phi, mean_loss)
     training.descend()
     return mean_loss
+
+
+def weighted(parts: Iterable[tuple[float, Tensor]]) -> Tensor:
+    """Σ share·value of one part or more. A share of 1 is no operation: where values are small, each of these counts."""
+    return reduce(torch.add, (value if share == 1 else share * value for share, value in parts))
 
 
 def _own_share(parts: list[list[Mapping[str, Any]]]) -> Iterator[tuple[float, list[Mapping[str, Any]]]]:

@@ -14,7 +14,7 @@ from ltdi.diffusion.schedule import SCHEDULES
 from ltdi.errors import InputError
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import ReptileTrained, of_unit_size
-from ltdi.reptile import Phi, called
+from ltdi.reptile import Phi, called, weighted
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task, TaskSource, batches
@@ -139,33 +139,32 @@ class DiffusionMethod(ReptileTrained):
         task has no states but the latter."""
         phi = {name.removeprefix("denoiser."): value for name, value in phi.items()}
         visited = self.diffusion.visited if "points" in batch else 1.0
-        total = torch.zeros_like(batch["centre"][:, 0])
+        losses = []
         if visited < 1:
             t, i = batch["t"], _at(batch["i"], batch["t"])
-            total = total + (1 - visited) * self._loss_at(
-                phi, self.process.sample(_pick(batch["points"], i), t, i, batch["noise"]), t, batch
-            )
+            x_t = self.process.sample(_pick(batch["points"], i), t, i, batch["noise"])
+            losses.append((1 - visited, self._loss_at(phi, x_t, t, batch)))
         if visited > 0:
             with torch.no_grad():  # the state is given, not learned through: every step is a regression of its own
                 noise = batch["chain_noise"].transpose(0, 1) if "chain_noise" in batch else None
                 *_, (t, x_t, _) = sampler.chain(
                     self.process, lambda x_t, t: self.epsilon(phi, x_t, t, batch), batch["x_T"], noise, until=visit
                 )
-            total = total + visited * self._loss_at(phi, x_t, t, batch)
-        return total
+            losses.append((visited, self._loss_at(phi, x_t, t, batch)))
+        return weighted(losses)
 
     def _loss_at(self, phi: Phi, x_t: Tensor, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The query loss, and of recorded tasks the weight loss (B,)."""
-        epsilon, loss = self.epsilon(phi, x_t, t, batch), torch.zeros_like(x_t[:, 0])
+        epsilon, losses = self.epsilon(phi, x_t, t, batch), []
         if "points" in batch:
             i = _at(batch["i"], t)
             weights = self.process.loss(epsilon, x_t, t, i, _pick(batch["points"], i), self.diffusion.weighting)
-            loss = loss + self.meta.weight_loss * weights
+            losses.append((self.meta.weight_loss, weights))
         if self.meta.query_loss > 0:
             # the weights that the state points at must work on the query, whichever recorded point it stands for
             w = self.to_w(self.process.endpoint(epsilon, x_t, t, self.process.target(t)), batch["centre"])
-            loss = loss + self.meta.query_loss * self.learner.loss(w, batch["query"])
-        return loss
+            losses.append((self.meta.query_loss, self.learner.loss(w, batch["query"])))
+        return weighted(losses)
 
     @torch.no_grad()
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
