@@ -52,7 +52,8 @@ class DiffusionMethod(ReptileTrained):
     # -- the chain ---------------------------------------------------------------------------------
 
     def epsilon(self, phi: Phi, x_t: Tensor, t: Tensor, task: Mapping[str, Any]) -> Tensor:
-        """ε_φ(x_t, t, c) (B, D) with the denoiser's parameters φ; ``task`` is what ``_known`` says."""
+        """ε_φ(x_t, t, c) (B, D) with parameters φ of the denoiser, or its own for none; ``task`` is what ``_known``
+        says."""
         channels = [x_t]
         if self.diffusion.gradient_input:
             channels.append(self._example_gradient(x_t, task))
@@ -86,9 +87,9 @@ class DiffusionMethod(ReptileTrained):
 
     def _states(self, task: Mapping[str, Any], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """What the sampler yields on its way; all tasks share the noise."""
-        phi, centre = dict(self.denoiser.named_parameters()), task["centre"]
-        x_T, noise = self._draw_noise(centre[:1], generator, last=True)
-        return sampler.chain(self.process, lambda x_t, t: self.epsilon(phi, x_t, t, task), x_T.expand_as(centre), noise)
+        x_T, noise = self._draw_noise(task["centre"][:1], generator, last=True)
+        epsilon = partial(self.epsilon, {}, task=task)
+        return sampler.chain(self.process, epsilon, x_T.expand_as(task["centre"]), noise)
 
     def _known(self, context: Context, centre: Tensor) -> dict[str, Any]:
         """What is known of a task: its centre (B, D), ``shown`` (B, D) where the denoiser is shown it, rows
@@ -170,7 +171,6 @@ class DiffusionMethod(ReptileTrained):
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
         """The weight loss of every sub-chain, on states from the data (the paper's Figure 4, right)."""
         stream = named_generator(seed, "validate")
-        phi = dict(self.denoiser.named_parameters())
         losses: dict[str, list[Tensor]] = {}
         for tasks in batches(len(val)):
             batch = self.draw(val.batch(tasks), trajectories.points(tasks), stream)
@@ -178,7 +178,7 @@ class DiffusionMethod(ReptileTrained):
                 times = torch.full_like(batch["t"], t)
                 i = self.process.target(times)
                 x_t = self.process.sample(_pick(batch["points"], i), times, i, batch["noise"])
-                epsilon = self.epsilon(phi, x_t, times, batch)
+                epsilon = self.epsilon({}, x_t, times, batch)
                 loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights")
                 losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
         return {name: torch.cat(values).mean().item() for name, values in sorted(losses.items())}
