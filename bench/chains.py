@@ -53,7 +53,8 @@ def _chain(world: World, params: dict[str, Any]) -> Tensor:
     method = world.build(params)
     deque(trained(method, world, params), maxlen=0)
     with torch.no_grad():
-        return method.chain(world.test.context(torch.arange(len(world.test))), generator=generator(0, "noise"))
+        context = world.test.context(torch.arange(len(world.test)))
+        return method.chain(context, method.start.centre(context), generator=generator(0, "noise"))
 
 
 def _draw(shown: dict[str, tuple[World, Tensor, dict[str, Tensor]]], note: str, file: Path) -> None:

@@ -172,7 +172,7 @@ def measured(method: DiffusionMethod, world: World, seed: int) -> dict[str, floa
     scores, distances = [], []
     for tasks in batches(len(world.test)):
         task = world.test.batch(tasks)
-        w = method.propose(task.context, generator=generator(seed, "noise"))
+        w = method.propose(task.context, method.start.centre(task.context), generator=generator(seed, "noise"))
         scores.append(method.learner.score(w, task.query))
         distances.append(weight_mse(w, world.recorded.trained(tasks).to(w)))
     found = {"score": torch.cat(scores).mean().item(), "distance2": torch.cat(distances).mean().item()}

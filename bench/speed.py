@@ -2,17 +2,19 @@
 
 Of each the rate; the ratio to what a user would write, measured alternately with it in one process; and the share of
 the peak: the rate of its products of matrices and convolutions over that of one large product, at that time, on that
-many threads. Figures are medians of the pairs, with the range that holds half of them.
+many threads. Figures are medians of the pairs, with the range that holds half of them. And how many operations a call
+is: where they are small, a card waits to be told of each.
 """
 
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import RESULTS
@@ -35,11 +37,37 @@ THREADS = [1, 2]
 
 @dataclass(frozen=True)
 class Measured:
-    """Pair by pair: units of work a second, what a user would write, and the peak's share."""
+    """Pair by pair: units of work a second, what a user would write, and the peak's share; how many operations a call
+    of ours is."""
 
     rates: list[float]
     ratios: list[float]
     shares: list[float]
+    operations: int
+
+
+class Operations(TorchDispatchMode):
+    """How many of torch's operations are called, of those that compute: views, and numbers that are read, are none."""
+
+    NONE = ("aten._unsafe_view.default", "aten._local_scalar_dense.default")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.n += not (func.is_view or str(func) in self.NONE)
+        return func(*args, **(kwargs or {}))
+
+
+def operations(call: Callable[[], object]) -> int:
+    """Of a call. Counted on one thread: others are not seen."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with Operations() as counted:
+        call()
+    torch.set_num_threads(threads)
+    return counted.n
 
 
 def main(threads: Threads = THREADS, pairs: Pairs = 9, only: Only = "") -> None:
@@ -53,7 +81,7 @@ def main(threads: Threads = THREADS, pairs: Pairs = 9, only: Only = "") -> None:
                 say(f"bench.speed: {path.name}, {n_threads} threads")
                 rows.append(_row(path, measure(path, where, pairs), str(n_threads) if where.type == "cpu" else "card"))
     torch.set_num_threads(before)
-    head = ["hot path", "threads", "rate", "ratio", "to", "share of the peak"]
+    head = ["hot path", "threads", "rate", "ratio", "to", "share of the peak", "operations"]
     text = table(head, rows)
     if not only:
         write_text(RESULTS / ("speed.md" if where.type == "cpu" else "speed_card.md"), _said(pairs) + text)
@@ -63,9 +91,9 @@ def main(threads: Threads = THREADS, pairs: Pairs = 9, only: Only = "") -> None:
 def measure(path: HotPath, where: torch.device, pairs: int) -> Measured:
     matrix = torch.randn(SIDE, SIDE, device=where).to(path.products)
     flops = _flops(path)
-    found = Measured([], [], [])
     for call in (path.ours, path.plain, lambda: matrix @ matrix):
         call()
+    found = Measured([], [], [], operations(path.ours))
     for _ in range(pairs):
         ours, plain = _seconds(path.ours, where) / path.n, _seconds(path.plain, where) / path.n_plain
         peak = 2 * SIDE**3 / min(_seconds(lambda: matrix @ matrix, where) for _ in range(3))
@@ -101,7 +129,7 @@ def _row(path: HotPath, found: Measured, threads: str) -> list[str]:
     shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
     ratio = f"{statistics.median(found.ratios):.1f} ({_half(found.ratios, '.1f')})"
     share = f"{100 * statistics.median(found.shares):.0f} % ({_half([100 * s for s in found.shares], '.0f')})"
-    return [path.name, threads, f"{shown} {path.unit} a second", ratio, path.beside, share]
+    return [path.name, threads, f"{shown} {path.unit} a second", ratio, path.beside, share, f"{found.operations:,}"]
 
 
 def _half(values: list[float], form: str) -> str:
@@ -121,6 +149,7 @@ def _said(pairs: int) -> str:
         " would write; in brackets the range of the middle half. The share of the peak is the rate of the products of"
         f" matrices and convolutions over that of a product of two {SIDE} × {SIDE} matrices in the same format, on the"
         " same threads, measured beside each pair; convolutions are counted as they are written, which a library may do"
-        " with fewer products. Random inputs of the default sizes: 64 features, 64 hidden units, 20"
+        " with fewer products. Operations are those of one call, on one thread, views left out. Random inputs of the"
+        " default sizes: 64 features, 64 hidden units, 20"
         " images a class, 30 steps of Adam, images of 28 × 28.\n\n"
     )

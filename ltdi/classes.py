@@ -63,15 +63,15 @@ class Classes:
         """How many of the classes, the first ones, tasks are drawn from."""
         return len(self)
 
-    @property
+    @cached_property
     def first(self) -> Tensor:
         return self.counts.cumsum(0) - self.counts
 
-    @property
+    @cached_property
     def n_rows(self) -> int:
         return int(self.counts.sum())
 
-    @property
+    @cached_property
     def n_views(self) -> int:
         """The rows themselves and their augmented copies."""
         return len(self.features) // self.n_rows
@@ -79,9 +79,8 @@ class Classes:
     def rows_of(self, classes: Tensor, chosen: Tensor) -> Tensor:
         """Places in ``features`` of images ``chosen`` (B, N, K) of classes (B, N), 0 where −1 is; a class's first
         images are the data set's, those after them the copies, view by view."""
-        counts, first = self.counts[classes][..., None], self.first[classes][..., None]
-        chosen = chosen.clamp_min(0)
-        return chosen // counts * self.n_rows + first + chosen % counts
+        first, counts, chosen = self.first[classes][..., None], self.counts[classes][..., None], chosen.clamp_min(0)
+        return first + chosen if self.n_views == 1 else chosen // counts * self.n_rows + first + chosen % counts
 
     @cached_property
     def name(self) -> str:

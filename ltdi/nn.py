@@ -8,19 +8,26 @@ from torch import Tensor, nn
 
 
 class TimeEmbedding(nn.Module):
-    """Times (B,) -> (B, width): sines and cosines of the time, through a small network."""
+    """Times (B,) -> (B, width): sines and cosines of the time, through a small network. Whole times, integers of 0 … T,
+    have theirs in a table."""
 
-    def __init__(self, width: int) -> None:
+    waves: Tensor
+
+    def __init__(self, width: int, T: int) -> None:
         super().__init__()
         self.width = width
+        self.register_buffer("waves", self._waves(torch.arange(T + 1)), persistent=False)
         self.network = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
+        return self.network(self._waves(t) if t.is_floating_point() else self.waves[t])
+
+    def _waves(self, t: Tensor) -> Tensor:
         half = self.width // 2
         frequencies = torch.exp(-math.log(1000.0) * torch.arange(half, device=t.device) / half)
         angles = t[:, None].float() * frequencies
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.network(F.pad(waves, (0, self.width - 2 * half)))
+        return F.pad(waves, (0, self.width - 2 * half))
 
 
 class Attention(nn.Module):
@@ -34,13 +41,12 @@ class Attention(nn.Module):
         self.kv = nn.Linear(context_width or width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor, bias: Tensor | float = 0.0) -> Tensor:
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
-            for part in (self.q(x), *self.kv(context).chunk(2, dim=-1))
-        )
+    def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
+        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).movedim((-3, -2), (0, -3))
         # written out: the fused kernel has no batching rule, and REPTILE's inner loops run under vmap
-        weights = (q @ k.mT / math.sqrt(q.shape[-1]) + bias).softmax(-1)
+        logits = q @ k.mT / math.sqrt(q.shape[-1])
+        weights = (logits if bias is None else logits + bias).softmax(-1)
         return self.out((weights @ v).transpose(-3, -2).flatten(-2))
 
 
@@ -55,7 +61,7 @@ class TransformerBlock(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
         )
 
-    def forward(self, x: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         y = self.norm_attention(x)
         x = x + self.attention(y, y, bias)
         return x + self.mlp(self.norm_mlp(x))
@@ -84,9 +90,11 @@ def _groups(width: int) -> int:
     return math.gcd(width, 8)
 
 
-def masked_mean(x: Tensor, present: Tensor) -> Tensor:
-    """The mean over the rows x (…, K, C) that are there: present (…, K) is 1 or 0. (…, C)"""
-    return (x * present[..., None]).sum(-2) / present.sum(-1, keepdim=True)
+def masked_mean(x: Tensor, present: Tensor | None) -> Tensor:
+    """The mean over the rows x (…, K, C) that are there: present (…, K) is 1 or 0, None where all are. (…, C)"""
+    if present is not None:
+        return (x * present[..., None]).sum(-2) / present.sum(-1, keepdim=True)
+    return x.squeeze(-2) if x.shape[-2] == 1 else x.mean(-2)
 
 
 def zero(module: nn.Linear) -> nn.Linear:

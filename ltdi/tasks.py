@@ -56,7 +56,7 @@ class Context:
     @property
     def means(self) -> Tensor:
         """Of each slot's rows (B, N, C)."""
-        return masked_mean(self.rows, self.present)
+        return masked_mean(self.rows, None if self.mask is None else self.present)
 
 
 @dataclass(frozen=True, eq=False)

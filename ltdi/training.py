@@ -43,8 +43,18 @@ class Training:
     ) -> None:
         self.model, self.lr, self.steps, self.ema = model, lr, steps, ema
         self.lr_schedule = lr_schedule
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        own, parameters = model.state_dict(keep_vars=True), list(model.parameters())
+        # all of them by one call: a card takes longer to be told than to do it. A processor's kernel that does a step
+        # at once rounds otherwise than the calls for one parameter after the other
+        on_card = all(each.is_cuda for each in parameters)
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=lr, weight_decay=weight_decay, fused=on_card, foreach=not on_card
+        )
+        self.average = {name: value.detach().clone() for name, value in own.items()}
+        # found once: they change in place
+        floats = [name for name, value in own.items() if value.is_floating_point()]
+        self._floats = [self.average[name] for name in floats], [own[name] for name in floats]
+        self._others = [(self.average[name], own[name]) for name in own if name not in floats]
         self.step = 0
 
     def descend(self) -> None:
@@ -56,14 +66,9 @@ class Training:
         self.optimizer.zero_grad()
         # early averages would remember the random start for 1 / (1 - ema) steps
         keep = min(self.ema, (1 + self.step) / (10 + self.step))
-        floats = {}
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                floats[name] = value
-            else:
-                self.average[name].copy_(value)
-        # all of them by one call: a card takes longer to be told than to do it
-        get_ema_multi_avg_fn(keep)([self.average[name] for name in floats], list(floats.values()), None)
+        get_ema_multi_avg_fn(keep)(*self._floats, None)
+        for average, value in self._others:
+            average.copy_(value)
         self.step += 1
 
     @contextmanager

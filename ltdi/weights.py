@@ -38,7 +38,10 @@ class WeightSpace:
             if len(neurons) > 1:
                 raise ValueError(f"layer {layer!r} has tensors of {sorted(neurons, key=str)} neurons; they must agree")
             self.neurons[layer] = neurons.pop()
-        self.numbers = {layer: sum(self._numbers(name) for name in names) for layer, names in self.layers.items()}
+        # of each tensor how many numbers it has for a neuron
+        self.columns = {layer: [self._numbers(name) for name in names] for layer, names in self.layers.items()}
+        self.numbers = {layer: sum(columns) for layer, columns in self.columns.items()}
+        self._sizes: dict[int, list[tuple[int, int]]] = {}
         self.kinds = {layer: (kinds or {}).get(layer, layer) for layer in self.layers}
         first = {kind: layer for layer, kind in reversed(self.kinds.items())}
         for layer, kind in self.kinds.items():
@@ -64,6 +67,11 @@ class WeightSpace:
 
     def sizes(self, dim: int) -> list[tuple[int, int]]:
         """(neurons, numbers a neuron) of each layer in a vector of ``dim`` numbers."""
+        if dim not in self._sizes:
+            self._sizes[dim] = self._sizes_of(dim)
+        return self._sizes[dim]
+
+    def _sizes_of(self, dim: int) -> list[tuple[int, int]]:
         n_way = (dim - self.dim()) // self.numbers[self.slot_layer] if self.slot_layer else 0
         if n_way < 0 or self.dim(n_way) != dim:
             raise ValueError(f"no number of classes makes a vector of {dim} numbers here")
@@ -72,7 +80,7 @@ class WeightSpace:
     def tokens(self, w: Tensor) -> dict[str, Tensor]:
         """w (…, D) -> layer -> (…, neurons, numbers a neuron), views of ``w``."""
         sizes = self.sizes(w.shape[-1])
-        parts = w.split([prod(size) for size in sizes], dim=-1)
+        parts = w.split([neurons * numbers for neurons, numbers in sizes], dim=-1)
         return {layer: part.unflatten(-1, size) for layer, size, part in zip(self.layers, sizes, parts)}
 
     def from_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
@@ -83,25 +91,30 @@ class WeightSpace:
         """w (…, D) -> name -> (…, *shape)."""
         tensors = {}
         for layer, tokens in self.tokens(w).items():
-            names = self.layers[layer]
-            columns = tokens.split([self._numbers(name) for name in names], dim=-1)
-            for name, column in zip(names, columns):
-                tensors[name] = column.reshape(*column.shape[:-1], *self.shapes[name][1:])
+            columns = zip(self.layers[layer], tokens.split(self.columns[layer], dim=-1))
+            for name, column in columns:
+                shape = self.shapes[name][1:]
+                tensors[name] = column if len(shape) == 1 else column.reshape(*column.shape[:-1], *shape)
         return tensors
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The inverse of ``unflatten``: (…, D)."""
-        layers = {}
-        for layer, names in self.layers.items():
-            # the first axis of a tensor that is not the batch's holds its neurons
-            columns = [
-                tensors[name].flatten(tensors[name].dim() - len(self.shapes[name]) + 1)
-                if len(self.shapes[name]) > 1
-                else tensors[name][..., None]
-                for name in names
-            ]
-            layers[layer] = torch.cat(columns, dim=-1)
-        return self.from_tokens(layers)
+        return self.from_tokens({layer: self._layer(layer, tensors) for layer in self.layers})
+
+    def _layer(self, layer: str, tensors: Mapping[str, Tensor]) -> Tensor:
+        """(…, neurons, numbers a neuron)"""
+        # the first axis of a tensor that is not the batch's holds its neurons
+        columns = [
+            tensors[name].flatten(tensors[name].dim() - len(self.shapes[name]) + 1)
+            if len(self.shapes[name]) > 1
+            else tensors[name][..., None]
+            for name in self.layers[layer]
+        ]
+        return torch.cat(columns, dim=-1)
+
+    def replaced(self, w: Tensor, layer: str, tensors: Mapping[str, Tensor]) -> Tensor:
+        """w (…, D) with all of a layer's tensors by name in the place of its own."""
+        return self.from_tokens(self.tokens(w) | {layer: self._layer(layer, tensors)})
 
     def some_slots(self, w: Tensor, n_way: int) -> Tensor:
         """w (…, D) without the slots of all but the first ``n_way`` classes: the network that tells these from each
@@ -113,5 +126,5 @@ class WeightSpace:
 
     def spread(self, values: Tensor, dim: int) -> Tensor:
         """A number a layer (…, layers), repeated for all numbers of the layer: (…, ``dim``)."""
-        sizes = torch.tensor([prod(size) for size in self.sizes(dim)]).to(values.device)
-        return values.repeat_interleave(sizes, dim=-1, output_size=dim)
+        parts = zip(values.split(1, dim=-1), self.sizes(dim))
+        return torch.cat([value.expand(*value.shape[:-1], prod(size)) for value, size in parts], dim=-1)

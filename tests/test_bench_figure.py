@@ -67,7 +67,8 @@ def test_what_is_measured_is_the_chains_end_at_full_strength(world):
     assert [row["step"] for row in found] == [0, 2, 4, 6, 8, 10]
     assert [row["seconds"] for row in found] == sorted(row["seconds"] for row in found)
     with torch.no_grad():
-        w = method.propose(world.test.context(torch.arange(len(world.test))), generator=generator(0, "noise"))
+        context = world.test.context(torch.arange(len(world.test)))
+        w = method.propose(context, method.start.centre(context), generator=generator(0, "noise"))
     trained = world.recorded.trained(torch.arange(len(world.test)))
     assert found[-1]["distance2"] == pytest.approx(weight_mse(w, trained).mean().item(), rel=1e-5)
     weights = world.trajectories.trained(torch.arange(len(world.trajectories)))

@@ -35,10 +35,26 @@ def test_products_of_a_head_are_counted(world):
 
 
 def test_a_row_says_the_medians(world):
-    found = speed.Measured([100.0, 300.0, 200.0], [2.0, 4.0, 3.0], [0.1, 0.3, 0.2])
+    found = speed.Measured([100.0, 300.0, 200.0], [2.0, 4.0, 3.0], [0.1, 0.3, 0.2], 1234)
     row = speed._row(hot_paths._generation(world, 1), found, "1")
     assert row[:3] == ["generation, 1 at once", "1", "200 tasks a second"]
     assert row[3].startswith("3.0 (2.0 to 4.0)") and row[5].startswith("20 %")
+    assert row[6] == "1,234"
+
+
+def test_operations_that_compute_are_counted():
+    x = torch.ones(2, 3)
+    assert speed.operations(lambda: (x.T.reshape(2, 3) + x.view(-1)[:3]).sum().item()) == 3  # the copy, + and the sum
+
+
+def test_what_is_small_takes_few_operations(world):
+    """A card waits for each to be told. The bounds are a fifth above what it was when they were set."""
+    step = hot_paths._meta_training(world, 2).ours
+    # 443 where the visited state is the chain's last
+    assert max(speed.operations(step) for _ in range(6)) <= 530
+    assert speed.operations(hot_paths._generation(world, 1).ours) <= 225  # 187
+    assert speed.operations(hot_paths._generation(world, 64).ours) <= 260  # 217
+    assert speed.operations(hot_paths._classification(world).ours) <= 34  # 28
 
 
 def test_the_table_is_of_measurements(monkeypatch, capsys, tmp_path):

@@ -22,6 +22,7 @@ def denoiser_of(name, head=None, *, n_way=N, started=True, **sizes):
     head = head or TwoLayerHead(F, 6)
     knobs = {
         "channels": 1,
+        "steps": 30,
         "width": 16,
         "depth": 2,
         "heads": 2,

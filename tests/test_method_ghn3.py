@@ -32,6 +32,10 @@ def method(worlds):
 # --- the graph
 
 
+def made(method, context):
+    return method.weights(context, method.start.centre(context))
+
+
 def test_shortest_paths_by_hand():
     """A diamond with a short cut 0 → 1 → 3, 0 → 2 → 4 → 3, and a node that leads nowhere."""
     edges = [(0, 1), (1, 3), (0, 2), (2, 4), (4, 3), (3, 5)]
@@ -157,7 +161,7 @@ def test_a_block_is_repeated_and_cut():
 
 
 def test_larger_tensors_share_blocks(method, worlds):
-    x = method.space.unflatten(method.to_x(method.weights(worlds["shared"].context), method.start.shared))
+    x = method.space.unflatten(method.to_x(made(method, worlds["shared"].context), method.start.shared))
     block = 5  # of OWN
     for name, axes in {"hidden.weight": (1, 2), "hidden.bias": (1,), "output.weight": (2,)}.items():
         for axis in axes:
@@ -216,7 +220,7 @@ def test_the_condition_is_added_to_what_the_graph_says_of_the_classes(method):
 @pytest.mark.parametrize("name", ["hidden.weight", "hidden.bias", "output.weight", "output.bias"])
 def test_the_gradient_of_every_tensor_reaches_every_row_of_the_context(name, method, worlds):
     rows = worlds["shared"].context.rows.clone().requires_grad_()
-    tensor = method.space.unflatten(method.weights(context_of(rows)))[name]
+    tensor = method.space.unflatten(made(method, context_of(rows)))[name]
     (g,) = torch.autograd.grad(tensor[2].square().sum(), rows)
     assert (g[2].abs().sum(-1) > 0).all()
     assert (g[[0, 1, 3, 4]] == 0).all()

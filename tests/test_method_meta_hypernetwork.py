@@ -72,7 +72,8 @@ def test_the_loss_reaches_the_condition_as_finite_differences_say(own):
     rows, query = task.context.rows.double(), doubled(task.query)
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
-        return method.learner.loss(method.weights(context_of(rows)), query).sum()
+        context = context_of(rows)
+        return method.learner.loss(method.weights(context, method.start.centre(context)), query).sum()
 
     direction = torch.zeros_like(rows)
     direction[:, 1] = torch.randn(rows[:, 1].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -90,7 +90,7 @@ def test_reptile_of_names_generates_from_its_initialisation_without_a_step(named
     method, context = stirred(named.prepared("reptile_names", meta=LEARNING)), named.test.context(torch.arange(4))
     centre = method.start.centre(context)
     assert_close(
-        method.propose(context, generator=generator(0, "noise")),
+        method.propose(context, centre, generator=generator(0, "noise")),
         method.to_w(method.map(method.told(context, centre)).flatten(1), centre),
     )
     new = named.prepared("reptile_names", meta=LEARNING)
@@ -140,7 +140,7 @@ def test_its_linear_head_answers_as_the_cosines_of_mapped_features(named):
         mapped[:, :, None], (centroids @ method.map.weight.mT)[:, None], dim=-1
     )
     assert_close(method.cosines(inputs, method.map(centroids)), expected, rtol=1e-3, atol=1e-4)
-    w = method.propose(task.context, generator=generator(0, "noise"))
+    w = method.propose(task.context, method.start.centre(task.context), generator=generator(0, "noise"))
     # of each image the logits are those times the length of its mapped features
     assert_close(method.learner.logits(w, inputs), expected * mapped.norm(dim=-1, keepdim=True), rtol=1e-3, atol=1e-3)
 

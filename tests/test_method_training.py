@@ -166,7 +166,7 @@ def test_the_loss_is_that_of_the_state_that_generation_visits(name, world):
     task, points = world.train.batch(torch.arange(6)), world.points[:6]
     centre, process, phi = world.start.centre(task.context), method.process, dict(method.named_parameters())
     recorded, new = (method.draw(task, given, generator(0, "batch")) for given in (points, None))
-    states = method.to_x(method.chain(task.context, generator=generator(0, "noise")), centre).detach()
+    states = method.to_x(method.chain(task.context, centre, generator=generator(0, "noise")), centre).detach()
     for visit in range(1, 5):
         t, x_t = torch.full((6,), visit), states[4 - visit]
         i = process.target(t)

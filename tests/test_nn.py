@@ -73,7 +73,7 @@ def test_the_transformer_block_permutes_with_its_tokens():
 
 @pytest.mark.parametrize("width", [8, 9])
 def test_times_are_told_apart(width):
-    embedding = TimeEmbedding(width)
+    embedding = TimeEmbedding(width, 1000)
     y = embedding(torch.arange(1001))
     assert y.shape == (1001, width)
     distances = torch.cdist(y, y) + torch.eye(1001) * 9
@@ -81,18 +81,19 @@ def test_times_are_told_apart(width):
 
 
 def test_a_times_embedding_does_not_depend_on_the_batch():
-    embedding = TimeEmbedding(8)
+    embedding = TimeEmbedding(8, 7)
     assert_close(
         embedding(torch.tensor([3, 7])), torch.cat([embedding(torch.tensor([3])), embedding(torch.tensor([7]))])
     )
 
 
 def test_waves_are_sines_and_cosines_of_slowing_frequency():
-    embedding = TimeEmbedding(4)
+    embedding = TimeEmbedding(4, 5)
     embedding.network = nn.Identity()
     t = torch.tensor([0.0, 5.0])
     slow = t / 1000**0.5
     assert_close(embedding(t), torch.stack([t.cos(), slow.cos(), t.sin(), slow.sin()], -1))
+    assert embedding(t.long()).equal(embedding(t))
 
 
 # --- convolutions

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from ltdi.diffusion.process import LocalConsistencyProcess, TrajectoryProcess, VanillaProcess, uniform_index_map
-from ltdi.diffusion.sampler import chain, posterior_std, step
+from ltdi.diffusion.sampler import chain, step
 from ltdi.diffusion.schedule import cosine, linear
 from ltdi.seeding import generator
 
@@ -78,14 +78,14 @@ def test_a_step_is_the_posterior_mean_of_the_sub_chain(process):
         assert_close(step(process, x_t, epsilon, t), mean, rtol=1e-4, atol=1e-5)
         if t - 1 > k:
             variance = 1 / (alpha / (1 - alpha) + 1 / (1 - before))
-            assert_close(posterior_std(process, t), variance.sqrt(), rtol=1e-4, atol=1e-5)
+            assert_close(process.posterior_std[times], variance.sqrt(), rtol=1e-4, atol=1e-5)
         else:
-            assert posterior_std(process, t) == 0
+            assert process.posterior_std[t] == 0
 
 
 def test_local_consistency_walks_as_the_trajectory_process(process):
     other = LocalConsistencyProcess(process.schedule, process.k)
-    assert all(posterior_std(other, t).equal(posterior_std(process, t)) for t in range(1, 21))
+    assert all(other.posterior_std[t].equal(process.posterior_std[t]) for t in range(1, 21))
 
 
 # --- the chain
@@ -106,7 +106,7 @@ def test_the_chain_yields_what_it_visits(process):
     for (t, x_t, e), (_, x_next, _) in zip(visited, visited[1:]):
         t = int(t[0])
         assert e.equal(0.1 * x_t + t / 100)
-        assert_close(x_next, step(process, x_t, e, t) + posterior_std(process, t) * noise[t - 1])
+        assert_close(x_next, step(process, x_t, e, t) + process.posterior_std[t] * noise[t - 1])
 
 
 def test_no_noise_is_noise_of_zero_and_one_noise_is_all_rows(process):

@@ -57,10 +57,7 @@ def embedded(
     body: nn.Module, images: Tensor | Streamed, *, batch: int = 1000, follow: Callable = _quietly, name: str = "embed"
 ) -> Iterator[Tensor]:
     """The same as parts (M, F) on the body's device."""
-    if body.training:  # asked first, because to set it visits every part: a tenth of the time of a single image
-        body.eval()
-    device = next(body.parameters()).device
-    work = partial(_through, body, precision(getattr(body, "precision", "float32"), device))
+    device, work = _ready(body)
     batch = _at_once(body, batch)
     together = SMALL if device.type == "cpu" and batch > LARGE else batch
     flat = images if isinstance(images, Streamed) else images.flatten(0, -4)
@@ -68,6 +65,14 @@ def embedded(
     for row in follow(starts, name=name, total=len(starts), show="image"):
         part = flat[row["image"] : row["image"] + batch].to(device)
         yield torch.cat(side_by_side(work, part.split(together))) if len(part) > together else work(part)
+
+
+def _ready(body: nn.Module) -> tuple[torch.device, Callable[[Tensor], Tensor]]:
+    """Where the body is, and what it makes of images there."""
+    if body.training:  # asked first, because to set it visits every part: a tenth of the time of a single image
+        body.eval()
+    device = next(body.parameters()).device
+    return device, partial(_through, body, precision(getattr(body, "precision", "float32"), device))
 
 
 # a thread begins with gradients of its own
@@ -81,6 +86,9 @@ def _through(body: nn.Module, number: torch.dtype, images: Tensor) -> Tensor:
 
 def embed_there(body: nn.Module, images: Tensor, *, batch: int = 1000) -> Tensor:
     """``embed``, the features (..., F) on the body's device."""
+    if images.dim() == 4 and len(images) <= min(batch, SMALL):  # at once: one is asked about more often than many
+        device, work = _ready(body)
+        return work(images.to(device))
     first, *more = embedded(body, images, batch=batch)
     return (torch.cat([first, *more]) if more else first).unflatten(0, images.shape[:-3])
 

@@ -17,8 +17,8 @@ from ltdi.weights import WeightSpace
 
 
 class ClassCondition(nn.Module):
-    """Support features (B, N, K, F), of which ``present`` (B, N, K) are there -> a row for each class slot (B, N,
-    width)."""
+    """Support features (B, N, K, F), of which ``present`` (B, N, K) are there, None for all -> a row for each class
+    slot (B, N, width)."""
 
     def __init__(self, n_features: int, width: int, heads: int, kind: str, dropout: float = 0.0) -> None:
         super().__init__()
@@ -27,13 +27,13 @@ class ClassCondition(nn.Module):
         self.single = nn.Linear(n_features, width) if kind == "attention" else None
         self.attention = Attention(width, heads) if kind == "attention" else None
 
-    def forward(self, features: Tensor, present: Tensor) -> Tensor:
+    def forward(self, features: Tensor, present: Tensor | None) -> Tensor:
         rows = self.mean(self.dropout(masked_mean(features, present)))
         if self.attention is None or self.single is None:
             return rows
         # every class mean looks at the support images of all classes
-        absent = (1 - present).flatten(-2)[..., None, None, :]
-        return rows + self.attention(rows, self.single(features).flatten(-3, -2), -1e9 * absent)
+        bias = None if present is None else -1e9 * (1 - present).flatten(-2)[..., None, None, :]
+        return rows + self.attention(rows, self.single(features).flatten(-3, -2), bias)
 
 
 class Tokens(nn.Module):
@@ -96,6 +96,7 @@ class TransformerDenoiser(nn.Module):
         *,
         n_way: int,
         channels: int,
+        steps: int,
         width: int,
         depth: int,
         heads: int,
@@ -106,10 +107,10 @@ class TransformerDenoiser(nn.Module):
         super().__init__()
         self.tokens = Tokens(space, channels, width, neurons_a_token)
         self.condition = ClassCondition(n_features, width, heads, condition, dropout)
-        self.time = TimeEmbedding(width)
+        self.time = TimeEmbedding(width, steps)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(depth))
 
-    def forward(self, x: Tensor, t: Tensor, features: Tensor, present: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, features: Tensor, present: Tensor | None) -> Tensor:
         """x (B, channels, D), t (B,), support features (B, N, K, F) and which are there (B, N, K) -> (B, D)."""
         tokens = self.tokens.read(x)
         tokens = self.tokens.told(tokens, self.condition(features, present))
@@ -134,6 +135,7 @@ class UNetDenoiser(nn.Module):
         *,
         n_way: int,
         channels: int,
+        steps: int,
         width: int,
         depth: int,
         heads: int,
@@ -145,12 +147,12 @@ class UNetDenoiser(nn.Module):
         self.tokens = Tokens(space, channels, width, neurons_a_token)
         self.condition = ClassCondition(n_features, width, heads, condition, dropout)
         self.label = nn.Parameter(0.02 * torch.randn(n_way, width))
-        self.time = TimeEmbedding(width)
+        self.time = TimeEmbedding(width, steps)
         widths = [width * min(2**level, 4) for level in range(depth + 1)]
         self.down = nn.ModuleList(_Level(a, b, width, heads) for a, b in zip([width, *widths], widths))
         self.up = nn.ModuleList(_Level(a + b, b, width, heads) for a, b in zip(widths[:0:-1], widths[-2::-1]))
 
-    def forward(self, x: Tensor, t: Tensor, features: Tensor, present: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, features: Tensor, present: Tensor | None) -> Tensor:
         """x (B, channels, D), t (B,), support features (B, N, K, F) and which are there (B, N, K) -> (B, D)."""
         tokens = self.tokens.read(x)
         lengths = [part.shape[1] for part in tokens.values()]

@@ -6,6 +6,7 @@ Theorem 1's loss. Equation numbers are the paper's.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltdi.diffusion.schedule import Schedule
@@ -24,10 +25,18 @@ def uniform_index_map(length: int, T: int) -> Tensor:
 
 
 class VanillaProcess(nn.Module):
-    """Lv-Di: DDPM, every state is trained toward the trained head w_0."""
+    """Lv-Di: DDPM, every state is trained toward the trained head w_0.
+
+    What the formulas make of the schedule stands in tables, so that a state looks it up at once: ``given`` (T+1, P, 3)
+    of time t and point i, ``toward`` (T+1, 3) of time t and the point of ``target``, and ``posterior_std`` (T+1,), the
+    deviation of x_{t−1} in its sub-chain, 0 on arrival at its end, t = k + 1.
+    """
 
     corrected = True
     k: Tensor
+    given: Tensor
+    toward: Tensor
+    posterior_std: Tensor
 
     @staticmethod
     def index_map(length: int, T: int) -> Tensor:
@@ -38,6 +47,19 @@ class VanillaProcess(nn.Module):
         super().__init__()
         self.schedule = schedule
         self.register_buffer("k", k, persistent=False)
+        t, at = torch.arange(schedule.T + 1), torch.arange(1, schedule.T + 1)
+        self.register_buffer("given", self._given(t[:, None], k), persistent=False)
+        i = self.target(t.clamp_min(1))
+        self.register_buffer("toward", self.given[t, i], persistent=False)
+        before, now = schedule.alpha_bar_given(at - 1, k[i[1:]]), schedule.alpha_bar_given(at, k[i[1:]])
+        std = ((1 - schedule.alpha[1:]) * (1 - before) / (1 - now)).sqrt()
+        self.register_buffer("posterior_std", F.pad(std, (1, 0)), persistent=False)
+
+    def _given(self, t: Tensor, k: Tensor) -> Tensor:
+        """√ᾱ_{t|k}, √(1 − ᾱ_{t|k}) and √((1 − ᾱ_t)/(1 − ᾱ_{t|k})), Theorem 1's correction: (…, 3)."""
+        a, a_bar = self.schedule.alpha_bar_given(t, k), self.schedule.alpha_bar[t]
+        correction = ((1 - a_bar) / (1 - a)).sqrt() if self.corrected else torch.ones_like(a)
+        return torch.stack([a.sqrt(), (1 - a).sqrt(), correction], -1)
 
     def target(self, t: Tensor) -> Tensor:
         """The index i of the point that a state at time t (B,), 1 <= t <= T, moves toward."""
@@ -51,8 +73,8 @@ class VanillaProcess(nn.Module):
 
     def sample(self, w_i: Tensor, t: Tensor, i: Tensor, noise: Tensor) -> Tensor:
         """x_t = √ᾱ_{t|k}·w_i + √(1 − ᾱ_{t|k})·ε with k = k(i); w_i and noise (B, D)."""
-        a = self.schedule.alpha_bar_given(t, self.k[i])[:, None]
-        return a.sqrt() * w_i + (1 - a).sqrt() * noise
+        root_a, root_rest, _ = self.given[t, i].split(1, -1)
+        return root_a * w_i + root_rest * noise
 
     # -- what the denoiser says, as ε_φ or as the point it points at ----------------------------
 
@@ -64,19 +86,19 @@ class VanillaProcess(nn.Module):
         """
         if prediction == "epsilon":
             return output
-        a = self.schedule.alpha_bar_given(t, self.k[self.target(t)])[:, None]
-        w = {"weights": output, "difference": x_t + output, "v": a.sqrt() * x_t - (1 - a).sqrt() * output}[prediction]
+        root_a, root_rest, correction = self.toward[t].split(1, -1)
+        w = {
+            "weights": lambda: output,
+            "difference": lambda: x_t + output,
+            "v": lambda: root_a * x_t - root_rest * output,
+        }[prediction]()
         # (x_t − √a·w)/√(1 − a) is the noise of the sub-chain, times √((1 − ᾱ_t)/(1 − a)) from Theorem 1
-        return self._correction(t, a) * (x_t - a.sqrt() * w) / (1 - a).sqrt()
+        return correction * (x_t - root_a * w) / root_rest
 
     def endpoint(self, epsilon: Tensor, x_t: Tensor, t: Tensor, i: Tensor) -> Tensor:
         """The w_i at which ε_φ points from x_t: the inverse of ``epsilon`` for "weights" (B, D)."""
-        a = self.schedule.alpha_bar_given(t, self.k[i])[:, None]
-        return (x_t - (1 - a).sqrt() / self._correction(t, a) * epsilon) / a.sqrt()
-
-    def _correction(self, t: Tensor, a: Tensor) -> Tensor:
-        """√((1 − ᾱ_t)/(1 − ᾱ_{t|k})), Theorem 1."""
-        return ((1 - self.schedule.alpha_bar[t][:, None]) / (1 - a)).sqrt() if self.corrected else torch.ones_like(a)
+        root_a, root_rest, correction = self.given[t, i].split(1, -1)
+        return (x_t - root_rest / correction * epsilon) / root_a
 
     # -- loss ------------------------------------------------------------------------------------
 
@@ -89,9 +111,9 @@ class VanillaProcess(nn.Module):
         """
         if weighting == "weights":
             return (self.endpoint(epsilon, x_t, t, i) - w_i).square().mean(-1)
-        a = self.schedule.alpha_bar_given(t, self.k[i])[:, None]
-        noise = (x_t - a.sqrt() * w_i) / (1 - a).sqrt()
-        return ((1 - a).sqrt() * (epsilon - self._correction(t, a) * noise)).square().mean(-1)
+        root_a, root_rest, correction = self.given[t, i].split(1, -1)
+        noise = (x_t - root_a * w_i) / root_rest
+        return (root_rest * (epsilon - correction * noise)).square().mean(-1)
 
 
 class TrajectoryProcess(VanillaProcess):

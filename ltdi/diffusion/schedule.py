@@ -8,15 +8,23 @@ from torch import Tensor, nn
 
 class Schedule(nn.Module):
     """``alpha`` (T+1,) with α_0 = 1, and ``alpha_bar``, ᾱ_t = α_1 … α_t (T+1,), ᾱ_0 = 1; times t are integer tensors of
-    any shape."""
+    any shape.
+
+    What equation 1 makes of them is made once, for a card takes as long to be told of a number as of a thousand:
+    ``root_alpha``, √α_t, and ``taken``, (1 − α_t)/√(1 − ᾱ_t), of which t = 0 has none.
+    """
 
     alpha: Tensor
     alpha_bar: Tensor
+    root_alpha: Tensor
+    taken: Tensor
 
     def __init__(self, alpha: Tensor) -> None:
         super().__init__()
         self.register_buffer("alpha", alpha, persistent=False)
         self.register_buffer("alpha_bar", alpha.cumprod(0), persistent=False)
+        self.register_buffer("root_alpha", alpha.sqrt(), persistent=False)
+        self.register_buffer("taken", (1 - alpha) / (1 - self.alpha_bar).sqrt(), persistent=False)
 
     @property
     def T(self) -> int:

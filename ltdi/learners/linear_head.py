@@ -48,4 +48,4 @@ class LinearHead(Classifier):
     def rebased(self, w: Tensor, reference: Tensor) -> Tensor:
         tensors = self.space.unflatten(w)
         bias = tensors["output.bias"] + tensors["output.weight"] @ reference.to(w)
-        return self.space.flatten(tensors | {"output.bias": bias})
+        return self.space.replaced(w, "output", tensors | {"output.bias": bias})

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ltdi.errors import InputError
@@ -27,6 +28,7 @@ class TwoLayerHead(Classifier):
         self.n_features, self.n_numbers = n_features, n_numbers or n_features
         self.hidden = self.n_reference = hidden
         self.floor = floor
+        self._passes: dict[tuple[Any, ...], Tensor] = {}
         self.inputs_together = max(1, NUMBERS_TOGETHER // (n_features + 2 * hidden))
         self.space = WeightSpace(
             {
@@ -78,18 +80,21 @@ class TwoLayerHead(Classifier):
                 f"learner.hidden = {self.hidden} is less than the {n_features} features; a closed form needs at least"
                 " as many: raise it, set learner.projection to at most as many, or learner.name = linear_head"
             )
-        spare = weight.new_zeros(B, N, self.hidden - n_features)
-        identity = torch.eye(self.hidden, n_features, dtype=weight.dtype, device=weight.device)
-        raised = weight.new_zeros(self.hidden)
-        raised[:n_features] = -self.floor
-        return self.space.flatten(
-            {
-                "hidden.weight": identity.expand(B, -1, -1),
-                "hidden.bias": raised.expand(B, -1),
-                "output.weight": torch.cat([weight, spare], dim=-1),
-                "output.bias": bias + self.floor * weight.sum(-1) if self.floor else bias,
-            }
-        )
+        hidden = self._passing(n_features, weight.dtype, weight.device).expand(B, -1, -1)
+        bias = bias + self.floor * weight.sum(-1) if self.floor else bias
+        spare = self.hidden - n_features
+        output = torch.cat([F.pad(weight, (0, spare)) if spare else weight, bias[..., None]], dim=-1)
+        return self.space.from_tokens({"hidden": hidden, "output": output})
+
+    def _passing(self, *key: Any) -> Tensor:
+        """The first layer that passes so many features, of a number format, on a device (H, F + 1); made once."""
+        if key not in self._passes:
+            n_features, dtype, device = key
+            identity = torch.eye(self.hidden, n_features, dtype=dtype, device=device)
+            raised = torch.zeros(self.hidden, 1, dtype=dtype, device=device)
+            raised[:n_features] = -self.floor
+            self._passes[key] = torch.cat([identity, raised], dim=-1)
+        return self._passes[key]
 
     def reference(self, w: Tensor, batch: Batch) -> Tensor:
         """The hidden units' mean activation. They are never negative, and what a class's weights add to all images
@@ -99,7 +104,7 @@ class TwoLayerHead(Classifier):
     def rebased(self, w: Tensor, reference: Tensor) -> Tensor:
         tensors = self.space.unflatten(w)
         bias = tensors["output.bias"] + tensors["output.weight"] @ reference.to(w)
-        return self.space.flatten(tensors | {"output.bias": bias})
+        return self.space.replaced(w, "output", tensors | {"output.bias": bias})
 
 
 def _activations(tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:

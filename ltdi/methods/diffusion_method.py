@@ -1,12 +1,12 @@
 """What the diffusion methods share: the space, the loss, the loops. They differ in their ``Process`` alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad
+from torch.func import grad
 
 from ltdi.diffusion import sampler
 from ltdi.diffusion.process import VanillaProcess
@@ -14,7 +14,7 @@ from ltdi.diffusion.schedule import SCHEDULES
 from ltdi.errors import InputError
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import ReptileTrained, of_unit_size
-from ltdi.reptile import Phi
+from ltdi.reptile import Phi, called, weighted
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task, TaskSource, batches
@@ -43,6 +43,7 @@ class DiffusionMethod(ReptileTrained):
                 "diffusion.gradient_input = true shows the gradient on labelled examples, which these tasks do not"
                 " have; set false"
             )
+        self.sees_means = setup.denoiser.condition == "mean"
         schedule = SCHEDULES[diffusion.schedule](diffusion.steps, diffusion.max_beta)
         self.process = self.process_class(schedule, self.process_class.index_map(setup.length, diffusion.steps))
         channels = 1 + diffusion.gradient_input + start.shown
@@ -56,8 +57,9 @@ class DiffusionMethod(ReptileTrained):
         if self.diffusion.gradient_input:
             channels.append(self._example_gradient(x_t, task))
         if self.start.shown:
-            channels.append(of_unit_size(task["centre"]))
-        output = functional_call(self.denoiser, dict(phi), (torch.stack(channels, 1), t, task["rows"], task["present"]))
+            channels.append(task["shown"])
+        x = torch.stack(channels, 1) if len(channels) > 1 else x_t[:, None]
+        output = called(self.denoiser, phi, x, t, task["rows"], task.get("present"))
         return self.process.epsilon(output, x_t, t, self.diffusion.prediction)
 
     def _example_gradient(self, x_t: Tensor, task: Mapping[str, Any]) -> Tensor:
@@ -67,50 +69,59 @@ class DiffusionMethod(ReptileTrained):
         g = grad(lambda x: loss(self.to_w(x, task["centre"]), task["examples"]).sum())(x_t.detach())
         return of_unit_size(g)
 
-    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        return self.chain(context, generator=generator)[-1]
+    def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
+        *_, (_, x_0, _) = self._states(self._known(context, centre), generator)
+        return self.to_w(x_0, centre)
 
     @torch.no_grad()
     def generate_chain(self, context: Context, *, generator: torch.Generator) -> Tensor:
         """The weights at every state of the chain that leads to the generated ones, t = T … 0: (T+1, B, D)."""
-        return self.tempered(self.chain(context, generator=generator), context)
+        centre = self.start.centre(context)
+        return self.tempered(self.chain(context, centre, generator=generator), centre, context)
 
-    def chain(self, context: Context, *, generator: torch.Generator) -> Tensor:
+    def chain(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
         """The weights at every state, at full strength, t = T … 0: (T+1, B, D)."""
-        phi = dict(self.denoiser.named_parameters())
-        task = self._known(context)
-        centre = task["centre"]
-        x_T, noise = (draw.to(centre) for draw in self._draw_noise(1, centre.shape[-1], generator))
-        states = sampler.chain(
-            self.process,
-            lambda x_t, t: self.epsilon(phi, x_t, t, task),
-            x_T.expand_as(centre),
-            noise if self.diffusion.chain_noise else None,
-        )
+        states = self._states(self._known(context, centre), generator)
         return torch.stack([self.to_w(x_t, centre) for _, x_t, _ in states])
 
-    def _known(self, context: Context) -> dict[str, Any]:
-        """What the context says of a task: its centre (B, D), rows (B, N, K, C), which of them are there (B, N, K), and
-        the examples where the denoiser sees their gradient."""
-        known: dict[str, Any] = {"centre": self.start.centre(context), "rows": context.rows, "present": context.present}
+    def _states(self, task: Mapping[str, Any], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What the sampler yields on its way; all tasks share the noise."""
+        phi, centre = dict(self.denoiser.named_parameters()), task["centre"]
+        x_T, noise = self._draw_noise(centre[:1], generator, last=True)
+        return sampler.chain(self.process, lambda x_t, t: self.epsilon(phi, x_t, t, task), x_T.expand_as(centre), noise)
+
+    def _known(self, context: Context, centre: Tensor) -> dict[str, Any]:
+        """What is known of a task: its centre (B, D), ``shown`` (B, D) where the denoiser is shown it, rows
+        (B, N, K, C) and, where some are missing, which of them are there, ``present`` (B, N, K), and the examples where
+        the denoiser sees their gradient. Of the rows their mean alone, where it makes no more of them."""
+        known: dict[str, Any] = {"centre": centre}
+        if self.start.shown:
+            known["shown"] = of_unit_size(centre)
+        if self.sees_means:
+            known["rows"] = context.means[:, :, None]
+        else:
+            known |= {"rows": context.rows} | ({} if context.mask is None else {"present": context.present})
         return known | {"examples": context.examples} if self.diffusion.gradient_input else known
 
-    def _draw_noise(self, n: int, dim: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-        """x_T (n, dim) and the chain's noise (T, n, dim)."""
-        draws = torch.randn(self.process.schedule.T + 1, n, dim, generator=stream, device=stream.device)
-        return self.diffusion.start_noise * draws[0], self.diffusion.chain_noise * draws[1:]
+    def _draw_noise(self, like: Tensor, stream: torch.Generator, *, last: bool) -> tuple[Tensor, Tensor | None]:
+        """x_T (B, D) and, where it has any, the chain's noise (T, B, D), for as many as ``like`` (B, D). What is of
+        size 0 is drawn all the same where it is not the ``last`` of the stream: what follows must not depend on it."""
+        start, chain = self.diffusion.start_noise, self.diffusion.chain_noise
+        if last and not start and not chain:
+            return torch.zeros_like(like), None
+        draws = torch.randn(self.process.schedule.T + 1, *like.shape, generator=stream, device=stream.device)
+        return (start * draws[0]).to(like), (chain * draws[1:]).to(like) if chain else None
 
     # -- meta-training -----------------------------------------------------------------------------
 
     def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
-        known = self._known(task.context)
-        centre, T = known["centre"], self.process.schedule.T
-        x_T, chain_noise = self._draw_noise(len(centre), centre.shape[1], stream)
-        drawn = known | {
-            "query": task.query,
-            "x_T": x_T.to(centre),
-            "chain_noise": chain_noise.transpose(0, 1).to(centre),
-        }
+        centre, T = self.start.centre(task.context), self.process.schedule.T
+        known = self._known(task.context, centre)
+        # new tasks are the last of an inner step
+        x_T, chain_noise = self._draw_noise(centre, stream, last=points is None and self.meta.inner_steps == 1)
+        drawn = known | {"query": task.query, "x_T": x_T}
+        if chain_noise is not None:
+            drawn["chain_noise"] = chain_noise.transpose(0, 1)
         if points is None:
             return drawn
         t = torch.randint(1, T + 1, (len(centre),), generator=stream).to(centre.device)
@@ -128,33 +139,32 @@ class DiffusionMethod(ReptileTrained):
         task has no states but the latter."""
         phi = {name.removeprefix("denoiser."): value for name, value in phi.items()}
         visited = self.diffusion.visited if "points" in batch else 1.0
-        total = torch.zeros_like(batch["centre"][:, 0])
+        losses = []
         if visited < 1:
             t, i = batch["t"], _at(batch["i"], batch["t"])
-            total = total + (1 - visited) * self._loss_at(
-                phi, self.process.sample(_pick(batch["points"], i), t, i, batch["noise"]), t, batch
-            )
+            x_t = self.process.sample(_pick(batch["points"], i), t, i, batch["noise"])
+            losses.append((1 - visited, self._loss_at(phi, x_t, t, batch)))
         if visited > 0:
             with torch.no_grad():  # the state is given, not learned through: every step is a regression of its own
-                noise = batch["chain_noise"].transpose(0, 1) if self.diffusion.chain_noise else None
+                noise = batch["chain_noise"].transpose(0, 1) if "chain_noise" in batch else None
                 *_, (t, x_t, _) = sampler.chain(
                     self.process, lambda x_t, t: self.epsilon(phi, x_t, t, batch), batch["x_T"], noise, until=visit
                 )
-            total = total + visited * self._loss_at(phi, x_t, t, batch)
-        return total
+            losses.append((visited, self._loss_at(phi, x_t, t, batch)))
+        return weighted(losses)
 
     def _loss_at(self, phi: Phi, x_t: Tensor, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """The query loss, and of recorded tasks the weight loss (B,)."""
-        epsilon, loss = self.epsilon(phi, x_t, t, batch), torch.zeros_like(x_t[:, 0])
+        epsilon, losses = self.epsilon(phi, x_t, t, batch), []
         if "points" in batch:
             i = _at(batch["i"], t)
             weights = self.process.loss(epsilon, x_t, t, i, _pick(batch["points"], i), self.diffusion.weighting)
-            loss = loss + self.meta.weight_loss * weights
+            losses.append((self.meta.weight_loss, weights))
         if self.meta.query_loss > 0:
             # the weights that the state points at must work on the query, whichever recorded point it stands for
             w = self.to_w(self.process.endpoint(epsilon, x_t, t, self.process.target(t)), batch["centre"])
-            loss = loss + self.meta.query_loss * self.learner.loss(w, batch["query"])
-        return loss
+            losses.append((self.meta.query_loss, self.learner.loss(w, batch["query"])))
+        return weighted(losses)
 
     @torch.no_grad()
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:

@@ -72,15 +72,14 @@ class Ghn3(TrainedMethod):
         )
         self.block = block
 
-    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        return self.weights(context)
+    def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
+        return self.weights(context, centre)
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
-        return self.weights_loss(self.weights(task.context), task, points)
+        return self.weights_loss(self.weights(task.context, self.start.centre(task.context)), task, points)
 
-    def weights(self, context: Context) -> Tensor:
+    def weights(self, context: Context, centre: Tensor) -> Tensor:
         """(B, D)"""
-        centre = self.start.centre(context)
         return self.to_w(self._decode(self.states(self.condition(self.told(context, centre)))), centre)
 
     def nodes(self, distances: Tensor) -> Tensor:

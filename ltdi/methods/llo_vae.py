@@ -18,13 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ltdi.diffusion.denoiser import ClassCondition, Tokens
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import ReptileTrained
 from ltdi.nn import TransformerBlock
-from ltdi.reptile import Phi
+from ltdi.reptile import Phi, called
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task, TaskSource, batches
@@ -50,8 +49,7 @@ class LloVae(ReptileTrained):
         self.beta, self.temperature = beta, temperature
         self.vae = Vae(self.space, self.learner.n_numbers, latent=latent, **setup.denoiser.sizes)
 
-    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        centre = self.start.centre(context)
+    def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
         # all tasks decode the same draw, so that a task does not depend on its neighbours
         z = self.temperature * torch.randn(
             1, *self.vae.latent_shape(context.n_way), generator=generator, device=generator.device
@@ -80,10 +78,10 @@ class LloVae(ReptileTrained):
         bound: (B,)."""
         phi = {name.removeprefix("vae."): value for name, value in phi.items()}
         known = batch["rows"], batch["present"]
-        x = functional_call(self.vae, phi, (None, self.temperature * batch["z"], *known))
+        x = called(self.vae, phi, None, self.temperature * batch["z"], *known)
         loss = self.meta.query_loss * self.learner.loss(self.to_w(x, batch["centre"]), batch["query"])
         if "x_0" in batch:
-            error, kl = functional_call(self.vae, phi, (batch["x_0"], batch["noise"], *known))
+            error, kl = called(self.vae, phi, batch["x_0"], batch["noise"], *known)
             loss = loss + self.meta.weight_loss * (error + self.beta * 2 / batch["x_0"].shape[-1] * kl)
         return loss
 

@@ -63,7 +63,7 @@ class MetaBaselineNames(TrainedMethod):
         super().prepare(train, trajectories, val)
         self.mean.copy_(self.rows.table.mean)
 
-    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
+    def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
         centroids = F.normalize(self.map(self.centroids(context)), dim=-1)
         weight = self.log_temperature.exp() * centroids @ self.map.weight
         return self.head.linear(weight, -(weight @ self.mean))

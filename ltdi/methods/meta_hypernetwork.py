@@ -56,14 +56,13 @@ class MetaHypernetwork(TrainedMethod):
         )
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
-        return self.learner.loss(self.weights(task.context), task.query)
+        return self.learner.loss(self.weights(task.context, self.start.centre(task.context)), task.query)
 
-    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        return self.weights(context)
+    def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
+        return self.weights(context, centre)
 
-    def weights(self, context: Context) -> Tensor:
+    def weights(self, context: Context, centre: Tensor) -> Tensor:
         """(B, D)"""
-        centre = self.start.centre(context)
 
         def weights_of(e: Tensor) -> Tensor:
             return self.to_w(self.hypernetwork(e), centre)

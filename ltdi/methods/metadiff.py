@@ -76,7 +76,7 @@ class MetaDiff(Method):
         alpha_bar = self.process.schedule.alpha_bar[times]
         self.sampling = _process(torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]]))
         self.register_buffer("times", times, persistent=False)
-        self.denoiser = LearnedGradient(self.learner.n_numbers, width)
+        self.denoiser = LearnedGradient(self.learner.n_numbers, width, diffusion_steps)
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
@@ -148,9 +148,9 @@ def support_gradient(rows: Tensor, means: Tensor) -> Tensor:
 class LearnedGradient(nn.Module):
     """ε_φ = η(t)·∇L + u(∇L, c, t), row by row: ∇L (B, N, F), the classes' means c (B, N, F), t (B,)."""
 
-    def __init__(self, n_features: int, width: int) -> None:
+    def __init__(self, n_features: int, width: int, steps: int) -> None:
         super().__init__()
-        self.time = TimeEmbedding(width)
+        self.time = TimeEmbedding(width, steps)
         self.coefficient = zero(nn.Linear(width, 1))
         self.narrow = _Gated(2 * n_features, 2 * width, width)
         self.narrower = _Gated(2 * width, width, width)

@@ -82,8 +82,7 @@ class Ocd(TrainedMethod):
             self.denoiser(x_t[:, None], t, context.rows, context.present), x_t, t, self.diffusion.prediction
         )
 
-    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        base = self.start.centre(context)
+    def propose(self, context: Context, base: Tensor, *, generator: torch.Generator) -> Tensor:
         x_T, noise = (draw.to(base) for draw in self._draw_noise(1, base.shape[-1], generator))
         *_, (_, x_0, _) = sampler.chain(
             self.process, lambda x_t, t: self.epsilon(x_t, t, context), x_T.expand_as(base), noise

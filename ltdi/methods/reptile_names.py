@@ -17,12 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import ReptileTrained
 from ltdi.nn import zero
-from ltdi.reptile import Phi
+from ltdi.reptile import Phi, called
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task
 
@@ -48,14 +47,13 @@ class ReptileNames(ReptileTrained):
         assert self.space.slot_layer is not None
         return self.space.slot_layer
 
-    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        centre = self.start.centre(context)
+    def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
         return self._weights(dict(self.map.named_parameters()), self.told(context, centre), centre)
 
     def _weights(self, phi: Phi, told: Tensor, centre: Tensor) -> Tensor:
         """(B, D) with the map's parameters φ; layers other than the classes' rows stay where they start."""
         tokens = {layer: torch.zeros_like(part) for layer, part in self.space.tokens(centre).items()}
-        rows = functional_call(self.map, dict(phi), (told,))
+        rows = called(self.map, phi, told)
         return self.to_w(self.space.from_tokens(tokens | {self.slot: rows}), centre)
 
     def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:

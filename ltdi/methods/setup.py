@@ -97,7 +97,8 @@ class Setup:
             InputError: it would not fit into memory.
         """
         network = partial(DENOISERS[self.denoiser.name], learner.space, learner.n_numbers)
-        network = partial(network, n_way=self.n_way, channels=channels, **self.denoiser.sizes)
+        sizes = {"n_way": self.n_way, "channels": channels, "steps": self.diffusion.steps, **self.denoiser.sizes}
+        network = partial(network, **sizes)
         with torch.device("meta"):
             n_numbers = sum(each.numel() for each in network().parameters())
         check_fits(

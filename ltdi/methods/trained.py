@@ -1,5 +1,6 @@
 """Generators trained jointly over tasks by gradient steps: what they share, a step's tasks, the loops, the strength."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -69,20 +70,26 @@ class TrainedMethod(Method):
         self.layer_scale.copy_(torch.where(scale > 0, scale, 1.0))
         self.reference.copy_(reference / n)
 
-    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        """Weights (B, D) at full strength."""
+    def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Weights (B, D) at full strength; ``centre`` (B, D) is what the start says of the context."""
         raise NotImplementedError
 
     @torch.no_grad()
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        return self.tempered(self.propose(context, generator=generator), context)
+        centre = self.start.centre(context)
+        return self.tempered(self.propose(context, centre, generator=generator), centre, context)
 
-    def tempered(self, w: Tensor, context: Context) -> Tensor:
+    def tempered(self, w: Tensor, centre: Tensor, context: Context) -> Tensor:
         """Weights (…, B, D) drawn back to the centre by the strength for as many rows a slot as the task has in the
         mean."""
-        shots = torch.tensor(STRENGTH_SHOTS, device=w.device).log()
-        nearest = (context.present.sum(-1).mean(-1).log()[:, None] - shots).abs().argmin(-1)
-        return torch.lerp(self.start.centre(context), w, self.strength[nearest][:, None])
+        if context.mask is None:
+            distances = [abs(math.log(context.rows.shape[2] / shots)) for shots in STRENGTH_SHOTS]
+            strength = self.strength[distances.index(min(distances))]
+        else:
+            shots = torch.tensor(STRENGTH_SHOTS, device=w.device).log()
+            nearest = (context.present.sum(-1).mean(-1).log()[:, None] - shots).abs().argmin(-1)
+            strength = self.strength[nearest][:, None]
+        return torch.lerp(centre, w, strength)
 
     @torch.no_grad()
     def finish(self, val: TaskSource, *, seed: int) -> None:
@@ -91,7 +98,8 @@ class TrainedMethod(Method):
         is left out."""
 
         def at_every_strength(context: Context) -> list[Tensor]:
-            centre, w = self.start.centre(context), self.propose(context, generator=named_generator(seed, "noise"))
+            centre = self.start.centre(context)
+            w = self.propose(context, centre, generator=named_generator(seed, "noise"))
             return [torch.lerp(centre, w, strength) for strength in (*STRENGTHS, 0.0)]
 
         for j, n_shot in enumerate(STRENGTH_SHOTS):

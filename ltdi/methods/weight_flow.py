@@ -42,8 +42,7 @@ class WeightFlow(TrainedMethod):
         shown = [x, of_unit_size(centre)] if self.start.shown else [x]
         return self.network(torch.stack(shown, 1), u, context.rows, context.present)
 
-    def propose(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        centre = self.start.centre(context)
+    def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
         x = self._begin(1, context.n_way, generator).expand_as(centre)
         *_, x = euler(lambda x, u: self.velocity(x, u, context, centre), x, self.steps)
         return self.to_w(x, centre)
