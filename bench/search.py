@@ -32,6 +32,7 @@ def main(
         for candidate in bench["search"][each]:
             data = run_stages(override(params, candidate), until="meta_train")
             metrics = read_json(data / "model" / "metrics.json")
+            about = {"setting": setting, "method": each, "candidate": str(candidate), "budget": budget}
             found = {"val_accuracy": metrics["val_score"], "seconds": metrics["seconds"]}
             say(f"{each} {candidate}: {metrics['val_score']:.4f}")
-            add("search.csv", [{"setting": setting, "method": each, "candidate": str(candidate), **found, **origin()}])
+            add("search.csv", [about | found | origin()])
