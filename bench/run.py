@@ -11,15 +11,13 @@ from torch import Tensor
 from bench import CONTROL, RUNS
 from bench.audits import audit_rows
 from bench.machine import origin
-from bench.options import ONE_SEED, RAW, Base, Budget, Root, Runs, Seeds, Settings
+from bench.options import LTDI, ONE_SEED, RAW, Base, Budget, Root, Runs, Seeds, Settings
 from bench.rows import add, compared, summary
 from bench.settings import bench_params, prefix_of, variant_params
 from bench.stages import run_stages, train_classes
 from ltdi.console import say
 from ltdi.metrics import mean_and_ci95
 from ltdi.store import read_json, read_table
-
-LTDI = ["ltdi"]
 
 
 def main(

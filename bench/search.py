@@ -9,14 +9,12 @@ from typing import Annotated
 import typer
 
 from bench.machine import origin
-from bench.options import RAW, Budget, Root
+from bench.options import NONE, RAW, Budget, Root
 from bench.rows import add
 from bench.settings import bench_params, cell_params, override, pick
 from bench.stages import run_stages
 from ltdi.console import say
 from ltdi.store import read_json
-
-NONE: list[str] = []
 
 
 def main(
