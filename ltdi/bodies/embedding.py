@@ -92,7 +92,8 @@ def _through(body: nn.Module, number: torch.dtype, images: Tensor) -> Tensor:
 
 def embed_there(body: nn.Module, images: Tensor, *, batch: int = 1000) -> Tensor:
     """``embed``, the features (..., F) on the body's device."""
-    if images.dim() == 4 and len(images) <= min(batch, _images_a_pass(body)):  # at once: one is asked about more often than many
+    # at once: one is asked about more often than many
+    if images.dim() == 4 and len(images) <= min(batch, _images_a_pass(body)):
         device, work = _ready(body)
         return work(images.to(device))
     first, *more = embedded(body, images, batch=batch)
