@@ -4,7 +4,7 @@ from torch import Tensor
 
 from bench.adapter_data import Held
 from ltdi.adapter import AdapterRun
-from ltdi.texts import text_encoder
+from ltdi.texts import sentence_encoder
 
 
 def of_likeness(run: AdapterRun, held: Held, seed: int) -> dict[str, float]:
@@ -23,5 +23,5 @@ def of_likeness(run: AdapterRun, held: Held, seed: int) -> dict[str, float]:
 
 def _likeness(run: AdapterRun, texts: list[tuple[str, ...]]) -> Tensor:
     """(M,)"""
-    first, second = (text_encoder(run.learner.body)([each[j] for each in texts]) for j in (0, 1))
+    first, second = (sentence_encoder(run.learner.body)([each[j] for each in texts]) for j in (0, 1))
     return (first * second).sum(-1)

@@ -28,7 +28,7 @@ from ltdi.peft_format import read_adapter, write_adapter
 from ltdi.seeding import generator
 from ltdi.store import write_text
 
-LR, LENGTH = 2e-3, 40
+LR, LENGTH, LAYERS = 2e-3, 40, [3, 6]
 KNOBS: dict[str, Any] = {"rank": 4, "alpha": 8.0, "modules": ("query", "value")}
 
 Texts = list[list[tuple[str, ...]]]
@@ -60,7 +60,7 @@ def main(
     adapters: Annotated[int, typer.Option(help="How many.")] = 64,
     texts: Annotated[int, typer.Option(help="That each is trained on, all at every step.")] = 8,
     steps: Annotated[int, typer.Option(help="Adam's.")] = 30,
-    layers: Annotated[list[int], typer.Option(help="The last ones, which are adapted; a pair of rows each.")] = [3, 6],  # noqa: B006
+    layers: Annotated[list[int], typer.Option(help="The last ones, which are adapted; a pair of rows each.")] = LAYERS,
 ) -> None:
     rows, apart = [], 0.0
     for n in layers:

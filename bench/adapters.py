@@ -19,6 +19,7 @@ from bench.adapter_baselines import RATES, scores_by_steps
 from bench.adapter_controls import probes, without_steps
 from bench.adapter_data import Held, clock, held_out, some_of_train
 from bench.adapter_table import NO_STEP, REPORTED, RUN, TABLES, markdown
+from bench.options import ONE_SEED
 from bench.settings import defaults, load_yaml, override
 from bench.stages import run_stages
 from ltdi.adaptation import adapt
@@ -35,7 +36,7 @@ from ltdi.store import write_text, write_tsv
 
 BUDGETS = BENCH / "adapters.yaml"
 SHARED = ("prepare_tasks", "collect_trajectories")
-PARTS = ("none", "lora", "dylora", "peft")
+PARTS = ["none", "lora", "dylora", "peft"]
 STEPS_FEW, LR = 50, 2e-3
 
 Runs = Iterable[tuple[int, AdapterRun]]
@@ -45,10 +46,10 @@ Row = dict[str, Any]
 def main(
     root: Annotated[Path, typer.Option(help="GLUE's folder, or a zip of it.")],
     body: Annotated[str, typer.Option(help="A folder of transformers, or a name on the hub.")],
-    seed: Annotated[list[int], typer.Option(help="Of the generator.")] = [0],  # noqa: B006
+    seed: Annotated[list[int], typer.Option(help="Of the generator.")] = ONE_SEED,
     budget: Annotated[str, typer.Option(help="cpu, gpu or full, of bench/adapters.yaml.")] = "cpu",
     method: Annotated[str, typer.Option(help="What generates.")] = "ltdi",
-    part: Annotated[list[str], typer.Option(help="Of none (no step), lora, dylora, peft; all.")] = list(PARTS),  # noqa: B006
+    part: Annotated[list[str], typer.Option(help="Of none (no step), lora, dylora, peft; all.")] = PARTS,
     out: Annotated[Path, typer.Option(help="The folder of the results.")] = RESULTS,
 ) -> None:
     if unknown := sorted(set(part) - set(PARTS)):

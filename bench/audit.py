@@ -9,19 +9,26 @@ import typer
 from bench import RESULTS
 from bench.audits import audit_rows, markdown
 from bench.rows import add, read
-from bench.settings import bench_params
+from bench.settings import bench_params, pick
 from ltdi.artefacts import names
 from ltdi.console import say
 from ltdi.store import write_text
+
+OWN = "own"
+"""In the place of a budget where a run's params are of none."""
 
 
 def main(
     data: Annotated[Path, typer.Argument(help="Of a finished run, of any scenario.")],
     setting: Annotated[str, typer.Option(help="What its rows are called.")],
     variant: Annotated[str, typer.Option(help="Of its params.")] = "default",
+    budget: Annotated[str, typer.Option(help="Of bench/params.yaml, where the run used one.")] = OWN,
     seed: Annotated[int, typer.Option(help="Of its params.")] = 0,
 ) -> None:
-    rows = audit_rows(data, {"setting": setting, "method": names(data)[0], "variant": variant, "seed": seed})
+    if budget != OWN:
+        pick(bench_params(), "budgets", budget)
+    about = {"setting": setting, "method": names(data)[0], "variant": variant, "budget": budget, "seed": seed}
+    rows = audit_rows(data, about)
     add("audit.csv", rows)
     write_text(RESULTS / "audit.md", markdown(read("audit.csv"), bench_params()))
     say(f"{RESULTS / 'audit.md'}: {len(rows)} rows of {setting}")

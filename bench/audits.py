@@ -25,9 +25,9 @@ def audit_rows(data: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def markdown(rows: pd.DataFrame, bench: Mapping[str, Any]) -> str:
-    """A line a setting, method and variant: the accuracy with each kind of weights, over all seeds."""
+    """A line a setting, method, variant and budget: the accuracy with each kind of weights, over all seeds."""
     lines = []
-    for (setting, method, variant), own in rows.groupby(["setting", "method", "variant"]):
+    for (setting, method, variant, budget), own in rows.groupby(["setting", "method", "variant", "budget"]):
         means = own.groupby("weights")[["accuracy", "ci95", "paired_diff", "paired_ci95"]].mean()
         wrong = means[means.index != RIGHT]
         level = wrong[~(wrong.paired_diff < -wrong.paired_ci95)].index
@@ -37,8 +37,9 @@ def markdown(rows: pd.DataFrame, bench: Mapping[str, Any]) -> str:
         ]
         seeds = ", ".join(map(str, sorted(set(own.seed))))
         told = f"no: {', '.join(level)}" if len(level) else "yes"
-        lines.append([str(setting), bench["names"].get(method, str(method)), str(variant), seeds, *cells, told])
-    head = ["setting", "method", "variant", "seeds", *COLUMNS, "right is ahead of all"]
+        name = bench["names"].get(method, str(method))
+        lines.append([str(setting), name, str(variant), str(budget), seeds, *cells, told])
+    head = ["setting", "method", "variant", "budget", "seeds", *COLUMNS, "right is ahead of all"]
     machines = ", ".join(sorted(set(rows.device)))
     return (
         "# Does the condition matter? Accuracy in percent\n\n"

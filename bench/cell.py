@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import CELLS, PLAN
+from bench import CELLS, FEW_SHOT, PLAN
 from bench.options import RAW, Root
 from bench.settings import defaults
 
@@ -43,7 +43,7 @@ def _measure(plan: dict[str, Any], folder: Path, root: Path) -> None:
 
     scores, times, audits, facts = [], [], [], {}
     about = {"setting": folder.parent.name, "method": plan["params"]["method"]["name"]}
-    about["variant"] = f"few_shot_{plan['budget']}"
+    about |= {"variant": FEW_SHOT, "budget": plan["budget"]}
     params = plan["params"]
     params["methods"] = defaults()["methods"] | params["methods"]
     params["data"] |= {"root": str(root), "download": False}

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench import CELLS
+from bench import CELLS, FEW_SHOT
 from bench.rows import compared, summary
 from ltdi.store import read_json, read_table
 
@@ -119,7 +119,7 @@ def long_rows(cells: Cells) -> list[dict[str, Any]]:
         for seed, facts in row.facts["seeds"].items():
             of_seed = cells.of_seed(setting, int(seed))
             entry: dict[str, Any] = {"setting": setting, "method": method, "seed": int(seed)}
-            entry |= {"variant": f"few_shot_{row.facts['budget']}", "train_classes": facts["train_classes"]}
+            entry |= {"variant": FEW_SHOT, "budget": row.facts["budget"], "train_classes": facts["train_classes"]}
             entry |= of_seed.rows[setting, method].summary
             if method not in cells.bench["controls"]:
                 entry |= of_seed.compared(setting, method)

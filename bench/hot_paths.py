@@ -65,9 +65,9 @@ class World:
         self.extractor = FeatureExtractor("glyphs", SIDE, self.body, 1.0, None, device)
 
     def tasks(self, n: int, n_way: int) -> ClassTasks:
-        how = {"n_way": n_way, "n_shot": 1, "n_query": 15, "seed": 0, "split": "meta_train"}
         of = Classes(self.classes.features.cpu(), self.classes.counts.cpu())
-        return ClassTasks.sample(of, n_tasks=n, **how).to(self.device)  # type: ignore[arg-type]
+        made = ClassTasks.sample(of, n_tasks=n, n_way=n_way, n_shot=1, n_query=15, seed=0, split="meta_train")
+        return made.to(self.device)
 
     def method(self, **changes: int) -> DiffusionMethod:
         params = defaults()
@@ -98,10 +98,18 @@ def hot_paths(device: torch.device) -> Iterator[HotPath]:
 
 def _collection(world: World, n: int, n_way: int, sam: float, precision: str) -> HotPath:
     source, few = world.tasks(n, n_way), min(4, max(1, n // 64))
-    how = {"fit_on": "class", "augment": False, "optimizer": "adam", "lr": LR, "steps": STEPS, "length": 4, "seed": 0}
+    how: dict[str, Any] = {
+        "fit_on": "class",
+        "augment": False,
+        "optimizer": "adam",
+        "lr": LR,
+        "steps": STEPS,
+        "length": 4,
+        "seed": 0,
+    }
     tasks = torch.arange(n)
     name = f"collection, {n_way} classes, {precision}" + (", SAM" if sam else "")
-    ours = partial(collect, world.start, source, tasks, sam=sam, precision=precision, **how)  # type: ignore[arg-type]
+    ours = partial(collect, world.start, source, tasks, sam=sam, precision=precision, **how)
     w, batch = world.start.centre(source.context(tasks)), source.fitted_on(tasks)
     plain = partial(_loop_of_adam, world.learner, w[:few], batch, sam)
     beside = "a loop over tasks: nn.Sequential, torch.optim.Adam"
@@ -167,12 +175,11 @@ def _generation(world: World, n: int) -> HotPath:
     source, method = world.tasks(n, 5), world.method().eval()
     context = source.context(torch.arange(n))
     support = world.images[: 5 * n]
-    ours = lambda: method.generate(context, generator=generator(0, "noise"))  # noqa: E731
     return HotPath(
         f"generation, {n} at once",
         "tasks",
         n,
-        ours,
+        lambda: method.generate(context, generator=generator(0, "noise")),
         "embedding their support images",
         n,
         partial(embed, world.body, support),

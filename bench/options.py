@@ -15,5 +15,6 @@ Weights = Annotated[str, typer.Option(help="Of the body: a safetensors file in t
 Runs = Annotated[Path, typer.Option(help="Where the stages' outputs are kept.")]
 
 RAW = Path("data/raw")
-ONE_SEED = [0]
+ONE_SEED, LTDI = [0], ["ltdi"]
+NONE: list[str] = []
 PHOTO_SHOTS = [1, 5, 10]

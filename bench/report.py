@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import RESULTS, adapter_table, audits, cells, few_shot, photos
+from bench import CONTROL, FEW_SHOT, RESULTS, adapter_table, audits, cells, few_shot, photos
 from bench.picture import picture
 from bench.rows import add, pooled, read
 from bench.settings import bench_params
@@ -15,8 +15,8 @@ from ltdi.console import say
 from ltdi.store import write_text
 
 REPORTED = {"ltdi": "the paper", "lvdi": "the paper", "prototype": "ProtoNet with Conv4, 1,200 classes"}
-BAR = ("ltdi", "lvdi", "control")
-FULL = "_full"
+ABLATION = ("ablation", "cpu")
+"""The budgets whose variants stand in ablation.md."""
 
 
 def main() -> None:
@@ -29,12 +29,11 @@ def main() -> None:
         texts["few_shot.md"], components = few_shot.markdown(measured), few_shot.components(measured)
         picture(measured, RESULTS / "accuracy_latency.png")
     runs, beside, ways, audited = (read(f"{name}.csv") for name in ("runs", "beside", "ways", "audit"))
-    runs = runs[~runs.variant.str.startswith("few_shot")]
+    runs = runs[runs.variant != FEW_SHOT]
     if len(runs):
-        full = runs.variant.str.endswith(FULL)
-        texts["omniglot.md"] = omniglot(runs[runs.variant.isin(BAR)], runs[full], bench)
-        runs = runs[~full]
-        texts["ablation.md"] = ablation(runs, beside, bench, components) + sharpness(read("sharpness.csv"))
+        texts["omniglot.md"] = omniglot(runs, bench)
+        of_budgets = runs[runs.budget.isin(ABLATION)]
+        texts["ablation.md"] = ablation(of_budgets, beside, bench, components) + sharpness(read("sharpness.csv"))
     if len(ways):
         texts["ways.md"] = other_sizes(ways, bench)
     if len(audited):
@@ -55,33 +54,31 @@ def _components(file: Path) -> str:
     return text.partition("## The components\n\n")[2].partition("\n## Every measured variant")[0]
 
 
-def omniglot(runs: pd.DataFrame, full: pd.DataFrame, bench: Mapping[str, Any]) -> str:
-    """Lt-Di, the controls and the reported figures, a column a setting; those of the full budget apart."""
+def omniglot(runs: pd.DataFrame, bench: Mapping[str, Any]) -> str:
+    """Lt-Di, the controls and the reported figures, a column a setting: of the budget cpu, and apart of full."""
     names = bench["names"]
     settings = [each for each in bench["settings"] if each.startswith("omniglot-")]
-    runs, full = (each[each.setting.isin(settings)] for each in (runs, full))
-    rows = _of_settings(runs, settings, bench)
+    head = ["head", "training classes", *(each.removeprefix("omniglot-") for each in settings)]
+    runs = runs[runs.setting.isin(settings) & runs.variant.isin(["ltdi", "lvdi", CONTROL])]
+    cpu, full = (runs[runs.budget == budget] for budget in ("cpu", "full"))
+    rows = _of_settings(cpu, settings, bench)
     for name, source in REPORTED.items():
         values = (f"{value:g}" for value in bench["reported"][name][: len(settings)])
         rows.append([f"{names[name]} (reported: {source})", "", *values])
-    head = ["head", "training classes", *(each.removeprefix("omniglot-") for each in settings)]
-    text = "# Omniglot, accuracy in percent\n\n" + _caption(runs) + table(head, rows)
+    text = "# Omniglot, accuracy in percent\n\n" + _caption(cpu) + table(head, rows)
     if len(full):
-        text += "\n## The full budget\n\n" + _caption(full) + table(head, _of_settings(full, settings, bench, FULL))
+        text += "\n## The full budget\n\n" + _caption(full) + table(head, _of_settings(full, settings, bench))
     return text
 
 
-def _of_settings(
-    runs: pd.DataFrame, settings: list[str], bench: Mapping[str, Any], suffix: str = ""
-) -> list[list[str]]:
+def _of_settings(runs: pd.DataFrame, settings: list[str], bench: Mapping[str, Any]) -> list[list[str]]:
     names, rows = bench["names"], []
-    shown = [("ltdi", "ltdi"), ("lvdi", "lvdi"), *((each, "control") for each in (*bench["controls"], "ceiling"))]
+    shown = [("ltdi", "ltdi"), ("lvdi", "lvdi"), *((each, CONTROL) for each in (*bench["controls"], "ceiling"))]
     for (classes,), group in _groups(runs, "train_classes"):
         for method, variant in shown:
-            own = group[(group.method == method) & (group.variant == variant + suffix)]
-            if len(own) or not suffix:
-                rows.append([names[method], str(classes), *(_cell(own[own.setting == each]) for each in settings)])
-        own = group[(group.method == "ltdi") & (group.variant == "ltdi" + suffix)]
+            own = group[(group.method == method) & (group.variant == variant)]
+            rows.append([names[method], str(classes), *(_cell(own[own.setting == each]) for each in settings)])
+        own = group[(group.method == "ltdi") & (group.variant == "ltdi")]
         best = (_paired(own[own.setting == each]) for each in settings)
         rows.append(["Lt-Di − best control, paired", str(classes), *best])
     return rows
@@ -92,7 +89,7 @@ def ablation(runs: pd.DataFrame, beside: pd.DataFrame, bench: Mapping[str, Any],
     own = runs[~runs.variant.str.endswith("control")]
     of_noise = own.variant.str.startswith("noise_")
     text = f"# Ablations, accuracy in percent\n\n## The components\n\n{components}\n"
-    text += "## Every measured variant, best first within a setting\n\n"
+    text += f"## Every measured variant, budgets {' and '.join(ABLATION)}, best first\n\n"
     text += _caption(own[~of_noise]) + _variants(own[~of_noise], beside)
     if of_noise.any():
         base = ", ".join(f"{key} = {value}" for key, value in bench["bases"]["noise"].items())
@@ -103,17 +100,17 @@ def ablation(runs: pd.DataFrame, beside: pd.DataFrame, bench: Mapping[str, Any],
 
 
 def _variants(runs: pd.DataFrame, beside: pd.DataFrame) -> str:
-    keys, rows = ("setting", "train_classes", "method", "variant"), []
-    for (setting, classes, method, variant), group in _groups(runs, *keys):
-        of_setting = (beside.setting == setting) & (beside.train_classes == classes)
+    keys, rows = ("setting", "train_classes", "budget", "method", "variant"), []
+    for (setting, classes, budget, method, variant), group in _groups(runs, *keys):
+        of_setting = (beside.setting == setting) & (beside.train_classes == classes) & (beside.budget == budget)
         pairs = beside[of_setting & (beside.variant == variant) & (beside.beside == "ltdi")]
         over_ltdi = "" if pairs.empty else _difference(pairs) + _spread(pairs.paired_diff)
-        row = [setting, str(classes), variant.removeprefix("noise_"), method, _cell(group), _paired(group), over_ltdi]
-        rows.append([*row, f"{group.ms_batch_1.mean():.1f}", f"{group.seconds_meta_train.mean():.0f}"])
-    rows.sort(key=lambda row: (row[0], row[1], -float(row[5].split()[0])))
-    head = ["setting", "training classes", "variant", "method", "accuracy"]
+        row = [setting, str(classes), budget, variant.removeprefix("noise_"), method, _cell(group), _paired(group)]
+        row += [over_ltdi, f"{group.ms_batch_1.mean():.1f}", f"{group.seconds_meta_train.mean():.0f}"]
+        rows.append((setting, classes, budget, -group.paired_diff.mean(), row))
+    head = ["setting", "training classes", "budget", "variant", "method", "accuracy"]
     head += ["− best control, paired", "− Lt-Di, paired", "ms, batch 1", "meta-training, s"]
-    return table(head, rows)
+    return table(head, [row for *_, row in sorted(rows)])
 
 
 def sharpness(rows: pd.DataFrame) -> str:
@@ -121,26 +118,26 @@ def sharpness(rows: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     lines = []
-    for (setting, variant), group in _groups(rows, "setting", "variant"):
+    for (setting, budget, variant), group in _groups(rows, "setting", "budget", "variant"):
         difference = f"{group.paired_diff.mean():+.4f} ± {pooled(group.paired_ci95):.4f}"
         compared = "" if variant.endswith("ltdi") else difference
         value = f"{group.lambda_max.mean():.4f} ± {pooled(group.ci95):.4f}"
-        lines.append([setting, variant, value, compared, str(len(group)), str(group.tasks.sum())])
+        lines.append([setting, budget, variant, value, compared, str(len(group)), str(group.tasks.sum())])
     text = (
         "\n## How sharp the trained heads' minima are\n\n"
         "The largest eigenvalue of the Hessian of the loss on all images of a meta-test task's classes, at the recorded"
         " head w_0; ± is the 95 % interval over tasks. Rows: `sharpness.csv`.\n\n"
     )
-    return text + table(["setting", "variant", "λ_max", "− Lt-Di's heads, paired", "seeds", "tasks"], lines)
+    return text + table(["setting", "budget", "variant", "λ_max", "− Lt-Di's heads, paired", "seeds", "tasks"], lines)
 
 
 def other_sizes(rows: pd.DataFrame, bench: Mapping[str, Any]) -> str:
     """Heads for other numbers of classes and images than a run was trained on, a line each."""
     methods, lines = list(dict.fromkeys(["ltdi", *rows.method])), []
-    for (setting, n_way, n_shot), group in _groups(rows, "setting", "n_way", "n_shot"):
+    for (setting, budget, n_way, n_shot), group in _groups(rows, "setting", "budget", "n_way", "n_shot"):
         scores = (_cell(group[group.method == each]) for each in methods)
-        lines.append([setting, str(n_way), str(n_shot), *scores, _paired(group[group.method == "ltdi"])])
-    head = ["trained on", "classes", "images of each", *(bench["names"][each] for each in methods)]
+        lines.append([setting, budget, str(n_way), str(n_shot), *scores, _paired(group[group.method == "ltdi"])])
+    head = ["trained on", "budget", "classes", "images of each", *(bench["names"][each] for each in methods)]
     return (
         "# One run's heads for other tasks, accuracy in percent\n\n"
         "Generated without further training by a run of the setting, whose classes and images a class differ. "

@@ -12,11 +12,12 @@ from bench import RESULTS
 from ltdi.metrics import best_and_paired, mean_and_ci95
 from ltdi.store import write_text
 
-_CELL = "setting method variant train_classes seed beside body n_way n_shot present candidate weights"
+_CELL = "setting method variant budget train_classes seed beside body n_way n_shot present candidate weights"
 KEY = tuple(_CELL.split())
 """The columns that say which cell a row is of."""
 
-_RUN = "setting method variant train_classes seed tasks"
+_RUN = "setting method variant budget train_classes seed tasks"
+_AUDITED = "setting method variant budget"
 _SCORE = "accuracy ci95 best_control paired_diff paired_ci95"
 _CHOSEN = "chosen_control chosen_diff chosen_ci95"
 _CHOICE = "val_accuracy val_best_control val_paired_diff val_paired_ci95"
@@ -29,9 +30,9 @@ TABLES = {
     # a method − what learned without it, paired over tasks
     "beside.csv": f"{_RUN} beside paired_diff paired_ci95 device commit",
     # how sharp the trained heads' minima are
-    "sharpness.csv": "setting variant seed tasks lambda_max ci95 paired_diff paired_ci95 device commit",
+    "sharpness.csv": "setting variant budget seed tasks lambda_max ci95 paired_diff paired_ci95 device commit",
     # heads for other numbers of classes and images than a run was trained on
-    "ways.csv": f"setting seed n_way n_shot method tasks {_SCORE} device commit",
+    "ways.csv": f"setting budget seed n_way n_shot method tasks {_SCORE} device commit",
     # photographs, a row a meta-test domain; ``chosen``: the control that is the best on meta-val
     "photos.csv": f"setting n_shot method train_classes seed tasks {_SCORE} {_CHOSEN} seconds_meta_train device commit",
     # the same with the images to be classified known, unlabelled; ``ahead``: the trained method − the row's
@@ -39,13 +40,13 @@ TABLES = {
     # the three columns of the form of Table 4
     "domains.csv": f"setting n_way n_shot method seed tasks {_SCORE} seconds_meta_train device commit",
     # weights for right and wrong conditions
-    "audit.csv": "setting method variant seed weights tasks accuracy ci95 paired_diff paired_ci95 device commit",
+    "audit.csv": f"{_AUDITED} seed weights tasks accuracy ci95 paired_diff paired_ci95 device commit",
     # the paper's methods on other bodies
     "backbones.csv": f"setting body method seed tasks {_SCORE} seconds_meta_train device commit",
     # a method's candidates
-    "search.csv": "setting method candidate val_accuracy seconds device commit",
+    "search.csv": "setting method candidate budget val_accuracy seconds device commit",
 }
-"""The columns of each table."""
+"""The columns of each table; ``budget`` is one of bench/params.yaml; of audited runs of other params it is "own"."""
 
 
 def read(name: str) -> pd.DataFrame:

@@ -8,18 +8,16 @@ import torch
 import typer
 from torch import Tensor
 
-from bench import RUNS
+from bench import CONTROL, RUNS
 from bench.audits import audit_rows
 from bench.machine import origin
-from bench.options import ONE_SEED, RAW, Base, Budget, Root, Runs, Seeds, Settings
+from bench.options import LTDI, ONE_SEED, RAW, Base, Budget, Root, Runs, Seeds, Settings
 from bench.rows import add, compared, summary
-from bench.settings import bench_params, pick, prefix_of, variant_params
+from bench.settings import bench_params, prefix_of, variant_params
 from bench.stages import run_stages, train_classes
 from ltdi.console import say
 from ltdi.metrics import mean_and_ci95
 from ltdi.store import read_json, read_table
-
-LTDI = ["ltdi"]
 
 
 def main(
@@ -33,23 +31,20 @@ def main(
     runs: Runs = RUNS,
 ) -> None:
     chosen: dict[str, Any] = {"base": base, "budget": budget, "root": root, "train_on_val": train_on_val}
-    bench = bench_params()
-    variants = list(bench["variants"]) if variant == ["all"] else variant
-    # other tasks, in number, than those of the tables that are read beside each other
-    suffix = pick(bench, "budgets", budget).get("suffix", "")
+    variants = list(bench_params()["variants"]) if variant == ["all"] else variant
     for each_seed, where, name in product(seed, setting, variants):
-        called = prefix_of(base) + name + suffix
+        called = prefix_of(base) + name
         note = " (meta-val classes train too)" if train_on_val else ""
         say(f"bench: {where} {called} seed {each_seed}{note}")
         # what a variant changes is told from chance only beside Lt-Di on the same tasks
         both = (variant_params(where, each, seed=each_seed, **chosen) for each in (name, "ltdi"))
         own, ltdi = (run_stages(params, runs) for params in both)
-        _write(own, None if name == "ltdi" else ltdi, {"setting": where, "seed": each_seed}, called, "control" + suffix)
+        cell = {"setting": where, "budget": budget, "seed": each_seed}
+        _write(own, None if name == "ltdi" else ltdi, cell, called)
 
 
-def _write(data: Path, ltdi: Path | None, cell: dict[str, Any], variant: str, control: str) -> None:
-    """A run's rows: what it chose by, on meta-val, and what it reports, on meta-test, beside Lt-Di and the controls,
-    whose variant is ``control``."""
+def _write(data: Path, ltdi: Path | None, cell: dict[str, Any], variant: str) -> None:
+    """A run's rows: what it chose by, on meta-val, and what it reports, on meta-test, beside Lt-Di and the controls."""
     metrics, chosen = read_json(data / "results" / "metrics.json"), read_json(data / "model" / "metrics.json")
     scores, name = _scores(data), metrics["method"]
     common = cell | {"train_classes": train_classes(data), **origin()}
@@ -57,9 +52,9 @@ def _write(data: Path, ltdi: Path | None, cell: dict[str, Any], variant: str, co
     controls = {each: scores[each] for each in metrics["controls"]}
     rows = [own | summary(scores[name]) | _times(metrics) | compared(scores[name], controls)]
     for each, values in metrics["controls"].items():
-        rows.append(common | {"method": each, "variant": control} | summary(scores[each]) | _times(values))
+        rows.append(common | {"method": each, "variant": CONTROL} | summary(scores[each]) | _times(values))
     ceiling = {"accuracy": metrics["ceiling"]["score"], "ci95": metrics["ceiling"]["ci95"]}
-    rows.append(common | {"method": "ceiling", "variant": control, "tasks": len(scores[name]), **ceiling})
+    rows.append(common | {"method": "ceiling", "variant": CONTROL, "tasks": len(scores[name]), **ceiling})
     if ltdi:
         mean, ci95 = mean_and_ci95(scores[name] - _scores(ltdi)["ltdi"])
         pair = {"tasks": len(scores[name]), "beside": "ltdi", "paired_diff": mean, "paired_ci95": ci95}

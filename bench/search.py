@@ -9,14 +9,12 @@ from typing import Annotated
 import typer
 
 from bench.machine import origin
-from bench.options import RAW, Budget, Root
+from bench.options import NONE, RAW, Budget, Root
 from bench.rows import add
 from bench.settings import bench_params, cell_params, override, pick
 from bench.stages import run_stages
 from ltdi.console import say
 from ltdi.store import read_json
-
-NONE: list[str] = []
 
 
 def main(
@@ -32,6 +30,7 @@ def main(
         for candidate in bench["search"][each]:
             data = run_stages(override(params, candidate), until="meta_train")
             metrics = read_json(data / "model" / "metrics.json")
+            about = {"setting": setting, "method": each, "candidate": str(candidate), "budget": budget}
             found = {"val_accuracy": metrics["val_score"], "seconds": metrics["seconds"]}
             say(f"{each} {candidate}: {metrics['val_score']:.4f}")
-            add("search.csv", [{"setting": setting, "method": each, "candidate": str(candidate), **found, **origin()}])
+            add("search.csv", [about | found | origin()])

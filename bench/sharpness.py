@@ -37,7 +37,7 @@ def main(
             params = variant_params(where, name, base=base, budget=budget, seed=each_seed, root=root)
             found[name] = _of_trained_weights(run_stages(params, runs, until="collect_trajectories"))
         both = found["ltdi"].isfinite() & found[variant].isfinite()
-        common = {"setting": where, "seed": each_seed, "tasks": int(both.sum()), **origin()}
+        common = {"setting": where, "budget": budget, "seed": each_seed, "tasks": int(both.sum()), **origin()}
         rows = []
         for name, values in found.items():
             mean, ci95 = mean_and_ci95(values[both])

@@ -46,7 +46,7 @@ def main(
         params = variant_params(where, "ltdi", base="defaults", budget=budget, seed=each_seed, root=root)
         data = run_stages(params, runs, until="meta_train")
         test, methods = load_sources(data, splits=["meta_test"], device=device())["meta_test"], _methods(data)
-        common = {"setting": where, "seed": each_seed, **origin()}
+        common = {"setting": where, "budget": budget, "seed": each_seed, **origin()}
         for n_way, n_shot in product(ways, shots):
             source = _tasks(test, tasks, n_way, n_shot, each_seed)
             found = {name: _scores(method, source, each_seed) for name, method in methods.items()}

@@ -17,6 +17,7 @@ import typer
 from torch import Tensor
 
 from bench import BENCH, zero_shot_tracks
+from bench.options import NONE, ONE_SEED, Seeds
 from bench.zero_shot_data import features, files_of, further, shuffled, split
 from bench.zero_shot_picture import draw_matrix, draw_task
 from bench.zero_shot_text import about, command_of, text
@@ -38,10 +39,8 @@ from ltdi.provenance import name_of
 from ltdi.store import Cache, write_text
 
 OF_NAMES = ("nearest_name", "softmax_rows", "text_ridge", "kernel_ridge", "eszsl", "conse")
-GENERATORS = (
-    *("ltdi", "lvdi", "mcdi", "weight_flow", "meta_hypernetwork", "ghn3", "icis"),
-    *("reptile_names", "meta_baseline_names"),
-)
+GENERATORS = ["ltdi", "lvdi", "mcdi", "weight_flow", "meta_hypernetwork", "ghn3", "icis"]
+GENERATORS += ["reptile_names", "meta_baseline_names"]
 SHUFFLES = (1, 7)
 FOR_GENERATORS = "centred"
 """Features; chosen on the classes to choose on. Controls have their own best normalisation, but for ``SLOW`` ones."""
@@ -58,12 +57,12 @@ def main(
     body: Annotated[Path, typer.Option(help="tf_efficientnet_lite0's weights in timm's keys.")],
     classes: Annotated[Path, typer.Option(help="A wnid, a tab and a name for each row of its classifier.")],
     encoder: Annotated[str, typer.Option(help="A text encoder: a folder, or the hub's name of one.")],
-    seed: Annotated[list[int], typer.Option(help="May be repeated.")] = [0],  # noqa: B006
+    seed: Seeds = ONE_SEED,
     images: Annotated[int, typer.Option(help="Of a class, the first half labelled for what needs that.")] = 60,
     steps: Annotated[int, typer.Option(help="Of meta-training.")] = 120,
     prompts: Annotated[str, typer.Option(help="A set of ltdi/prompts.json.")] = "photos",
-    method: Annotated[list[str], typer.Option(help="What generates; may be repeated.")] = list(GENERATORS),  # noqa: B006
-    data: Annotated[list[str], typer.Option(help="NAME=FOLDER of a further data set, e.g. pets=data/raw.")] = [],  # noqa: B006
+    method: Annotated[list[str], typer.Option(help="What generates; may be repeated.")] = GENERATORS,
+    data: Annotated[list[str], typer.Option(help="NAME=FOLDER of a further data set, e.g. pets=data/raw.")] = NONE,
     picture: Annotated[Path | None, typer.Option(help="Where to draw a task with its images, for oneself.")] = None,
 ) -> None:
     torch.manual_seed(0)
@@ -76,7 +75,7 @@ def main(
             for name, values in row.items():
                 found[column][name].append(values)
         done = seed[: seed.index(each) + 1]
-        told = about(command_of(done, images, steps, method if method != list(GENERATORS) else [], data), len(done))
+        told = about(command_of(done, images, steps, method if method != GENERATORS else [], data), len(done))
         write_text(BENCH / "results" / "zero_shot.md", told + text(found, OF_NAMES, tuple(method), of, classes))
     if "pictures" in found:
         matrix = torch.stack(found["pictures"]["matrix"]).mean(0)

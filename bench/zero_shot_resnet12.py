@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bench import BENCH
 from bench.machine import origin
+from bench.options import LTDI
 from bench.zero_shot import OF_NAMES, measured
 from bench.zero_shot_data import files_of, parts_of
 from bench.zero_shot_text import main_table
@@ -43,7 +44,7 @@ def main(
     body_images: Annotated[int, typer.Option(help="Of a class, that the body is trained on.")] = 90,
     body_steps: Annotated[int, typer.Option(help="Of the body's training.")] = 300,
     steps: Annotated[int, typer.Option(help="Of meta-training.")] = 120,
-    method: Annotated[list[str], typer.Option(help="What generates; may be repeated.")] = ["ltdi"],  # noqa: B006
+    method: Annotated[list[str], typer.Option(help="What generates; may be repeated.")] = LTDI,
 ) -> None:
     of_tiny, of_cifar = pixels(tiny, "train", images + body_images), pixels(cifar, "test", 5 * images)
     names, wnids = read_descriptions(classes), list(of_tiny)

@@ -8,20 +8,20 @@ import pandas as pd
 import typer
 from rich.table import Table
 
+from ltdi import comparison
 from ltdi.adapter import AdapterRun
 from ltdi.audit import audit_run, told_of_run
-from ltdi.console import console, one_line_errors, plain, say, show
+from ltdi.console import console, one_line_errors, plain, say
 from ltdi.errors import InputError
 from ltdi.example import write_example
-from ltdi.head import Head, Pictures, listed_of, rightly
+from ltdi.head import Head, rightly
 from ltdi.likeness import audit_files, told_of_files
-from ltdi.outputs import apart
+from ltdi.outputs import apart, show_first
 from ltdi.peft_format import CONFIG, write_adapter
+from ltdi.pictures import Pictures, listed_of
 from ltdi.program import PROGRAMS, facts_of
 from ltdi.run import Run
-from ltdi.store import writable, write_plain_tensors, write_text
-
-SHOWN = 30
+from ltdi.store import writable, write_plain_tensors
 
 app = typer.Typer(help="Weights for a task that nobody has trained on.", add_completion=False, no_args_is_help=True)
 
@@ -161,8 +161,28 @@ def audit(
         csv = csv and apart(csv, folder)
         is_run = (folder / "model").is_dir()
         found = audit_run(folder, method=method, n_tasks=tasks, seed=seed) if is_run else audit_files(folder)
-        _show(found, csv, told="{:.4g}", written="%.6g")
+        show_first(found, csv, told="{:.4g}", written="%.6g")
         say(told_of_run(found) if is_run else told_of_files(found))
+
+
+@app.command()
+def compare(
+    folder: Annotated[Path, typer.Argument(help="Labelled images: a folder of classes, each a folder of images.")],
+    n_way: Annotated[int, typer.Option(help="Classes of a task.")] = 5,
+    n_shot: Annotated[int, typer.Option(help="Images of each class that a head is made from.")] = 1,
+    n_query: Annotated[int, typer.Option(help="Further images of each that are asked.")] = 15,
+    tasks: Annotated[int, typer.Option(help="How many tasks are drawn.")] = 1000,
+    csv: Annotated[Path | None, typer.Option(help="Where to write the table.")] = None,
+    method: Method = "",
+    seed: Seed = 0,
+    data: Data = Path("data"),
+) -> None:
+    """Does it pay on your images? Generated heads beside every control, on tasks drawn from labelled classes."""
+    with one_line_errors("ltdi compare"):
+        csv, sizes = csv and apart(csv, data), {"n_way": n_way, "n_shot": n_shot, "n_query": n_query}
+        found = comparison.compare(Run(data, method=method), folder, **sizes, n_tasks=tasks, seed=seed)
+        show_first(found, csv, told="{:.4f}", written="%.6g")
+        say(comparison.told_of(found))
 
 
 @app.command()
@@ -220,21 +240,10 @@ def _tell(made: Head) -> None:
 
 def _answered(answers: pd.DataFrame, classes: tuple[str, ...], csv: Path | None) -> None:
     """The answers as a table, and whether they are right where a file lies in a folder named like a class."""
-    _show(answers, csv, told="{:.2f}", written="%.4f")
+    show_first(answers, csv, told="{:.2f}", written="%.4f")
     right, of = rightly(answers, classes)
     if of:
         say(f"of {of} images in folders named like a class {right} are right, {right / of:.1%}")
-
-
-def _show(found: pd.DataFrame, csv: Path | None, *, told: str, written: str) -> None:
-    """The first rows, fractions ``told`` so; all, fractions ``written`` so, to a file."""
-    if csv:
-        text = found.to_csv(index=False, float_format=written, lineterminator="\n")
-        # a carriage return is not quoted, and would end a line for whoever reads
-        write_text(csv, text.replace("\r", "\\r").encode("utf-8", "backslashreplace").decode())
-    show(found.head(SHOWN), told)
-    if len(found) > SHOWN:
-        say(f"and {len(found) - SHOWN} more{f': {csv}' if csv else '; --csv writes all'}")
 
 
 if __name__ == "__main__":

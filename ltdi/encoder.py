@@ -30,6 +30,9 @@ NEEDED = "needs the package {}, which is not installed; pip install 'ltdi[adapte
 class Encoder:
     """A frozen sequence classifier of ``n_classes`` classes, from a folder or by its name on the hub.
 
+    ``ltdi.texts`` has another, which embeds sentences: that one is only ever called as a whole and may be CLIP, whose
+    two towers are no layers after embeddings and have no head.
+
     What its checkpoint lacks, e.g. a dense layer before the last, is drawn from one seed, so that it is the same
     everywhere. Its last layer, ``head``, is no part of what is frozen.
 

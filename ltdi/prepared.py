@@ -61,8 +61,8 @@ def read_text_tasks(folder: Path, splits: Collection[str], images_of: Collection
     for split in splits:
         reading = Reading(**facts["reading"], apart=split in facts["apart"])
         with TASKS.interpreting(folder / "tasks.parquet"):
-            sources[split] = TextTasks.from_table(Examples.of(tensors, split), reading, table[table.split == split])
-            sources[split].pairs = Pairs.of(tensors)
+            of, own = Examples.of(tensors, split), table[table.split == split]
+            sources[split] = TextTasks.from_table(of, reading, own, pairs=Pairs.of(tensors))
     return sources
 
 

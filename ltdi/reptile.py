@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import reduce
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -73,11 +74,12 @@ def _own_share(parts: list[list[Mapping[str, Any]]]) -> Iterator[tuple[float, li
     """Of several processes each takes some tasks of each part, and counts for as many: 1 and all, where it is alone."""
     for batches in parts:
         n = batch_size(batches[0])
-        rows = range(n)[ranks.share(n)]
+        share = ranks.share(n)
+        rows = range(n)[share]
         if len(rows) == n:
             yield 1.0, batches
         elif rows:
-            yield len(rows) / n, [map_batch(lambda value: value[ranks.share(n)], batch) for batch in batches]  # noqa: B023
+            yield len(rows) / n, [map_batch(itemgetter(share), batch) for batch in batches]
 
 
 def _add_up(phi: Phi, mean_loss: Tensor) -> None:

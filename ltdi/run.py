@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from ltdi.artefacts import load_sources, load_start, names
 from ltdi.bodies import read_body
-from ltdi.classes import context_of
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
-from ltdi.head import IMAGES_TOGETHER, Head, Pictures, by_folder, images_of, listed_of
+from ltdi.head import Head
 from ltdi.joined import Joiner
 from ltdi.learners import LinearHead
 from ltdi.methods.base import Method
 from ltdi.methods.saved import read_method
 from ltdi.methods.self_trained import SelfTrained
+from ltdi.pictures import Pictures, by_folder, context_of_unequal, embedded, images_of, listed_of
 from ltdi.schemas import FEATURES, METHOD, RESULTS
 from ltdi.seeding import generator
 from ltdi.store import digest, read_json, read_tensors
@@ -59,7 +59,7 @@ class Run:
         _, seen, self.facts = load_start(self.data, self.device)
         self.body: nn.Module = read_body(self.data / "body" / "body.safetensors")
         self.extractor = FeatureExtractor.of(self.data / "tasks", self.body, seen, self.device)
-        self.method = self._read(self.name)
+        self.method = self.read(self.name)
 
     def noise(self, seed: int = 0) -> torch.Generator:
         """What generation draws from: the same seed, the same weights."""
@@ -91,7 +91,7 @@ class Run:
         context, method = self.context(by_class), self.method
         if unlabelled is not None:
             method = SelfTrained(method)
-            context = knowing(context, _rows(self.extractor, listed_of(unlabelled))[None])
+            context = knowing(context, embedded(self.extractor, listed_of(unlabelled))[None])
         return self._head(self.name, method, tuple(by_class), context, seed)
 
     def context_of_names(self, names: Sequence[str]) -> Context:
@@ -161,7 +161,7 @@ class Run:
         return replace(kept, again=partial(self._again, kept))
 
     def _head(self, name: str, method: Method, classes: tuple[str, ...], context: Context, seed: int) -> Head:
-        known, generator_name = self._learned(name)
+        known, generator_name = self.n_way(name), self._training(name)
         if method.one_size and context.n_way != known:
             raise InputError(
                 f"{name} has learned heads of {known} classes, and generates none of {context.n_way}; set"
@@ -186,26 +186,33 @@ class Run:
         Raises:
             InputError: what generated it is not in this run.
         """
-        if head.method not in self.names or self._learned(head.method)[1] != head.generator:
+        if head.method not in self.names or self._training(head.method) != head.generator:
             raise InputError(
                 f"the head is of another training of {head.method} than {self.data} holds; generate it again from its"
                 " images"
             )
-        method = self.method if head.method == self.name else self._read(head.method)
+        method = self.method if head.method == self.name else self.read(head.method)
         return self._head(head.method, method, tuple(rows), context_of_unequal(list(rows.values())), head.seed)
 
-    def _read(self, name: str) -> Method:
+    def read(self, name: str) -> Method:
+        """A method or a control of the run."""
         return read_method(self.data / "model" / "methods", name, self.body, self.device)
 
-    def _learned(self, name: str) -> tuple[int, str]:
-        """The classes of the tasks that a method of the run was trained on, and a name for all that it has learned."""
-        tensors, values = read_tensors(self.data / "model" / "methods" / f"{name}.safetensors", kind=METHOD)
-        return int(values["setup"]["n_way"]), digest(tensors, values)
+    def n_way(self, name: str) -> int:
+        """The classes of the tasks that a method of the run was made for."""
+        return int(self._saved(name)[1]["setup"]["n_way"])
+
+    def _training(self, name: str) -> str:
+        """A name for all that a method of the run has learned."""
+        return digest(*self._saved(name))
+
+    def _saved(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return read_tensors(self.data / "model" / "methods" / f"{name}.safetensors", kind=METHOD)
 
     def info(self) -> dict[str, Any]:
         """What the run is: plain values by name."""
         facts = read_tensors(self.data / "tasks" / "features.safetensors", kind=FEATURES)[1]
-        setup = read_tensors(self.data / "model" / "methods" / f"{self.name}.safetensors", kind=METHOD)[1]["setup"]
+        setup = self._saved(self.name)[1]["setup"]
         trained, controls = names(self.data)
         told = {
             "scenario": self.facts["scenario"],
@@ -226,23 +233,6 @@ class Run:
                 paired = metrics["paired"]
                 told |= {f"over {metrics['best_control']}": f"{paired['difference']:+.4f} ± {paired['ci95']:.4f}"}
         return told
-
-
-def context_of_unequal(rows: Sequence[Tensor], images: Sequence[Tensor] | None = None) -> Context:
-    """What rows (K_n, F), and images where they are there, of each class say of one task."""
-    shots = torch.tensor([len(each) for each in rows], device=rows[0].device)
-    mask = torch.arange(int(shots.max()), device=shots.device) < shots[None, :, None]
-
-    def padded(by_class: Sequence[Tensor]) -> Tensor:
-        return nn.utils.rnn.pad_sequence(list(by_class), batch_first=True)[None]
-
-    return context_of(padded(rows), None if bool(mask.all()) else mask, None if images is None else padded(images))
-
-
-def _rows(extractor: FeatureExtractor, listed: Sequence[Any] | Tensor) -> Tensor:
-    """(M, F), a part of the images in memory at a time."""
-    parts = range(0, len(listed), IMAGES_TOGETHER)
-    return torch.cat([extractor(images_of(extractor, listed[first : first + IMAGES_TOGETHER])) for first in parts])
 
 
 def load(data: str | Path = "data", *, method: str = "") -> Run:

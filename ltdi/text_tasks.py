@@ -45,10 +45,17 @@ class TextTasks:
     n_way, n_classes = N_CLASSES, 0
 
     def __init__(
-        self, of: Examples, reading: Reading, names: Tensor, support: Tensor, query: Tensor, fitted: Tensor
+        self,
+        of: Examples,
+        reading: Reading,
+        names: Tensor,
+        support: Tensor,
+        query: Tensor,
+        fitted: Tensor,
+        *,
+        pairs: Pairs | None = None,
     ) -> None:
-        self.of, self.reading = of, reading
-        self.pairs: Pairs | None = None
+        self.of, self.reading, self.pairs = of, reading, pairs
         self.names, self.support, self.query, self.fitted = names, support, query, fitted
 
     @property
@@ -122,12 +129,11 @@ class TextTasks:
         return self._with(*(getattr(self, name)[tasks] for name in COLUMNS))
 
     def to(self, device: torch.device | str) -> "TextTasks":
-        moved = self._with(*(getattr(self, name).to(device) for name in COLUMNS))
-        moved.of, moved.pairs = self.of.to(device), self.pairs and self.pairs.to(device)
-        return moved
+        rows = (getattr(self, name).to(device) for name in COLUMNS)
+        return TextTasks(self.of.to(device), self.reading, *rows, pairs=self.pairs and self.pairs.to(device))
 
     def _with(self, names: Tensor, support: Tensor, query: Tensor, fitted: Tensor) -> "TextTasks":
-        return TextTasks(self.of, self.reading, names, support, query, fitted)
+        return TextTasks(self.of, self.reading, names, support, query, fitted, pairs=self.pairs)
 
     def _context(self, support: Tensor) -> Context:
         there = support >= 0
@@ -140,10 +146,13 @@ class TextTasks:
         return pd.DataFrame({name: list(getattr(self, name).int().flatten(1).numpy()) for name in COLUMNS})
 
     @classmethod
-    def from_table(cls, of: Examples, reading: Reading, table: pd.DataFrame) -> "TextTasks":
+    def from_table(
+        cls, of: Examples, reading: Reading, table: pd.DataFrame, *, pairs: Pairs | None = None
+    ) -> "TextTasks":
         names, support, query, fitted = (torch.from_numpy(np.stack(list(table[name]))).long() for name in COLUMNS)
         support, query = (rows.unflatten(1, (N_CLASSES, -1)) for rows in (support, query))
-        return cls(of, reading, names, support, query, fitted.unflatten(1, (reading.views, N_CLASSES, -1)))
+        fitted = fitted.unflatten(1, (reading.views, N_CLASSES, -1))
+        return cls(of, reading, names, support, query, fitted, pairs=pairs)
 
     @classmethod
     def sample(

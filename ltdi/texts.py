@@ -28,8 +28,11 @@ PROMPTS: dict[str, list[str]] = {
 SENTENCES_TOGETHER = 64
 
 
-class TextEncoder:
+class SentenceEncoder:
     """An encoder of ``transformers`` from a local folder or by its name on the hub.
+
+    ``ltdi.encoder`` is another: that one is cut at a layer to be adapted and needs a classification head, which CLIP
+    and other models that embed sentences do not have.
 
     Sentences are embedded as sentence encoders do, by the mean over their tokens at unit length; by the encoder's own
     projection where it has one that pairs texts with images (CLIP).
@@ -81,9 +84,9 @@ class TextEncoder:
 
 
 @cache
-def text_encoder(source: str) -> TextEncoder:
+def sentence_encoder(source: str) -> SentenceEncoder:
     """The encoder, loaded once in a process."""
-    return TextEncoder(source)
+    return SentenceEncoder(source)
 
 
 def sentences_of(name: str, prompts: str, descriptions: Mapping[str, str] | None = None) -> list[str]:
@@ -109,7 +112,7 @@ def embed_names(
     if any(not name.strip() for name in names):
         raise InputError("a class's name is empty; give each one")
     said = [sentences_of(name, prompts, descriptions) for name in names]
-    encoder, store = text_encoder(str(source)), Cache("texts")
+    encoder, store = sentence_encoder(str(source)), Cache("texts")
     key = name_of("texts", *encoder.facts, said, code=("ltdi.texts",))
     if found := store.find(key):
         return found[1]["texts"]

@@ -139,6 +139,7 @@ class Methods(Section):
     icis: Icis
     prototype: NoKnobs
     ridge: NoKnobs
+    adaptive_ridge: NoKnobs
     head_sgd: NoKnobs
     prototype_sgd: NoKnobs
     mean_head: NoKnobs

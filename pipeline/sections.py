@@ -133,6 +133,7 @@ class Trajectories(Section):
         "joint",
         "prototype",
         "ridge",
+        "adaptive_ridge",
         "closed_form",
         "described",
         "softmax_rows",

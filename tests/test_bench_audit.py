@@ -1,6 +1,7 @@
 """Audit rows of a finished run of any scenario, by a command."""
 
 import pandas as pd
+import pytest
 from typer.testing import CliRunner
 
 from bench import __main__, audit, audits, rows
@@ -16,9 +17,11 @@ def test_a_finished_runs_audit_is_kept_and_told(finished, tmp_path, monkeypatch)
     kept = pd.read_csv(tmp_path / "audit.csv").set_index("weights")
     assert set(CONDITIONS) <= set(kept.index) and set(kept.setting) == {"a run"} and set(kept.seed) == {3}
     assert kept.paired_diff[RIGHT] == 0 and kept.accuracy[RIGHT] > kept.accuracy["none"]
-    assert "| a run | Lt-Di | default | 3 |" in (tmp_path / "audit.md").read_text()
+    assert "| a run | Lt-Di | default | own | 3 |" in (tmp_path / "audit.md").read_text()
 
 
-def test_a_folder_that_is_no_run_is_told(tmp_path):
-    ended = CliRunner().invoke(__main__.app_of("audit"), [str(tmp_path), "--setting", "none"])
-    assert ended.exit_code == 2 and ended.output.count("\n") == 1 and str(tmp_path) in ended.output
+@pytest.mark.parametrize("budget, said", [("own", "{folder}"), ("huge", "budget 'huge' is not in bench/params.yaml")])
+def test_what_is_no_run_or_no_budget_is_told(tmp_path, budget, said):
+    options = [str(tmp_path), "--setting", "none", "--budget", budget]
+    ended = CliRunner().invoke(__main__.app_of("audit"), options)
+    assert ended.exit_code == 2 and ended.output.count("\n") == 1 and said.format(folder=tmp_path) in ended.output

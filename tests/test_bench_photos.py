@@ -17,7 +17,8 @@ def test_the_preset_is_one_of_valid_params(repository, tmp_path):
     params = override(defaults(), load_yaml(repository / "bench" / "photos.yaml"))
     YAML().dump(params, tmp_path / "params.yaml")
     found = load(tmp_path / "params.yaml", *params)
-    assert found.scenario.name == "domains" and set(found.data.domains.test) == {"cifar10", "pacs/sketch"}
+    assert found.scenario.name == "domains" and found.trajectories.start == "adaptive_ridge"
+    assert found.data.domains.test == ["cifar10", "pacs/sketch", "omniglot/test"]
     of = found.data.domains
     assert not (set(of.train) & set(of.val) or set(of.train + of.val) & set(of.test))
     parts = load_yaml(repository / "bench" / "photo_parts.yaml")

@@ -21,6 +21,7 @@ def row(**changes) -> dict:
         "setting": "omniglot-5w1s",
         "method": "ltdi",
         "variant": "ltdi",
+        "budget": "cpu",
         "train_classes": 800,
         "seed": 0,
         "tasks": 600,
@@ -46,6 +47,7 @@ def beside(**changes) -> pd.DataFrame:
         "setting": "glyphs-5w1s",
         "method": "lvdi",
         "variant": "noise_lvdi",
+        "budget": "cpu",
         "train_classes": 300,
         "seed": 0,
         "beside": "ltdi",
@@ -58,21 +60,37 @@ def test_variants_of_another_base_stand_beside_its_ltdi(bench):
     runs = pd.DataFrame([row(), row(**noise, variant="noise_ltdi"), row(**noise, method="lvdi", variant="noise_lvdi")])
     pairs = pd.concat([beside(), beside(seed=1, paired_diff=-0.04)])
     first, second = report.ablation(runs, pairs, bench, "").split("## From noise")
-    assert "| omniglot-5w1s | 800 | ltdi |" in first and "glyphs" not in first
+    assert "| omniglot-5w1s | 800 | cpu | ltdi |" in first and "glyphs" not in first
     (line,) = [line for line in second.splitlines() if "| lvdi | lvdi |" in line]
     assert "| -3.000 ± 0.071, sd 1.41 |" in line and "trajectories.start = shared" in second
+
+
+def test_variants_are_compared_within_a_budget(bench):
+    place = {"setting": "glyphs-5w1s", "train_classes": 300, "method": "lvdi", "variant": "lvdi"}
+    runs = pd.DataFrame([row(**place), row(**place, budget="ablation", accuracy=0.97, paired_diff=-0.001)])
+    pairs = pd.concat(
+        beside(variant="lvdi", budget=name, paired_diff=each) for name, each in (("cpu", 0.01), ("full", 1))
+    )
+    first, second = [line for line in report.ablation(runs, pairs, bench, "").splitlines() if "| lvdi |" in line]
+    assert "| ablation | lvdi | lvdi | 97.00" in first and "| -0.100 ± 0.100 (prototype) |  |" in first
+    assert "| cpu | lvdi | lvdi | 99.00" in second and "| +1.000 ± 0.100 |" in second
 
 
 def test_a_row_replaces_its_older_self(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
     rows.add("runs.csv", [row(), row(seed=1)])
     rows.add("runs.csv", [row(accuracy=0.98)])
+    rows.add("runs.csv", [row(budget="full", accuracy=0.97)])
     table = pd.read_csv(tmp_path / "runs.csv")
     assert list(table.columns) == rows.TABLES["runs.csv"].split()
     for other in ("lvdi", "ltdi", "ltdi"):
         rows.add("beside.csv", [row(beside=other)])
     assert pd.read_csv(tmp_path / "beside.csv").beside.tolist() == ["ltdi", "lvdi"]
-    assert table.accuracy.tolist() == [0.98, 0.99]
+    assert list(zip(table.budget, table.seed, table.accuracy)) == [
+        ("cpu", 0, 0.98),
+        ("cpu", 1, 0.99),
+        ("full", 0, 0.97),
+    ]
 
 
 def test_two_programs_that_add_rows_at_once_lose_none(tmp_path, monkeypatch):
@@ -109,13 +127,14 @@ def test_tables_pool_seeds_and_say_what_is_missing(bench):
             row(method="prototype", variant="control", accuracy=0.9),
         ]
     )
-    bar = report.omniglot(runs, runs[:0], bench)
+    bar = report.omniglot(runs, bench)
     # the interval of a mean of two seeds, each ± 0.1: √(0.1² + 0.1²)/2
     assert "98.50 ± 0.07, sd 0.71 over 2 seeds" in bar and "+0.200 ± 0.071 (prototype)" in bar
     assert "missing" in bar and "97.12" in bar and "90.00 ± 0.10" in bar
-    assert "| ltdi | ltdi | 98.50" in report.ablation(runs, beside(), bench, "")
-    full = pd.DataFrame([row(variant="ltdi_full", accuracy=0.97), row(variant="control_full", method="ridge")])
-    first, _, apart = report.omniglot(runs, full, bench).partition("## The full budget")
+    assert "| cpu | ltdi | ltdi | 98.50" in report.ablation(runs, beside(), bench, "")
+    full = [row(budget="full", accuracy=0.97), row(budget="full", variant="control", method="ridge")]
+    others = pd.DataFrame([*full, row(budget="quick", accuracy=0.5)])
+    first, _, apart = report.omniglot(pd.concat([runs, others]), bench).partition("## The full budget")
     assert first.strip() == bar.strip() and "97.00 ± 0.10" in apart and "| ridge |" in apart and "reported" not in apart
 
 
@@ -124,6 +143,7 @@ def test_sharpness_is_told_beside_ltdis_heads():
         {
             "setting": "glyphs-5w1s",
             "variant": f"noise_{name}",
+            "budget": "cpu",
             "seed": seed,
             "tasks": 500,
             "lambda_max": value,
@@ -180,7 +200,8 @@ def measured(tmp_path, monkeypatch, bench):
             for n in (1, 64)
         ]
         write_table(folder / "timing.parquet", pd.DataFrame(times))
-        audit = {"setting": "glyphs-5w1s", "method": next(iter(scores)), "variant": "few_shot_quick", "seed": 0}
+        audit = {"setting": "glyphs-5w1s", "method": next(iter(scores)), "variant": "few_shot"}
+        audit |= {"budget": "quick", "seed": 0}
         kinds = {"right": (0.7, 0.0), "another task's": (0.2, -0.5), "none": (0.69, -0.01)}
         audits = [audit | {"weights": name, **_audited(*values)} for name, values in kinds.items()]
         write_table(folder / "audit.parquet", pd.DataFrame(audits))
@@ -232,6 +253,7 @@ def test_long_rows_have_a_row_a_seed(measured, bench):
     (first, second) = [each for each in table if each["method"] == "ltdi"]
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["accuracy"] == pytest.approx(0.7567, abs=1e-4) and second["accuracy"] == pytest.approx(0.66)
+    assert (first["variant"], first["budget"]) == ("few_shot", "quick")
     assert first["best_control"] == "ridge" and first["paired_diff"] == pytest.approx(0.14 / 3)
     assert set(first) <= set(rows.TABLES["runs.csv"].split()) and first["ms_batch_1"] == 5.0
     assert all("paired_diff" not in each for each in table if each["method"] in bench["controls"])

@@ -47,6 +47,7 @@ def measured(tiny):
 
 @pytest.mark.slow
 def test_a_variant_has_a_row_beside_the_controls(measured):
+    assert all(set(measured.table(f"{name}.csv").budget) == {"tiny"} for name in ("runs", "beside", "choices", "audit"))
     runs = measured.table("runs.csv").set_index(["method", "variant"])
     assert set(runs.index) == {
         ("lvdi", "noise_lvdi"),

@@ -142,7 +142,7 @@ def test_the_table_of_every_method(made_up, monkeypatch, tmp_path):
     monkeypatch.setattr(zero_shot, "draw_task", lambda file, said, *known: file.write_text(str(said.shape)))
     places = tmp_path / "tiny", tmp_path / "cifar"
     knobs |= {"seed": [0], "images": 6, "steps": 2, "prompts": "name", "data": ["pets=somewhere"]}
-    zero_shot.main(*places, **knobs, picture=tmp_path / "own.png", method=list(zero_shot.GENERATORS))
+    zero_shot.main(*places, **knobs, picture=tmp_path / "own.png", method=zero_shot.GENERATORS)
     text = (tmp_path / "results" / "zero_shot.md").read_text()
     for name in (*zero_shot.OF_NAMES, *zero_shot.GENERATORS):
         assert text.count(f"| {name}") >= 2, name
@@ -150,7 +150,7 @@ def test_the_table_of_every_method(made_up, monkeypatch, tmp_path):
     assert (tmp_path / "results" / "figures" / "zero_shot.png").stat().st_size < 200_000
     assert (tmp_path / "own.png").read_text() == "torch.Size([4, 2, 4])"
     monkeypatch.setattr(zero_shot, "measured", None)
-    zero_shot.main(*places, **knobs, method=list(zero_shot.GENERATORS))
+    zero_shot.main(*places, **knobs, method=zero_shot.GENERATORS)
     assert (tmp_path / "results" / "zero_shot.md").read_text() == text
 
 

@@ -49,7 +49,7 @@ def test_a_body_is_built_again_from_its_file(name, channels, tmp_path):
 
 def test_a_processors_threads_share_the_images_and_change_no_bit():
     body, many = new_body(section(), 1).eval(), images(1, 28, n=40)
-    assert 2 * embedding.SMALL < len(many) < 3 * embedding.SMALL
+    assert 2 * body.images_a_pass < len(many) < 3 * body.images_a_pass
     threads = torch.get_num_threads()
     try:
         found = []
@@ -61,6 +61,19 @@ def test_a_processors_threads_share_the_images_and_change_no_bit():
     assert torch.equal(*found) and not found[0].requires_grad
     one_by_one = torch.cat([embed(body, each[None]) for each in many])
     assert_close(found[0], one_by_one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("image_size, expected", [(32, 64), (48, 56), (64, 32), (128, 16)])
+def test_as_many_images_go_through_timms_at_once_as_a_layer_keeps_in_the_cache(timm, image_size, expected, monkeypatch):
+    body, seen = new_body(section(name=SMALL, image_size=image_size), 3), []
+    body.model.conv_stem.register_forward_hook(lambda _, given, made: seen.append(len(given[0])))
+    embed(body, images(3, 20, n=65))
+    assert max(seen) == expected and sum(seen) == 65
+    for threads in (1, 16):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        whole = embedding.in_memory(body, 10_000)
+        assert whole % expected == 0 and whole // expected >= threads and (threads > 1 or whole <= 64)
+    assert embedding.in_memory(body, 5) == 5 and embedding.in_memory(new_body(section(), 1), 500) == 500
 
 
 def test_resnet12_is_as_wide_as_published_and_its_widths_are_in_its_facts():

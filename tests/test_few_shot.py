@@ -20,7 +20,7 @@ from ltdi.selection import is_ahead
 from ltdi.starts import STARTS, Prototype
 from ltdi.starts.closed_form import ClosedForm
 
-FROM_EXAMPLES = ("fresh", "shared", "prototype", "ridge")
+FROM_EXAMPLES = ("fresh", "shared", "prototype", "ridge", "adaptive_ridge")
 LEARNER = {"name": "two_layer_head", "hidden": 12, "normalise": "none", "projection": None}
 C, M, F, N = 14, 12, 8, 3
 

@@ -74,6 +74,14 @@ def test_no_change_is_the_frozen_model(learner, texts, batch):
     assert logits(learner, start, batch).equal(logits(learner, learner.space.flatten(removed), batch))
 
 
+def added(change):
+    return lambda _, args, out: out + args[0] @ change.mT
+
+
+def instead(weight, bias):
+    return lambda _, args, out: args[0] @ weight.mT + bias
+
+
 def test_it_is_the_definition(learner, texts, batch):
     """W + (alpha / r) B A put in the place of W."""
     w = random_weights(learner)
@@ -85,11 +93,9 @@ def test_it_is_the_definition(learner, texts, batch):
         for layer, module in learner.adapted:
             a, b = (tensors[f"{layer}.{module}.{part}.weight"][j] for part in ("lora_A", "lora_B"))
             change = KNOBS["alpha"] / KNOBS["rank"] * b.mT @ a
-            hook = lambda _, args, out, change=change: out + args[0] @ change.mT  # noqa: E731
-            hooks.append(encoder.linear(layer, module).register_forward_hook(hook))
+            hooks.append(encoder.linear(layer, module).register_forward_hook(added(change)))
         weight, bias = tensors["head.weight"][j], tensors["head.bias"][j]
-        hook = lambda _, args, out, weight=weight, bias=bias: args[0] @ weight.mT + bias  # noqa: E731
-        hooks.append(encoder.model.get_submodule(encoder.head).register_forward_hook(hook))
+        hooks.append(encoder.model.get_submodule(encoder.head).register_forward_hook(instead(weight, bias)))
         with torch.no_grad():
             whole = encoder.model(**encoder.tokens(texts[j * M : (j + 1) * M], L)).logits
         for hook in hooks:

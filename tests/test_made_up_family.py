@@ -44,6 +44,7 @@ REFUSING = {
         ("nearest_name", "softmax_rows", "text_ridge", "kernel_ridge", "eszsl", "conse", "icis", "ghn3"),
         "weights that hold a linear classifier",
     ),
+    "adaptive_ridge": "weights that hold a linear classifier",
     **dict.fromkeys(("reptile_names", "meta_baseline_names"), "weights that hold a linear classifier"),
     "reptile_head": "tasks made of classes",
     "reptile": "the images of its tasks",

@@ -115,7 +115,7 @@ FUNCTIONS = {
     "weight_flow": {"own": {"noise": 0.0}},
     "llo_vae": {"own": {"temperature": 0.0}},
     **dict.fromkeys(("meta_hypernetwork", "ghn3", "prototype", "ridge", "prototype_sgd"), {}),
-    **dict.fromkeys(("nearest_unit", "simpleshot", "logistic", "lda"), {}),
+    **dict.fromkeys(("adaptive_ridge", "nearest_unit", "simpleshot", "logistic", "lda"), {}),
 }
 
 

@@ -189,14 +189,16 @@ def texts(tmp_path_factory):
     reading = Reading(body, learner.encoder.digest, None, 0.5, 2, True)
     sizes = {"n_tasks": 4, "n_shot": 2, "n_query": 2, "n_fitted": 2, "seed": 0, "split": "meta_train"}
     source = TextTasks.sample(examples, reading, **sizes)
-    source.pairs = Pairs(tokens, examples.mask, torch.rand(n, generator=stream))
+    pairs = Pairs(tokens, examples.mask, torch.rand(n, generator=stream))
+    rows = (source.names, source.support, source.query, source.fitted)
     first.network.to(META)
-    return learner, source.to(META)
+    return learner, TextTasks(examples, reading, *rows, pairs=pairs).to(META)
 
 
 def test_tasks_of_texts_are_drawn_without_asking(texts):
     learner, source = texts
     stream = generator(0, "new")
+    assert source.pairs.likeness.device == META and source.take(torch.arange(2)).pairs is source.pairs
     task = source.new(source.draw(3, stream), stream, n_shot=1, n_query=2)
     assert task.context.rows.device == META and task.context.rows.shape == (3, 2, 1, 32)
     assert task.query["hidden"].device == META and task.query["hidden"].shape == (3, 4, 6, 2)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from ltdi import texts
 from ltdi.errors import InputError
-from ltdi.texts import PROMPTS, TextEncoder, embed_names, read_descriptions, sentences_of
+from ltdi.texts import PROMPTS, SentenceEncoder, embed_names, read_descriptions, sentences_of
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_a_row_of_unit_length_a_name(folder):
 
 def test_it_is_the_mean_over_the_tokens_that_are_there(folder):
     """A short sentence beside a long one is as it is alone, and as transformers' own states say."""
-    encoder = TextEncoder(folder)
+    encoder = SentenceEncoder(folder)
     both = encoder(["zebra", "a bad photo of the large green horse"])
     assert_close(both[:1], encoder(["zebra"]), rtol=1e-5, atol=1e-6)
     states = encoder.model(**encoder.tokenizer(["zebra"], return_tensors="pt")).last_hidden_state
@@ -35,7 +35,7 @@ def test_it_is_the_mean_over_the_tokens_that_are_there(folder):
 
 
 def test_prompts_are_averaged(folder):
-    encoder = TextEncoder(folder)
+    encoder = SentenceEncoder(folder)
     rows = encoder([template.format("zebra") for template in PROMPTS["photos"]])
     expected = F.normalize(rows.mean(0), dim=-1)
     assert_close(embed_names(folder, ["zebra"], prompts="photos")[0], expected, rtol=1e-5, atol=1e-6)
@@ -49,14 +49,14 @@ def test_a_description_is_one_more_sentence(folder):
 
 def test_more_names_than_are_embedded_together(folder, monkeypatch):
     monkeypatch.setattr(texts, "SENTENCES_TOGETHER", 2)
-    few = TextEncoder(folder)(["zebra", "okapi", "tapir", "dog", "cat"])
+    few = SentenceEncoder(folder)(["zebra", "okapi", "tapir", "dog", "cat"])
     monkeypatch.undo()
-    assert_close(few, TextEncoder(folder)(["zebra", "okapi", "tapir", "dog", "cat"]), rtol=1e-5, atol=1e-6)
+    assert_close(few, SentenceEncoder(folder)(["zebra", "okapi", "tapir", "dog", "cat"]), rtol=1e-5, atol=1e-6)
 
 
 def test_embeddings_are_cached_by_content(folder, monkeypatch):
     first = embed_names(folder, ["zebra"], prompts="photo")
-    monkeypatch.setattr(TextEncoder, "__call__", lambda *_: pytest.fail("embedded again"))
+    monkeypatch.setattr(SentenceEncoder, "__call__", lambda *_: pytest.fail("embedded again"))
     assert_close(embed_names(folder, ["zebra"], prompts="photo"), first, rtol=0, atol=0)
     with pytest.raises(pytest.fail.Exception):
         embed_names(folder, ["zebra"], prompts="name")
@@ -70,7 +70,7 @@ def test_a_projection_onto_images_is_used_where_there_is_one(tmp_path):
     write_encoder(tmp_path)
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=6)
     transformers.CLIPModel(config).save_pretrained(tmp_path)
-    assert TextEncoder(tmp_path)(["zebra", "okapi"]).shape == (2, 6)
+    assert SentenceEncoder(tmp_path)(["zebra", "okapi"]).shape == (2, 6)
 
 
 # --- mistakes
@@ -85,7 +85,7 @@ def test_importing_the_package_imports_no_transformers():
 def test_a_missing_package_is_one_line(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"^[^\n]*not installed; pip install 'ltdi\[names\]'$"):
-        TextEncoder(folder)
+        SentenceEncoder(folder)
 
 
 def test_bad_input_is_one_line(folder, tmp_path):
@@ -93,7 +93,7 @@ def test_bad_input_is_one_line(folder, tmp_path):
         with pytest.raises(InputError, match=f"^[^\n]*{expected}[^\n]*$"):
             what()
 
-    refused(lambda: TextEncoder(tmp_path / "nothing"), "nothing: no text encoder")
+    refused(lambda: SentenceEncoder(tmp_path / "nothing"), "nothing: no text encoder")
     refused(lambda: embed_names(folder, ["zebra"], prompts="poem"), "prompts = 'poem' are unknown; allowed: name")
     refused(lambda: embed_names(folder, ["zebra", " "], prompts="name"), "name is empty")
     refused(lambda: read_descriptions(tmp_path / "none.tsv"), "no such file")

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ltdi import ranks
+from ltdi.bodies.base import Body
 from ltdi.datasets.reading import Streamed
 from ltdi.devices import precision, side_by_side
 from ltdi.memory import check_fits
 from ltdi.seeding import generator
 
 LARGE = 64
-"""Images at once through a body that has a size for them: those are large."""
-
-SMALL = 16
-"""Others at once on a thread of a processor: what the first layers make of more leaves its cache."""
+"""Images in memory at once for a body that has a size for them: those are large."""
 
 
 def _quietly(rows: Iterable, **shown: Any) -> Iterable:
@@ -39,7 +37,7 @@ def embed(
         parts = [part.cpu() for part in embedded(body, images, batch=batch, follow=follow, name=name)]
         return torch.cat(parts).unflatten(0, images.shape[:-3])
     flat = images if isinstance(images, Streamed) else images.flatten(0, -4)
-    batch = _at_once(body, batch)
+    batch = in_memory(body, batch)
 
     def work(first: int) -> Tensor:
         return embed_there(body, torch.as_tensor(flat[first : first + batch]), batch=batch).cpu()
@@ -48,8 +46,16 @@ def embed(
     return torch.cat(parts).unflatten(0, images.shape[:-3])
 
 
-def _at_once(body: nn.Module, batch: int) -> int:
-    return min(batch, LARGE) if getattr(body, "image_size", None) else batch
+def in_memory(body: nn.Module, batch: int) -> int:
+    """How many images are in memory at once: of large ones whole passes, one for each thread at least."""
+    if not getattr(body, "image_size", None):
+        return batch
+    images = _images_a_pass(body)
+    return min(batch, images * max(LARGE // images, torch.get_num_threads()))
+
+
+def _images_a_pass(body: nn.Module) -> int:
+    return getattr(body, "images_a_pass", Body.images_a_pass)
 
 
 @torch.no_grad()
@@ -58,8 +64,8 @@ def embedded(
 ) -> Iterator[Tensor]:
     """The same as parts (M, F) on the body's device."""
     device, work = _ready(body)
-    batch = _at_once(body, batch)
-    together = SMALL if device.type == "cpu" and batch > LARGE else batch
+    batch = in_memory(body, batch)
+    together = _images_a_pass(body) if device.type == "cpu" else batch
     flat = images if isinstance(images, Streamed) else images.flatten(0, -4)
     starts = [{"image": first} for first in range(0, len(flat), batch)]
     for row in follow(starts, name=name, total=len(starts), show="image"):
@@ -86,7 +92,8 @@ def _through(body: nn.Module, number: torch.dtype, images: Tensor) -> Tensor:
 
 def embed_there(body: nn.Module, images: Tensor, *, batch: int = 1000) -> Tensor:
     """``embed``, the features (..., F) on the body's device."""
-    if images.dim() == 4 and len(images) <= min(batch, SMALL):  # at once: one is asked about more often than many
+    # at once: one is asked about more often than many
+    if images.dim() == 4 and len(images) <= min(batch, _images_a_pass(body)):
         device, work = _ready(body)
         return work(images.to(device))
     first, *more = embedded(body, images, batch=batch)

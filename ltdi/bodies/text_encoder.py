@@ -7,7 +7,8 @@ from ltdi.errors import InputError
 
 
 class TextEncoder(nn.Module):
-    """
+    """The body of runs of adapters, which keep no weights of it: ``ltdi.encoder`` reads them when they are asked for.
+
     Args:
         body: a folder of transformers, or a name on the hub.
         digest: that its weights must have; "" for any.

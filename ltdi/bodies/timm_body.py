@@ -19,6 +19,12 @@ from ltdi.errors import InputError
 PREFIX = "timm/"
 HUB = "hub"
 
+CACHED = 12 * 2**20
+"""Bytes of a layer's outputs that stay in a processor's cache until the next one reads them."""
+
+BYTES_A_PIXEL = 96
+"""What the widest layer makes of a pixel: 96 channels at half the side in MobileNetV2 and EfficientNet."""
+
 
 class TimmBody(Body):
     """Images (M, 3, height, width) or (M, 1, height, width), uint8 or in [0, 1], -> pooled features (M, F).
@@ -51,6 +57,7 @@ class TimmBody(Body):
         config = timm.data.resolve_model_data_config(self.model)
         self.name = name
         self.image_size = image_size or config["input_size"][-1]
+        self.images_a_pass = max(16, min(64, CACHED // (BYTES_A_PIXEL * self.image_size**2)))
         self.interpolation = config["interpolation"] if config["interpolation"] == "bicubic" else "bilinear"
         self.width = self.model.num_features
         # knowledge of the model's, not weights: they stay out of its file

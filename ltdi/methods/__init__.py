@@ -7,6 +7,7 @@ import torch
 
 from ltdi.errors import InputError
 from ltdi.learner import Classifier
+from ltdi.methods.adaptive_ridge import AdaptiveRidge
 from ltdi.methods.base import Method
 from ltdi.methods.conse import Conse
 from ltdi.methods.eszsl import Eszsl
@@ -73,6 +74,7 @@ METHODS: dict[str, type[Method]] = {
 CONTROLS: dict[str, type[Method]] = {
     "prototype": Prototype,
     "ridge": Ridge,
+    "adaptive_ridge": AdaptiveRidge,
     "head_sgd": HeadSgd,
     "prototype_sgd": PrototypeSgd,
     "mean_head": MeanHead,

@@ -30,7 +30,7 @@ from ltdi.store import Cache
 from ltdi.text_examples import Examples
 from ltdi.text_pairs import Pairs, some_pairs
 from ltdi.text_tasks import Reading, TextTasks
-from ltdi.texts import text_encoder
+from ltdi.texts import sentence_encoder
 
 SPLITS = ("meta_train", "meta_val", "meta_test")
 # queries of these are of the part of a data set that it keeps apart
@@ -179,6 +179,6 @@ def _apart(encoder: Encoder, texts: list[str]) -> Tensor:
     cache, key = Cache("texts"), name_of("apart", encoder.digest, texts, code=("ltdi.texts",))
     if found := cache.find(key):
         return found[1]["texts"]
-    unit = text_encoder(encoder.name)(texts)
+    unit = sentence_encoder(encoder.name)(texts)
     cache.keep(key, {"texts": unit}, {})
     return unit

@@ -6,15 +6,16 @@ from typing import Any
 from torch import Tensor
 
 from ltdi.learner import Learner
+from ltdi.starts.adaptive_ridge import AdaptiveRidge
 from ltdi.starts.base import Start
 from ltdi.starts.closed_form import Prototype, Ridge
 from ltdi.starts.described import KernelRidge, SoftmaxRows, TextRidge
 from ltdi.starts.gaussian import Fresh, Shared
 from ltdi.starts.joint import Joint
 
-STARTS: dict[str, type[Start]] = {
-    start.kind: start for start in (Fresh, Shared, Joint, Prototype, Ridge, SoftmaxRows, TextRidge, KernelRidge)
-}
+OF_EXAMPLES = (Fresh, Shared, Joint, Prototype, Ridge, AdaptiveRidge)
+OF_NAMES = (SoftmaxRows, TextRidge, KernelRidge)
+STARTS: dict[str, type[Start]] = {start.kind: start for start in (*OF_EXAMPLES, *OF_NAMES)}
 
 
 def start_of(learner: Learner, tensors: dict[str, Tensor], values: dict[str, Any]) -> Start:

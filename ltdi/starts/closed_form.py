@@ -27,7 +27,8 @@ def prototype_weights(learner: Classifier, means: Tensor, temperature: Scalar) -
 
 
 def ridge_weights(learner: Classifier, context: Context, penalty: Scalar, temperature: Scalar) -> Tensor:
-    """Ridge regression of ±1 labels on the centred rows as weights (B, D) (Bertinetto et al. 2019), logits times τ.
+    """Ridge regression of ±1 labels on the centred rows as weights (B, D) (Bertinetto et al. 2019), logits times τ; the
+    penalty and τ a number, or one a task (B,).
 
     Solved in the space of the N·K rows, which are fewer than features.
     """
@@ -38,10 +39,13 @@ def ridge_weights(learner: Classifier, context: Context, penalty: Scalar, temper
     offset = masked_mean(y, there)[:, None]
     # a row that is not there is a row of zeros, which moves nothing
     x, y = (x - centre) * there[..., None], (y - offset) * there[..., None]
+    penalty, temperature = (
+        each[:, None, None] if isinstance(each, Tensor) and each.dim() else each for each in (penalty, temperature)
+    )
     alpha = torch.linalg.solve(x @ x.mT + penalty * torch.eye(N * K, dtype=x.dtype, device=x.device), y)
     weight = alpha.mT @ x
-    bias = offset.squeeze(1) - (weight @ centre.mT).squeeze(-1)
-    return learner.linear(temperature * weight, temperature * bias)
+    bias = offset.mT - weight @ centre.mT
+    return learner.linear(temperature * weight, (temperature * bias).squeeze(-1))
 
 
 @torch.no_grad()

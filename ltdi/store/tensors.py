@@ -68,7 +68,8 @@ def read_tensors(path: str | Path, *, kind: str | Schema) -> tuple[dict[str, Ten
     path, schema = existing(path), Schema.of(kind)
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
             header = header_of((file.metadata() or {}).get("ltdi", "null"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise schema.refuse(path, f"not a whole safetensors file ({' '.join(str(error).split())})") from error

@@ -1,0 +1,104 @@
+"""The images that a user names: folders, files or arrays, read as the run's own; their features, and what these say of
+a task."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ltdi.classes import context_of
+from ltdi.datasets import different, find_images
+from ltdi.errors import InputError
+from ltdi.extractor import FeatureExtractor
+from ltdi.tasks import Context
+
+IMAGES_TOGETHER = 1000
+"""How many images are in memory at a time."""
+
+Picture = str | Path | np.ndarray | Image.Image
+"""An image file, or an image in memory as a file would show it: (H, W) or (H, W, 3) uint8."""
+
+Pictures = str | Path | Sequence[Picture] | Tensor
+"""Images: a folder, a file, several of them, or a tensor uint8 (M, channels, size, size) as the run's own images
+are."""
+
+
+def by_folder(task: Path, at_least: int = 2) -> dict[str, list]:
+    """The image files of each class: a folder that holds a folder for each.
+
+    Raises:
+        InputError: there are fewer than ``at_least``, or an image lies in no class's folder.
+    """
+    by_class: dict[str, list] = {}
+    for name, file in find_images(task).items():
+        by_class.setdefault(name.rpartition("/")[0], []).append(file)
+    if "" in by_class:
+        raise InputError(f"{by_class[''][0]} lies in no class's folder; move it into one")
+    if task.is_dir():
+        if broken := sorted(each for each in task.iterdir() if each.is_symlink() and not each.exists()):
+            raise InputError(f"{broken[0]}: a link that leads nowhere; remove it, or put the class's images there")
+        filled = {name.split("/")[0] for name in by_class}
+        others = (each for each in task.iterdir() if each.name not in filled and not each.name.startswith("."))
+        if empty := sorted(each for each in others if each.is_dir()):
+            raise InputError(f"{empty[0]} holds no image that is read (PNG, JPEG, WebP, BMP, TIFF, GIF)")
+    if different(by_class) < len(by_class):
+        raise InputError(f"{task}: two classes have names that look the same; rename one")
+    if len(by_class) < at_least:
+        more = "two or more" if at_least > 1 else "one or more"
+        raise InputError(f"{task} holds images of {len(by_class)} classes; give {more}, each in a folder of its own")
+    return by_class
+
+
+def listed_of(pictures: Pictures) -> Sequence[Any] | Tensor:
+    """One item an image; a folder's in the order of their names.
+
+    Raises:
+        InputError: there is no such file, and no folder with images.
+    """
+    if isinstance(pictures, Tensor):
+        return pictures
+    listed: list[Any] = []
+    for each in [pictures] if isinstance(pictures, str | Path) else pictures:
+        if not isinstance(each, str | Path):
+            listed.append(each)
+            continue
+        place = Path(each)
+        files = [place] if place.is_file() else list(find_images(place).values())
+        if not files:
+            raise InputError(f"{place}: no such file, and no folder with images; name images or folders of them")
+        listed += files
+    return listed
+
+
+def images_of(extractor: FeatureExtractor, listed: Sequence[Any] | Tensor) -> Tensor:
+    """uint8 (M, channels, size, size)"""
+    if isinstance(listed, Tensor):
+        if listed.dtype != torch.uint8 or listed.dim() != 4:
+            raise InputError(
+                f"a tensor of {tuple(listed.shape)} {listed.dtype}; images are uint8 (M, channels, height, width)"
+            )
+        return listed.to(extractor.device)
+    if not len(listed):
+        raise InputError("a class without images; give one or more")
+    return extractor.read(listed)
+
+
+def embedded(extractor: FeatureExtractor, listed: Sequence[Any] | Tensor) -> Tensor:
+    """Features (M, F) of images, a part of these in memory at a time."""
+    parts = range(0, len(listed), IMAGES_TOGETHER)
+    return torch.cat([extractor(images_of(extractor, listed[first : first + IMAGES_TOGETHER])) for first in parts])
+
+
+def context_of_unequal(rows: Sequence[Tensor], images: Sequence[Tensor] | None = None) -> Context:
+    """What rows (K_n, F), and images where they are there, of each class say of one task."""
+    shots = torch.tensor([len(each) for each in rows], device=rows[0].device)
+    mask = torch.arange(int(shots.max()), device=shots.device) < shots[None, :, None]
+
+    def padded(by_class: Sequence[Tensor]) -> Tensor:
+        return nn.utils.rnn.pad_sequence(list(by_class), batch_first=True)[None]
+
+    return context_of(padded(rows), None if bool(mask.all()) else mask, None if images is None else padded(images))
