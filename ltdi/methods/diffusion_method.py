@@ -14,7 +14,7 @@ from ltdi.diffusion.schedule import SCHEDULES
 from ltdi.errors import InputError
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import ReptileTrained, of_unit_size
-from ltdi.reptile import Phi, called, weighted
+from ltdi.reptile import OWN, Phi, called, weighted
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task, TaskSource, batches
@@ -52,8 +52,7 @@ class DiffusionMethod(ReptileTrained):
     # -- the chain ---------------------------------------------------------------------------------
 
     def epsilon(self, phi: Phi, x_t: Tensor, t: Tensor, task: Mapping[str, Any]) -> Tensor:
-        """ε_φ(x_t, t, c) (B, D) with parameters φ of the denoiser, or its own for none; ``task`` is what ``_known``
-        says."""
+        """ε_φ(x_t, t, c) (B, D) with the denoiser's parameters φ; ``task`` is what ``_known`` says."""
         channels = [x_t]
         if self.diffusion.gradient_input:
             channels.append(self._example_gradient(x_t, task))
@@ -88,7 +87,7 @@ class DiffusionMethod(ReptileTrained):
     def _states(self, task: Mapping[str, Any], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """What the sampler yields on its way; all tasks share the noise."""
         x_T, noise = self._draw_noise(task["centre"][:1], generator, last=True)
-        epsilon = partial(self.epsilon, {}, task=task)
+        epsilon = partial(self.epsilon, OWN, task=task)
         return sampler.chain(self.process, epsilon, x_T.expand_as(task["centre"]), noise)
 
     def _known(self, context: Context, centre: Tensor) -> dict[str, Any]:
@@ -178,7 +177,7 @@ class DiffusionMethod(ReptileTrained):
                 times = torch.full_like(batch["t"], t)
                 i = self.process.target(times)
                 x_t = self.process.sample(_pick(batch["points"], i), times, i, batch["noise"])
-                epsilon = self.epsilon({}, x_t, times, batch)
+                epsilon = self.epsilon(OWN, x_t, times, batch)
                 loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights")
                 losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
         return {name: torch.cat(values).mean().item() for name, values in sorted(losses.items())}
