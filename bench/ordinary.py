@@ -50,8 +50,8 @@ class Ordinary:
             labels = torch.arange(len(names)).repeat_interleave(torch.tensor([len(each) for each in asked]))
             return ((torch.cat(asked) @ weight.T + bias).argmax(1).cpu() == labels).float().mean().item()
 
-        scores = [sum(right(i, c) for i in range(len(by_domain))) for c in CS]
-        return cls(learner, *_fitted(learner, by_domain, names, CS[scores.index(max(scores))]))
+        best = max(CS, key=lambda c: sum(right(i, c) for i in range(len(by_domain))))
+        return cls(learner, *_fitted(learner, by_domain, names, best))
 
 
 def _fitted(

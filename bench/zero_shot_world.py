@@ -138,8 +138,7 @@ def said_of_images(method: Method, source: DescribedTasks, seed: int, images: in
     classes = torch.arange(len(source.of))
     w = method.generate(source.of.context(classes[None]), generator=generator(seed, "noise"))
     places = source.of.rows_of(classes[None], torch.arange(images).expand(1, len(classes), -1))
-    rows = source.of.features[places]
-    rows = rows if source.of.seen is None else source.of.seen(rows)
+    rows = source.of.mapped(source.of.features[places])
     logits = linear_classifier(method.learner, "a picture").logits(w, rows.flatten(1, 2))
     return logits[0].softmax(-1).unflatten(0, (len(classes), images))
 

@@ -16,7 +16,7 @@ from ltdi.learner import Batch, Learner, Loss, WrittenOut
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class TrainingPath:
     """Weights (B, P, D) after each recorded step, in the order of training, the loss at each (B, P) and, where it costs
     nothing, the score on the same batch (B, P)."""
 
@@ -50,7 +50,7 @@ def adapt(
     lr: float,
     record: Sequence[int],
     sam: float = 0.0,
-) -> Path:
+) -> TrainingPath:
     """Train weights w (B, D) for ``max(record)`` steps, one item of ``batches`` a step.
 
     ``record`` holds the steps, in rising order, after which the weights are kept; 0 is the start.
@@ -77,7 +77,7 @@ def adapt(
             v = torch.lerp(g.square(), v, 0.999)
             g = m / (1 - 0.9 ** (step + 1)) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
         w = w - lr * g
-    return Path(torch.stack(weights, 1), torch.stack(losses, 1))
+    return TrainingPath(torch.stack(weights, 1), torch.stack(losses, 1))
 
 
 def train(
@@ -90,7 +90,7 @@ def train(
     record: Sequence[int],
     sam: float = 0.0,
     products: torch.dtype | None = None,
-) -> Path:
+) -> TrainingPath:
     """``adapt`` of a learner's loss: the same path but for rounding, in place, where the gradient is written out. Then
     products of matrices may be in another format than ``w``: of a path that autograd finds, ``products`` is no part."""
     with torch.no_grad():
@@ -112,7 +112,7 @@ def train(
             if sam > 0:
                 _at_the_worst_neighbour(written, sam)
             update()
-    return Path(torch.stack(weights, 1), torch.stack(losses, 1), torch.stack(scores, 1))
+    return TrainingPath(torch.stack(weights, 1), torch.stack(losses, 1), torch.stack(scores, 1))
 
 
 def _in_place(optimizer: str, written: WrittenOut, lr: float) -> Callable[[], object]:

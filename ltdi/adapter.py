@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ltdi.adaptation import adapt
-from ltdi.artefacts import load_start, names
+from ltdi.artefacts import load_start, method_of_run
 from ltdi.datasets.texts import ENDINGS, PARTS, read_text_set
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
@@ -35,12 +35,7 @@ class AdapterRun:
     def __init__(self, data: Path, *, method: str = "") -> None:
         deterministic()
         self.data, self.device = data, device()
-        if not (data / "model" / "methods").is_dir():
-            raise InputError(f"{data}: no finished run; run `dvc repro`, or name a run's data folder")
-        trained, controls = names(data)
-        self.name = method or trained
-        if self.name not in (trained, *controls):
-            raise InputError(f"--method {method} is not in {data}; allowed: {', '.join((trained, *controls))}")
+        self.name = method_of_run(data, method)
         facts = load_start(data, self.device)[2]
         if facts["source"] != "texts":
             raise InputError(f"{data}: a run of {facts['scenario']}, and adapters are of the scenario adapters")

@@ -156,6 +156,20 @@ def read_weights(folder: Path) -> list[tuple[Tensor, dict[str, Tensor]]]:
     return found
 
 
+def method_of_run(data: Path, method: str = "") -> str:
+    """The method of a finished run that is meant: ``method``, or the trained one where none is named.
+
+    Raises:
+        InputError: the folder holds no finished run, or not that method.
+    """
+    if not (data / "model" / "methods").is_dir():
+        raise InputError(f"{data}: no finished run; run `dvc repro`, or name a run's data folder")
+    trained, controls = names(data)
+    if (method or trained) not in (trained, *controls):
+        raise InputError(f"--method {method} is not in {data}; allowed: {', '.join((trained, *controls))}")
+    return method or trained
+
+
 def names(data: Path) -> tuple[str, list[str]]:
     """The method of a run and its controls.
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.artefacts import load_sources, load_start, load_trajectories, names
+from ltdi.artefacts import load_sources, load_start, load_trajectories, method_of_run
 from ltdi.bodies import read_body
 from ltdi.console import say_fewer
 from ltdi.devices import deterministic, device
@@ -131,15 +131,11 @@ def audit_run(data: Path, *, method: str = "", n_tasks: int = 500, seed: int = 0
 
 
 def _read(data: Path, method: str, where: torch.device) -> Method:
-    if not (data / "model" / "methods").is_dir():
-        raise InputError(f"{data}: no finished run; run `dvc repro`, or name a run's data folder")
-    trained, controls = names(data)
-    if (method or trained) not in (trained, *controls):
-        raise InputError(f"--method {method} is not in {data}; allowed: {', '.join((trained, *controls))}")
+    name = method_of_run(data, method)
     # adapters hold their frozen model themselves
     of_images = load_start(data)[2]["source"] != "texts"
     body = read_body(data / "body" / "body.safetensors") if of_images else None
-    return read_method(data / "model" / "methods", method or trained, body, where)
+    return read_method(data / "model" / "methods", name, body, where)
 
 
 def _evenly(n_tasks: int) -> tuple[Tensor, ...]:

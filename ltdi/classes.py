@@ -82,6 +82,10 @@ class Classes:
         first, counts, chosen = self.first[classes][..., None], self.counts[classes][..., None], chosen.clamp_min(0)
         return first + chosen if self.n_views == 1 else chosen // counts * self.n_rows + first + chosen % counts
 
+    def mapped(self, rows: Tensor) -> Tensor:
+        """Rows of features (…, F) as tasks have them."""
+        return rows if self.seen is None else self.seen(rows)
+
     @cached_property
     def name(self) -> str:
         """Equal for equal features, seen in the same way."""
@@ -89,8 +93,7 @@ class Classes:
 
     def means(self) -> Tensor:
         """Of all of a class's rows but the copies (C, F)."""
-        rows = self.features[: self.n_rows]
-        rows = rows if self.seen is None else self.seen(rows)
+        rows = self.mapped(self.features[: self.n_rows])
         if bool((self.counts == self.counts[0]).all()):
             return rows.unflatten(0, (len(self), -1)).mean(1)
         of_row = torch.arange(len(self)).repeat_interleave(self.counts).to(rows.device)
@@ -152,7 +155,7 @@ class ClassTasks:
     def by_class(self) -> Iterator[Tensor]:
         """The rows (M, F) of each class, as tasks have them, without the copies."""
         for rows in self.of.features[: self.of.n_rows].split(self.of.counts.tolist()):
-            yield rows if self.of.seen is None else self.of.seen(rows)
+            yield self.of.mapped(rows)
 
     def draw(self, n_tasks: int, stream: torch.Generator, *, n_way: int | None = None) -> Tensor:
         """The classes (n_tasks, N)."""
@@ -199,9 +202,8 @@ class ClassTasks:
 
     @classmethod
     def from_table(cls, of: Classes, table: pd.DataFrame) -> Self:
-        classes, support, query = (
-            torch.from_numpy(np.stack(list(table[key]))) for key in ("classes", "support", "query")
-        )
+        columns = (table[key] for key in ("classes", "support", "query"))
+        classes, support, query = (torch.from_numpy(np.stack(list(column))) for column in columns)
         N = classes.shape[1]
         support, query = (each.unflatten(1, (N, each.shape[1] // N)) for each in (support, query))
         return cls(of, classes, support, query)
@@ -239,8 +241,7 @@ class ClassTasks:
         device, there = self.of.features.device, chosen >= 0
         places = self.of.rows_of(classes, chosen).to(device)
         images = None if self.of.images is None else self.of.images[places]
-        rows = self.of.features[places]
-        rows = rows if self.of.seen is None else self.of.seen(rows)
+        rows = self.of.mapped(self.of.features[places])
         return rows, None if bool(there.all()) else there.to(device), images
 
     def _query(self, classes: Tensor, chosen: Tensor) -> dict[str, Tensor]:

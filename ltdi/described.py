@@ -38,9 +38,7 @@ class DescribedClasses(Classes):
 
     def means(self) -> Tensor:
         """What is known of each class (C, F): its row of a trained classifier, or the mean of its images."""
-        if self.rows is None:
-            return super().means()
-        return self.rows if self.seen is None else self.seen(self.rows)
+        return super().means() if self.rows is None else self.mapped(self.rows)
 
     def context(self, classes: Tensor) -> Context:
         """What the names of classes (B, N) say of tasks: K = 1 row each."""

@@ -146,5 +146,4 @@ def told(best: Joining, scores: Mapping[Joining, float]) -> str:
 
 def _rows(of: DescribedClasses, classes: Tensor, chosen: Tensor) -> Tensor:
     """Features (B, N, K, F) as tasks have them; what −1 stands for has no meaning."""
-    rows = of.features[of.rows_of(classes, chosen).to(of.features.device)]
-    return rows if of.seen is None else of.seen(rows)
+    return of.mapped(of.features[of.rows_of(classes, chosen).to(of.features.device)])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ltdi.metrics import accuracy
@@ -128,9 +129,7 @@ class Classifier(Learner):
 
     def loss(self, w: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy over the inputs that are there."""
-        logits, labels = self.logits(w, batch["inputs"]), batch["labels"]
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        return losses.unflatten(0, labels.shape).sum(1) / (labels >= 0).sum(1)
+        return cross_entropy(self.logits(w, batch["inputs"]), batch["labels"])
 
     def score(self, w: Tensor, batch: Batch) -> Tensor:
         """The share of the inputs that are labelled rightly."""
@@ -139,6 +138,13 @@ class Classifier(Learner):
 
 ABSENT = -100
 """The label of an input that is not there, where classes have unequal numbers; cross-entropy leaves it out."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """logits (B, M, N), labels (B, M), ``ABSENT`` for an input that is not there -> the mean over the others, a task
+    (B,)."""
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=ABSENT)
+    return losses.unflatten(0, labels.shape).sum(1) / (labels >= 0).sum(1)
 
 
 def map_batch(fn: Callable[[Tensor], Tensor], batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def joined() -> Iterator[None]:
 
 
 def mine(items: Iterable[T]) -> Iterator[T]:
-    """Every so manyth."""
+    """This process's share: of as many processes as there are, each takes every so many-th."""
     return islice(items, rank(), None, size())
 
 

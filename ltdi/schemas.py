@@ -7,7 +7,7 @@ from pydantic import Field
 from ltdi.store import Facts, Schema
 
 SPLITS = ("meta_train", "meta_val", "meta_test")
-N_CLASSES = 2
+FEWEST_CLASSES = 2
 """The fewest that there is anything to tell apart of."""
 
 Count = Annotated[int, Field(ge=1)]
@@ -153,7 +153,7 @@ RESULTS = Schema("metrics", Results)
 
 
 class OfHead(Facts):
-    classes: Annotated[list[Name], Field(min_length=N_CLASSES)]
+    classes: Annotated[list[Name], Field(min_length=FEWEST_CLASSES)]
     shots: list[Annotated[int, Field(ge=0, le=10**9)]]
     method: Name
     seed: int = 0

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdi.adaptation import Path, train
+from ltdi.adaptation import TrainingPath, train
 from ltdi.devices import side_by_side
 from ltdi.errors import InputError
 from ltdi.learner import Batch, Learner
@@ -136,7 +136,7 @@ def _path(
     augment: bool,
     length: int,
     how: dict[str, Any],
-) -> tuple[Path, Tensor]:
+) -> tuple[TrainingPath, Tensor]:
     """Of these tasks from w (B, D), and the scores of its points on everything there is of them (B, P)."""
     everything, context = source.fitted_on(tasks), source.context(tasks)
     if fit_on == "rows" and context.known is not None:
@@ -170,7 +170,7 @@ def _batches(source: TaskSource, tasks: Tensor, everything: Batch, fit_on: str, 
     return repeat(everything)
 
 
-def _straight(start: Start, w: Tensor, context: Context, everything: Batch, length: int) -> Path:
+def _straight(start: Start, w: Tensor, context: Context, everything: Batch, length: int) -> TrainingPath:
     """From w (B, D) to weights that there are already, at even steps."""
     ends = start.ends(context)
     if ends is None:
@@ -181,4 +181,4 @@ def _straight(start: Start, w: Tensor, context: Context, everything: Batch, leng
     weights = torch.stack([torch.lerp(w, ends, j / (length - 1)) for j in range(length)], 1)
     with torch.no_grad():
         losses = torch.stack([start.learner.loss(weights[:, j], everything) for j in range(length)], 1)
-    return Path(weights, losses)
+    return TrainingPath(weights, losses)

@@ -14,7 +14,6 @@ from ltdi.errors import InputError
 from ltdi.learners import LinearHead
 from ltdi.methods import build
 from ltdi.methods.base import scores
-from ltdi.methods.eszsl import eszsl
 from ltdi.methods.saved import read_method, write_method
 from ltdi.seeding import generator
 from ltdi.starts import STARTS, start_of
@@ -156,26 +155,17 @@ def test_kernel_ridge_is_the_plain_solution_and_of_known_classes_that_on_the_oth
         assert_close(found[task], plain(kept, table.texts[classes]), rtol=1e-3, atol=1e-4)
 
 
-def test_eszsl_solves_its_equation():
-    stream = generator(0, "eszsl")
-    x, s = (torch.randn(size, generator=stream, dtype=torch.double) for size in ((30, 6), (5, 4)))
-    y = 2 * F.one_hot(torch.arange(30) % 5).double() - 1
-    v = eszsl(x.mT @ x, x.mT @ y, s, 0.7, 0.2)
-    left, right = x.mT @ x + 0.7 * torch.eye(6), s.mT @ s + 0.2 * torch.eye(4)
-    assert_close(left @ v @ right, x.mT @ y @ s)
-    # the same as one linear system in vec(V)
-    plain = torch.linalg.solve(torch.kron(left, right), (x.mT @ y @ s).flatten()).unflatten(0, (6, 4))
-    assert_close(v, plain)
-
-
-def test_eszsl_of_a_world_is_that_of_its_images(world):
+def test_eszsl_solves_its_equation(world):
+    """(XᵀX + γI) V (SᵀS + λI) = XᵀYS, as one linear system in vec(V)."""
     method = world.prepared("eszsl")
     of, texts = world.train.of, F.normalize(world.train.of.texts, dim=-1).double()
     x = (of.features - of.means().mean(0)).double()
     y = 2 * F.one_hot(torch.arange(60).repeat_interleave(10)).double() - 1
     gram, right = x.mT @ x, texts.mT @ texts
     gamma, lam = (knob * matrix.trace() / len(matrix) for knob, matrix in zip(method.knobs, (gram, right)))
-    expected = eszsl(gram, x.mT @ y, texts, gamma, lam).float()
+    left, right = gram + gamma * torch.eye(len(gram)), right + lam * torch.eye(len(right))
+    vec = torch.linalg.solve(torch.kron(left, right), (x.mT @ y @ texts).flatten())
+    expected = vec.unflatten(0, method.bilinear.shape).float()
     assert_close(method.bilinear, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 

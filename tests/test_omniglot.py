@@ -26,7 +26,7 @@ def write_png(path, value=255):
 @pytest.fixture
 def small_omniglot(tmp_path, monkeypatch):
     """Three characters in one half and two in the other, two drawings each, read by a loader that expects so many."""
-    monkeypatch.setattr(omniglot, "N_CLASSES", {"images_background": 3, "images_evaluation": 2})
+    monkeypatch.setattr(omniglot, "CHARACTERS", {"images_background": 3, "images_evaluation": 2})
     monkeypatch.setattr(omniglot, "N_IMAGES", 2)
     monkeypatch.setattr(omniglot, "SPLIT_SIZES", (2, 1, 2))
     for half, alphabet, n_classes in (("images_background", "Alpha", 3), ("images_evaluation", "Beta", 2)):

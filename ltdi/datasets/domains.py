@@ -27,7 +27,7 @@ def _glyphs(root: Path, download: bool) -> Found:
 def _omniglot(root: Path, download: bool) -> Found:
     """Both halves as splits: "train" is images_background, "test" images_evaluation."""
     halves = omniglot.files(root, download=download)
-    return {split: dict(halves[half]) for split, half in zip(("train", "test"), omniglot.N_CLASSES)}
+    return {split: dict(halves[half]) for split, half in zip(("train", "test"), omniglot.CHARACTERS)}
 
 
 def _mini_imagenet(root: Path, download: bool) -> Found:

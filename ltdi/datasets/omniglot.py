@@ -15,11 +15,11 @@ from ltdi.errors import InputError
 from ltdi.seeding import generator
 
 SIZE = 28
-N_CLASSES = {"images_background": 964, "images_evaluation": 659}
+CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 N_IMAGES = 20
 SPLIT_SIZES = (800, 400, 423)  # of SPLITS
 HOW_TO_GET = (
-    f"put {' and '.join(N_CLASSES)} there, as folders or as .zip files "
+    f"put {' and '.join(CHARACTERS)} there, as folders or as .zip files "
     "(https://github.com/brendenlake/omniglot, folder python)"
 )
 
@@ -47,7 +47,7 @@ def files(root: Path, *, download: bool = False) -> dict[str, dict[str, list]]:
     if download and _find(root) is None:
         _download(root)
     home = locate(root)
-    return {half: _classes(home / half) for half in N_CLASSES}
+    return {half: _classes(home / half) for half in CHARACTERS}
 
 
 def locate(root: Path) -> Path:
@@ -64,7 +64,7 @@ def locate(root: Path) -> Path:
 
 def _find(root: Path) -> Path | None:
     for home in (root, root / "omniglot-py"):
-        if all(_exists(home / half) for half in N_CLASSES):
+        if all(_exists(home / half) for half in CHARACTERS):
             return home
     return None
 
@@ -74,7 +74,7 @@ def _exists(half: Path) -> bool:
 
 
 def _missing(root: Path) -> str:
-    absent = [half for half in N_CLASSES if not (_exists(root / half) or _exists(root / "omniglot-py" / half))]
+    absent = [half for half in CHARACTERS if not (_exists(root / half) or _exists(root / "omniglot-py" / half))]
     what = " and no ".join(absent or ["folder with both halves of Omniglot"])
     return f"no {what} in {root} or {root / 'omniglot-py'}; {HOW_TO_GET}, or allow the download"
 
@@ -94,9 +94,9 @@ def _classes(half: Path) -> dict[str, list]:
     classes = defaultdict(list)
     for name, path in find_images(half).items():
         classes[name.rpartition("/")[0]].append(path)
-    if len(classes) != N_CLASSES[half.name]:
+    if len(classes) != CHARACTERS[half.name]:
         raise InputError(
-            f"{half} (folder or .zip) holds {len(classes)} characters, Omniglot has {N_CLASSES[half.name]} there "
+            f"{half} (folder or .zip) holds {len(classes)} characters, Omniglot has {CHARACTERS[half.name]} there "
             f"as {half.name}/<alphabet>/<character>/*.png; get it again"
         )
     for name, paths in classes.items():

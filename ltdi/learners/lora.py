@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from ltdi.encoder import N_CLASSES, read_encoder
 from ltdi.errors import InputError
-from ltdi.learner import Batch, Learner
+from ltdi.learner import Batch, Learner, cross_entropy
 from ltdi.metrics import accuracy
 from ltdi.weights import WeightSpace
 
@@ -160,9 +160,7 @@ class Lora(Learner):
 
     def loss(self, w: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy over the inputs that are there."""
-        logits, labels = self.logits(w, batch["hidden"], batch["mask"]), batch["labels"]
-        losses = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        return losses.unflatten(0, labels.shape).sum(1) / (labels >= 0).sum(1)
+        return cross_entropy(self.logits(w, batch["hidden"], batch["mask"]), batch["labels"])
 
     def score(self, w: Tensor, batch: Batch) -> Tensor:
         """The share of the inputs that are labelled rightly; as many tasks at once as memory holds."""

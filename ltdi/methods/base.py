@@ -62,11 +62,12 @@ class Method(nn.Module):
         """What is chosen on meta-val once meta-training has ended. Default: nothing."""
 
     def refit(self, train: TaskSource) -> None:
-        """Of ``prepare``, what is learned of classes is learned anew, of these; what was chosen stays. Default:
-        nothing is learned of them."""
+        """Learn again, from these tasks' classes, what ``prepare`` learned from classes; what was chosen on meta-val
+        stays. Default: nothing."""
 
     def choose_as(self, other: "Method") -> None:
-        """What ``finish`` has chosen for ``other``, the same method meta-trained on other tasks. Default: nothing."""
+        """Take over what ``finish`` chose for ``other``, the same method meta-trained on other tasks. Default:
+        nothing."""
 
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
         """Losses on meta-val tasks by name, for the curves. Default: none."""

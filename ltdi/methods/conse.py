@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltdi.learner import Classifier
-from ltdi.methods.base import scores
 from ltdi.methods.known_rows import KnownRows
 from ltdi.starts.described import Table
 from ltdi.tasks import Context, TaskSource
@@ -67,11 +66,7 @@ class Conse(KnownRows):
         return ConvexCombination(self.table, temperature, int(top))
 
     def choose(self, val: TaskSource) -> None:
-        means = []
-        for knobs in self.candidates:
-            self._set(knobs)
-            means.append(scores(self.learner, val, self.weights).mean().item())
-        self._set(self.candidates[means.index(max(means))])
+        self._set(max(self.candidates, key=lambda knobs: self._mean_score(knobs, val)))
 
     def weights(self, context: Context) -> Tensor:
         return context.means.flatten(1)

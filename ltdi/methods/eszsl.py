@@ -22,16 +22,6 @@ SHRINKAGES = tuple(10.0**e for e in range(-3, 4))
 """Of both Gram matrices, times their mean eigenvalue."""
 
 
-def eszsl(gram: Tensor, correlations: Tensor, signatures: Tensor, gamma: float, lam: float) -> Tensor:
-    """V (F, E) of XᵀX (F, F), XᵀY (F, C) and S (C, E)."""
-    left = torch.linalg.solve(_raised(gram, gamma), correlations @ signatures)
-    return torch.linalg.solve(_raised(signatures.mT @ signatures, lam), left.mT).mT
-
-
-def _raised(matrix: Tensor, by: float) -> Tensor:
-    return matrix + by * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-
-
 class Eszsl(KnownRows):
     candidates = tuple(product(SHRINKAGES, SHRINKAGES))
     bilinear: Tensor
@@ -43,8 +33,7 @@ class Eszsl(KnownRows):
     def learn(self, train: DescribedTasks) -> None:
         super().learn(train)
         of = train.of
-        x, counts = of.features[: of.n_rows], of.counts.to(of.features.device)
-        x = x if of.seen is None else of.seen(x)
+        x, counts = of.mapped(of.features[: of.n_rows]), of.counts.to(of.features.device)
         if of.rows is not None:
             x, counts = of.means(), torch.ones_like(counts)
         x = (x - self.table.mean).double()

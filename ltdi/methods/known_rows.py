@@ -60,8 +60,7 @@ class KnownRows(Method):
     def choose(self, val: TaskSource) -> None:
         """The knobs, where there are several, and the temperature."""
         if len(self.candidates) > 1:
-            means = [self._mean_score(knobs, val) for knobs in self.candidates]
-            self._set(self.candidates[means.index(max(means))])
+            self._set(max(self.candidates, key=lambda knobs: self._mean_score(knobs, val)))
         self.temperature.fill_(1.0)
         self.temperature.fill_(calibrated_temperature(self.head, val, self.weights)[0])
 
@@ -70,7 +69,7 @@ class KnownRows(Method):
 
     def _mean_score(self, knobs: tuple[float, ...], val: TaskSource) -> float:
         self._set(knobs)
-        return scores(self.head, val, self.weights).mean().item()
+        return scores(self.learner, val, self.weights).mean().item()
 
     def directions(self, context: Context) -> Tensor:
         """(B, N, F)"""

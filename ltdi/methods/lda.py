@@ -35,13 +35,12 @@ class Lda(Method):
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         covariance = within_class_covariance(train).to(self.precision.device)
 
-        def mean_score(precision: Tensor) -> float:
+        def mean_score(shrinkage: float) -> float:
+            precision = shrunk_inverse(covariance, shrinkage).to(self.precision)
             return scores(self.head, val, lambda context: self._weights(context, precision, 1.0)).mean().item()
 
-        precisions = [shrunk_inverse(covariance, shrinkage).to(self.precision) for shrinkage in SHRINKAGES]
-        means = [mean_score(precision) for precision in precisions]
-        self.shrinkage = SHRINKAGES[means.index(max(means))]
-        self.precision.copy_(precisions[means.index(max(means))])
+        self.shrinkage = max(SHRINKAGES, key=mean_score)
+        self.precision.copy_(shrunk_inverse(covariance, self.shrinkage))
         temperature, _ = calibrated_temperature(
             self.head, val, lambda context: self._weights(context, self.precision, 1.0)
         )

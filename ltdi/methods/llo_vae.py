@@ -66,12 +66,10 @@ class LloVae(ReptileTrained):
             "centre": centre,
             "z": z,
         }
-        return (
-            drawn
-            if points is None
-            else drawn
-            | {"x_0": self.to_x(points[:, 0].to(centre), centre), "noise": torch.randn(z.shape, generator=stream).to(z)}
-        )
+        if points is None:
+            return drawn
+        noise = torch.randn(z.shape, generator=stream).to(z)
+        return drawn | {"x_0": self.to_x(points[:, 0].to(centre), centre), "noise": noise}
 
     def loss_of(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
         """query_loss × the query cross-entropy of a generated head, and of recorded tasks weight_loss × the negative

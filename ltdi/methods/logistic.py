@@ -37,8 +37,7 @@ class Logistic(Method):
         def mean_score(c: float) -> float:
             return scores(self.head, val, lambda context: logistic_weights(self.head, context, c)).mean().item()
 
-        means = [mean_score(c) for c in CS]
-        self.c.fill_(CS[means.index(max(means))])
+        self.c.fill_(max(CS, key=mean_score))
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         return logistic_weights(self.head, context, self.c.item())

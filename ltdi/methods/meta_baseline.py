@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ltdi.bodies.embedding import embed_there
 from ltdi.classes import ClassTasks
-from ltdi.learner import Batch, Learner
+from ltdi.learner import Batch, Learner, cross_entropy
 from ltdi.methods.base import Method
 from ltdi.methods.setup import Setup
 from ltdi.metrics import accuracy
@@ -52,9 +52,7 @@ class Centroids(Learner):
         return torch.randn(n_tasks, self.space.dim(n_way), generator=generator, device=generator.device)
 
     def loss(self, w: Tensor, batch: Batch) -> Tensor:
-        logits, labels = self.logits(w, batch["images"]), batch["labels"]
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").unflatten(0, labels.shape)
-        return losses.sum(1) / (labels >= 0).sum(1)
+        return cross_entropy(self.logits(w, batch["images"]), batch["labels"])
 
     def score(self, w: Tensor, batch: Batch) -> Tensor:
         return accuracy(self.logits(w, batch["images"]), batch["labels"])

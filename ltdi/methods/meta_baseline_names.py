@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltdi.errors import InputError
-from ltdi.learner import Batch
+from ltdi.learner import cross_entropy
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import TrainedMethod, step_stream
 from ltdi.starts import Start
@@ -77,7 +77,7 @@ class MetaBaselineNames(TrainedMethod):
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
         """Of episodes (B,)."""
         logits = self.cosines(task.query["inputs"], self.map(self.centroids(task.context)))
-        return _cross_entropy(logits, task.query)
+        return cross_entropy(logits, task.query["labels"])
 
     def cosines(self, inputs: Tensor, mapped: Tensor) -> Tensor:
         """τ · cos of features (B, M, F) and mapped centroids (B, N, F): (B, M, N)."""
@@ -93,15 +93,8 @@ class MetaBaselineNames(TrainedMethod):
             names = train.draw(1, stream, n_way=train.n_classes)
             query = train.new(names, stream, n_query=self.query_images).query
             logits = self.classifier(self.map(query["inputs"] - self.mean))[..., names[0].to(query["inputs"].device)]
-            loss = _cross_entropy(logits, query).mean()
+            loss = cross_entropy(logits, query["labels"]).mean()
             loss.backward()
             training.descend()
             yield {"step": training.step, "loss": loss.detach()}
         yield from super().meta_train(training, train, trajectories, seed=seed)
-
-
-def _cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """Mean over the inputs that are there (B,)."""
-    labels = batch["labels"]
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").unflatten(0, labels.shape)
-    return losses.sum(1) / (labels >= 0).sum(1)

@@ -32,8 +32,8 @@ from ltdi.weights import WeightSpace
 class MetaHypernetwork(TrainedMethod):
     """
     Args:
-        denoiser: width, depth, heads, condition and dropout, as the denoisers have them.
-        meta: what ``TrainedMethod`` names; weight_loss does not count, and of the query loss the coefficient does not.
+        setup: of the denoiser width, depth, heads, condition and dropout; of meta, what ``TrainedMethod`` names, but
+            for weight_loss and the coefficient of the query loss, which do not count.
         adapt_steps, adapt_lr: gradient steps of e on the support loss, learned through; 0 for none.
     """
 

@@ -27,6 +27,7 @@ from ltdi.errors import InputError
 from ltdi.learner import Batch, Classifier
 from ltdi.methods.base import Method
 from ltdi.methods.setup import Setup
+from ltdi.metrics import accuracy
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
 from ltdi.starts.closed_form import linear_classifier
@@ -71,8 +72,7 @@ class Network(Classifier):
     @torch.no_grad()
     def score(self, w: Tensor, batch: Batch) -> Tensor:
         parts = batch["images"].split(max(1, IMAGES_AT_ONCE // len(w)), dim=1)
-        right = torch.cat([self.logits(w, part) for part in parts], dim=1).argmax(-1) == batch["labels"]
-        return right.sum(-1) / (batch["labels"] >= 0).sum(-1)
+        return accuracy(torch.cat([self.logits(w, part) for part in parts], dim=1), batch["labels"])
 
     def logits(self, w: Tensor, inputs: Tensor) -> Tensor:
         """w (B, D), images (B, M, channels, height, width) uint8 -> (B, M, N)."""

@@ -24,8 +24,7 @@ class Ridge(Method):
         def mean_score(penalty: float) -> float:
             return scores(self.head, val, lambda c: ridge_weights(self.head, c, penalty, 1.0)).mean().item()
 
-        means = [mean_score(penalty) for penalty in PENALTIES]
-        self.penalty.fill_(PENALTIES[means.index(max(means))])
+        self.penalty.fill_(max(PENALTIES, key=mean_score))
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         return ridge_weights(self.head, context, self.penalty, 1.0)
