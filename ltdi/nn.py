@@ -42,12 +42,17 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
-        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(-3, -2)
-        k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).movedim((-3, -2), (0, -3))
+        # rows of all sets together, then heads of all sets together: each other view of them would be one call more
+        B, L, _ = x.shape
+        q = self.q(x.flatten(0, 1)).view(B, L, self.heads, -1).transpose(1, 2).flatten(0, 1)
+        kv = self.kv(context.flatten(0, 1)).view(B, context.shape[1], 2, self.heads, -1)
+        k, v = kv.permute(2, 0, 3, 1, 4)
         # written out: the fused kernel has no batching rule, and REPTILE's inner loops run under vmap
-        logits = q @ k.mT / math.sqrt(q.shape[-1])
-        weights = (logits if bias is None else logits + bias).softmax(-1)
-        return self.out((weights @ v).transpose(-3, -2).flatten(-2))
+        logits = torch.bmm(q, k.mT.flatten(0, 1)) / math.sqrt(q.shape[-1])
+        if bias is not None:
+            logits = (logits.unflatten(0, (B, -1)) + bias).flatten(0, 1)
+        read = torch.bmm(logits.softmax(-1), v.flatten(0, 1))
+        return self.out(read.unflatten(0, (B, -1)).transpose(1, 2).reshape(B * L, -1)).unflatten(0, (B, L))
 
 
 class TransformerBlock(nn.Module):
@@ -64,7 +69,7 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         y = self.norm_attention(x)
         x = x + self.attention(y, y, bias)
-        return x + self.mlp(self.norm_mlp(x))
+        return x + self.mlp(self.norm_mlp(x).flatten(0, 1)).view_as(x)
 
 
 class ResidualBlock1d(nn.Module):

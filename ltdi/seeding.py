@@ -15,6 +15,14 @@ def generator(seed: int, *names: object, device: str | torch.device = "cpu") -> 
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def seed_globally(seed: int) -> None:
+    """What torch draws without a generator, on every device in use, as ``torch.manual_seed`` does. That also notes, for
+    devices that are not, where it was called from: as long as a pass through a small network."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 def pick(counts: torch.Tensor, n: int, stream: torch.Generator) -> torch.Tensor:
     """In random order ``n`` different numbers below each of ``counts`` (…,), −1 where there are no more: (…, n)."""
     counts = counts.cpu()

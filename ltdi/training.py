@@ -62,6 +62,9 @@ class Training:
         factor = cosine(self.step, self.steps) if self.lr_schedule == "cosine" else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * factor
+            for each in group["params"]:  # as the kernels of a card want them; autograd's own lie so
+                if each.grad is not None and each.grad.stride() != each.stride():
+                    each.grad = torch.empty_like(each).copy_(each.grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
         # early averages would remember the random start for 1 / (1 - ema) steps

@@ -80,7 +80,7 @@ class WeightSpace:
     def tokens(self, w: Tensor) -> dict[str, Tensor]:
         """w (…, D) -> layer -> (…, neurons, numbers a neuron), views of ``w``."""
         sizes = self.sizes(w.shape[-1])
-        parts = w.split([neurons * numbers for neurons, numbers in sizes], dim=-1)
+        parts = w.split_with_sizes([neurons * numbers for neurons, numbers in sizes], dim=-1)
         return {layer: part.unflatten(-1, size) for layer, size, part in zip(self.layers, sizes, parts)}
 
     def from_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
@@ -91,7 +91,7 @@ class WeightSpace:
         """w (…, D) -> name -> (…, *shape)."""
         tensors = {}
         for layer, tokens in self.tokens(w).items():
-            columns = zip(self.layers[layer], tokens.split(self.columns[layer], dim=-1))
+            columns = zip(self.layers[layer], tokens.split_with_sizes(self.columns[layer], dim=-1))
             for name, column in columns:
                 shape = self.shapes[name][1:]
                 tensors[name] = column if len(shape) == 1 else column.reshape(*column.shape[:-1], *shape)

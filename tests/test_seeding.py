@@ -2,7 +2,7 @@
 
 import torch
 
-from ltdi.seeding import generator, pick
+from ltdi.seeding import generator, pick, seed_globally
 
 
 def draw(*names, n=8):
@@ -30,6 +30,13 @@ def test_every_part_of_the_name_counts():
         (10,),
     ]
     assert len({tuple(draw(*name).tolist()) for name in names}) == len(names)
+
+
+def test_the_global_stream_is_seeded_as_torch_does():
+    torch.manual_seed(7)
+    expected = torch.randn(8)
+    seed_globally(7)
+    assert torch.randn(8).equal(expected)
 
 
 def test_a_stream_does_not_feel_the_others():

@@ -76,6 +76,18 @@ def test_descend_clears_the_gradients():
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in training.model.parameters())
 
 
+def test_gradients_lie_as_their_parameters_when_a_step_is_taken():
+    training, plain = training_of(Model()), train(training_of(Model()), 1)
+    training.model.loss(0).backward()
+    weight, seen = training.model.weight, []
+    weight.grad = weight.grad.T.contiguous().T
+    assert weight.grad.stride() != weight.stride()
+    training.optimizer.register_step_pre_hook(lambda *_: seen.append(weight.grad.stride()))
+    training.descend()
+    assert seen == [weight.stride()]
+    assert_close(snapshot(training), snapshot(plain), rtol=0, atol=0)
+
+
 # --- the average
 
 

@@ -79,10 +79,8 @@ class Tokens(nn.Module):
     def write(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """The inverse of ``read`` for one channel: (B, D)."""
         vectors = {}
-        for j, (layer, numbers) in enumerate(self.space.numbers.items()):
-            vectors[layer] = (
-                self.out[self.kinds[j]](self.norm(tokens[layer])).unflatten(-1, (self.groups[j], numbers)).flatten(1, 2)
-            )
+        for layer, kind in zip(self.space.layers, self.kinds):
+            vectors[layer] = self.out[kind](self.norm(tokens[layer]))  # its neurons one after the other
         return self.space.from_tokens(vectors)
 
 

@@ -14,7 +14,7 @@ from ltdi.diffusion.schedule import SCHEDULES
 from ltdi.errors import InputError
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import ReptileTrained, of_unit_size
-from ltdi.reptile import Phi, called, weighted
+from ltdi.reptile import OWN, Phi, called, weighted
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task, TaskSource, batches
@@ -86,9 +86,9 @@ class DiffusionMethod(ReptileTrained):
 
     def _states(self, task: Mapping[str, Any], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """What the sampler yields on its way; all tasks share the noise."""
-        phi, centre = dict(self.denoiser.named_parameters()), task["centre"]
-        x_T, noise = self._draw_noise(centre[:1], generator, last=True)
-        return sampler.chain(self.process, lambda x_t, t: self.epsilon(phi, x_t, t, task), x_T.expand_as(centre), noise)
+        x_T, noise = self._draw_noise(task["centre"][:1], generator, last=True)
+        epsilon = partial(self.epsilon, OWN, task=task)
+        return sampler.chain(self.process, epsilon, x_T.expand_as(task["centre"]), noise)
 
     def _known(self, context: Context, centre: Tensor) -> dict[str, Any]:
         """What is known of a task: its centre (B, D), ``shown`` (B, D) where the denoiser is shown it, rows
@@ -170,7 +170,6 @@ class DiffusionMethod(ReptileTrained):
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
         """The weight loss of every sub-chain, on states from the data (the paper's Figure 4, right)."""
         stream = named_generator(seed, "validate")
-        phi = dict(self.denoiser.named_parameters())
         losses: dict[str, list[Tensor]] = {}
         for tasks in batches(len(val)):
             batch = self.draw(val.batch(tasks), trajectories.points(tasks), stream)
@@ -178,7 +177,7 @@ class DiffusionMethod(ReptileTrained):
                 times = torch.full_like(batch["t"], t)
                 i = self.process.target(times)
                 x_t = self.process.sample(_pick(batch["points"], i), times, i, batch["noise"])
-                epsilon = self.epsilon(phi, x_t, times, batch)
+                epsilon = self.epsilon(OWN, x_t, times, batch)
                 loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights")
                 losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
         return {name: torch.cat(values).mean().item() for name, values in sorted(losses.items())}

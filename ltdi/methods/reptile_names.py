@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import ReptileTrained
 from ltdi.nn import zero
-from ltdi.reptile import Phi, called
+from ltdi.reptile import OWN, Phi, called
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task
 
@@ -48,7 +48,7 @@ class ReptileNames(ReptileTrained):
         return self.space.slot_layer
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
-        return self._weights(dict(self.map.named_parameters()), self.told(context, centre), centre)
+        return self._weights(OWN, self.told(context, centre), centre)
 
     def _weights(self, phi: Phi, told: Tensor, centre: Tensor) -> Tensor:
         """(B, D) with the map's parameters φ; layers other than the classes' rows stay where they start."""

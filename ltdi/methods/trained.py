@@ -13,6 +13,7 @@ from ltdi.methods.setup import Meta, Setup
 from ltdi.metrics import mean_and_ci95
 from ltdi.reptile import Phi, meta_step
 from ltdi.seeding import generator as named_generator
+from ltdi.seeding import seed_globally
 from ltdi.selection import scores_on_new_tasks
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task, TaskSource, batches
@@ -245,5 +246,5 @@ def step_stream(seed: int, step: int) -> torch.Generator:
     """The random numbers of a step of meta-training, so that a resumed one goes on with the same; dropout draws them
     globally."""
     stream = named_generator(seed, "meta", step)
-    torch.manual_seed(stream.initial_seed())
+    seed_globally(stream.initial_seed())
     return stream
