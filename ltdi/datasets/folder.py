@@ -109,8 +109,9 @@ def split_classes(found: Found, *, table: Path | None = None, seed: int = 0) -> 
     return parts
 
 
-def image_set(found: Found, *, size: int, mode: str = "RGB", what: str = "") -> ImageSet:
-    """The classes of all domains as one set, ``<domain>/<class>`` where there are domains."""
+def image_set(found: Found, *, size: int, what: str = "") -> ImageSet:
+    """The classes of all domains as one set, ``<domain>/<class>`` where there are domains, and ``<what>/…`` where it is
+    named."""
     names, counts, domains, pictures = [], [], [], []
     for domain, classes in found.items():
         for name, own in classes.items():
@@ -118,7 +119,7 @@ def image_set(found: Found, *, size: int, mode: str = "RGB", what: str = "") -> 
             counts.append(len(own))
             domains.append("/".join(part for part in (what, domain) if part))
             pictures += own
-    return ImageSet(Streamed(tuple(pictures), mode, size), tuple(names), tuple(counts), tuple(domains))
+    return ImageSet(Streamed(tuple(pictures), "RGB", size), tuple(names), tuple(counts), tuple(domains))
 
 
 def _names(found: Found) -> list[str]:
