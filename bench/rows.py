@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench import RESULTS
 from ltdi.metrics import best_and_paired, mean_and_ci95
+from ltdi.schemas import PER_TASK
 from ltdi.store import read_table, write_text
 
 _CELL = "setting method variant budget train_classes seed beside body n_way n_shot present candidate weights"
@@ -83,7 +84,7 @@ def _locked() -> Iterator[None]:
 
 def scores_by_method(data: Path) -> dict[str, Tensor]:
     """The score of each meta-test task of a finished run (M,) by method."""
-    table = read_table(data / "results" / "per_task.parquet").sort_values("task")
+    table = read_table(data / "results" / "per_task.parquet", kind=PER_TASK).sort_values("task")
     return {str(name): torch.tensor(own.score.to_numpy()) for name, own in table.groupby("method")}
 
 

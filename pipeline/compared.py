@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ltdi.methods.trained import STRENGTH_SHOTS
 from ltdi.metrics import mean_and_ci95
+from ltdi.schemas import PER_TASK
 from ltdi.store import read_json, read_table, read_tensors
 
 MARGIN = 4.0
@@ -48,7 +49,7 @@ def method_file(data: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any
 
 def heads_of(data: Path, metrics: dict[str, Any]) -> tuple[list[MethodRow], tuple[float, float]]:
     """The rows, best first, and the ends of their axis in percent."""
-    table = read_table(data / "results" / "per_task.parquet").sort_values("task")
+    table = read_table(data / "results" / "per_task.parquet", kind=PER_TASK).sort_values("task")
     scores = {name: torch.tensor(own.score.to_numpy()) for name, own in table.groupby("method", sort=False)}
     rows = {metrics["method"]: metrics} | metrics.get("controls", {})
     beside = scores[metrics.get("best_control", metrics["method"])]

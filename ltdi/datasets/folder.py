@@ -6,7 +6,6 @@ Splits are folders named as in ``SPLIT_NAMES``; any other folder above the class
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -24,8 +23,6 @@ SPLIT_NAMES = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 
 SHARES = (0.60, 0.15, 0.25)
 """Of the classes, in the order of ``SPLITS``, where nothing else splits them."""
-
-Value = TypeVar("Value")
 
 
 def find(folder: Path) -> Found:
