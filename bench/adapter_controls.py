@@ -11,6 +11,7 @@ from bench.adapter_data import Held, clock
 from bench.adapter_likeness import of_likeness
 from ltdi.adapter import AdapterRun
 from ltdi.learners import LinearHead
+from ltdi.nn import zero
 from ltdi.seeding import generator
 from ltdi.starts.closed_form import ridge_weights
 from ltdi.tasks import Context
@@ -99,9 +100,7 @@ def probes(run: AdapterRun, held: Held, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _probe(rows: Tensor, labels: Tensor) -> torch.nn.Module:
-    probe = torch.nn.Linear(rows.shape[1], 2, device=rows.device)
-    torch.nn.init.zeros_(probe.weight)
-    torch.nn.init.zeros_(probe.bias)
+    probe = zero(torch.nn.Linear(rows.shape[1], 2, device=rows.device))
     optimizer = torch.optim.Adam(probe.parameters(), lr=LR_PROBE, weight_decay=1e-3)
     for _ in range(STEPS_PROBE):
         torch.nn.functional.cross_entropy(probe(rows), labels).backward()

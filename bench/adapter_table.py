@@ -4,20 +4,32 @@ import pandas as pd
 
 from bench.text import percent, table
 
-NO_STEP = {"majority": "majority class", "mean_head": "mean of the training adapters"}
-NO_STEP |= {"nearest_head": "nearest training adapter", "start": "one adapter for all training tasks"}
-NO_STEP |= {"centre": "the start: that, its bias by the few examples"}
-NO_STEP |= {"start_even": "one adapter for all training tasks, as if of each class as many"}
-NO_STEP |= {"qqp": "QQP's adapter, unchanged", "ridge": "ridge on the few examples' embeddings"}
-NO_STEP |= {"start_cut": "one adapter for all training tasks, cut at train's class frequencies"}
-NO_STEP |= {"mean_head_cut": "mean of the training adapters, cut at train's class frequencies"}
-NO_STEP |= {"nearest_head_cut": "nearest training adapter, cut at train's class frequencies"}
-NO_STEP |= {"likeness": "cosine of the two texts, cut by the few examples"}
-NO_STEP |= {"likeness_counted": "cosine of the two texts, cut at train's class frequencies"}
-AUDIT = {"shuffled": "{}, condition of another data set", "random": "{}, random condition"}
-AUDIT |= {"generated_even": "{}, as if of each class as many"}
-FEW = {"probe_few": "linear probe", "lora_few": "LoRA", "start_then_few": "the start, then LoRA's steps"}
-FEW |= {"then_few": "{}, then LoRA's steps"}
+NO_STEP = {
+    "majority": "majority class",
+    "mean_head": "mean of the training adapters",
+    "nearest_head": "nearest training adapter",
+    "start": "one adapter for all training tasks",
+    "centre": "the start: that, its bias by the few examples",
+    "start_even": "one adapter for all training tasks, as if of each class as many",
+    "qqp": "QQP's adapter, unchanged",
+    "ridge": "ridge on the few examples' embeddings",
+    "start_cut": "one adapter for all training tasks, cut at train's class frequencies",
+    "mean_head_cut": "mean of the training adapters, cut at train's class frequencies",
+    "nearest_head_cut": "nearest training adapter, cut at train's class frequencies",
+    "likeness": "cosine of the two texts, cut by the few examples",
+    "likeness_counted": "cosine of the two texts, cut at train's class frequencies",
+}
+AUDIT = {
+    "shuffled": "{}, condition of another data set",
+    "random": "{}, random condition",
+    "generated_even": "{}, as if of each class as many",
+}
+FEW = {
+    "probe_few": "linear probe",
+    "lora_few": "LoRA",
+    "start_then_few": "the start, then LoRA's steps",
+    "then_few": "{}, then LoRA's steps",
+}
 PROBE, DYLORA = "probe", "dylora"
 ON_TRAIN = {
     "lora": "LoRA",

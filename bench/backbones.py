@@ -11,12 +11,12 @@ import typer
 from bench import RESULTS, RUNS
 from bench.machine import origin
 from bench.options import ONE_SEED, RAW, Root, Runs, Seeds
-from bench.rows import add, compared, pooled, read, summary
+from bench.rows import add, compared, pooled, read, scores_by_method, summary
 from bench.settings import bench_params, cell_params, override, pick
 from bench.stages import run_stages
 from bench.text import percent, table
 from ltdi.console import say
-from ltdi.store import read_json, read_table, write_text
+from ltdi.store import read_json, write_text
 
 SOURCE = "backbones.csv"
 
@@ -48,10 +48,7 @@ def _rows(bench: dict[str, Any], cell: dict[str, Any], root: Path, runs: Path) -
     for method in ("controls", *plan["methods"]):
         params = cell_params(bench | {"controls": plan["controls"]}, cell["setting"], method, _budget(bench))
         data = run_stages(override(params, changes), runs)
-        scores = {
-            str(name): torch.tensor(own.score.to_numpy())
-            for name, own in read_table(data / "results" / "per_task.parquet").groupby("method")
-        }
+        scores = scores_by_method(data)
         if method == "controls":
             controls = scores
             found += [cell | {"method": name} | summary(own) | origin() for name, own in scores.items()]

@@ -86,7 +86,7 @@ def _of_settings(runs: pd.DataFrame, settings: list[str], bench: Mapping[str, An
 
 def ablation(runs: pd.DataFrame, beside: pd.DataFrame, bench: Mapping[str, Any], components: str) -> str:
     """Table 1's components, then every variant against the best control of its setting and seed and against Lt-Di."""
-    own = runs[~runs.variant.str.endswith("control")]
+    own = runs[runs.variant != CONTROL]
     of_noise = own.variant.str.startswith("noise_")
     text = f"# Ablations, accuracy in percent\n\n## The components\n\n{components}\n"
     text += f"## Every measured variant, budgets {' and '.join(ABLATION)}, best first\n\n"

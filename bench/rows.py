@@ -3,14 +3,17 @@
 import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from bench import RESULTS
 from ltdi.metrics import best_and_paired, mean_and_ci95
-from ltdi.store import write_text
+from ltdi.schemas import PER_TASK
+from ltdi.store import read_table, write_text
 
 _CELL = "setting method variant budget train_classes seed beside body n_way n_shot present candidate weights"
 KEY = tuple(_CELL.split())
@@ -77,6 +80,12 @@ def _locked() -> Iterator[None]:
     with open(RESULTS / ".lock", "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def scores_by_method(data: Path) -> dict[str, Tensor]:
+    """The score of each meta-test task of a finished run (M,) by method."""
+    table = read_table(data / "results" / "per_task.parquet", kind=PER_TASK).sort_values("task")
+    return {str(name): torch.tensor(own.score.to_numpy()) for name, own in table.groupby("method")}
 
 
 def summary(scores: Tensor) -> dict[str, Any]:

@@ -4,15 +4,13 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-from torch import Tensor
 
 from bench import CONTROL, RUNS
 from bench.audits import audit_rows
 from bench.machine import origin
 from bench.options import LTDI, ONE_SEED, RAW, Base, Budget, Root, Runs, Seeds, Settings
-from bench.rows import add, compared, summary
+from bench.rows import add, compared, scores_by_method, summary
 from bench.settings import bench_params, prefix_of, variant_params
 from bench.stages import run_stages, train_classes
 from ltdi.console import say
@@ -46,7 +44,7 @@ def main(
 def _write(data: Path, ltdi: Path | None, cell: dict[str, Any], variant: str) -> None:
     """A run's rows: what it chose by, on meta-val, and what it reports, on meta-test, beside Lt-Di and the controls."""
     metrics, chosen = read_json(data / "results" / "metrics.json"), read_json(data / "model" / "metrics.json")
-    scores, name = _scores(data), metrics["method"]
+    scores, name = scores_by_method(data), metrics["method"]
     common = cell | {"train_classes": train_classes(data), **origin()}
     own = common | {"method": name, "variant": variant, "seconds_meta_train": round(chosen["seconds"], 1)}
     controls = {each: scores[each] for each in metrics["controls"]}
@@ -56,18 +54,12 @@ def _write(data: Path, ltdi: Path | None, cell: dict[str, Any], variant: str) ->
     ceiling = {"accuracy": metrics["ceiling"]["score"], "ci95": metrics["ceiling"]["ci95"]}
     rows.append(common | {"method": "ceiling", "variant": CONTROL, "tasks": len(scores[name]), **ceiling})
     if ltdi:
-        mean, ci95 = mean_and_ci95(scores[name] - _scores(ltdi)["ltdi"])
+        mean, ci95 = mean_and_ci95(scores[name] - scores_by_method(ltdi)["ltdi"])
         pair = {"tasks": len(scores[name]), "beside": "ltdi", "paired_diff": mean, "paired_ci95": ci95}
         add("beside.csv", [own | pair])
     add("runs.csv", rows)
     add("audit.csv", audit_rows(data, cell | {"method": name, "variant": variant}))
     add("choices.csv", [own | _choice(data, chosen)])
-
-
-def _scores(data: Path) -> dict[str, Tensor]:
-    """The score of each meta-test task by method."""
-    table = read_table(data / "results" / "per_task.parquet")
-    return {str(name): torch.tensor(own.score.to_numpy()) for name, own in table.groupby("method")}
 
 
 def _times(metrics: dict[str, Any]) -> dict[str, float]:

@@ -67,18 +67,18 @@ class AdapterRun:
         read = {name: torch.cat([part[name] for part in parts])[None].to(self.device) for name in parts[0]}
         return read | {"labels": labels[None].to(self.device)}
 
-    def context(self, known: Batch, *, seed: int = 0, n_shot: int = 0) -> Context:
+    def context(self, known: Batch, *, seed: int = 0) -> Context:
         """What a few examples of each class, drawn from those known, say of their task: as many as the run's tasks
-        have, or ``n_shot``.
+        have.
 
         Raises:
             InputError: a class has none.
         """
-        rows = self.few(known, seed=seed, n_shot=n_shot)
+        rows = self.few(known, seed=seed)
         examples = {name: known[name][:, rows.flatten()] for name in ("hidden", "mask", "labels")}
         return Context(known["embedding"][:, rows], None, examples)
 
-    def few(self, known: Batch, *, seed: int = 0, n_shot: int = 0) -> Tensor:
+    def few(self, known: Batch, *, seed: int = 0) -> Tensor:
         """The numbers of these examples (2, K).
 
         Raises:
@@ -88,13 +88,13 @@ class AdapterRun:
         by_class = [(known["labels"][0] == label).nonzero().flatten().cpu() for label in range(2)]
         if not all(len(rows) for rows in by_class):
             raise InputError("train holds one class alone; adapters are made for two")
-        n = min(n_shot or self.n_shot, *map(len, by_class))
+        n = min(self.n_shot, *map(len, by_class))
         return torch.stack([rows[torch.randperm(len(rows), generator=stream)[:n]] for rows in by_class])
 
     @torch.no_grad()
-    def generate(self, known: Batch, *, seed: int = 0, n_shot: int = 0) -> Tensor:
+    def generate(self, known: Batch, *, seed: int = 0) -> Tensor:
         """Weights (1, D) from a few of the examples that are known, and how many of all are of each class."""
-        context = self.context(known, seed=seed, n_shot=n_shot)
+        context = self.context(known, seed=seed)
         return self.counted(self.method.generate(context, generator=generator(seed, "noise")), known)
 
     def counted(self, w: Tensor, known: Batch) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ltdi.methods.trained import STRENGTH_SHOTS
 from ltdi.metrics import mean_and_ci95
+from ltdi.schemas import PER_TASK
 from ltdi.store import read_json, read_table, read_tensors
 
 MARGIN = 4.0
@@ -26,7 +27,7 @@ class Bar:
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
+class MethodRow:
     """A row of the table: weights from one source, over all meta-test tasks; ``difference`` is to the best control."""
 
     name: str
@@ -46,9 +47,9 @@ def method_file(data: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any
     return read_tensors(data / "model" / "methods" / f"{name}.safetensors", kind="method")
 
 
-def heads_of(data: Path, metrics: dict[str, Any]) -> tuple[list[Head], tuple[float, float]]:
+def heads_of(data: Path, metrics: dict[str, Any]) -> tuple[list[MethodRow], tuple[float, float]]:
     """The rows, best first, and the ends of their axis in percent."""
-    table = read_table(data / "results" / "per_task.parquet").sort_values("task")
+    table = read_table(data / "results" / "per_task.parquet", kind=PER_TASK).sort_values("task")
     scores = {name: torch.tensor(own.score.to_numpy()) for name, own in table.groupby("method", sort=False)}
     rows = {metrics["method"]: metrics} | metrics.get("controls", {})
     beside = scores[metrics.get("best_control", metrics["method"])]
@@ -58,7 +59,7 @@ def heads_of(data: Path, metrics: dict[str, Any]) -> tuple[list[Head], tuple[flo
         difference, ci95 = mean_and_ci95(scores[name] - beside)
         ms = row["ms_per_task"]
         heads.append(
-            Head(
+            MethodRow(
                 name=name,
                 own=name == metrics["method"],
                 scores=scores[name],
@@ -94,7 +95,7 @@ def bars_of(
     return bars, (100 * low, 100 * high)
 
 
-def advice(data: Path, heads: list[Head], metrics: dict[str, Any]) -> list[str]:
+def advice(data: Path, heads: list[MethodRow], metrics: dict[str, Any]) -> list[str]:
     """Which to use, by the paired differences and the times; where the generator is no better than a control."""
     best, method = heads[0], next(head for head in heads if head.own)
     level = [head for head in heads[1:] if not _is_ahead(best, head)]
@@ -112,12 +113,12 @@ def advice(data: Path, heads: list[Head], metrics: dict[str, Any]) -> list[str]:
     return lines + _of_strength(data, method.name)
 
 
-def _is_ahead(head: Head, other: Head) -> bool:
+def _is_ahead(head: MethodRow, other: MethodRow) -> bool:
     difference, ci95 = mean_and_ci95(head.scores - other.scores)
     return difference > ci95
 
 
-def _beside_control(method: Head, control: Head, data: Path) -> list[str]:
+def _beside_control(method: MethodRow, control: MethodRow, data: Path) -> list[str]:
     better, worse = ((sign * (method.scores - control.scores) > 0).float().mean().item() for sign in (1, -1))
     seconds = read_json(data / "model" / "metrics.json")["seconds"]
     told = (
@@ -144,5 +145,5 @@ def _of_strength(data: Path, name: str) -> list[str]:
     return [f"How far {name} goes from its start ({values['start']}), chosen on meta-val: {told}.{zero}"]
 
 
-def _and(heads: list[Head]) -> str:
+def _and(heads: list[MethodRow]) -> str:
     return " and ".join([", ".join(head.name for head in heads[:-1]), heads[-1].name] if heads[1:] else [heads[0].name])

@@ -28,11 +28,7 @@ def load(path: str | Path, *sections: str) -> SimpleNamespace:
         raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise refused_by_system(error, path) from error
-    except (
-        YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # e.g. no text, nested too deeply
+    except (YAMLError, ValueError, RecursionError) as error:  # e.g. no text, nested too deeply
         raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())[:300]})") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds {type(raw).__name__}, not a mapping of sections")

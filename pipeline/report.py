@@ -15,7 +15,7 @@ from ltdi.artefacts import load_start, load_trajectories, names
 from ltdi.audit import RIGHT, audit_run, told_of_run
 from ltdi.console import say
 from ltdi.store import read_json, read_tensors, write_text
-from pipeline.compared import Head, advice, bars_of, heads_of, method_file
+from pipeline.compared import MethodRow, advice, bars_of, heads_of, method_file
 from pipeline.stage import run
 from pipeline.summary import outcome
 
@@ -137,7 +137,7 @@ def _curves(file: Path) -> list[dict[str, Any]]:
     return curves
 
 
-def _costs(data: Path, heads: list[Head]) -> dict[str, str]:
+def _costs(data: Path, heads: list[MethodRow]) -> dict[str, str]:
     own, trained = next(head for head in heads if head.own), read_json(data / "model" / "metrics.json")
     trajectories, _ = load_trajectories(data, "meta_train")
     megabytes = sum(file.stat().st_size for file in data.rglob("*") if file.is_file()) / 1e6

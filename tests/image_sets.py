@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from ltdi.datasets import to_float
 from ltdi.seeding import generator
 
 REAL_DATA = Path(os.environ.get("LTDI_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
@@ -31,7 +30,7 @@ def assert_one_line(error, *parts):
 
 
 def pixel_accuracy(image_set, n_tasks=300):
-    images = to_float(dense(image_set)).flatten(2)
+    images = dense(image_set).float().div(255).flatten(2)
     draws = generator(0, "pixel accuracy")
     right = []
     for _ in range(n_tasks):

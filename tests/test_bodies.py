@@ -63,8 +63,8 @@ def test_a_processors_threads_share_the_images_and_change_no_bit():
     assert_close(found[0], one_by_one, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("image_size, expected", [(32, 64), (48, 56), (64, 32), (128, 16)])
-def test_as_many_images_go_through_timms_at_once_as_a_layer_keeps_in_the_cache(timm, image_size, expected, monkeypatch):
+@pytest.mark.parametrize("image_size, expected", [(32, 64), (64, 64), (96, 16)])
+def test_of_large_images_fewer_go_through_timms_at_once(timm, image_size, expected, monkeypatch):
     body, seen = new_body(section(name=SMALL, image_size=image_size), 3), []
     body.model.conv_stem.register_forward_hook(lambda _, given, made: seen.append(len(given[0])))
     embed(body, images(3, 20, n=65))

@@ -11,7 +11,6 @@ from ltdi.datasets import (
     augment,
     expand_classes,
     join,
-    to_float,
     transform,
 )
 from ltdi.errors import InputError
@@ -126,10 +125,6 @@ def test_join_refuses_equal_names_and_different_sizes():
     with pytest.raises(InputError) as error:
         join(random_set(), random_set(channels=3, prefix="b"))
     assert_one_line(error, "(1, 5, 5)", "(3, 5, 5)")
-
-
-def test_to_float_covers_0_to_1():
-    assert_close(to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)), torch.tensor([0.0, 0.2, 1.0]))
 
 
 STILL = dict(max_rotation=0.0, max_shift=0.0, max_scale=0.0, max_shear=0.0)

@@ -14,7 +14,7 @@ from ltdi.features import NORMALISATIONS
 from ltdi.learners import LinearHead, TwoLayerHead
 from ltdi.scenarios import SCENARIOS
 from ltdi.scenarios.few_shot import FewShot
-from ltdi.scenarios.image_tasks import CLOSED_FORMS, _accuracies, _calibrated, _scores, image_sets
+from ltdi.scenarios.image_tasks import CLOSED_FORMS, START_TASKS, _calibrated, _scores, accuracies_of, image_sets
 from ltdi.seeding import generator
 from ltdi.selection import is_ahead
 from ltdi.starts import STARTS, Prototype
@@ -75,7 +75,7 @@ def test_only_a_gain_beyond_chance_counts(world):
     good = _calibrated(world.start, world.val)
     # all classes score the same
     chance = STARTS["fresh"](good.learner, good.shared)
-    of_good, of_chance = (_accuracies(start, world.val, seed=0) for start in (good, chance))
+    of_good, of_chance = (accuracies_of(start, world.val, n_tasks=START_TASKS, seed=0) for start in (good, chance))
     assert is_ahead(of_good, of_chance)
     assert not is_ahead(of_chance, of_good)
     assert not is_ahead(of_good, of_good)
@@ -109,7 +109,8 @@ def test_unit_length_is_taken_where_it_is_better():
     plain, unseen = begin(directions("meta_train"), directions("meta_val"), "prototype")
     assert unseen.normalise == "none" and plain.learner.floor == 0.0
     val = directions("meta_val")
-    gained = _accuracies(start, val.through(seen), 0) - _accuracies(plain, val.through(unseen), 0)
+    sizes = {"n_tasks": START_TASKS, "seed": 0}
+    gained = accuracies_of(start, val.through(seen), **sizes) - accuracies_of(plain, val.through(unseen), **sizes)
     assert gained.mean() > 0.1
 
 
@@ -172,7 +173,7 @@ def test_a_closed_form_fits_fewer_hidden_units_than_features_behind_a_projection
     plain = type(start)(LinearHead(5), start.shared, **start.values())
     expected = plain.learner.logits(plain.centre(context), inputs)
     assert_close(start.learner.logits(start.centre(context), inputs), expected, rtol=1e-3, atol=1e-3)
-    assert _accuracies(start, world.val.through(seen), 0).mean() > 0.6
+    assert accuracies_of(start, world.val.through(seen), n_tasks=START_TASKS, seed=0).mean() > 0.6
 
 
 def test_a_learner_is_the_one_that_is_named(world):

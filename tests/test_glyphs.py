@@ -7,7 +7,6 @@ from image_sets import assert_one_line, dense, pixel_accuracy
 from ltdi.datasets import (
     SPLITS,
     glyphs,
-    to_float,
 )
 from ltdi.errors import InputError
 
@@ -27,7 +26,7 @@ def test_glyphs_have_the_shape_that_they_promise(default_glyphs):
 
 def test_glyphs_are_bright_ink_on_black(default_glyphs):
     for split in SPLITS:
-        images = to_float(default_glyphs[split].images).flatten(1)
+        images = default_glyphs[split].images.float().div(255).flatten(1)
         assert (images.amax(-1) > 0.9).all()  # no empty image
         assert images.median() == 0
         assert 0.03 < images.mean() < 0.15

@@ -16,7 +16,6 @@ from ltdi.datasets.images import (
     augment,
     expand_classes,
     join,
-    to_float,
 )
 from ltdi.datasets.reading import SUFFIXES, different, find_images, read_images, transform
 
@@ -66,6 +65,5 @@ __all__ = [
     "find_images",
     "join",
     "read_images",
-    "to_float",
     "transform",
 ]

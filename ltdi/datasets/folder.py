@@ -6,7 +6,6 @@ Splits are folders named as in ``SPLIT_NAMES``; any other folder above the class
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -24,8 +23,6 @@ SPLIT_NAMES = {"train": 0, "val": 1, "valid": 1, "validation": 1, "test": 2}
 
 SHARES = (0.60, 0.15, 0.25)
 """Of the classes, in the order of ``SPLITS``, where nothing else splits them."""
-
-Value = TypeVar("Value")
 
 
 def find(folder: Path) -> Found:
@@ -109,8 +106,9 @@ def split_classes(found: Found, *, table: Path | None = None, seed: int = 0) -> 
     return parts
 
 
-def image_set(found: Found, *, size: int, mode: str = "RGB", what: str = "") -> ImageSet:
-    """The classes of all domains as one set, ``<domain>/<class>`` where there are domains."""
+def image_set(found: Found, *, size: int, what: str = "") -> ImageSet:
+    """The classes of all domains as one set, ``<domain>/<class>`` where there are domains, and ``<what>/…`` where it is
+    named."""
     names, counts, domains, pictures = [], [], [], []
     for domain, classes in found.items():
         for name, own in classes.items():
@@ -118,7 +116,7 @@ def image_set(found: Found, *, size: int, mode: str = "RGB", what: str = "") -> 
             counts.append(len(own))
             domains.append("/".join(part for part in (what, domain) if part))
             pictures += own
-    return ImageSet(Streamed(tuple(pictures), mode, size), tuple(names), tuple(counts), tuple(domains))
+    return ImageSet(Streamed(tuple(pictures), "RGB", size), tuple(names), tuple(counts), tuple(domains))
 
 
 def _names(found: Found) -> list[str]:

@@ -116,11 +116,6 @@ def join(a: ImageSet, b: ImageSet) -> ImageSet:
     return ImageSet(images, a.names + b.names, a.counts + b.counts, domains)
 
 
-def to_float(images: Tensor) -> Tensor:
-    """uint8 images of any shape as floats in [0, 1]."""
-    return images.float() / 255
-
-
 def augment(
     images: Tensor,
     *,

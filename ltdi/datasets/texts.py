@@ -39,8 +39,8 @@ class Glue:
     header: bool = True
 
 
-def _is(word: str) -> Callable[[str], int]:
-    return lambda value: int(value == word)
+def _entailed(value: str) -> int:
+    return int(value == "entailment")
 
 
 def _similar(score: str) -> int:
@@ -54,9 +54,9 @@ GLUE: dict[str, Glue] = {
     "MRPC": Glue(("#1 String", "#2 String"), "Quality", 3668),
     "QQP": Glue(("question1", "question2"), "is_duplicate", 363846),
     "STS-B": Glue(("sentence1", "sentence2"), "score", 5749, _similar),
-    "MNLI": Glue(("sentence1", "sentence2"), "gold_label", 392702, _is("entailment")),
-    "QNLI": Glue(("question", "sentence"), "label", 104743, _is("entailment")),
-    "RTE": Glue(("sentence1", "sentence2"), "label", 2490, _is("entailment")),
+    "MNLI": Glue(("sentence1", "sentence2"), "gold_label", 392702, _entailed),
+    "QNLI": Glue(("question", "sentence"), "label", 104743, _entailed),
+    "RTE": Glue(("sentence1", "sentence2"), "label", 2490, _entailed),
     "WNLI": Glue(("sentence1", "sentence2"), "label", 635),
 }
 

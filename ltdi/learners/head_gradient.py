@@ -22,7 +22,7 @@ leave the processor's cache."""
 
 
 class HeadGradient:
-    """Weights w (B, D) of B tasks' heads, and the gradient at them: an ``InPlace``.
+    """Weights w (B, D) of B tasks' heads, and the gradient at them: a ``WrittenOut``.
 
     For weights that are an output layer of N classes and, where there is one, a hidden layer of H units before it. With
     inputs x, a = ReLU(W₁x + b₁), logits z = W₂a + b₂ and p = softmax(z), of which each of M inputs counts 1 / M:

@@ -6,15 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdi.learner import Batch, Classifier
-from ltdi.learners.head_gradient import NUMBERS_TOGETHER, HeadGradient
+from ltdi.learner import Batch
+from ltdi.learners.head_gradient import NUMBERS_TOGETHER
+from ltdi.learners.output_layer import OutputLayer
 from ltdi.weights import WeightSpace
 
 
-class LinearHead(Classifier):
+class LinearHead(OutputLayer):
     """F features -> N logits. ``n_numbers`` are those of a row of a task's context, where it is no row of features."""
-
-    inputs_on_a_card = 2**18
 
     def __init__(self, n_features: int, n_numbers: int | None = None) -> None:
         self.n_features = self.n_reference = n_features
@@ -29,9 +28,6 @@ class LinearHead(Classifier):
         t = self.space.unflatten(w)
         return torch.baddbmm(t["output.bias"][:, None], inputs, t["output.weight"].mT)
 
-    def written_out(self, w: Tensor, products: torch.dtype | None = None) -> HeadGradient:
-        return HeadGradient(self.space, w, products)
-
     def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
         """Gaussian rows of variance 1 / F, biases zero."""
         shape = (n_tasks, n_way, self.n_features)
@@ -44,8 +40,3 @@ class LinearHead(Classifier):
     def reference(self, w: Tensor, batch: Batch) -> Tensor:
         """The mean input: features are not centred."""
         return batch["inputs"][batch["labels"] >= 0].mean(0)
-
-    def rebased(self, w: Tensor, reference: Tensor) -> Tensor:
-        tensors = self.space.unflatten(w)
-        bias = tensors["output.bias"] + tensors["output.weight"] @ reference.to(w)
-        return self.space.replaced(w, "output", tensors | {"output.bias": bias})

@@ -9,20 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltdi.errors import InputError
-from ltdi.learner import Batch, Classifier
-from ltdi.learners.head_gradient import NUMBERS_TOGETHER, HeadGradient
+from ltdi.learner import Batch
+from ltdi.learners.head_gradient import NUMBERS_TOGETHER
+from ltdi.learners.output_layer import OutputLayer
 from ltdi.weights import WeightSpace
 
 
-class TwoLayerHead(Classifier):
+class TwoLayerHead(OutputLayer):
     """F features -> H hidden units, ReLU -> N logits. Its weights are vectors w (B, D), whose width says the number of
     classes.
 
     ``floor`` is a number that no feature is below: a linear classifier passes its features, raised by it, through the
     ReLU. ``n_numbers`` are those of a row of a task's context, where it is no row of features.
     """
-
-    inputs_on_a_card = 2**18
 
     def __init__(self, n_features: int, hidden: int, floor: float = 0.0, n_numbers: int | None = None) -> None:
         self.n_features, self.n_numbers = n_features, n_numbers or n_features
@@ -51,9 +50,6 @@ class TwoLayerHead(Classifier):
     def logits(self, w: Tensor, inputs: Tensor) -> Tensor:
         t = self.space.unflatten(w)
         return torch.baddbmm(t["output.bias"][:, None], _activations(t, inputs), t["output.weight"].mT)
-
-    def written_out(self, w: Tensor, products: torch.dtype | None = None) -> HeadGradient:
-        return HeadGradient(self.space, w, products)
 
     def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
         """Gaussian weights of variance 1 / fan-in, biases zero."""
@@ -100,11 +96,6 @@ class TwoLayerHead(Classifier):
         """The hidden units' mean activation. They are never negative, and what a class's weights add to all images
         alike would have to be taken back, exactly, by a bias of a hundred times their size."""
         return _activations(self.space.unflatten(w), batch["inputs"])[batch["labels"] >= 0].mean(0)
-
-    def rebased(self, w: Tensor, reference: Tensor) -> Tensor:
-        tensors = self.space.unflatten(w)
-        bias = tensors["output.bias"] + tensors["output.weight"] @ reference.to(w)
-        return self.space.replaced(w, "output", tensors | {"output.bias": bias})
 
 
 def _activations(tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:

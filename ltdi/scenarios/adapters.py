@@ -22,6 +22,7 @@ from ltdi.learners import Lora
 from ltdi.provenance import name_of
 from ltdi.scenarios.adapter_start import candidates
 from ltdi.scenarios.base import Prepared, Pretraining
+from ltdi.schemas import SPLITS
 from ltdi.seeding import generator
 from ltdi.starts import STARTS, Start
 from ltdi.starts.base import shared_draw
@@ -32,7 +33,6 @@ from ltdi.text_pairs import Pairs, some_pairs
 from ltdi.text_tasks import Reading, TextTasks
 from ltdi.texts import sentence_encoder
 
-SPLITS = ("meta_train", "meta_val", "meta_test")
 # queries of these are of the part of a data set that it keeps apart
 APART = ("meta_val", "meta_test")
 STARTS_HERE = ("shared", "joint", "fresh")

@@ -151,7 +151,11 @@ def choose_start(
         mapped = _learner(learner, seen, train.of)
         shared = shared_draw(mapped, val.n_way, seed).to(val.of.features.device)
         candidates += [(_calibrated(STARTS[each](mapped, shared), val.through(seen)), seen) for each in judged]
-    start, seen = first_or_ahead(candidates, lambda each: _accuracies(each[0], val.through(each[1]), seed))
+
+    def accuracies(candidate: tuple[Start, FeatureMap]) -> Tensor:
+        return accuracies_of(candidate[0], val.through(candidate[1]), n_tasks=START_TASKS, seed=seed)
+
+    start, seen = first_or_ahead(candidates, accuracies)
     if start.kind not in kinds:
         start = STARTS[kind](start.learner, start.shared)
     return start, seen
@@ -168,7 +172,7 @@ def _calibrated(start: Start, val: ClassTasks) -> Start:
     return start.calibrated(val) if isinstance(start, ClosedForm) else start
 
 
-def _accuracies(start: Start, val: ClassTasks, seed: int) -> Tensor:
-    """On new meta-val tasks, the same for all starts (START_TASKS,)."""
+def accuracies_of(start: Start, val: ClassTasks, *, n_tasks: int, seed: int) -> Tensor:
+    """Of where it starts, on new meta-val tasks, the same for all starts (n_tasks,)."""
     stream = generator(seed, "start")
-    return scores_on_new_tasks(start.learner, val, lambda c: [start.centre(c)], n_tasks=START_TASKS, stream=stream)[0]
+    return scores_on_new_tasks(start.learner, val, lambda c: [start.centre(c)], n_tasks=n_tasks, stream=stream)[0]

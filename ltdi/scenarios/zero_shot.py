@@ -26,9 +26,8 @@ from ltdi.learner import Learner
 from ltdi.learners import LinearHead, TwoLayerHead
 from ltdi.provenance import name_of
 from ltdi.scenarios.base import Prepared, Pretraining
-from ltdi.scenarios.image_tasks import image_sets, scale_of
-from ltdi.seeding import generator
-from ltdi.selection import first_or_ahead, scores_on_new_tasks
+from ltdi.scenarios.image_tasks import accuracies_of, image_sets, scale_of
+from ltdi.selection import first_or_ahead
 from ltdi.starts import STARTS, Start
 from ltdi.starts.base import shared_draw
 from ltdi.starts.described import Described
@@ -129,7 +128,11 @@ class ZeroShot:
             seen = FeatureMap.fit(rows, normalise=each, projection=learner["projection"])
             through = train.through(seen), val.through(seen)
             candidates += [(_start(name, _learner(learner, seen, train), *through, seed), seen) for name in kinds]
-        return first_or_ahead(candidates, lambda each: _accuracies(each[0], val.through(each[1]), seed))
+
+        def accuracies(candidate: tuple[Start, FeatureMap]) -> Tensor:
+            return accuracies_of(candidate[0], val.through(candidate[1]), n_tasks=START_TASKS, seed=seed)
+
+        return first_or_ahead(candidates, accuracies)
 
 
 def names_of(classes: tuple[str, ...], knobs: Mapping[str, Any]) -> dict[str, str]:
@@ -227,9 +230,3 @@ def _start(kind: str, learner: Learner, train: DescribedTasks, val: DescribedTas
         return made(learner, shared)
     start = made(learner, shared, train.of.texts, train.of.means(), from_own=train.of.rows is not None)
     return start.calibrated(train, val)
-
-
-def _accuracies(start: Start, val: DescribedTasks, seed: int) -> Tensor:
-    """On new meta-val tasks, the same for all starts (START_TASKS,)."""
-    stream = generator(seed, "start")
-    return scores_on_new_tasks(start.learner, val, lambda c: [start.centre(c)], n_tasks=START_TASKS, stream=stream)[0]

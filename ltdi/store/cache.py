@@ -37,6 +37,3 @@ class Cache:
             return self.path(key), *read_tensors(self.path(key), kind=self.kind)
         except InputError:
             return None
-
-    def drop(self, key: str) -> None:
-        self.path(key).unlink(missing_ok=True)
