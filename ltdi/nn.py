@@ -102,6 +102,16 @@ def masked_mean(x: Tensor, present: Tensor | None) -> Tensor:
     return x.squeeze(-2) if x.shape[-2] == 1 else x.mean(-2)
 
 
+def solved(matrix: Tensor, y: Tensor) -> Tensor:
+    """matrix⁻¹ y of symmetric positive definite matrices (…, R, R), y (…, R, N).
+
+    By Cholesky's factors: what the general solver makes of several of 150 rows, on several threads, is wrong or never
+    ends (pytorch's issue 142815).
+    """
+    lower, _ = torch.linalg.cholesky_ex(matrix)
+    return torch.linalg.solve_triangular(lower.mT, torch.linalg.solve_triangular(lower, y, upper=False), upper=True)
+
+
 def zero(module: nn.Linear) -> nn.Linear:
     """The layer with all its weights zero: what follows it starts as nothing."""
     nn.init.zeros_(module.weight)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ltdi.nn import Attention, ResidualBlock1d, TimeEmbedding, TransformerBlock, masked_mean, zero
+from ltdi.nn import Attention, ResidualBlock1d, TimeEmbedding, TransformerBlock, masked_mean, solved, zero
 from ltdi.seeding import generator
 
 WIDTH, HEADS = 12, 3
@@ -131,3 +131,16 @@ def test_a_masked_mean_is_that_of_the_rows_that_are_there():
     means = torch.stack([torch.stack([x[b, n, there[b, n]].mean(0) for n in range(3)]) for b in range(2)])
     assert_close(masked_mean(x, there.float()), means)
     assert_close(masked_mean(x, torch.ones(2, 3, 4)), x.mean(2))
+
+
+def test_what_is_solved_on_several_threads_is_solved():
+    """Matrices of as many rows as torch's general solver, on two threads, gets wrong or never ends on."""
+    x = torch.randn(4, 160, 300, generator=generator(0, "rows"))
+    matrix, y = x @ x.mT + torch.eye(160), torch.randn(4, 160, 3, generator=generator(0, "targets"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = solved(matrix, y)
+    finally:
+        torch.set_num_threads(before)
+    assert_close(matrix @ found, y, rtol=1e-3, atol=1e-3)

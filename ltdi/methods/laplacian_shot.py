@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltdi.methods.transductive import Knobs, TransductiveMethod, rectified
+from ltdi.nn import solved
 from ltdi.tasks import Context
 
 EPSILON = 10.0
@@ -62,4 +63,4 @@ def interpolating(rows: Tensor, logits: Tensor) -> Tensor:
     gram = x @ x.mT
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     size = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None].clamp_min(1e-30)
-    return (torch.linalg.solve(gram + RIDGE * size * identity, logits.double()).mT @ x).to(rows)
+    return (solved(gram + RIDGE * size * identity, logits.double()).mT @ x).to(rows)

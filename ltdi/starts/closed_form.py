@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ltdi.errors import InputError
 from ltdi.learner import Classifier, Learner
-from ltdi.nn import masked_mean
+from ltdi.nn import masked_mean, solved
 from ltdi.starts.base import Start
 from ltdi.tasks import Context, TaskSource, batches
 
@@ -42,17 +42,10 @@ def ridge_weights(learner: Classifier, context: Context, penalty: Scalar, temper
     penalty, temperature = (
         each[:, None, None] if isinstance(each, Tensor) and each.dim() else each for each in (penalty, temperature)
     )
-    alpha = _solved(x @ x.mT + penalty * torch.eye(N * K, dtype=x.dtype, device=x.device), y)
+    alpha = solved(x @ x.mT + penalty * torch.eye(N * K, dtype=x.dtype, device=x.device), y)
     weight = alpha.mT @ x
     bias = offset.mT - weight @ centre.mT
     return learner.linear(temperature * weight, (temperature * bias).squeeze(-1))
-
-
-def _solved(matrix: Tensor, y: Tensor) -> Tensor:
-    """matrix⁻¹ y of symmetric positive definite matrices (B, R, R): by Cholesky's factors, because what the general solver
-    makes of several of 150 rows, on several threads, is wrong or never ends (pytorch's issue 142815)."""
-    lower, _ = torch.linalg.cholesky_ex(matrix)
-    return torch.linalg.solve_triangular(lower.mT, torch.linalg.solve_triangular(lower, y, upper=False), upper=True)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltdi.learner import Classifier
+from ltdi.nn import solved
 from ltdi.starts.base import Start
 from ltdi.starts.closed_form import PENALTIES, calibrated_temperature, linear_classifier
 from ltdi.tasks import Context, TaskSource
@@ -102,7 +103,7 @@ def _regression(
         own = context.known
         hat = (gram @ inverse)[own[:, :, None], own[:, None, :]]
         eye = torch.eye(own.shape[1], dtype=gram.dtype, device=gram.device)
-        found = rows[own] - torch.linalg.solve(eye - hat, rows[own] - found)
+        found = rows[own] - solved(eye - hat, rows[own] - found)
     return found.to(table.rows)
 
 
