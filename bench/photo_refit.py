@@ -8,7 +8,7 @@ from torch import Tensor
 from bench import BENCH, RESULTS, RUNS
 from bench.machine import origin
 from bench.options import RAW, Root, Runs, Shots, Weights
-from bench.photos import by_domain
+from bench.photos import by_domain, n_query
 from bench.settings import bench_params, defaults, load_yaml, override
 from bench.stages import run_stages
 from bench.text import percent, table
@@ -45,6 +45,7 @@ def main(
             for refit in (False, True):
                 say(f"bench: photos, {held_out} held out, {shots} images, {'with' if refit else 'without'} refit")
                 changes = {"data.domains": domains, "meta.refit": refit, "tasks.n_shot": shots}
+                changes["tasks.n_query"] = n_query(shots)
                 params = override(defaults(), load_yaml(BENCH / "photos.yaml") | said["common"] | fixed | changes)
                 found[refit] = by_domain(run_stages(params, runs))
             method = params["method"]["name"]

@@ -41,12 +41,17 @@ def main(
 ) -> None:
     for each_seed in seed:
         for shots in n_shot:
-            chosen: dict[str, Any] = {"seed": each_seed, "tasks.n_shot": shots}
+            chosen: dict[str, Any] = {"seed": each_seed, "tasks.n_shot": shots, "tasks.n_query": n_query(shots)}
             chosen |= {"body.weights": weights, "data.root": str(root)}
             params = override(defaults(), load_yaml(BENCH / "photos.yaml") | chosen)
             say(f"bench: photos {params['tasks']['n_way']}w{shots}s seed {each_seed}")
             add("photos.csv", rows(run_stages(params, runs), shots, each_seed, refit=params["meta"]["refit"]))
             write_text(RESULTS / "photos.md", markdown(read("photos.csv")))
+
+
+def n_query(n_shot: int) -> int:
+    """15, or what is left of the 20 images that Omniglot has of a class."""
+    return min(15, 20 - n_shot)
 
 
 def rows(data: Path, n_shot: int, seed: int, *, refit: bool) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import photo_parts, photo_refit, photos
+from bench import photo_parts, photo_refit, photos, transductive
 from bench.settings import defaults, load_yaml, override
 from ltdi.store import write_json, write_table, write_tensors
 from pipeline.params import load
@@ -25,6 +25,14 @@ def test_the_preset_is_one_of_valid_params(repository, tmp_path):
     for changes in parts["parts"].values():
         YAML().dump(override(params, parts["common"] | changes), tmp_path / "params.yaml")
         assert load(tmp_path / "params.yaml", *params).data.domains.val == of.val
+
+
+def test_no_more_is_asked_than_characters_have(repository):
+    assert [photos.n_query(n_shot) for n_shot in (1, 5, 10)] == [15, 15, 10]
+    preset = load_yaml(repository / "bench" / "photos.yaml")["data.domains"]
+    asked = transductive.with_unlabelled(preset)
+    assert asked["train"] == preset["train"] and asked["test"] == ["cifar10", "pacs/sketch"]
+    assert "glyphs/val" not in asked["val"] and len(asked["val"]) == 4
 
 
 def test_each_domain_has_its_own_best_control(tmp_path):
