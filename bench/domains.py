@@ -42,8 +42,8 @@ classes they are, and does not look at the few images.
 
 {columns}
 
-Column (c) is CIFAR-10 of [`photos.md`](photos.md), of a mixture of fourteen domains, five of which are learned from only
-after all is chosen on them, and a chain of one step, of which Lv-Di is the same as Lt-Di. Where nothing is shown to
+Column (c) is CIFAR-10 of [`photos.md`](photos.md), of a mixture of fourteen domains, five of which are learned from
+only after all is chosen on them, and a chain of one step, of which Lv-Di is the same as Lt-Di. Where nothing is shown to
 help on meta-val both are their start.
 Seeds: {seeds_c} of (c), {seeds} of the others.
 
