@@ -43,8 +43,8 @@ classes they are, and does not look at the few images.
 {columns}
 
 Column (c) is CIFAR-10 of [`photos.md`](photos.md), of a mixture of fourteen domains, five of which are learned from
-only after all is chosen on them, and a chain of one step, of which Lv-Di is the same as Lt-Di. Where nothing is shown to
-help on meta-val both are their start.
+only after all is chosen on them, and a chain of one step, of which Lv-Di is the same as Lt-Di. Where nothing is shown
+to help on meta-val both are their start.
 Seeds: {seeds_c} of (c), {seeds} of the others.
 
 *Reported* are the paper's figures: DomainNet, a ResNet-12, 5-way 1-shot and 20-way 5-shot, not measured here.
