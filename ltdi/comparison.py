@@ -18,7 +18,6 @@ from ltdi.methods.base import Method
 from ltdi.metrics import mean_and_ci95
 from ltdi.pictures import by_folder, embedded
 from ltdi.run import Run
-from ltdi.seeding import generator
 from ltdi.tasks import batches
 
 
@@ -46,7 +45,7 @@ def compare(
     classes = Classes(features, torch.tensor([len(files) for files in by_class.values()]))
     sizes = {"n_tasks": n_tasks, "n_way": n_way, "n_shot": n_shot, "n_query": n_query}
     tasks = ClassTasks.sample(classes, **sizes, seed=seed, split="compare")
-    scores = {name: _scores(method, tasks, seed) for name, method in methods.items()}
+    scores = {name: _scores(method, tasks, run.noise(seed)) for name, method in methods.items()}
     return _table(run.name, scores)
 
 
@@ -100,9 +99,8 @@ def _read(folder: Path, n_way: int, n_shot: int, n_query: int) -> dict[str, list
     return by_class
 
 
-def _scores(method: Method, tasks: ClassTasks, seed: int) -> Tensor:
+def _scores(method: Method, tasks: ClassTasks, stream: torch.Generator) -> Tensor:
     """Accuracy of each task (M,)."""
-    stream = generator(seed, "noise")
     parts = (tasks.batch(part) for part in batches(len(tasks)))
     return torch.cat([method.learner.score(method.generate(t.context, generator=stream), t.query).cpu() for t in parts])
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdi.artefacts import load_sources, load_start, names
+from ltdi.artefacts import load_sources, load_start, method_of_run, names
 from ltdi.bodies import read_body
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
@@ -49,13 +49,9 @@ class Run:
         self.data = Path(data)
         deterministic()
         self.device = device()
-        if not (self.data / "model" / "methods").is_dir():
-            raise InputError(f"{self.data}: no finished run; run `dvc repro`, or name a run's data folder")
+        self.name = method_of_run(self.data, method)
         trained, controls = names(self.data)
         self.names = (trained, *controls)
-        self.name = method or trained
-        if self.name not in self.names:
-            raise InputError(f"--method {method} is not in {self.data}; allowed: {', '.join(self.names)}")
         _, seen, self.facts = load_start(self.data, self.device)
         self.body: nn.Module = read_body(self.data / "body" / "body.safetensors")
         self.extractor = FeatureExtractor.of(self.data / "tasks", self.body, seen, self.device)
