@@ -170,7 +170,7 @@ def compare(
     folder: Annotated[Path, typer.Argument(help="Labelled images: a folder of classes, each a folder of images.")],
     n_way: Annotated[int, typer.Option(help="Classes of a task.")] = 5,
     n_shot: Annotated[int, typer.Option(help="Images of each class that a head is made from.")] = 1,
-    n_query: Annotated[int, typer.Option(help="Further images of each that are asked.")] = 15,
+    n_query: Annotated[int | None, typer.Option(help="Further ones that are asked.", show_default="15")] = None,
     tasks: Annotated[int, typer.Option(help="How many tasks are drawn.")] = 1000,
     csv: Annotated[Path | None, typer.Option(help="Where to write the table.")] = None,
     method: Method = "",
@@ -179,8 +179,8 @@ def compare(
 ) -> None:
     """Does it pay on your images? Generated heads beside every control, on tasks drawn from labelled classes."""
     with one_line_errors("ltdi compare"):
-        csv, sizes = csv and apart(csv, data), {"n_way": n_way, "n_shot": n_shot, "n_query": n_query}
-        found = comparison.compare(Run(data, method=method), folder, **sizes, n_tasks=tasks, seed=seed)
+        csv, run = csv and apart(csv, data), Run(data, method=method)
+        found = comparison.compare(run, folder, n_way=n_way, n_shot=n_shot, n_query=n_query, n_tasks=tasks, seed=seed)
         show_first(found, csv, told="{:.4f}", written="%.6g")
         say(comparison.told_of(found))
 

@@ -20,14 +20,24 @@ from ltdi.pictures import by_folder, embedded
 from ltdi.run import Run
 from ltdi.tasks import batches
 
+QUERIES = 15
+
 
 @torch.no_grad()
 def compare(
-    run: Run, folder: Path, *, n_way: int = 5, n_shot: int = 1, n_query: int = 15, n_tasks: int = 1000, seed: int = 0
+    run: Run,
+    folder: Path,
+    *,
+    n_way: int = 5,
+    n_shot: int = 1,
+    n_query: int | None = None,
+    n_tasks: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """A row for the run's method, then one for each control, the best first: ``method``; the ``accuracy`` on
-    ``n_query`` further images of each class and half its 95 % interval over the tasks, ``ci95``; and ``ahead``, by how
-    much the method is above it, paired over the same tasks, with ``ahead_ci95``.
+    ``n_query`` further images of each class, 15 or what the largest class has where none is said, and half its 95 %
+    interval over the tasks, ``ci95``; and ``ahead``, by how much the method is above it, paired over the same tasks,
+    with ``ahead_ci95``.
 
     Tasks are of ``n_way`` of the folder's classes and ``n_shot`` images of each; of a class of too few images a fair
     share is asked. Methods that work on images, or on one number of classes alone, are left out, which is said.
@@ -40,7 +50,8 @@ def compare(
         raise InputError(f"{run.data} generates heads from names, and images say nothing to it; name another run")
     if n_tasks < 2:
         raise InputError(f"--tasks {n_tasks}; give two or more, which an interval needs")
-    by_class, methods = _read(folder, n_way, n_shot, n_query), _comparable(run, n_way)
+    by_class = _read(folder, n_way)
+    n_query, methods = _asked(folder, max(map(len, by_class.values())), n_shot, n_query), _comparable(run, n_way)
     features = embedded(run.extractor, [file for files in by_class.values() for file in files])
     classes = Classes(features, torch.tensor([len(files) for files in by_class.values()]))
     sizes = {"n_tasks": n_tasks, "n_way": n_way, "n_shot": n_shot, "n_query": n_query}
@@ -81,8 +92,8 @@ def _comparable(run: Run, n_way: int) -> dict[str, Method]:
     return found
 
 
-def _read(folder: Path, n_way: int, n_shot: int, n_query: int) -> dict[str, list]:
-    """The image files of each class, enough for such tasks."""
+def _read(folder: Path, n_way: int) -> dict[str, list]:
+    """The image files of each class, enough of both."""
     by_class = by_folder(folder)
     if n_way < 2 or n_way > len(by_class):
         raise InputError(f"--n-way {n_way}; {folder} holds {len(by_class)} classes, and two or more are told apart")
@@ -90,13 +101,19 @@ def _read(folder: Path, n_way: int, n_shot: int, n_query: int) -> dict[str, list
     few = min(counts, key=lambda name: counts[name])
     if counts[few] < 2:
         raise InputError(f"{folder / few} holds one image, and one is learned from and another asked; add some")
-    most = max(counts.values())
-    if n_shot < 1 or n_query < 1 or n_shot + n_query > most:
-        raise InputError(
-            f"--n-shot {n_shot} --n-query {n_query}: each is one or more, and the largest class of {folder} has {most}"
-            " images; lower one"
-        )
     return by_class
+
+
+def _asked(folder: Path, most: int, n_shot: int, n_query: int | None) -> int:
+    """How many images of a class are asked, of as many as the largest class has."""
+    found = min(QUERIES, most - n_shot) if n_query is None else n_query
+    if n_shot < 1 or found < 1 or n_shot + found > most:
+        told = "" if n_query is None else f" --n-query {n_query}"
+        raise InputError(
+            f"--n-shot {n_shot}{told}: one or more are learned from and others asked, and the largest class of"
+            f" {folder} has {most} images; lower one"
+        )
+    return found
 
 
 def _scores(method: Method, tasks: ClassTasks, stream: torch.Generator) -> Tensor:

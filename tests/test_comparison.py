@@ -74,6 +74,9 @@ def test_the_command_shows_the_table_and_writes_all_of_it(finished, folder, tmp_
     told = " ".join(ended.output.split())
     assert "left out" in told and "head_sgd, mean_head, nearest_head" in told and "the best control here" in told
     assert pd.read_csv(tmp_path / "table.csv").method[0] == "ltdi"
+    # of what a class has, all that is not learned from is asked, where nothing else is said
+    few = call("compare", folder, "--n-way", 5, "--n-shot", 5, "--tasks", 5, "--data", finished.data)
+    assert few.exit_code == 0, few.output
     of_ridge = call("compare", folder, *asked, "--method", "ridge")
     assert "ridge − " in of_ridge.output
 
@@ -87,6 +90,7 @@ def test_bad_input_is_one_line(finished, folder, tmp_path):
     refused(compared(folder, "--n-way", 1), "--n-way 1")
     refused(compared(folder, "--n-shot", 5, "--n-query", 5), "--n-shot 5 --n-query 5", "9 images")
     refused(compared(folder, "--n-shot", 0), "--n-shot 0")
+    refused(compared(folder, "--n-shot", 9), "--n-shot 9", "9 images")
     refused(compared(folder, "--n-query", 5, "--tasks", 1), "--tasks 1")
     refused(compared(folder, "--method", "head_sgd", "--n-way", 3, "--n-query", 5), "head_sgd", "--n-way 5")
     refused(compared(folder, "--csv", finished.data / "model" / "t.csv"), "lies among the files of the run")
@@ -94,4 +98,4 @@ def test_bad_input_is_one_line(finished, folder, tmp_path):
     for name in ("b", "c"):
         (tmp_path / "one" / name).symlink_to(folder / "class 1")
     (tmp_path / "one" / "a" / "0.png").write_bytes((folder / "class 0" / "0.png").read_bytes())
-    refused(compared(tmp_path / "one", "--n-way", 3, "--n-query", 5), "one/a", "holds one image")
+    refused(compared(tmp_path / "one", "--n-way", 3), "one/a", "holds one image")
