@@ -30,9 +30,8 @@ example: $(READY) ## a head for a folder of images without training, on a task o
 	ltdi example
 	ltdi classify data/example/support data/example/query
 
-paper: $(READY) ## the paper's literal configuration, as an experiment; ten minutes and more on two cores
-	options=$$(python -m bench paper-params) && dvc exp run --temp --force --name paper-literal $$options
-	@$(MAKE) --no-print-directory compare
+paper: $(READY) ## the paper's own form, from noise on recorded weights, until it has converged; an hour on two cores: LTDI_DATA=<folder>
+	LTDI_DATA=$(LTDI_DATA) python -m bench paper
 
 compare: $(READY) ## all experiments side by side: changed params and accuracy
 	@dvc exp show --no-pager --only-changed --drop '^(pipeline|ltdi)/|^data/(?!results)|controls|ms_per_task|ceiling|weight_mse|Created|State|Executor|best_control'

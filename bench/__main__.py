@@ -39,7 +39,7 @@ COMMANDS = {
         "the paper's methods on ResNet-18, MobileNetV2, Swin-T and ResNet-12: backbones.md",
     ),
     "report": ("bench.report", "the readable tables and the picture of bench/results/"),
-    "paper-params": ("bench.paper", "the paper's configuration, as options of `dvc exp run`"),
+    "paper": ("bench.paper", "the paper's own form, from noise on recorded weights alone: paper.csv, paper.md"),
 }
 
 

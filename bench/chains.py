@@ -50,7 +50,7 @@ def chains(bench: Bench) -> tuple[pd.DataFrame, Callable[[str, Path], None]]:
 
 def _chain(world: World, params: dict[str, Any]) -> Tensor:
     """The weights of all meta-test tasks at every state, x_T first (T+1, M, D)."""
-    method = world.build(params)
+    method = world.diffusion(params)
     deque(trained(method, world, params), maxlen=0)
     with torch.no_grad():
         context = world.test.context(torch.arange(len(world.test)))

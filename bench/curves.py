@@ -26,12 +26,14 @@ from ltdi.console import say
 from ltdi.devices import deterministic
 from ltdi.errors import InputError
 from ltdi.methods import build
+from ltdi.methods.base import Method
 from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
 from ltdi.metrics import weight_mse
 from ltdi.seeding import generator
 from ltdi.starts import Start
 from ltdi.store import digest, write_tsv
+from ltdi.streaming import StreamedTrajectories
 from ltdi.tasks import TaskSource, batches
 from ltdi.training import Training
 from ltdi.trajectories import Trajectories
@@ -99,6 +101,7 @@ class World:
     test: TaskSource
     recorded: Trajectories
     provides: frozenset[str]
+    collection: Mapping[str, Any]
 
     @classmethod
     def read(cls, data: Path) -> "World":
@@ -108,9 +111,32 @@ class World:
             partial(load_trajectories, data), ("meta_train", "meta_test")
         )
         train, test = sources["meta_train"].take(of_train), sources["meta_test"].take(of_test)
-        return cls(start, train, trajectories, sources["meta_val"], test, recorded, frozenset(facts["provides"]))
+        return cls(
+            start,
+            train,
+            trajectories,
+            sources["meta_val"],
+            test,
+            recorded,
+            frozenset(facts["provides"]),
+            facts["collection"],
+        )
 
-    def build(self, params: Mapping[str, Any]) -> DiffusionMethod:
+    def streamed(self, params: Mapping[str, Any]) -> Trajectories:
+        """The trajectories that a training of ``params`` draws from: those stored, or those collected meanwhile."""
+        meta = params["meta"]
+        if not meta["streamed_tasks"]:
+            return self.trajectories
+        sizes = {"pool": meta["streamed_tasks"], "uses": meta["uses"], "tasks_a_step": meta["recorded_tasks"]}
+        return StreamedTrajectories(self.trajectories, self.start, self.collection, seed=params["seed"], **sizes)
+
+    def diffusion(self, params: Mapping[str, Any]) -> DiffusionMethod:
+        """Build the method of ``params``, which must be a diffusion."""
+        method = self.build(params)
+        assert isinstance(method, DiffusionMethod)
+        return method
+
+    def build(self, params: Mapping[str, Any]) -> Method:
         """The method of ``params``, not trained yet."""
         setup = Setup(
             meta=Meta(**{key: value for key, value in params["meta"].items() if key not in OPTIMISED}),
@@ -125,7 +151,6 @@ class World:
         )
         name = params["method"]["name"]
         method = build(name, self.start, setup, params["methods"][name], seed=params["seed"])
-        assert isinstance(method, DiffusionMethod)
         method.prepare(self.train, self.trajectories, self.val)
         return method
 
@@ -142,7 +167,8 @@ def curve(params: dict[str, Any], runs: Path = RUNS) -> pd.DataFrame:
     file = runs / "curves" / f"{key[:16]}.tsv"
     if not file.exists():
         world = World.read(data)
-        write_tsv(file, pd.DataFrame(trained(world.build(params), world, params)))
+        method = world.diffusion(params)
+        write_tsv(file, pd.DataFrame(trained(method, world, params)))
     return pd.read_csv(file, sep="\t")
 
 
@@ -157,7 +183,7 @@ def trained(method: DiffusionMethod, world: World, params: Mapping[str, Any]) ->
     seconds, every = 0.0, max(1, meta["steps"] // MEASURED)
     method.train()
     started = time.process_time()
-    for row in method.meta_train(training, world.train, world.trajectories, seed=seed):
+    for row in method.meta_train(training, world.train, world.streamed(params), seed=seed):
         if training.step % every == 0:
             seconds += time.process_time() - started
             with training.averaged():

@@ -1,12 +1,314 @@
-"""``python -m bench paper-params``: the variant ``paper`` of params.yaml, as options of ``dvc exp run``."""
+"""``python -m bench paper``: the paper's own form, diffusion from noise on recorded weights alone, and what it has to
+beat -> paper.csv, paper.md.
 
-from bench.settings import bench_params
+Rows, settings and the rule by which a training ends are those of ``paper.yaml``. A row is kept under ``runs/paper`` by
+all that it depends on, so that a run that was killed goes on where it was; rows are measured side by side, a process a
+core.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from torch import Tensor
+
+from bench import BENCH, RESULTS, RUNS
+from bench.curves import World
+from bench.machine import origin
+from bench.options import RAW, Root, Runs
+from bench.plan import LOCATE
+from bench.settings import bench_params, defaults, load_yaml, override, pick
+from bench.stages import name_of_code, read_stages, run_stages
+from bench.text import percent, table
+from ltdi.console import say
+from ltdi.devices import deterministic
+from ltdi.diffusion import sampler
+from ltdi.errors import InputError
+from ltdi.methods.base import Method, scores
+from ltdi.methods.diffusion_method import DiffusionMethod
+from ltdi.methods.trained import TrainedMethod
+from ltdi.metrics import mean_and_ci95, weight_mse
+from ltdi.reptile import OWN
+from ltdi.seeding import generator
+from ltdi.store import digest, write_text
+from ltdi.tasks import Context, TaskSource, batches
+from ltdi.training import Training
+
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "equation 1": {"step": sampler.ddpm},
+    "DDIM": {"step": sampler.ddim},
+    "scaled joins": {"step": sampler.ddpm, "scaled_joins": True},
+}
+ONE_CALL = "one call at T"
+TRAINED = "trained"
+"""The row of the recorded heads themselves."""
 
 
-def main() -> None:
-    print(*(f"-S {key}={_written(value)}" for key, value in bench_params()["variants"]["paper"].items()))
+def main(
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; if none, 0, 1 and 2.")] = None,
+    setting: Annotated[list[str] | None, typer.Option(help="May be repeated; if none, those of paper.yaml.")] = None,
+    row: Annotated[list[str] | None, typer.Option(help="May be repeated; if none, those of paper.yaml.")] = None,
+    root: Root = RAW,
+    runs: Runs = RUNS,
+    processes: Annotated[int, typer.Option(help="Rows that are measured at a time.")] = os.cpu_count() or 1,
+    results: Annotated[Path, typer.Option(help="Where paper.csv and paper.md are written.")] = RESULTS,
+) -> None:
+    started, preset = time.monotonic(), load_yaml(BENCH / "paper.yaml")
+    settings = [each for each in setting or preset["settings"] if _is_found(each, root)]
+    seeds, names = seed or [0, 1, 2], row or list(preset["rows"])
+    for name in names:
+        if name not in preset["rows"]:
+            raise InputError(f"--row {name} is not in bench/paper.yaml; allowed: {', '.join(preset['rows'])}")
+    # seed by seed, so that a run that is stopped has whole tables of fewer seeds
+    cells = [(each, name, one) for one, each, name in product(seeds, settings, names)]
+    for each, one in product(settings, seeds):  # what rows share is made once, on all cores
+        run_stages(params_of(each, names[0], one, root), runs, until="collect_trajectories")
+    found = []
+    with ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        for file in pool.map(partial(measured, root=root, runs=runs), *zip(*cells)):
+            found.append(pd.read_parquet(file))
+            _write(pd.concat(found, ignore_index=True), preset, results)
+    say(f"wrote paper.md in {results}, {(time.monotonic() - started) / 60:.0f} minutes")
 
 
-def _written(value: object) -> str:
-    """As YAML has it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def _is_found(setting: str, root: Path) -> bool:
+    data = pick(bench_params(), "settings", setting)["data"]
+    try:
+        LOCATE[data](root)
+    except InputError as error:
+        say(f"bench: {setting} is left out: {error}")
+        return False
+    return True
+
+
+def params_of(setting: str, row: str, seed: int, root: Path) -> dict[str, Any]:
+    """The params of a row of paper.yaml in a setting of params.yaml."""
+    bench, preset = bench_params(), load_yaml(BENCH / "paper.yaml")
+    changes = bench["data"][bench["settings"][setting]["data"]] | _sizes(bench, setting)
+    changes |= preset["shared"] | preset["rows"][row] | {"method.controls": preset["baselines"]}
+    return override(defaults(), changes | {"seed": seed, "data.root": str(root), "meta.steps": preset["flat"]["most"]})
+
+
+def _sizes(bench: Mapping[str, Any], setting: str) -> dict[str, Any]:
+    return {key: value for key, value in bench["settings"][setting].items() if key.startswith("tasks.n_")}
+
+
+def measured(setting: str, row: str, seed: int, *, root: Path, runs: Path) -> Path:
+    """Train and measure a row, where that is not done yet: the file of its lines, one a task and sampler."""
+    params, preset = params_of(setting, row, seed, root), load_yaml(BENCH / "paper.yaml")
+    data = run_stages(params, runs, until="collect_trajectories")
+    stage = read_stages()["meta_train"]
+    own_code = name_of_code(BENCH, (BENCH / "paper.py", BENCH / "curves.py"))
+    key = digest(str(data.parent.name), stage.values(params), stage.code(params), own_code, preset["flat"], row)
+    file = runs / "paper" / f"{key[:16]}.parquet"
+    if file.exists():
+        return file
+    deterministic()
+    world = World.read(data)
+    lines = []
+    method = world.build(params)
+    curve = list(trained_until_flat(method, world, params, preset["flat"]))
+    about: dict[str, Any] = {
+        "setting": setting,
+        "seed": seed,
+        "curve": json.dumps(curve),
+        "steps": curve[-1]["step"],
+        **origin(),
+    }
+    about |= {"seconds": curve[-1]["seconds"], "flat": curve[-1]["flat"]}
+    for name, weights in ways_of(method, world).items():
+        lines.append(_scored(method, world, weights).assign(row=row, sampler=name, **about))
+    if row == next(iter(preset["rows"])):  # once for all rows
+        for name in preset["baselines"]:
+            baseline = world.build(override(params, {"method.name": name}))
+            lines.append(_scored(baseline, world, _generated(baseline, world)).assign(row=name, sampler="", **about))
+        recorded = world.recorded.trained(torch.arange(len(world.test)))
+        lines.append(_scored(method, world, recorded).assign(row=TRAINED, sampler="", **about))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pd.concat(lines, ignore_index=True).to_parquet(unfinished := file.with_suffix(f".{os.getpid()}.tmp"))
+    os.replace(unfinished, file)
+    return file
+
+
+def trained_until_flat(
+    method: Method, world: World, params: Mapping[str, Any], flat: Mapping[str, Any]
+) -> Iterator[dict[str, float]]:
+    """Train until the score on meta-val is flat, as paper.yaml says; yields what was measured. In the end the method
+    has its averaged parameters."""
+    meta, seed = params["meta"], params["seed"]
+    knobs = {"lr": meta["outer_lr"], "ema": meta["ema"], "lr_schedule": meta["lr_schedule"]}
+    training = Training(method, steps=flat["most"], **knobs)
+    measures: list[float] = []
+    seconds, started = 0.0, time.process_time()
+    trajectories = world.streamed(params)
+    method.train()
+    for _ in method.meta_train(training, world.train, trajectories, seed=seed):
+        if training.step % flat["every"] and training.step < training.steps:
+            continue
+        seconds += time.process_time() - started
+        with training.averaged():
+            score = _score_on(world.val, method, seed)
+        measures.append(score)
+        is_flat = _is_flat(measures, flat["patience"], flat["tolerance"])
+        yield {"step": training.step, "seconds": round(seconds, 1), "val_score": score, "flat": is_flat}
+        if is_flat:
+            break
+        started = time.process_time()
+    method.load_state_dict(training.average)
+    method.eval()
+
+
+def _is_flat(measures: list[float], patience: int, tolerance: float) -> bool:
+    return len(measures) > patience and max(measures[-patience:]) < max(measures[:-patience]) + tolerance
+
+
+@torch.no_grad()
+def _score_on(val: TaskSource, method: Method, seed: int) -> float:
+    return scores(method.learner, val, lambda context: _weights(method, context, seed)).mean().item()
+
+
+def _weights(method: Method, context: Context, seed: int) -> Tensor:
+    """Weights (B, D) of a context; of a trained generator at full strength, as the paper has it."""
+    noise = generator(seed, "noise")
+    if isinstance(method, TrainedMethod):
+        return method.propose(context, method.start.centre(context), generator=noise)
+    return method.generate(context, generator=noise)
+
+
+def ways_of(method: Method, world: World) -> dict[str, Tensor]:
+    """The weights (M, D) of the meta-test tasks at full strength, by each sampler of a chain."""
+    if not isinstance(method, DiffusionMethod):
+        return {"": _generated(method, world)}
+    found: dict[str, list[Tensor]] = {name: [] for name in (*SAMPLERS, ONE_CALL)}
+    T, process = method.process.schedule.T, method.process
+    for tasks in batches(len(world.test)):
+        context = world.test.context(tasks)
+        with torch.no_grad():
+            centre = method.start.centre(context)
+            known = method._known(context, centre)
+            x_T, _ = method._draw_noise(centre[:1], context.n_way, generator(0, "noise"), last=True)
+            x_T, epsilon = x_T.expand_as(centre), partial(method.epsilon, OWN, task=known)
+            for name, how in SAMPLERS.items():
+                *_, (_, x_0, _) = sampler.chain(process, epsilon, x_T, **how)
+                found[name].append(method.to_w(x_0, centre))
+            t = torch.full((len(centre),), T)
+            w = process.endpoint(epsilon(x_T, t), x_T, t, process.target(t))
+            found[ONE_CALL].append(method.to_w(w, centre))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+@torch.no_grad()
+def _generated(method: Method, world: World) -> Tensor:
+    return torch.cat([_weights(method, world.test.context(tasks), 0) for tasks in batches(len(world.test))])
+
+
+def _scored(method: Method, world: World, w: Tensor) -> pd.DataFrame:
+    tasks = torch.arange(len(world.test))
+    found = torch.cat(
+        [method.learner.score(w[part], world.test.batch(part).query) for part in batches(len(world.test))]
+    )
+    distances = weight_mse(w, world.recorded.trained(tasks).to(w))
+    return pd.DataFrame({"task": tasks.numpy(), "score": found.numpy(), "weight_mse": distances.numpy()})
+
+
+# -- the table ---------------------------------------------------------------------------------------
+
+
+def _write(lines: pd.DataFrame, preset: Mapping[str, Any], results: Path) -> None:
+    rows = pd.DataFrame(_rows(lines, preset))
+    results.mkdir(parents=True, exist_ok=True)
+    write_text(results / "paper.csv", rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    write_text(results / "paper.md", markdown(rows, preset))
+
+
+def _rows(lines: pd.DataFrame, preset: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A line of paper.csv for every setting, seed, row and sampler: its means over tasks, and its differences from the
+    linear map and from Lv-Di by the same sampler, paired over the tasks."""
+    by = {key: own.set_index("task") for key, own in lines.groupby(["setting", "seed", "row", "sampler"], sort=False)}
+    for (setting, seed, row, way), own in by.items():
+        first = own.iloc[0]
+        made = {"setting": setting, "seed": seed, "row": row, "sampler": way, "tasks": len(own)}
+        made["accuracy"], made["ci95"] = _mean(own.score)
+        made["weight_mse"], made["mse_ci95"] = _mean(own.weight_mse)
+        for name, other in (("linear", ("weight_regression", "")), ("lvdi", ("lvdi", way))):
+            beside = by.get((setting, seed, *other))
+            if beside is not None and other[0] != row:
+                made[f"over_{name}"], made[f"over_{name}_ci95"] = _mean(own.score - beside.score)
+                made[f"mse_over_{name}"], made[f"mse_over_{name}_ci95"] = _mean(own.weight_mse - beside.weight_mse)
+        trained = row in preset["rows"]
+        made |= {key: first[key] if trained else np.nan for key in ("steps", "seconds", "flat")}
+        yield made | {"device": first.device, "commit": first.commit}
+
+
+def _mean(values: pd.Series) -> tuple[float, float]:
+    return mean_and_ci95(torch.tensor(values.to_numpy()))
+
+
+def markdown(rows: pd.DataFrame, preset: Mapping[str, Any]) -> str:
+    """A table a setting, best first: the means over seeds, with the interval of that mean."""
+    flat = preset["flat"]
+    text = (
+        "# The paper's own form: from noise, on recorded weights alone\n\n"
+        "`make paper`. Twenty denoising steps from Gaussian noise, trained on recorded weights without a query loss;"
+        " every row on the same features and streamed trajectories. A training is measured on meta-val every"
+        f" {flat['every']} steps and ends when the best of the last {flat['patience']} measures is less than"
+        f" {100 * flat['tolerance']:g} points above the best before, or after {flat['most']} steps. Accuracy in percent"
+        " of meta-test queries, weight MSE to the trained heads in 1e-4; differences are paired over tasks; ± is the"
+        " 95 % interval of the mean over seeds. What a chain is read by stands behind its name. Rows: `paper.csv`.\n"
+    )
+    for setting, own in rows.groupby("setting", sort=False):
+        seeds, tasks = sorted(own.seed.unique()), own.tasks.iloc[0]
+        text += (
+            f"\n## {setting}\n\nSeeds {', '.join(map(str, seeds))}, {tasks} tasks each;"
+            f" {', '.join(sorted(own.device.unique()))}; commit {', '.join(sorted(own.commit.unique()))}.\n\n"
+        )
+        lines = []
+        for (row, way), group in own.groupby(["row", "sampler"], sort=False):
+            name = preset["names"][row] + (f" ({way})" if way else "")
+            reported = preset["reported"].get(setting, {}).get(row, "")
+            best = (
+                ""
+                if pd.isna(group.steps.iloc[0])
+                else f"{group.steps.mean():.0f}{'' if group.flat.all() else ', rising'}"
+            )
+            seconds = "" if not best else f"{group.seconds.mean():.0f}"
+            cells = [name, _percent(group, "accuracy", "ci95"), _scaled(group, "weight_mse", "mse_ci95")]
+            cells += [
+                _percent(group, "over_linear", "over_linear_ci95", "+"),
+                _percent(group, "over_lvdi", "over_lvdi_ci95", "+"),
+            ]
+            cells += [_scaled(group, "mse_over_lvdi", "mse_over_lvdi_ci95", "+"), best, seconds, str(reported)]
+            lines.append((-group.accuracy.mean(), cells))
+        head = ["weights", "accuracy", "weight MSE", "− linear map", "− Lv-Di, same sampler", "its MSE", "steps"]
+        text += table([*head, "CPU s", "*reported*"], [cells for _, cells in sorted(lines, key=lambda each: each[0])])
+    return text
+
+
+def _half(group: pd.DataFrame, ci95: str) -> float:
+    """Of the mean over seeds, whose tasks are drawn apart."""
+    return float((group[ci95] ** 2).sum() ** 0.5 / len(group))
+
+
+def _percent(group: pd.DataFrame, value: str, ci95: str, sign: str = "") -> str:
+    if value not in group or group[value].isna().any():
+        return ""
+    return percent(group[value].mean(), _half(group, ci95), sign=sign)
+
+
+def _scaled(group: pd.DataFrame, value: str, ci95: str, sign: str = "") -> str:
+    if value not in group or group[value].isna().any():
+        return ""
+    return f"{1e4 * group[value].mean():{sign}.2f} ± {1e4 * _half(group, ci95):.2f}"

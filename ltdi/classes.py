@@ -170,6 +170,12 @@ class ClassTasks:
         support, query = drawn_images(self.of.counts[names] * self.n_views, K, Q, stream)
         return Task(context_of(*self._rows(names, support)), self._query(names, query))
 
+    def redrawn(self, n_tasks: int, stream: torch.Generator) -> Self:
+        """The same source with as many new tasks in its table, of the sizes of the present ones."""
+        classes = self.draw(n_tasks, stream)
+        counts = self.of.counts[classes] * self.of.n_views
+        return self._like(self.of, classes, *drawn_images(counts, self.n_shot, self.query.shape[-1], stream))
+
     def description(self, tasks: Tensor) -> str:
         return digest(tasks, self.of.name, self.classes[tasks], self.support[tasks])
 

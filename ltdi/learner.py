@@ -86,8 +86,9 @@ class Learner(ABC):
         """What is reported, larger is better: w (B, D) -> (B,)."""
 
     @abstractmethod
-    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
-        """Random weights (n_tasks, D) from which training may start (Algorithm 1: w_n ~ N)."""
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator, *, output_scale: float = 1.0) -> Tensor:
+        """Draw random weights (n_tasks, D) from which training may start (Algorithm 1: w_n ~ N); the output layer's are
+        multiplied by ``output_scale``."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

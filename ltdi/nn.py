@@ -95,6 +95,26 @@ def _groups(width: int) -> int:
     return math.gcd(width, 8)
 
 
+class Standardise(nn.Module):
+    """(x − mean) / deviation of numbers (…, F), by buffers; they are 0 and 1 until ``fit``."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, n_numbers: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_numbers))
+        self.register_buffer("deviation", torch.ones(n_numbers))
+
+    def fit(self, mean: Tensor, deviation: Tensor) -> None:
+        """Set the buffers (F,); a number that never varies is left at its own size."""
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(deviation > 1e-6 * mean.abs().clamp_min(1e-6), deviation, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.deviation
+
+
 def masked_mean(x: Tensor, present: Tensor | None) -> Tensor:
     """The mean over the rows x (…, K, C) that are there: present (…, K) is 1 or 0, None where all are. (…, C)"""
     if present is not None:

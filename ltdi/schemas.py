@@ -70,6 +70,7 @@ class OfScenario(Facts):
     scenario: Name
     source: Name
     provides: list[str]
+    collection: dict[str, Any]
 
 
 class OfStart(Facts):

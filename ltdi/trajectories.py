@@ -63,6 +63,10 @@ class Trajectories:
         """D"""
         return self.parts[0].shape[2]
 
+    def at(self, step: int, train: TaskSource) -> "tuple[TaskSource, Trajectories]":
+        """The tasks of ``train`` and their trajectories that a step of meta-training draws from: here all, always."""
+        return train, self
+
     def points(self, tasks: Tensor) -> Tensor:
         """(B, P, D)"""
         return torch.stack([self.parts[part][row] for part, row in self._places(tasks)])

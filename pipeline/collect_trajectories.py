@@ -44,11 +44,12 @@ def main(params_file: Path, data: Path) -> None:
     sources = {split: source.to(where) for split, source in read(data / "tasks", SPLITS).items()}
     if knobs.augment and sources["meta_train"].n_views == 1:
         raise InputError("trajectories.augment = true needs further views; set tasks.views to 1 or more")
-    start, seen = scenario.begin(sources, params.learner.model_dump(), knobs.start, seed=seed)
+    learner = params.learner.model_dump()
+    start, seen = scenario.begin(sources, learner, knobs.start, seed=seed, output_scale=knobs.output_scale)
     if seen is not None:
         sources = {split: source.through(seen) for split, source in sources.items()}
     _check_memory(start, sources, knobs)
-    settings = knobs.model_dump(exclude={"start", "shard_size", "max_dropped"})
+    settings = knobs.model_dump(exclude={"start", "output_scale", "shard_size", "max_dropped"})
     settings["precision"] = str(precision(knobs.precision, where)).removeprefix("torch.")
 
     index, found = [], {}
@@ -72,6 +73,7 @@ def main(params_file: Path, data: Path) -> None:
         link_or_copy(path, data / "trajectories" / name)
     provides = scenario.provides - (set() if has_images(data / "tasks") else {"images"})
     facts = {"scenario": params.scenario.name, "source": scenario.source, "provides": sorted(provides)}
+    facts["collection"] = settings
     write_start(data, start, seen, facts)
     write_index(data, table)
     train = table[(table.split == "meta_train") & table.kept]

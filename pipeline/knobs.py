@@ -144,6 +144,7 @@ class Methods(Section):
     prototype_sgd: NoKnobs
     mean_head: NoKnobs
     nearest_head: NoKnobs
+    weight_regression: NoKnobs
     nearest_unit: NoKnobs
     simpleshot: NoKnobs
     logistic: NoKnobs

@@ -25,8 +25,10 @@ from ltdi.pooled import pooled
 from ltdi.provenance import name_of
 from ltdi.seeding import generator
 from ltdi.store import write_json, write_tsv
+from ltdi.streaming import StreamedTrajectories
 from ltdi.tasks import TaskSource
 from ltdi.training import Row, Training
+from ltdi.trajectories import Trajectories
 from pipeline import params as parameters
 from pipeline.checkpoints import resumable
 from pipeline.meta_checks import check, check_refit
@@ -77,6 +79,7 @@ def _world(data: Path, names: list[str]) -> SimpleNamespace:
         device=where,
         body=read_body(data / "body" / "body.safetensors"),
         provides=frozenset(facts["provides"]),
+        collection=facts["collection"],
     )
     world.trajectories, kept = load_trajectories(data, "meta_train")
     world.train = taken(sources["meta_train"], kept, data)
@@ -107,7 +110,12 @@ def _setup(params: SimpleNamespace, world: SimpleNamespace) -> Setup:
             f"denoiser.name = unet is for one number of classes, and tasks.train_n_way = {world.train.n_way} is not"
             f" tasks.n_way = {setup.n_way}; set it to null"
         )
-    say_fewer("meta.recorded_tasks", meta.recorded_tasks if meta.weight_loss else 0, len(world.train), "tasks")
+    say_fewer(
+        "meta.recorded_tasks",
+        meta.recorded_tasks if meta.weight_loss else 0,
+        meta.streamed_tasks or len(world.train),
+        "tasks",
+    )
     # tasks of texts are of no classes, and of two slots always
     say_fewer("meta.n_way", meta.n_way if meta.new_tasks and setup.n_classes else 0, setup.n_classes, "classes")
     if "examples" in world.provides and meta.max_shot + meta.query_images > world.train.most_shots + 1:
@@ -125,10 +133,19 @@ def _trained(
     if not any(True for _ in method.parameters()):
         return pd.DataFrame(), 0.0
     training, key = _training(method, world.train, world, params, setup, own)
-    rows = _validated(method, training, world, params.meta.val_every, params.seed)
+    recorded = _recorded(world, setup.meta, params.seed)
+    rows = _validated(method, training, world, recorded, params.meta.val_every, params.seed)
     curve, seconds = _finished(method, training, rows, key, params, "meta_train")
     method.finish(world.val, seed=params.seed)
     return curve, seconds
+
+
+def _recorded(world: SimpleNamespace, meta: Meta, seed: int) -> Trajectories:
+    """The trajectories that meta-training draws from: the stored ones, or such as are collected meanwhile."""
+    if not meta.streamed_tasks:
+        return world.trajectories
+    sizes = {"pool": meta.streamed_tasks, "uses": meta.uses, "tasks_a_step": meta.recorded_tasks}
+    return StreamedTrajectories(world.trajectories, world.start, world.collection, seed=seed, **sizes)
 
 
 def _refit(
@@ -146,7 +163,8 @@ def _refit(
     again = build(name, world.start, setup, own, seed=params.seed).to(world.device)
     again.prepare(world.train, world.trajectories, world.val)
     training, key = _training(again, both, world, params, setup, own)
-    rows = again.meta_train(training, both, world.trajectories, seed=params.seed)
+    recorded = _recorded(world, setup.meta, params.seed)
+    rows = again.meta_train(training, both, recorded, seed=params.seed)
     _, seconds = _finished(again, training, rows, key, params, "meta_train, meta-val classes too")
     again.choose_as(method)
     built[name] = again
@@ -161,9 +179,12 @@ def _training(
     knobs = {section: getattr(params, section).model_dump() for section in ("diffusion", "denoiser")}
     knobs["meta"] = meta.model_dump(exclude={"refit"})
     tensors, values = world.start.state()
-    inputs = (params.method.name, own, knobs, params.seed, values, tensors, setup.n_way, world.body.state_dict())
-    inputs = (*inputs, train.description(torch.arange(len(train))), *world.trajectories.parts)
-    code = (type(method).__module__, type(world.start.learner).__module__, type(train).__module__)
+    inputs: tuple[Any, ...] = (params.method.name, own, knobs, params.seed, values, tensors, setup.n_way)
+    inputs = (*inputs, world.body.state_dict(), train.description(torch.arange(len(train))), *world.trajectories.parts)
+    code: tuple[str, ...] = ()
+    if meta.streamed_tasks:
+        inputs, code = (*inputs, world.collection), ("ltdi.streaming", "ltdi.trajectories")
+    code += (type(method).__module__, type(world.start.learner).__module__, type(train).__module__)
     training = Training(method, lr=meta.outer_lr, steps=meta.steps, ema=meta.ema, lr_schedule=meta.lr_schedule)
     return training, name_of("meta", *inputs, code=code)
 
@@ -192,9 +213,11 @@ def _summary(method: Method, own: Tensor, controls: dict[str, Tensor], seconds: 
     return metrics
 
 
-def _validated(method: Method, training: Training, world: SimpleNamespace, every: int, seed: int) -> Iterator[Row]:
+def _validated(
+    method: Method, training: Training, world: SimpleNamespace, recorded: Trajectories, every: int, seed: int
+) -> Iterator[Row]:
     """The method's rows, every so often with the averaged weights' losses and score on meta-val."""
-    for row in method.meta_train(training, world.train, world.trajectories, seed=seed):
+    for row in method.meta_train(training, world.train, recorded, seed=seed):
         if training.step % every == 0 or training.step == training.steps:
             with training.averaged():
                 row |= method.validate(world.val, world.val_trajectories, seed=seed)

@@ -140,6 +140,7 @@ class Trajectories(Section):
         "text_ridge",
         "kernel_ridge",
     ]
+    output_scale: NonNegative
     fit_on: Literal["class", "support", "rows"]
     augment: bool
     optimizer: Literal["sgd", "adam"]
@@ -160,12 +161,17 @@ class Method(Section):
 class Diffusion(Section):
     steps: Annotated[int, Field(ge=1, le=10**4)]
     schedule: Literal["cosine", "linear"]
+    min_alpha_bar: Annotated[float, Field(ge=0, lt=1)]
     prediction: Literal["epsilon", "weights", "difference", "v"]
     max_beta: Annotated[float, Field(ge=1e-6, lt=1)]
     weighting: Literal["theorem", "weights"]
     visited: Share
     chain_noise: NonNegative
     start_noise: NonNegative
+    noise: Literal["gaussian", "initialization"]
+    final_share: Share
+    sampler: Literal["ddpm", "ddim"]
+    scaled_joins: bool
     gradient_input: bool
 
 
@@ -177,6 +183,8 @@ class Denoiser(Section):
     neurons_a_token: AtATime
     condition: Literal["mean", "attention"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    skip: bool
+    direct: bool
 
 
 class Meta(Section):
@@ -186,6 +194,8 @@ class Meta(Section):
     max_shot: AtATime
     new_tasks: Annotated[int, Field(ge=0, le=10**6)]
     recorded_tasks: Annotated[int, Field(ge=0, le=10**6)]
+    streamed_tasks: Annotated[int, Field(ge=0, le=10**6)]
+    uses: AtATime
     inner_steps: AtATime
     inner_optimizer: Literal["sgd", "adam"]
     inner_lr: Positive

@@ -41,13 +41,13 @@ class SineNetwork(Learner):
     def facts(self) -> dict[str, Any]:
         return {"name": "sine_network", "hidden": self.hidden}
 
-    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator, *, output_scale: float = 1.0) -> Tensor:
         gaussian = partial(torch.randn, generator=generator)
         return self.space.flatten(
             {
                 "hidden.weight": gaussian(n_tasks, self.hidden, 1),
                 "hidden.bias": gaussian(n_tasks, self.hidden),
-                "output.weight": gaussian(n_tasks, 1, self.hidden) / math.sqrt(self.hidden),
+                "output.weight": output_scale * gaussian(n_tasks, 1, self.hidden) / math.sqrt(self.hidden),
                 "output.bias": torch.zeros(n_tasks, 1),
             }
         )

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from ltdi.diffusion.denoiser import DENOISERS, Tokens
 from ltdi.learners import TwoLayerHead
+from ltdi.nn import Standardise
 from ltdi.seeding import generator
 from ltdi.weights import WeightSpace
 
@@ -293,3 +294,52 @@ def test_layers_of_one_kind_share_all_but_their_place():
     assert all(tokens[layer].equal(tokens["0.query"]) for layer in kinds)
     written = shared.write(tokens)[:, :-10].unflatten(1, (12, 24))
     assert written.equal(written[:, :1].expand_as(written))
+
+
+# --- what is added to the network's output
+
+
+def test_the_condition_is_standardised_by_its_state(name):
+    """Features far from zero are the same condition as standardised ones, and the state dict knows by how much."""
+    denoiser = denoiser_of(name)
+    x, t, support, present = inputs()
+    plain = denoiser(x, t, support, present)
+    mean, deviation = torch.full((F,), 7.0), torch.full((F,), 3.0)
+    denoiser.condition.standardise.fit(mean, deviation)
+    assert_close(denoiser(x, t, 3 * support + 7, present), plain, rtol=1e-4, atol=1e-4)
+    again = denoiser_of(name)
+    again.load_state_dict(denoiser.state_dict())
+    assert_close(again(x, t, 3 * support + 7, present), plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_number_that_never_varies_is_left_at_its_size():
+    standardise = Standardise(2)
+    standardise.fit(torch.tensor([5.0, 1.0]), torch.tensor([0.0, 2.0]))
+    assert_close(standardise(torch.tensor([6.0, 5.0])), torch.tensor([1.0, 2.0]))
+
+
+def test_a_skip_hands_the_noisy_input_on_layer_by_layer(name):
+    denoiser = denoiser_of(name, skip=True, started=False)
+    x, t, support, present = inputs()
+    assert denoiser(x, t, support, present).eq(0).all()
+    with torch.no_grad():
+        denoiser.skip.factor[7] = torch.tensor([2.0, 0.5])
+    output = TwoLayerHead(F, 6).space.tokens(denoiser(x, t, support, present))
+    given = TwoLayerHead(F, 6).space.tokens(x[:, 0])
+    assert_close(output["hidden"][1], 2 * given["hidden"][1])
+    assert_close(output["output"][1], 0.5 * given["output"][1])
+    assert output["hidden"][0].eq(0).all()
+
+
+def test_a_direct_map_knows_a_class_and_the_mean_of_the_others(name):
+    denoiser = denoiser_of(name, direct=True, started=False)
+    x, t, support, present = inputs()
+    assert denoiser(x, t, support, present).eq(0).all()
+    with torch.no_grad():
+        denoiser.direct.map.weight.normal_()
+    space = TwoLayerHead(F, 6).space
+    output = space.tokens(denoiser(x, t, support, present))
+    z = support.mean(2)
+    others = torch.stack([z[:, [m for m in range(N) if m != n]].mean(1) for n in range(N)], 1)
+    assert_close(output["output"], torch.cat([z, others], -1) @ denoiser.direct.map.weight.mT, rtol=1e-4, atol=1e-5)
+    assert output["hidden"].eq(0).all()

@@ -73,13 +73,15 @@ class LinearVae(Vae):
         return z.flatten(-2) @ self.A.mT
 
 
-def test_the_loss_is_the_negative_bound(world):
+def test_the_loss_is_the_negative_bound(world, monkeypatch):
     """(log p(x) + loss · D/(2β) + constant) is the posterior's distance to the true one: 0 at that, positive
     elsewhere."""
     beta, D, L = 0.3, world.head.space.dim(N_WAY), (1 + N_WAY) * 2
     # orthogonal columns make the true posterior independent in each number of z, as the encoder's is
     A = torch.linalg.qr(gaussian(D, L, name="A"))[0] * torch.linspace(0.5, 2.0, L, dtype=torch.float64)
     method = world.prepared(NAME, meta=BOUND, own={"latent": 2, "beta": beta}).double()
+    # one variance for all numbers; by layers it is the bound of a decoder with a variance a layer
+    monkeypatch.setattr(method, "shares", lambda dim: torch.ones(dim, dtype=torch.float64))
     method.vae = LinearVae(world, A)
     assert method.vae.latent_shape(N_WAY) == (1 + N_WAY, 2)
     variance = beta / (beta + A.square().sum(0))

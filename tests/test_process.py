@@ -12,7 +12,8 @@ from ltdi.diffusion.process import (
     VanillaProcess,
     uniform_index_map,
 )
-from ltdi.diffusion.sampler import step
+from ltdi.diffusion.sampler import ddpm as step
+from ltdi.diffusion.schedule import cosine
 from ltdi.seeding import generator
 
 PROCESSES = [VanillaProcess, TrajectoryProcess, LocalConsistencyProcess, NaiveLocalProcess]
@@ -203,3 +204,18 @@ def test_constants_move_with_the_process():
         assert {"k", "given", "schedule.alpha", "schedule.taken"} < dict(process.named_buffers()).keys()
         assert process.state_dict() == {}  # they are made again from the knobs
         assert all(each.is_meta for each in process.to("meta").buffers())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "weights", "difference", "v"])
+@pytest.mark.parametrize("kind", [VanillaProcess, TrajectoryProcess])
+def test_the_linear_guess_is_the_least_squares_one(kind, prediction):
+    """In every form it is the regression of the predicted number on x_t, for weights and noise of variance 1."""
+    process = kind(cosine(20, 0.999, 0.005), kind.index_map(4, 20))
+    w, noise = torch.randn(2, 200_000, generator=generator(0, "linear guess"))
+    guess = process.linear_guess(prediction)
+    for t in (1, 7, 20):
+        root_a, root_rest, correction = process.toward[t]
+        x_t = root_a * w + root_rest * noise
+        v = root_a * noise - root_rest * w
+        truth = {"epsilon": correction * noise, "weights": w, "difference": w - x_t, "v": v}[prediction]
+        assert guess[t].item() == pytest.approx(((truth * x_t).mean() / x_t.square().mean()).item(), abs=0.01)

@@ -5,7 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from ltdi.diffusion.process import LocalConsistencyProcess, TrajectoryProcess, VanillaProcess, uniform_index_map
-from ltdi.diffusion.sampler import chain, step
+from ltdi.diffusion.sampler import SAMPLERS, chain, ddim
+from ltdi.diffusion.sampler import ddpm as step
 from ltdi.diffusion.schedule import cosine, linear
 from ltdi.seeding import generator
 
@@ -139,3 +140,48 @@ def test_a_chain_that_is_left_early_has_gone_the_same_way(process, until):
     assert [t.tolist() for t, _, _ in part] == [t.tolist() for t, _, _ in whole]
     assert_close([x_t for _, x_t, _ in part], [x_t for _, x_t, _ in whole], rtol=0, atol=0)
     assert not part[-1][2].any()
+
+
+# --- DDIM and the joins
+
+
+POINTS = normal(4, 1, 5)
+
+
+def pointing(process):
+    """ε_φ that points exactly at the recorded point of each sub-chain."""
+
+    def epsilon(x_t, t):
+        w = POINTS[process.target(t)].squeeze(1)
+        return process.epsilon(w, x_t, t, "weights")
+
+    return epsilon
+
+
+@pytest.mark.parametrize("make", [linear, cosine])
+def test_ddim_stays_in_the_law_of_its_sub_chain(make):
+    """With the noise that x_T is: x_t = √ᾱ_t·w + √(1 − ᾱ_t)·ε at every t."""
+    process = VanillaProcess(make(20, 0.5, 0.005), uniform_index_map(2, 20))
+    noise, w = normal(1, 5), POINTS[0]
+    x_T = process.schedule.alpha_bar[20].sqrt() * w + (1 - process.schedule.alpha_bar[20]).sqrt() * noise
+    for t, x_t, _ in chain(process, pointing(process), x_T, step=ddim):
+        a = process.schedule.alpha_bar[t][:, None]
+        assert_close(x_t, a.sqrt() * w + (1 - a).sqrt() * noise, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_chain_that_is_pointed_at_every_point_meets_every_point(process, name):
+    states = {int(t): x for t, x, _ in chain(process, pointing(process), normal(1, 5), step=SAMPLERS[name])}
+    for i in (0, 1, 2):
+        assert_close(states[int(process.k[i])], POINTS[i], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_scaled_join_is_the_mean_of_the_next_sub_chains_law(process, name):
+    states = chain(process, pointing(process), normal(1, 5), step=SAMPLERS[name], scaled_joins=True)
+    states = {int(t): x for t, x, _ in states}
+    for i in (1, 2):
+        k, below = process.k[i], process.k[i - 1]
+        a = process.schedule.alpha_bar_given(k, below)
+        assert_close(states[int(k)], a.sqrt() * POINTS[i], rtol=1e-3, atol=1e-4)
+    assert_close(states[0], POINTS[0], rtol=1e-3, atol=1e-4)

@@ -67,3 +67,11 @@ def test_a_sub_chain_decays_by_the_steps_between(make):
     every = torch.arange(21)
     assert_close(schedule.alpha_bar_given(every, torch.zeros_like(every)), schedule.alpha_bar)
     assert_close(schedule.alpha_bar_given(every[1:], every[:-1]), schedule.alpha[1:])
+
+
+@pytest.mark.parametrize("least", [0.001, 0.005, 0.1])
+def test_a_least_alpha_bar_is_where_the_schedule_ends(make, least):
+    """An ε-network that says zero is then off by 1/√ᾱ_T of the noise at most."""
+    schedule = make(20, MAX_BETA, least)
+    assert schedule.alpha_bar[20].item() == pytest.approx(least, abs=2e-4)
+    assert (schedule.alpha_bar.diff() < 0).all() and schedule.alpha_bar[0] == 1

@@ -11,7 +11,8 @@ from ltdi.diffusion.process import (
     TrajectoryProcess,
     VanillaProcess,
 )
-from ltdi.diffusion.sampler import chain, step
+from ltdi.diffusion.sampler import chain
+from ltdi.diffusion.sampler import ddpm as step
 from ltdi.diffusion.schedule import cosine, linear
 from ltdi.seeding import generator
 

@@ -12,22 +12,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltdi.nn import Attention, ResidualBlock1d, TimeEmbedding, TransformerBlock, masked_mean, zero
+from ltdi.nn import Attention, ResidualBlock1d, Standardise, TimeEmbedding, TransformerBlock, masked_mean, zero
 from ltdi.weights import WeightSpace
 
 
 class ClassCondition(nn.Module):
     """Support features (B, N, K, F), of which ``present`` (B, N, K) are there, None for all -> a row for each class
-    slot (B, N, width)."""
+    slot (B, N, width).
+
+    Features are standardised first: a body's are never negative, and as they are they would be one large constant and
+    little signal.
+    """
 
     def __init__(self, n_features: int, width: int, heads: int, kind: str, dropout: float = 0.0) -> None:
         super().__init__()
+        self.standardise = Standardise(n_features)
         self.dropout = nn.Dropout(dropout)
         self.mean = nn.Linear(n_features, width)
         self.single = nn.Linear(n_features, width) if kind == "attention" else None
         self.attention = Attention(width, heads) if kind == "attention" else None
 
     def forward(self, features: Tensor, present: Tensor | None) -> Tensor:
+        features = self.standardise(features)
         rows = self.mean(self.dropout(masked_mean(features, present)))
         if self.attention is None or self.single is None:
             return rows
@@ -84,6 +90,38 @@ class Tokens(nn.Module):
         return self.space.from_tokens(vectors)
 
 
+class Skip(nn.Module):
+    """g[t, layer]·x_t (B, D) with learned factors g: tokens are narrower than the weights that they stand for, and ε is
+    x_t itself but for a small part where t is large."""
+
+    def __init__(self, space: WeightSpace, steps: int) -> None:
+        super().__init__()
+        self.space = space
+        self.factor = nn.Parameter(torch.zeros(steps + 1, len(space.layers)))
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.space.spread(self.factor[t], x_t.shape[-1]) * x_t
+
+
+class Direct(nn.Module):
+    """g[t]·A(z_n, mean of the other classes' z) added to the slots' part of the output (B, D), z the standardised class
+    means: the linear map from classes to their weights, which a network of many layers takes long to learn."""
+
+    def __init__(self, space: WeightSpace, n_features: int, steps: int) -> None:
+        super().__init__()
+        if space.slot_layer is None:
+            raise ValueError("weights without class slots have no direct map from classes to them")
+        self.space, self.slots = space, space.slot_layer
+        self.map = zero(nn.Linear(2 * n_features, space.numbers[space.slot_layer]))
+        self.factor = nn.Parameter(torch.ones(steps + 1))
+
+    def forward(self, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        others = (z.sum(1, keepdim=True) - z) / max(1, z.shape[1] - 1)
+        tokens = self.space.tokens(output)
+        direct = self.factor[t][:, None, None] * self.map(torch.cat([z, others], -1))
+        return self.space.from_tokens(tokens | {self.slots: tokens[self.slots] + direct})
+
+
 class TransformerDenoiser(nn.Module):
     """A transformer over neuron tokens and class slots."""
 
@@ -101,10 +139,14 @@ class TransformerDenoiser(nn.Module):
         neurons_a_token: int,
         condition: str,
         dropout: float,
+        skip: bool = False,
+        direct: bool = False,
     ) -> None:
         super().__init__()
         self.tokens = Tokens(space, channels, width, neurons_a_token)
         self.condition = ClassCondition(n_features, width, heads, condition, dropout)
+        self.skip = Skip(space, steps) if skip else None
+        self.direct = Direct(space, n_features, steps) if direct else None
         self.time = TimeEmbedding(width, steps)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(depth))
 
@@ -116,7 +158,10 @@ class TransformerDenoiser(nn.Module):
         h = torch.cat(list(tokens.values()), dim=1) + self.time(t)[:, None]
         for block in self.blocks:
             h = block(h)
-        return self.tokens.write(dict(zip(tokens, h.split(lengths, dim=1))))
+        output = self.tokens.write(dict(zip(tokens, h.split(lengths, dim=1))))
+        if self.direct is not None:
+            output = self.direct(output, masked_mean(self.condition.standardise(features), present), t)
+        return output if self.skip is None else output + self.skip(x[:, 0], t)
 
 
 class UNetDenoiser(nn.Module):
@@ -140,10 +185,14 @@ class UNetDenoiser(nn.Module):
         neurons_a_token: int,
         condition: str,
         dropout: float,
+        skip: bool = False,
+        direct: bool = False,
     ) -> None:
         super().__init__()
         self.tokens = Tokens(space, channels, width, neurons_a_token)
         self.condition = ClassCondition(n_features, width, heads, condition, dropout)
+        self.skip = Skip(space, steps) if skip else None
+        self.direct = Direct(space, n_features, steps) if direct else None
         self.label = nn.Parameter(0.02 * torch.randn(n_way, width))
         self.time = TimeEmbedding(width, steps)
         widths = [width * min(2**level, 4) for level in range(depth + 1)]
@@ -152,9 +201,11 @@ class UNetDenoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, features: Tensor, present: Tensor | None) -> Tensor:
         """x (B, channels, D), t (B,), support features (B, N, K, F) and which are there (B, N, K) -> (B, D)."""
-        tokens = self.tokens.read(x)
+        condition = self.condition(features, present)
+        # a slot's token has its class's condition: cross-attention alone would have to learn which slot is which class
+        tokens = self.tokens.told(self.tokens.read(x), condition)
         lengths = [part.shape[1] for part in tokens.values()]
-        context = self.condition(features, present) + self.label
+        context = condition + self.label
         time = self.time(t)
         h = torch.cat(list(tokens.values()), dim=1).mT
         skips = []
@@ -167,7 +218,10 @@ class UNetDenoiser(nn.Module):
             skip = skips.pop()
             h = h.repeat_interleave(2, dim=-1)[..., : skip.shape[-1]]
             h = block(torch.cat([h, skip], dim=1), time, context)
-        return self.tokens.write(dict(zip(tokens, h.mT.split(lengths, dim=1))))
+        output = self.tokens.write(dict(zip(tokens, h.mT.split(lengths, dim=1))))
+        if self.direct is not None:
+            output = self.direct(output, masked_mean(self.condition.standardise(features), present), t)
+        return output if self.skip is None else output + self.skip(x[:, 0], t)
 
 
 class _Level(nn.Module):

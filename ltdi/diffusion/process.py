@@ -28,14 +28,16 @@ class VanillaProcess(nn.Module):
     """Lv-Di: DDPM, every state is trained toward the trained head w_0.
 
     What the formulas make of the schedule stands in tables, so that a state looks it up at once: ``given`` (T+1, P, 3)
-    of time t and point i, ``toward`` (T+1, 3) of time t and the point of ``target``, and ``posterior_std`` (T+1,), the
-    deviation of x_{t−1} in its sub-chain, 0 on arrival at its end, t = k + 1.
+    of time t and point i, ``toward`` (T+1, 3) of time t and the point of ``target``, ``before`` (T+1, 2) the first two
+    of time t − 1 in the same sub-chain, and ``posterior_std`` (T+1,), the deviation of x_{t−1} there, 0 on arrival at
+    its end, t = k + 1.
     """
 
     corrected = True
     k: Tensor
     given: Tensor
     toward: Tensor
+    before: Tensor
     posterior_std: Tensor
 
     @staticmethod
@@ -52,6 +54,8 @@ class VanillaProcess(nn.Module):
         i = self.target(t.clamp_min(1))
         self.register_buffer("toward", self.given[t, i], persistent=False)
         before, now = schedule.alpha_bar_given(at - 1, k[i[1:]]), schedule.alpha_bar_given(at, k[i[1:]])
+        roots = torch.stack([before.sqrt(), (1 - before).sqrt()], -1)
+        self.register_buffer("before", F.pad(roots, (0, 0, 1, 0)), persistent=False)
         std = ((1 - schedule.alpha[1:]) * (1 - before) / (1 - now)).sqrt()
         self.register_buffer("posterior_std", F.pad(std, (1, 0)), persistent=False)
 
@@ -95,6 +99,18 @@ class VanillaProcess(nn.Module):
         # (x_t − √a·w)/√(1 − a) is the noise of the sub-chain, times √((1 − ᾱ_t)/(1 − a)) from Theorem 1
         return correction * (x_t - root_a * w) / root_rest
 
+    def linear_guess(self, prediction: str) -> Tensor:
+        """The factor g_t (T+1,) by which x_t is the best linear guess of what the denoiser is to predict, where weights
+        and noise are of variance 1: ŵ = √ᾱ_{t|k}·x_t. 0 at t = 0, which is never asked for."""
+        root_a, root_rest, correction = self.toward.unbind(-1)
+        guess = {
+            "epsilon": correction * root_rest,
+            "weights": root_a,
+            "difference": root_a - 1,
+            "v": torch.zeros_like(root_a),
+        }[prediction]
+        return torch.cat([torch.zeros_like(guess[:1]), guess[1:]])
+
     def endpoint(self, epsilon: Tensor, x_t: Tensor, t: Tensor, i: Tensor) -> Tensor:
         """The w_i at which ε_φ points from x_t: the inverse of ``epsilon`` for "weights" (B, D)."""
         root_a, root_rest, correction = self.given[t, i].split(1, -1)
@@ -102,18 +118,28 @@ class VanillaProcess(nn.Module):
 
     # -- loss ------------------------------------------------------------------------------------
 
-    def loss(self, epsilon: Tensor, x_t: Tensor, t: Tensor, i: Tensor, w_i: Tensor, weighting: str) -> Tensor:
-        """How far ε_φ points from w_i, a task (B,).
+    def loss(
+        self,
+        epsilon: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        i: Tensor,
+        w_i: Tensor,
+        weighting: str,
+        shares: Tensor | float = 1.0,
+    ) -> Tensor:
+        """How far ε_φ points from w_i, a task (B,); the squares of the D numbers count by their ``shares`` (D,), 1 in
+        the mean.
 
         "theorem" is ‖√(1−ᾱ_{t|k})·ε_φ − √(1−ᾱ_t)·ε‖²/D: Theorem 1's loss, times the factor that keeps
         it bounded at t = k + 1. "weights" is ‖ŵ_i − w_i‖²/D. For each (t, i) both have the same
         minimiser, and both hold for any x_t, drawn or visited, with ε = (x_t − √ᾱ_{t|k}·w_i)/√(1 − ᾱ_{t|k}).
         """
         if weighting == "weights":
-            return (self.endpoint(epsilon, x_t, t, i) - w_i).square().mean(-1)
+            return (shares * (self.endpoint(epsilon, x_t, t, i) - w_i).square()).mean(-1)
         root_a, root_rest, correction = self.given[t, i].split(1, -1)
         noise = (x_t - root_a * w_i) / root_rest
-        return (root_rest * (epsilon - correction * noise)).square().mean(-1)
+        return (shares * (root_rest * (epsilon - correction * noise)).square()).mean(-1)
 
 
 class TrajectoryProcess(VanillaProcess):

@@ -35,21 +35,27 @@ class Schedule(nn.Module):
         return self.alpha_bar[t] / self.alpha_bar[k]
 
 
-def linear(T: int, max_beta: float) -> Schedule:
+def linear(T: int, max_beta: float, min_alpha_bar: float = 0.0) -> Schedule:
     """DDPM's β from 1e-4 to 0.02 over 1,000 steps, rescaled to T steps: unscaled, 20 steps leave ᾱ_T = 0.81."""
     beta = torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * (1000 / T)
-    return _from_beta(beta, max_beta)
+    return _from_beta(beta, max_beta, min_alpha_bar)
 
 
-def cosine(T: int, max_beta: float) -> Schedule:
+def cosine(T: int, max_beta: float, min_alpha_bar: float = 0.0) -> Schedule:
     """Nichol & Dhariwal 2021: ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s)·π/2), s = 0.008."""
     f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + 0.008) / 1.008 * math.pi / 2).square()
-    return _from_beta(1 - f[1:] / f[:-1], max_beta)
+    return _from_beta(1 - f[1:] / f[:-1], max_beta, min_alpha_bar)
 
 
 SCHEDULES = {"linear": linear, "cosine": cosine}
 
 
-def _from_beta(beta: Tensor, max_beta: float) -> Schedule:
-    # one step multiplies every error of ε_φ by about 1/√α_t, which β near 1 makes large
-    return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), 1 - beta.clamp(max=max_beta)]).float())
+def _from_beta(beta: Tensor, max_beta: float, min_alpha_bar: float) -> Schedule:
+    """Build a schedule of β (T,), clipped at ``max_beta``, whose ᾱ_t is squeezed from [0, 1] into [``min_alpha_bar``,
+    1]."""
+    # one step multiplies every error of ε_φ by about 1/√α_t, which β near 1 makes large; the chain, by 1/√ᾱ_T
+    alpha = torch.cat([torch.ones(1, dtype=torch.float64), 1 - beta.clamp(max=max_beta)])
+    if min_alpha_bar:
+        alpha_bar = min_alpha_bar + (1 - min_alpha_bar) * alpha.cumprod(0)
+        alpha[1:] = alpha_bar[1:] / alpha_bar[:-1]
+    return Schedule(alpha.float())

@@ -28,11 +28,11 @@ class LinearHead(OutputLayer):
         t = self.space.unflatten(w)
         return torch.baddbmm(t["output.bias"][:, None], inputs, t["output.weight"].mT)
 
-    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
-        """Gaussian rows of variance 1 / F, biases zero."""
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator, *, output_scale: float = 1.0) -> Tensor:
+        """Draw Gaussian rows of variance 1 / F, times ``output_scale``; biases are zero."""
         shape = (n_tasks, n_way, self.n_features)
         rows = torch.randn(shape, generator=generator, device=generator.device) / math.sqrt(self.n_features)
-        return self.linear(rows, rows.new_zeros(n_tasks, n_way))
+        return self.linear(output_scale * rows, rows.new_zeros(n_tasks, n_way))
 
     def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
         return self.space.flatten({"output.weight": weight, "output.bias": bias})

@@ -118,9 +118,9 @@ class Lora(Learner):
         own |= {"layers": self.layers, "choose_on": self.tasks_to_choose_on}
         return {"name": "lora", **own, "digest": self.encoder.digest}
 
-    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
-        """A uniform within 1 / √in, as is usual; B zero, which leaves the frozen model as it is; the head zero, so that
-        no class is preferred."""
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator, *, output_scale: float = 1.0) -> Tensor:
+        """Draw A uniformly within 1 / √in, as is usual. B is zero, which leaves the frozen model as it is, and the head
+        is zero whatever its ``output_scale``, so that no class is preferred."""
         w = torch.zeros(n_tasks, self.space.dim(n_way), device=generator.device)
         tensors = self.space.unflatten(w)
         for name, value in tensors.items():

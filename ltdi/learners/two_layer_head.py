@@ -51,8 +51,8 @@ class TwoLayerHead(OutputLayer):
         t = self.space.unflatten(w)
         return torch.baddbmm(t["output.bias"][:, None], _activations(t, inputs), t["output.weight"].mT)
 
-    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
-        """Gaussian weights of variance 1 / fan-in, biases zero."""
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator, *, output_scale: float = 1.0) -> Tensor:
+        """Draw Gaussian weights of variance 1 / fan-in, the output layer's times ``output_scale``; biases are zero."""
         device = generator.device
 
         def gaussian(*shape: int) -> Tensor:
@@ -62,7 +62,7 @@ class TwoLayerHead(OutputLayer):
             {
                 "hidden.weight": gaussian(self.hidden, self.n_features),
                 "hidden.bias": torch.zeros(n_tasks, self.hidden, device=device),
-                "output.weight": gaussian(n_way, self.hidden),
+                "output.weight": output_scale * gaussian(n_way, self.hidden),
                 "output.bias": torch.zeros(n_tasks, n_way, device=device),
             }
         )

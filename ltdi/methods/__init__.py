@@ -41,6 +41,7 @@ from ltdi.methods.simpleshot import SimpleShot
 from ltdi.methods.softmax_rows import SoftmaxRows
 from ltdi.methods.text_ridge import TextRidge
 from ltdi.methods.weight_flow import WeightFlow
+from ltdi.methods.weight_regression import WeightRegression
 from ltdi.seeding import generator
 from ltdi.starts import Start
 
@@ -79,6 +80,7 @@ CONTROLS: dict[str, type[Method]] = {
     "prototype_sgd": PrototypeSgd,
     "mean_head": MeanHead,
     "nearest_head": NearestHead,
+    "weight_regression": WeightRegression,
     "nearest_unit": NearestUnit,
     "simpleshot": SimpleShot,
     "logistic": Logistic,

@@ -34,7 +34,7 @@ class ConvexCombination(Classifier):
     def facts(self) -> dict[str, Any]:
         return {"name": "convex_combination"}
 
-    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator, *, output_scale: float = 1.0) -> Tensor:
         return torch.randn(n_tasks, self.space.dim(n_way), generator=generator, device=generator.device)
 
     def linear(self, weight: Tensor, bias: Tensor) -> Tensor:

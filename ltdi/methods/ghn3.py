@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import TrainedMethod
-from ltdi.nn import TransformerBlock, zero
+from ltdi.nn import Standardise, TransformerBlock, zero
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task
 from ltdi.weights import WeightSpace
@@ -63,7 +63,7 @@ class Ghn3(TrainedMethod):
         self.embed_in, self.embed_out = (nn.Embedding(NO_PATH + 1, width) for _ in range(2))
         self.embed_from_input, self.embed_distance = (nn.Embedding(NO_PATH + 1, width) for _ in range(2))
         self.distance_bias = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, heads))
-        self.condition = nn.Linear(self.n_told, width, bias=False)
+        self.condition = nn.Sequential(Standardise(self.n_told), nn.Linear(self.n_told, width, bias=False))
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.matrix, self.vector = (

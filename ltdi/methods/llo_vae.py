@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdi.diffusion.denoiser import ClassCondition, Tokens
+from ltdi.diffusion.denoiser import ClassCondition, Direct, Tokens
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import ReptileTrained
-from ltdi.nn import TransformerBlock
+from ltdi.nn import TransformerBlock, masked_mean
 from ltdi.reptile import Phi, called
 from ltdi.seeding import generator as named_generator
 from ltdi.starts import Start
@@ -47,7 +47,9 @@ class LloVae(ReptileTrained):
     def __init__(self, start: Start, setup: Setup, *, latent: int, beta: float, temperature: float) -> None:
         super().__init__(start, setup)
         self.beta, self.temperature = beta, temperature
-        self.vae = Vae(self.space, self.learner.n_numbers, latent=latent, **setup.denoiser.sizes)
+        self.vae = Vae(
+            self.space, self.learner.n_numbers, latent=latent, direct=setup.denoiser.direct, **setup.denoiser.sizes
+        )
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
         # all tasks decode the same draw, so that a task does not depend on its neighbours
@@ -79,7 +81,8 @@ class LloVae(ReptileTrained):
         x = called(self.vae, phi, None, self.temperature * batch["z"], *known)
         loss = self.meta.query_loss * self.learner.loss(self.to_w(x, batch["centre"]), batch["query"])
         if "x_0" in batch:
-            error, kl = called(self.vae, phi, batch["x_0"], batch["noise"], *known)
+            shares = self.shares(batch["x_0"].shape[-1])
+            error, kl = called(self.vae, phi, batch["x_0"], batch["noise"], *known, shares)
             loss = loss + self.meta.weight_loss * (error + self.beta * 2 / batch["x_0"].shape[-1] * kl)
         return loss
 
@@ -110,11 +113,13 @@ class Vae(nn.Module):
         neurons_a_token: int,
         condition: str,
         dropout: float,
+        direct: bool = False,
     ) -> None:
         super().__init__()
         self.tokens = Tokens(space, 1, width, neurons_a_token)
         self.latent_numbers = latent
         self.condition = ClassCondition(n_features, width, heads, condition, dropout)
+        self.direct = Direct(space, n_features, 0) if direct else None
         self.encoder, self.decoder = (
             nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(depth)) for _ in range(2)
         )
@@ -143,18 +148,22 @@ class Vae(nn.Module):
         layers, lengths = self.tokens.space.layers, self.lengths(features.shape[-3])
         rows = zip(layers, self.latent(z).split(lengths, dim=1), self.tokens.place)
         h = self._through(self.decoder, {layer: row + place for layer, row, place in rows}, features, present)
-        return self.tokens.write(dict(zip(layers, h.split(lengths, dim=1))))
+        output = self.tokens.write(dict(zip(layers, h.split(lengths, dim=1))))
+        if self.direct is None:
+            return output
+        means = masked_mean(self.condition.standardise(features), present)
+        return self.direct(output, means, torch.zeros(len(z), dtype=torch.long, device=z.device))
 
     def forward(
-        self, x: Tensor | None, noise: Tensor, features: Tensor, present: Tensor
+        self, x: Tensor | None, noise: Tensor, features: Tensor, present: Tensor, shares: Tensor | float = 1.0
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """The mean squared error of x decoded from its posterior (B,), and the posterior's KL (B,); without x the noise
-        decoded (B, D)."""
+        """The mean squared error of x decoded from its posterior (B,), whose numbers count by their ``shares`` (D,),
+        and the posterior's KL (B,); without x the noise decoded (B, D)."""
         if x is None:
             return self.decode(noise, features, present)
         mean, log_var = self.encode(x, features, present)
-        error = (self.decode(mean + (log_var / 2).exp() * noise, features, present) - x).square().mean(-1)
-        return error, kl_to_prior(mean, log_var)
+        away = self.decode(mean + (log_var / 2).exp() * noise, features, present) - x
+        return (shares * away.square()).mean(-1), kl_to_prior(mean, log_var)
 
     def _through(self, blocks: nn.ModuleList, tokens: dict[str, Tensor], features: Tensor, present: Tensor) -> Tensor:
         tokens = self.tokens.told(tokens, self.condition(features, present))

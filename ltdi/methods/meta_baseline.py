@@ -48,7 +48,7 @@ class Centroids(Learner):
     def facts(self) -> dict[str, Any]:
         return {"name": "centroids"}
 
-    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator, *, output_scale: float = 1.0) -> Tensor:
         return torch.randn(n_tasks, self.space.dim(n_way), generator=generator, device=generator.device)
 
     def loss(self, w: Tensor, batch: Batch) -> Tensor:

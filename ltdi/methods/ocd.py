@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from ltdi.diffusion import sampler
 from ltdi.diffusion.process import VanillaProcess
-from ltdi.diffusion.schedule import SCHEDULES
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import TrainedMethod
-from ltdi.nn import masked_mean, zero
+from ltdi.nn import Standardise, masked_mean, zero
 from ltdi.starts import Start
 from ltdi.tasks import Context, Task, TaskSource, batches
 from ltdi.trajectories import Trajectories
@@ -43,14 +42,13 @@ class Ocd(TrainedMethod):
         self.one_size |= setup.one_size
         self.diffusion = diffusion = setup.diffusion
         T = diffusion.steps
-        self.process = VanillaProcess(
-            SCHEDULES[diffusion.schedule](T, diffusion.max_beta), VanillaProcess.index_map(2, T)
-        )
+        self.process = VanillaProcess(diffusion.decay, VanillaProcess.index_map(2, T))
         self.denoiser = setup.network(self.learner)
         self.scale_network = ScaleNetwork(self.learner.n_numbers, scale_width, len(self.space.layers))
         self.register_buffer("mean_log_scale", torch.zeros(len(self.space.layers)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        self.standardise(train)
         total = torch.zeros_like(self.mean_log_scale)
         for tasks in batches(len(train)):
             centre = self.start.centre(train.context(tasks))
@@ -136,8 +134,9 @@ class ScaleNetwork(nn.Module):
 
     def __init__(self, n_features: int, width: int, n_layers: int) -> None:
         super().__init__()
+        self.standardise = Standardise(n_features)
         self.image = nn.Sequential(nn.Linear(n_features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.task = nn.Sequential(nn.Linear(width, width), nn.SiLU(), zero(nn.Linear(width, n_layers)))
 
     def forward(self, features: Tensor, present: Tensor) -> Tensor:
-        return self.task(masked_mean(self.image(features), present).mean(1))
+        return self.task(masked_mean(self.image(self.standardise(features)), present).mean(1))

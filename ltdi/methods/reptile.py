@@ -54,7 +54,7 @@ class Network(Classifier):
     def facts(self) -> dict[str, Any]:
         return {"name": "network", "head": self.head.facts()}
 
-    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator) -> Tensor:
+    def initial(self, n_tasks: int, n_way: int, generator: torch.Generator, *, output_scale: float = 1.0) -> Tensor:
         raise NotImplementedError("the network's first weights are its trained body's")
 
     def linear(self, weight: Tensor, bias: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ltdi.diffusion.denoiser import DENOISERS
+from ltdi.diffusion.schedule import SCHEDULES, Schedule
 from ltdi.learner import Learner
 from ltdi.memory import check_fits
 
@@ -36,13 +37,20 @@ class Meta:
     inner_steps: int
     inner_optimizer: str
     inner_lr: float
+    streamed_tasks: int = 0
+    uses: int = 1
 
 
 @dataclass(frozen=True)
 class Diffusion:
-    """``steps`` T; the schedule and its largest β; what the denoiser's output is read as (``prediction``); how the loss
-    weighs times; the share of the loss on ``visited`` states; the size of the sampler's noise; whether the denoiser
-    sees the examples' gradient."""
+    """Hyperparameters of a diffusion.
+
+    ``steps`` T; the ``schedule``, its largest β and the ᾱ_T that it ends at or above; what the denoiser's output is
+    read as (``prediction``); how the loss weighs times; the share of the loss on ``visited`` states; the size of the
+    sampler's noise; ``noise``, the law of ε and x_T: "gaussian" or a recorded "initialization"; ``final_share`` of the
+    drawn times at T; the ``sampler``, and whether states are scaled where sub-chains join; whether the denoiser sees
+    the examples' gradient.
+    """
 
     steps: int
     schedule: str
@@ -53,6 +61,16 @@ class Diffusion:
     chain_noise: float
     start_noise: float
     gradient_input: bool
+    min_alpha_bar: float = 0.0
+    noise: str = "gaussian"
+    final_share: float = 0.0
+    sampler: str = "ddpm"
+    scaled_joins: bool = False
+
+    @property
+    def decay(self) -> Schedule:
+        """The schedule (α_t, ᾱ_t)."""
+        return SCHEDULES[self.schedule](self.steps, self.max_beta, self.min_alpha_bar)
 
 
 @dataclass(frozen=True)
@@ -66,11 +84,13 @@ class Denoiser:
     neurons_a_token: int
     condition: str
     dropout: float
+    skip: bool = False
+    direct: bool = False
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """All but the name."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
+        """All but the name and what a denoiser alone has."""
+        return {key: value for key, value in asdict(self).items() if key not in ("name", "skip", "direct")}
 
 
 @dataclass(frozen=True)
@@ -97,7 +117,8 @@ class Setup:
             InputError: it would not fit into memory.
         """
         network = partial(DENOISERS[self.denoiser.name], learner.space, learner.n_numbers)
-        sizes = {"n_way": self.n_way, "channels": channels, "steps": self.diffusion.steps, **self.denoiser.sizes}
+        sizes = {"n_way": self.n_way, "channels": channels, "steps": self.diffusion.steps}
+        sizes |= self.denoiser.sizes | {"skip": self.denoiser.skip, "direct": self.denoiser.direct}
         network = partial(network, **sizes)
         with torch.device("meta"):
             n_numbers = sum(each.numel() for each in network().parameters())

@@ -11,6 +11,7 @@ from torch import Tensor
 from ltdi.methods.base import Method
 from ltdi.methods.setup import Meta, Setup
 from ltdi.metrics import mean_and_ci95
+from ltdi.nn import Standardise
 from ltdi.reptile import Phi, meta_step
 from ltdi.seeding import generator as named_generator
 from ltdi.seeding import seed_globally
@@ -57,6 +58,7 @@ class TrainedMethod(Method):
         self.register_buffer("strength", torch.ones(len(STRENGTH_SHOTS)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        self.standardise(train)
         squares = torch.zeros(len(self.layer_scale), dtype=torch.float64)
         reference, n = torch.zeros_like(self.reference), 0
         for tasks in batches(len(train)):
@@ -70,6 +72,26 @@ class TrainedMethod(Method):
         scale = (squares / n).sqrt()
         self.layer_scale.copy_(torch.where(scale > 0, scale, 1.0))
         self.reference.copy_(reference / n)
+
+    def standardise(self, train: TaskSource) -> None:
+        """Fit every ``Standardise`` of the networks to what it reads, by the tasks of the table: the rows of contexts,
+        or what ``told`` makes of them."""
+        layers = [module for module in self.modules() if isinstance(module, Standardise)]
+        if not layers:
+            return
+        seen: dict[int, list[Tensor]] = {}
+        for tasks in batches(len(train)):
+            context = train.context(tasks)
+            rows = {context.rows.shape[-1]: context.rows[context.present > 0]}
+            if self.n_told != context.rows.shape[-1]:
+                rows[self.n_told] = self.told(context, self.start.centre(context)).flatten(0, 1)
+            for n_numbers, values in rows.items():
+                values = values.double()
+                sums = torch.stack([torch.ones_like(values[0]) * len(values), values.sum(0), values.square().sum(0)])
+                seen.setdefault(n_numbers, []).append(sums)
+        for layer in layers:
+            n, total, squares = torch.stack(seen[len(layer.mean)]).sum(0)
+            layer.fit(total / n, (squares / n - (total / n).square()).clamp_min(0).sqrt())
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
         """Weights (B, D) at full strength; ``centre`` (B, D) is what the start says of the context."""
@@ -137,6 +159,12 @@ class TrainedMethod(Method):
         """(``dim``,), kept by layer, so that weights for any number of classes have one."""
         return self.space.spread(self.layer_scale, dim)
 
+    def shares(self, dim: int) -> Tensor:
+        """What each number of x counts in the weight loss (``dim``,), 1 in the mean: every layer as much as another."""
+        sizes = [neurons * numbers for neurons, numbers in self.space.sizes(dim)]
+        equal = self.layer_scale.new_tensor([dim / len(sizes) / size for size in sizes])
+        return self.space.spread(equal, dim)
+
     def to_x(self, w: Tensor, centre: Tensor) -> Tensor:
         return self.learner.rebased(w - centre, self.reference) / self.scale(w.shape[-1])
 
@@ -153,7 +181,8 @@ class TrainedMethod(Method):
     ) -> Iterator[Row]:
         while training.step < training.steps:
             stream = step_stream(seed, training.step)
-            parts = TaskBatch.draw(train, self.meta, stream).parts(train, trajectories, self.meta, stream)
+            source, recorded = trajectories.at(training.step, train)
+            parts = TaskBatch.draw(source, self.meta, stream).parts(source, recorded, self.meta, stream)
             loss = torch.stack([self.loss(task, points, stream).mean() for task, points in parts]).sum()
             loss.backward()
             training.descend()
@@ -161,10 +190,11 @@ class TrainedMethod(Method):
 
     def weights_loss(self, w: Tensor, task: Task, points: Tensor | None) -> Tensor:
         """query_loss × the loss on the queries, and of recorded tasks weight_loss × the mean squared distance of x to
-        the trained weights': (B,)."""
+        the trained weights', by ``shares``: (B,)."""
         loss = self.meta.query_loss * self.learner.loss(w, task.query)
         if points is not None:
-            loss = loss + self.meta.weight_loss * self.to_x(w, points[:, 0].to(w)).square().mean(-1)
+            squares = self.shares(w.shape[-1]) * self.to_x(w, points[:, 0].to(w)).square()
+            loss = loss + self.meta.weight_loss * squares.mean(-1)
         return loss
 
 
@@ -190,13 +220,14 @@ class ReptileTrained(TrainedMethod):
     ) -> Iterator[Row]:
         while training.step < training.steps:
             stream = step_stream(seed, training.step)
-            tasks, loss_of = TaskBatch.draw(train, self.meta, stream), self.step_loss(stream)
+            source, recorded = trajectories.at(training.step, train)
+            tasks, loss_of = TaskBatch.draw(source, self.meta, stream), self.step_loss(stream)
 
             def mean_loss(phi: Phi, batch: Mapping[str, Any], loss_of: Callable = loss_of) -> Tensor:
                 return loss_of(phi, batch).mean()
 
             inner = [
-                [self.draw(*part, stream) for part in tasks.parts(train, trajectories, self.meta, stream)]
+                [self.draw(*part, stream) for part in tasks.parts(source, recorded, self.meta, stream)]
                 for _ in range(self.meta.inner_steps)
             ]
             loss = meta_step(

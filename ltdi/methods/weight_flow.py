@@ -20,6 +20,7 @@ from torch import Tensor
 from ltdi.methods.setup import Setup
 from ltdi.methods.trained import TrainedMethod, of_unit_size
 from ltdi.starts import Start
+from ltdi.starts.gaussian import Fresh
 from ltdi.tasks import Context, Task
 
 
@@ -51,8 +52,8 @@ class WeightFlow(TrainedMethod):
         """x(0) (n, D)."""
         dim = self.space.dim(n_way)
         noise = self.noise * torch.randn(n, dim, generator=stream, device=stream.device).to(self.layer_scale)
-        if self.start.drawn:  # the only start that the centre, zero, does not hold
-            return noise + self.learner.initial(n, n_way, stream).to(noise) / self.scale(dim)
+        if isinstance(self.start, Fresh):  # the only start that the centre, zero, does not hold
+            return noise + self.start.initial(n, n_way, stream).to(noise) / self.scale(dim)
         return noise
 
     def _path(self, begin: Tensor, points: Tensor, centre: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from ltdi.scenarios.adapter_start import candidates
 from ltdi.scenarios.base import Prepared, Pretraining
 from ltdi.schemas import SPLITS
 from ltdi.seeding import generator
-from ltdi.starts import STARTS, Start
+from ltdi.starts import Start, start_of_kind
 from ltdi.starts.base import shared_draw
 from ltdi.starts.joint import Joint, best_joint
 from ltdi.store import Cache
@@ -88,7 +88,13 @@ class Adapters:
         return Prepared({"examples": (kept, facts)}, pd.concat(tables, ignore_index=True), line)
 
     def begin(
-        self, sources: Mapping[str, TextTasks], learner: Mapping[str, Any], kind: str, *, seed: int
+        self,
+        sources: Mapping[str, TextTasks],
+        learner: Mapping[str, Any],
+        kind: str,
+        *,
+        seed: int,
+        output_scale: float = 1.0,
     ) -> tuple[Start, FeatureMap | None]:
         """One draw of A for all tasks, or one each; B and the head zero. Or what becomes of the former in training on
         all data sets of meta-training at once, on pairs, or on both: what meta-val shows to be the best, as is how far
@@ -101,7 +107,7 @@ class Adapters:
         where = sources["meta_train"].names.device
         shared = shared_draw(lora, lora.encoder.n_classes, seed).to(where)
         if kind != "joint":
-            return STARTS[kind](lora, shared), None
+            return start_of_kind(kind, lora, shared, output_scale), None
         found = candidates(lora, shared, sources["meta_train"], seed, **learner["joint"])
         starts = {name: Joint(lora, each) for name, each in found.items()}
         stream = generator(seed, "joint start's trust")

@@ -72,7 +72,13 @@ class Scenario(Protocol):
         ...
 
     def begin(
-        self, sources: Mapping[str, Any], learner: Mapping[str, Any], kind: str, *, seed: int
+        self,
+        sources: Mapping[str, Any],
+        learner: Mapping[str, Any],
+        kind: str,
+        *,
+        seed: int,
+        output_scale: float = 1.0,
     ) -> tuple[Start, FeatureMap | None]:
         """Where training starts, with its learner, and what features are seen through: what is left open is chosen on
         meta-val."""

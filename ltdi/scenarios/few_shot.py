@@ -83,10 +83,18 @@ class FewShot:
         return Prepared(kinds, pd.concat(tables, ignore_index=True), line)
 
     def begin(
-        self, sources: Mapping[str, ClassTasks], learner: Mapping[str, Any], kind: str, *, seed: int
+        self,
+        sources: Mapping[str, ClassTasks],
+        learner: Mapping[str, Any],
+        kind: str,
+        *,
+        seed: int,
+        output_scale: float = 1.0,
     ) -> tuple[Start, FeatureMap | None]:
         """As ``choose_start`` does."""
-        return choose_start(sources["meta_train"], sources["meta_val"], learner, kind, seed=seed)
+        return choose_start(
+            sources["meta_train"], sources["meta_val"], learner, kind, seed=seed, output_scale=output_scale
+        )
 
 
 def _embedded(

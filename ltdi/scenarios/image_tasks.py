@@ -25,7 +25,7 @@ from ltdi.metrics import mean_and_ci95, nearest_mean_accuracy
 from ltdi.scenarios.base import Pretraining
 from ltdi.seeding import generator
 from ltdi.selection import first_or_ahead, scores_on_new_tasks
-from ltdi.starts import STARTS, Start
+from ltdi.starts import STARTS, Start, start_of_kind
 from ltdi.starts.base import shared_draw
 from ltdi.starts.closed_form import ClosedForm
 from ltdi.tasks import Task, batches
@@ -131,7 +131,13 @@ def image_sets(data: Mapping[str, Any]) -> dict[str, ImageSet]:
 
 
 def choose_start(
-    train: ClassTasks, val: ClassTasks, learner: Mapping[str, Any], kind: str, *, seed: int
+    train: ClassTasks,
+    val: ClassTasks,
+    learner: Mapping[str, Any],
+    kind: str,
+    *,
+    seed: int,
+    output_scale: float = 1.0,
 ) -> tuple[Start, FeatureMap]:
     """The start and what features are seen through, of meta-training and meta-val tasks.
 
@@ -149,15 +155,17 @@ def choose_start(
     candidates = []
     for seen in maps:
         mapped = _learner(learner, seen, train.of)
-        shared = shared_draw(mapped, val.n_way, seed).to(val.of.features.device)
-        candidates += [(_calibrated(STARTS[each](mapped, shared), val.through(seen)), seen) for each in judged]
+        shared = shared_draw(mapped, val.n_way, seed, output_scale).to(val.of.features.device)
+        candidates += [
+            (_calibrated(start_of_kind(each, mapped, shared, output_scale), val.through(seen)), seen) for each in judged
+        ]
 
     def accuracies(candidate: tuple[Start, FeatureMap]) -> Tensor:
         return accuracies_of(candidate[0], val.through(candidate[1]), n_tasks=START_TASKS, seed=seed)
 
     start, seen = first_or_ahead(candidates, accuracies)
     if start.kind not in kinds:
-        start = STARTS[kind](start.learner, start.shared)
+        start = start_of_kind(kind, start.learner, start.shared, output_scale)
     return start, seen
 
 

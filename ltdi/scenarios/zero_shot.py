@@ -28,7 +28,7 @@ from ltdi.provenance import name_of
 from ltdi.scenarios.base import Prepared, Pretraining
 from ltdi.scenarios.image_tasks import accuracies_of, image_sets, scale_of
 from ltdi.selection import first_or_ahead
-from ltdi.starts import STARTS, Start
+from ltdi.starts import STARTS, Start, start_of_kind
 from ltdi.starts.base import shared_draw
 from ltdi.starts.described import Described
 from ltdi.store import Cache
@@ -111,7 +111,13 @@ class ZeroShot:
         return Prepared(tensors, pd.concat(tables, ignore_index=True), line)
 
     def begin(
-        self, sources: Mapping[str, DescribedTasks], learner: Mapping[str, Any], kind: str, *, seed: int
+        self,
+        sources: Mapping[str, DescribedTasks],
+        learner: Mapping[str, Any],
+        kind: str,
+        *,
+        seed: int,
+        output_scale: float = 1.0,
     ) -> tuple[Start, FeatureMap | None]:
         """Of the starts from words, and of the normalisations of features where ``learner.normalise`` is auto, the
         first, or the best of the others where its accuracy on new meta-val tasks is ahead of the first's."""
@@ -127,7 +133,9 @@ class ZeroShot:
             rows = train.of.features[: train.of.n_rows]
             seen = FeatureMap.fit(rows, normalise=each, projection=learner["projection"])
             through = train.through(seen), val.through(seen)
-            candidates += [(_start(name, _learner(learner, seen, train), *through, seed), seen) for name in kinds]
+            candidates += [
+                (_start(name, _learner(learner, seen, train), *through, seed, output_scale), seen) for name in kinds
+            ]
 
         def accuracies(candidate: tuple[Start, FeatureMap]) -> Tensor:
             return accuracies_of(candidate[0], val.through(candidate[1]), n_tasks=START_TASKS, seed=seed)
@@ -223,10 +231,12 @@ def _learner(learner: Mapping[str, Any], seen: FeatureMap, train: DescribedTasks
     return TwoLayerHead(seen.width, learner["hidden"], floor, of.texts.shape[1])
 
 
-def _start(kind: str, learner: Learner, train: DescribedTasks, val: DescribedTasks, seed: int) -> Start:
-    shared = shared_draw(learner, val.n_way, seed).to(val.of.features.device)
+def _start(
+    kind: str, learner: Learner, train: DescribedTasks, val: DescribedTasks, seed: int, output_scale: float
+) -> Start:
+    shared = shared_draw(learner, val.n_way, seed, output_scale).to(val.of.features.device)
     made = STARTS[kind]
     if not issubclass(made, Described):
-        return made(learner, shared)
+        return start_of_kind(kind, learner, shared, output_scale)
     start = made(learner, shared, train.of.texts, train.of.means(), from_own=train.of.rows is not None)
     return start.calibrated(train, val)

@@ -18,6 +18,12 @@ OF_NAMES = (SoftmaxRows, TextRidge, KernelRidge)
 STARTS: dict[str, type[Start]] = {start.kind: start for start in (*OF_EXAMPLES, *OF_NAMES)}
 
 
+def start_of_kind(kind: str, learner: Learner, shared: Tensor, output_scale: float) -> Start:
+    """Build a start from one draw ``shared`` (D,); draws of a task's own have their output layer times
+    ``output_scale``."""
+    return Fresh(learner, shared, output_scale) if kind == Fresh.kind else STARTS[kind](learner, shared)
+
+
 def start_of(learner: Learner, tensors: dict[str, Tensor], values: dict[str, Any]) -> Start:
     """The start whose ``state`` this is."""
     own = {name.removeprefix("start/"): value for name, value in tensors.items() if name.startswith("start/")}

@@ -62,8 +62,9 @@ COPIES = 8
 with what their hidden units make of the queries."""
 
 
-def shared_draw(learner: Learner, n_way: int, seed: int) -> Tensor:
-    """
+def shared_draw(learner: Learner, n_way: int, seed: int, output_scale: float = 1.0) -> Tensor:
+    """Draw weights (D,) for all tasks, the output layer's times ``output_scale``.
+
     Raises:
         InputError: the weights of as many tasks as are worked on at a time would not fit into memory.
     """
@@ -73,4 +74,4 @@ def shared_draw(learner: Learner, n_way: int, seed: int) -> Tensor:
         f"weights of {dim} numbers, of {TOGETHER} tasks",
         "lower learner.hidden, or set learner.projection or learner.name = linear_head",
     )
-    return learner.initial(1, n_way, generator(seed, "shared start"))[0]
+    return learner.initial(1, n_way, generator(seed, "shared start"), output_scale=output_scale)[0]
