@@ -7,7 +7,6 @@ meta-training alone: neither the measuring nor other programs count.
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from bench.machine import origin
 from bench.plan import LOCATE
 from bench.settings import bench_params, changes_of, defaults, override, pick
 from bench.stages import name_of_code, read_stages, run_stages
-from ltdi.artefacts import load_sources, load_start, load_trajectories
+from ltdi.artefacts import SPLITS, load_sources, load_start, load_trajectories
 from ltdi.console import say
 from ltdi.devices import deterministic
 from ltdi.errors import InputError
@@ -98,6 +97,7 @@ class World:
     train: TaskSource
     trajectories: Trajectories
     val: TaskSource
+    val_recorded: Trajectories
     test: TaskSource
     recorded: Trajectories
     provides: frozenset[str]
@@ -107,20 +107,11 @@ class World:
     def read(cls, data: Path) -> "World":
         start, _, facts = load_start(data)
         sources = load_sources(data)
-        (trajectories, of_train), (recorded, of_test) = map(
-            partial(load_trajectories, data), ("meta_train", "meta_test")
-        )
-        train, test = sources["meta_train"].take(of_train), sources["meta_test"].take(of_test)
-        return cls(
-            start,
-            train,
-            trajectories,
-            sources["meta_val"],
-            test,
-            recorded,
-            frozenset(facts["provides"]),
-            facts["collection"],
-        )
+        found = {split: load_trajectories(data, split) for split in SPLITS}
+        train, val, test = (sources[split].take(kept) for split, (_, kept) in found.items())
+        trajectories, val_recorded, recorded = (each for each, _ in found.values())
+        provides = frozenset(facts["provides"])
+        return cls(start, train, trajectories, val, val_recorded, test, recorded, provides, facts["collection"])
 
     def streamed(self, params: Mapping[str, Any]) -> Trajectories:
         """The trajectories that a training of ``params`` draws from: those stored, or those collected meanwhile."""

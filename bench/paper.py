@@ -7,6 +7,7 @@ core.
 """
 
 import json
+import math
 import multiprocessing
 import os
 import time
@@ -24,7 +25,7 @@ import typer
 from torch import Tensor
 
 from bench import BENCH, RESULTS, RUNS
-from bench.curves import World
+from bench.curves import GLYPHS, World
 from bench.machine import origin
 from bench.options import RAW, Root, Runs
 from bench.plan import LOCATE
@@ -35,14 +36,14 @@ from ltdi.console import say
 from ltdi.devices import deterministic
 from ltdi.diffusion import sampler
 from ltdi.errors import InputError
-from ltdi.methods.base import Method, scores
+from ltdi.methods.base import Method
 from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.methods.trained import TrainedMethod
 from ltdi.metrics import mean_and_ci95, weight_mse
 from ltdi.reptile import OWN
 from ltdi.seeding import generator
-from ltdi.store import digest, write_text
-from ltdi.tasks import Context, TaskSource, batches
+from ltdi.store import digest, write_tensors, write_text
+from ltdi.tasks import Context, batches
 from ltdi.training import Training
 
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -71,7 +72,8 @@ def main(
         if name not in preset["rows"]:
             raise InputError(f"--row {name} is not in bench/paper.yaml; allowed: {', '.join(preset['rows'])}")
     # seed by seed, so that a run that is stopped has whole tables of fewer seeds
-    cells = [(each, name, one) for one, each, name in product(seeds, settings, names)]
+    everywhere = {each: names if each in GLYPHS else preset["everywhere"] for each in settings}
+    cells = [(each, name, one) for one, each in product(seeds, settings) for name in names if name in everywhere[each]]
     for each, one in product(settings, seeds):  # what rows share is made once, on all cores
         run_stages(params_of(each, names[0], one, root), runs, until="collect_trajectories")
     found = []
@@ -99,7 +101,11 @@ def params_of(setting: str, row: str, seed: int, root: Path) -> dict[str, Any]:
     bench, preset = bench_params(), load_yaml(BENCH / "paper.yaml")
     changes = bench["data"][bench["settings"][setting]["data"]] | _sizes(bench, setting)
     changes |= preset["shared"] | preset["rows"][row] | {"method.controls": preset["baselines"]}
-    return override(defaults(), changes | {"seed": seed, "data.root": str(root), "meta.steps": preset["flat"]["most"]})
+    return override(
+        defaults(),
+        changes
+        | {"seed": seed, "data.root": str(root), "meta.steps": preset["flat"]["most"] + preset["flat"]["anneal"]},
+    )
 
 
 def _sizes(bench: Mapping[str, Any], setting: str) -> dict[str, Any]:
@@ -138,6 +144,8 @@ def measured(setting: str, row: str, seed: int, *, root: Path, runs: Path) -> Pa
         recorded = world.recorded.trained(torch.arange(len(world.test)))
         lines.append(_scored(method, world, recorded).assign(row=TRAINED, sampler="", **about))
     file.parent.mkdir(parents=True, exist_ok=True)
+    # what figures are drawn of
+    write_tensors(file.with_suffix(".safetensors"), method.state_dict(), {}, kind="paper row")
     pd.concat(lines, ignore_index=True).to_parquet(unfinished := file.with_suffix(f".{os.getpid()}.tmp"))
     os.replace(unfinished, file)
     return file
@@ -150,23 +158,27 @@ def trained_until_flat(
     has its averaged parameters."""
     meta, seed = params["meta"], params["seed"]
     knobs = {"lr": meta["outer_lr"], "ema": meta["ema"], "lr_schedule": meta["lr_schedule"]}
-    training = Training(method, steps=flat["most"], **knobs)
-    measures: list[float] = []
-    seconds, started = 0.0, time.process_time()
-    trajectories = world.streamed(params)
+    training = Training(method, steps=flat["most"] + flat["anneal"], **knobs)
+    seconds, started, measures = 0.0, time.process_time(), []
+    is_flat, annealed_from = False, None
     method.train()
-    for _ in method.meta_train(training, world.train, trajectories, seed=seed):
-        if training.step % flat["every"] and training.step < training.steps:
-            continue
-        seconds += time.process_time() - started
-        with training.averaged():
-            score = _score_on(world.val, method, seed)
-        measures.append(score)
-        is_flat = _is_flat(measures, flat["patience"], flat["tolerance"])
-        yield {"step": training.step, "seconds": round(seconds, 1), "val_score": score, "flat": is_flat}
-        if is_flat:
+    for _ in method.meta_train(training, world.train, world.streamed(params), seed=seed):
+        if annealed_from is not None:
+            done = (training.step - annealed_from) / flat["anneal"]
+            training.lr = meta["outer_lr"] * 0.5 * (1 + math.cos(math.pi * done))
+        last = annealed_from is not None and training.step == annealed_from + flat["anneal"]
+        if annealed_from is None and training.step % flat["every"] == 0 or last:
+            seconds += time.process_time() - started
+            with training.averaged():
+                score, losses = _on_val(method, world, seed)
+                measures.append(score)
+            is_flat = is_flat or not last and _is_flat(measures, flat["patience"], flat["tolerance"])
+            if annealed_from is None and (is_flat or training.step >= flat["most"]):
+                annealed_from = training.step
+            yield {"step": training.step, "seconds": round(seconds, 1), "val_score": score, "flat": is_flat} | losses
+            started = time.process_time()
+        if last:
             break
-        started = time.process_time()
     method.load_state_dict(training.average)
     method.eval()
 
@@ -176,8 +188,16 @@ def _is_flat(measures: list[float], patience: int, tolerance: float) -> bool:
 
 
 @torch.no_grad()
-def _score_on(val: TaskSource, method: Method, seed: int) -> float:
-    return scores(method.learner, val, lambda context: _weights(method, context, seed)).mean().item()
+def _on_val(method: Method, world: World, seed: int) -> tuple[float, dict[str, float]]:
+    """The score on meta-val, and by name the weight MSE there and what the method itself validates by."""
+    score, error = 0.0, 0.0
+    for tasks in batches(len(world.val)):
+        task = world.val.batch(tasks)
+        w = _weights(method, task.context, seed)
+        score += method.learner.score(w, task.query).sum().item()
+        error += weight_mse(w, world.val_recorded.trained(tasks).to(w)).sum().item()
+    losses = method.validate(world.val, world.val_recorded, seed=seed)
+    return score / len(world.val), {"val_weight_mse": error / len(world.val)} | losses
 
 
 def _weights(method: Method, context: Context, seed: int) -> Tensor:
@@ -264,10 +284,11 @@ def markdown(rows: pd.DataFrame, preset: Mapping[str, Any]) -> str:
         "# The paper's own form: from noise, on recorded weights alone\n\n"
         "`make paper`. Twenty denoising steps from Gaussian noise, trained on recorded weights without a query loss;"
         " every row on the same features and streamed trajectories. A training is measured on meta-val every"
-        f" {flat['every']} steps and ends when the best of the last {flat['patience']} measures is less than"
-        f" {100 * flat['tolerance']:g} points above the best before, or after {flat['most']} steps. Accuracy in percent"
-        " of meta-test queries, weight MSE to the trained heads in 1e-4; differences are paired over tasks; ± is the"
-        " 95 % interval of the mean over seeds. What a chain is read by stands behind its name. Rows: `paper.csv`.\n"
+        f" {flat['every']} steps; when the best of the last {flat['patience']} measures is less than"
+        f" {100 * flat['tolerance']:g} points above the best before it is flat; then, or after {flat['most']} steps,"
+        f" the learning rate falls to zero over {flat['anneal']} steps. CPU seconds hold the collection. Accuracy in"
+        " percent of meta-test queries, weight MSE to the trained heads in 1e-4; differences are paired over tasks; ±"
+        " is the 95 % interval of the mean over seeds. What a chain is read by stands behind its name. Rows: `paper.csv`.\n"
     )
     for setting, own in rows.groupby("setting", sort=False):
         seeds, tasks = sorted(own.seed.unique()), own.tasks.iloc[0]
