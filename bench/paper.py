@@ -18,20 +18,19 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import torch
 import typer
 from torch import Tensor
 
-from bench import BENCH, RESULTS, RUNS
+from bench import BENCH, RESULTS, RUNS, paper_table
 from bench.curves import GLYPHS, World
 from bench.machine import origin
 from bench.options import RAW, Root, Runs
+from bench.paper_table import BOTH
 from bench.plan import LOCATE
 from bench.settings import bench_params, defaults, load_yaml, override, pick
 from bench.stages import name_of_code, read_stages, run_stages
-from bench.text import percent, table
 from ltdi.console import say
 from ltdi.devices import deterministic
 from ltdi.diffusion import sampler
@@ -39,10 +38,10 @@ from ltdi.errors import InputError
 from ltdi.methods.base import Method
 from ltdi.methods.diffusion_method import DiffusionMethod
 from ltdi.methods.trained import TrainedMethod
-from ltdi.metrics import mean_and_ci95, weight_mse
+from ltdi.metrics import weight_mse
 from ltdi.reptile import OWN
 from ltdi.seeding import generator
-from ltdi.store import digest, write_tensors, write_text
+from ltdi.store import digest, write_tensors
 from ltdi.tasks import Context, batches
 from ltdi.training import Training
 
@@ -60,6 +59,7 @@ def main(
     seed: Annotated[list[int] | None, typer.Option(help="May be repeated; if none, 0, 1 and 2.")] = None,
     setting: Annotated[list[str] | None, typer.Option(help="May be repeated; if none, those of paper.yaml.")] = None,
     row: Annotated[list[str] | None, typer.Option(help="May be repeated; if none, those of paper.yaml.")] = None,
+    regimes: Annotated[bool, typer.Option(help="Lt-Di beside Lv-Di in every regime of paper.yaml instead.")] = False,
     root: Root = RAW,
     runs: Runs = RUNS,
     processes: Annotated[int, typer.Option(help="Rows that are measured at a time.")] = os.cpu_count() or 1,
@@ -67,23 +67,27 @@ def main(
 ) -> None:
     started, preset = time.monotonic(), load_yaml(BENCH / "paper.yaml")
     settings = [each for each in setting or preset["settings"] if _is_found(each, root)]
-    seeds, names = seed or [0, 1, 2], row or list(preset["rows"])
+    allowed = [f"{regime}/{method}" for regime in preset["regimes"] for method in BOTH]
+    allowed = allowed if regimes else list(preset["rows"])
+    seeds, names = seed or [0, 1, 2], row or allowed
     for name in names:
-        if name not in preset["rows"]:
-            raise InputError(f"--row {name} is not in bench/paper.yaml; allowed: {', '.join(preset['rows'])}")
+        if name not in allowed:
+            raise InputError(f"--row {name} is not in bench/paper.yaml; allowed: {', '.join(allowed)}")
+    settings = settings[:1] if regimes else settings
+    write = paper_table.write_regimes if regimes else paper_table.write
     # seed by seed, so that a run that is stopped has whole tables of fewer seeds
     everywhere = {each: names if each in GLYPHS else preset["everywhere"] for each in settings}
     cells = [(each, name, one) for one, each in product(seeds, settings) for name in names if name in everywhere[each]]
-    for each, one in product(settings, seeds):  # what rows share is made once, on all cores
-        run_stages(params_of(each, names[0], one, root), runs, until="collect_trajectories")
+    for each, name, one in cells:  # what rows share is made once, on all cores
+        run_stages(params_of(each, name, one, root), runs, until="collect_trajectories")
     found = []
     with ProcessPoolExecutor(
         processes, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
         for file in pool.map(partial(measured, root=root, runs=runs), *zip(*cells)):
             found.append(pd.read_parquet(file))
-            _write(pd.concat(found, ignore_index=True), preset, results)
-    say(f"wrote paper.md in {results}, {(time.monotonic() - started) / 60:.0f} minutes")
+            write(pd.concat(found, ignore_index=True), preset, results)
+    say(f"wrote {'regimes' if regimes else 'paper'}.md in {results}, {(time.monotonic() - started) / 60:.0f} minutes")
 
 
 def _is_found(setting: str, root: Path) -> bool:
@@ -100,12 +104,18 @@ def params_of(setting: str, row: str, seed: int, root: Path) -> dict[str, Any]:
     """The params of a row of paper.yaml in a setting of params.yaml."""
     bench, preset = bench_params(), load_yaml(BENCH / "paper.yaml")
     changes = bench["data"][bench["settings"][setting]["data"]] | _sizes(bench, setting)
-    changes |= preset["shared"] | preset["rows"][row] | {"method.controls": preset["baselines"]}
+    changes |= preset["shared"] | _changes_of_row(preset, row) | {"method.controls": preset["baselines"]}
     return override(
         defaults(),
         changes
         | {"seed": seed, "data.root": str(root), "meta.steps": preset["flat"]["most"] + preset["flat"]["anneal"]},
     )
+
+
+def _changes_of_row(preset: Mapping[str, Any], row: str) -> dict[str, Any]:
+    """Of a row of ``rows``, or of a regime and a method with a slash between them."""
+    regime, _, method = row.rpartition("/")
+    return preset["regimes"][regime] | {"method.name": method} if regime else preset["rows"][row]
 
 
 def _sizes(bench: Mapping[str, Any], setting: str) -> dict[str, Any]:
@@ -242,94 +252,3 @@ def _scored(method: Method, world: World, w: Tensor) -> pd.DataFrame:
     )
     distances = weight_mse(w, world.recorded.trained(tasks).to(w))
     return pd.DataFrame({"task": tasks.numpy(), "score": found.numpy(), "weight_mse": distances.numpy()})
-
-
-# -- the table ---------------------------------------------------------------------------------------
-
-
-def _write(lines: pd.DataFrame, preset: Mapping[str, Any], results: Path) -> None:
-    rows = pd.DataFrame(_rows(lines, preset))
-    results.mkdir(parents=True, exist_ok=True)
-    write_text(results / "paper.csv", rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    write_text(results / "paper.md", markdown(rows, preset))
-
-
-def _rows(lines: pd.DataFrame, preset: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A line of paper.csv for every setting, seed, row and sampler: its means over tasks, and its differences from the
-    linear map and from Lv-Di by the same sampler, paired over the tasks."""
-    by = {key: own.set_index("task") for key, own in lines.groupby(["setting", "seed", "row", "sampler"], sort=False)}
-    for (setting, seed, row, way), own in by.items():
-        first = own.iloc[0]
-        made = {"setting": setting, "seed": seed, "row": row, "sampler": way, "tasks": len(own)}
-        made["accuracy"], made["ci95"] = _mean(own.score)
-        made["weight_mse"], made["mse_ci95"] = _mean(own.weight_mse)
-        for name, other in (("linear", ("weight_regression", "")), ("lvdi", ("lvdi", way))):
-            beside = by.get((setting, seed, *other))
-            if beside is not None and other[0] != row:
-                made[f"over_{name}"], made[f"over_{name}_ci95"] = _mean(own.score - beside.score)
-                made[f"mse_over_{name}"], made[f"mse_over_{name}_ci95"] = _mean(own.weight_mse - beside.weight_mse)
-        trained = row in preset["rows"]
-        made |= {key: first[key] if trained else np.nan for key in ("steps", "seconds", "flat")}
-        yield made | {"device": first.device, "commit": first.commit}
-
-
-def _mean(values: pd.Series) -> tuple[float, float]:
-    return mean_and_ci95(torch.tensor(values.to_numpy()))
-
-
-def markdown(rows: pd.DataFrame, preset: Mapping[str, Any]) -> str:
-    """A table a setting, best first: the means over seeds, with the interval of that mean."""
-    flat = preset["flat"]
-    text = (
-        "# The paper's own form: from noise, on recorded weights alone\n\n"
-        "`make paper`. Twenty denoising steps from Gaussian noise, trained on recorded weights without a query loss;"
-        " every row on the same features and streamed trajectories. A training is measured on meta-val every"
-        f" {flat['every']} steps; when the best of the last {flat['patience']} measures is less than"
-        f" {100 * flat['tolerance']:g} points above the best before it is flat; then, or after {flat['most']} steps,"
-        f" the learning rate falls to zero over {flat['anneal']} steps. CPU seconds hold the collection. Accuracy in"
-        " percent of meta-test queries, weight MSE to the trained heads in 1e-4; differences are paired over tasks; ±"
-        " is the 95 % interval of the mean over seeds. What a chain is read by stands behind its name. Rows: `paper.csv`.\n"
-    )
-    for setting, own in rows.groupby("setting", sort=False):
-        seeds, tasks = sorted(own.seed.unique()), own.tasks.iloc[0]
-        text += (
-            f"\n## {setting}\n\nSeeds {', '.join(map(str, seeds))}, {tasks} tasks each;"
-            f" {', '.join(sorted(own.device.unique()))}; commit {', '.join(sorted(own.commit.unique()))}.\n\n"
-        )
-        lines = []
-        for (row, way), group in own.groupby(["row", "sampler"], sort=False):
-            name = preset["names"][row] + (f" ({way})" if way else "")
-            reported = preset["reported"].get(setting, {}).get(row, "")
-            best = (
-                ""
-                if pd.isna(group.steps.iloc[0])
-                else f"{group.steps.mean():.0f}{'' if group.flat.all() else ', rising'}"
-            )
-            seconds = "" if not best else f"{group.seconds.mean():.0f}"
-            cells = [name, _percent(group, "accuracy", "ci95"), _scaled(group, "weight_mse", "mse_ci95")]
-            cells += [
-                _percent(group, "over_linear", "over_linear_ci95", "+"),
-                _percent(group, "over_lvdi", "over_lvdi_ci95", "+"),
-            ]
-            cells += [_scaled(group, "mse_over_lvdi", "mse_over_lvdi_ci95", "+"), best, seconds, str(reported)]
-            lines.append((-group.accuracy.mean(), cells))
-        head = ["weights", "accuracy", "weight MSE", "− linear map", "− Lv-Di, same sampler", "its MSE", "steps"]
-        text += table([*head, "CPU s", "*reported*"], [cells for _, cells in sorted(lines, key=lambda each: each[0])])
-    return text
-
-
-def _half(group: pd.DataFrame, ci95: str) -> float:
-    """Of the mean over seeds, whose tasks are drawn apart."""
-    return float((group[ci95] ** 2).sum() ** 0.5 / len(group))
-
-
-def _percent(group: pd.DataFrame, value: str, ci95: str, sign: str = "") -> str:
-    if value not in group or group[value].isna().any():
-        return ""
-    return percent(group[value].mean(), _half(group, ci95), sign=sign)
-
-
-def _scaled(group: pd.DataFrame, value: str, ci95: str, sign: str = "") -> str:
-    if value not in group or group[value].isna().any():
-        return ""
-    return f"{1e4 * group[value].mean():{sign}.2f} ± {1e4 * _half(group, ci95):.2f}"

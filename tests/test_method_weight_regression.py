@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch.testing import assert_close
+from worlds import World, draw
 
 from ltdi.methods import weight_regression
 from ltdi.methods.weight_regression import PENALTIES
 from ltdi.tasks import Task
 from ltdi.trajectories import Trajectories
-from tests.worlds import World, draw
 
 
 @pytest.fixture(params=["shared", "prototype"])

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from worlds import World, read
 
 from ltdi.errors import InputError
 from ltdi.seeding import generator
 from ltdi.streaming import StreamedTrajectories
 from ltdi.training import Training
 from ltdi.trajectories import collect
-from tests.worlds import World, read
 
 SETTINGS = {
     "fit_on": "class",
