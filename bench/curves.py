@@ -18,7 +18,7 @@ from torch import Tensor
 from bench import BENCH, RUNS
 from bench.machine import origin
 from bench.plan import LOCATE
-from bench.settings import bench_params, changes_of, defaults, override, pick
+from bench.settings import bench_params, changes_of, defaults, load_yaml, override, pick
 from bench.stages import name_of_code, read_stages, run_stages
 from ltdi.artefacts import SPLITS, load_sources, load_start, load_trajectories
 from ltdi.console import say
@@ -38,7 +38,7 @@ from ltdi.training import Training
 from ltdi.trajectories import Trajectories
 from pipeline.meta_train import OPTIMISED
 
-FORMS = ("paper", "shared", "weights", "default")
+FORMS = ("paper", "default")
 GLYPHS = ("glyphs-5w1s",)
 MEASURED = 5
 """How often a training is measured, the beginning apart."""
@@ -55,11 +55,12 @@ class Bench:
 
     def params(self, setting: str, form: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
         bench = bench_params()
-        own = dict(bench["forms"][form])
-        variant = pick(bench, "variants", own.pop("variant"))
+        budget = pick(bench, "budgets", self.budget)
+        own = (load_yaml(BENCH / "paper.yaml")["shared"] if form == "paper" else {}) | pick(bench, "forms", form)
+        # a budget is reduced for every form, the paper's own numbers of tasks among it
+        own |= {key: value for key, value in budget["overrides"].items() if key.startswith("tasks.")}
         common = {"seed": seed, "data.root": str(self.root), "method.controls": []}
-        of_setting = changes_of(bench, setting, pick(bench, "budgets", self.budget))
-        return override(defaults(), of_setting | variant | own | common | changes)
+        return override(defaults(), changes_of(bench, setting, budget) | own | common | changes)
 
     def curves(self, settings: Iterable[str], cases: dict[str, dict[str, Any]], forms: Iterable[str]) -> pd.DataFrame:
         """The measured rows of every case, a case being what it changes, in every setting, form and seed."""

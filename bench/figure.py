@@ -1,8 +1,7 @@
 """``python -m bench figure <name>``: a figure of the paper and the table behind it -> bench/results/figures/.
 
-Each is drawn for forms of the method (``forms`` of bench/params.yaml): the paper's, the same from one start for all
-tasks by a network that says the weights, the defaults trained on recorded weights alone, and the defaults; 7 and 8 for
-the second and the last.
+Each is drawn for two forms of the method (``forms`` of bench/params.yaml): the paper's own, diffusion from noise on
+recorded weights alone, and the defaults.
 """
 
 from collections.abc import Callable
@@ -129,7 +128,7 @@ def by_preparation(bench: Bench) -> pd.DataFrame:
 
 def by_length_and_steps(bench: Bench) -> pd.DataFrame:
     cases = {f"{n}; {T}": {"trajectories.length": n, "diffusion.steps": T} for n, T in product(LENGTHS[:3], STEPS)}
-    rows = last(bench.of_one_seed().curves(SETTINGS, cases, FORMS[1::2]))
+    rows = last(bench.of_one_seed().curves(SETTINGS, cases, FORMS))
     return rows.assign(steps=rows["T"].map("{} diffusion steps".format))
 
 

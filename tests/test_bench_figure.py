@@ -1,5 +1,6 @@
 """The figures of the paper as the bench draws them: what they are of, in closed form, and the command."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,9 +88,10 @@ def tiny(tmp_path_factory, write_params, repository, few_glyphs):
     overrides = {"meta.steps": 4, "tasks.meta_train": 16, "tasks.meta_val": 8, "tasks.meta_test": 8}
     bench["budgets"] = {"tiny": {"label": "tiny", "seeds": [0, 1], "overrides": overrides}}
     bench["data"]["glyphs"] = {}
-    for form in ("paper", "shared"):
-        bench["forms"][form] |= {"tasks.meta_train": 16, "meta.recorded_tasks": 4}
+    bench["forms"]["paper"] |= {"meta.steps": 4, "tasks.meta_train": 16, "meta.recorded_tasks": 4}
+    bench["forms"]["paper"] |= {"meta.streamed_tasks": 16, "learner.hidden": 64}
     (folder / "bench").mkdir()
+    shutil.copy(repository / "bench" / "paper.yaml", folder / "bench")
     YAML().dump(bench, folder / "bench" / "params.yaml")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LTDI_STORE", str(folder / "store"))
