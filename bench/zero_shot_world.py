@@ -32,7 +32,7 @@ META: dict[str, Any] = {
 }
 COLLECTED: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "steps": 3, "length": 4, "sam": 0.0, "augment": False}
 LR, EMA = 1e-3, 0.98
-DENOISER: dict[str, Any] = {"depth": 1, "dropout": 0.5}
+DENOISER: dict[str, Any] = {"depth": 1, "dropout": 0.5, "direct": False}
 START = "kernel_ridge"
 """Chosen on the classes to choose on, by what generators make of it."""
 

@@ -201,14 +201,6 @@ def test_everything_in_the_params_is_made_of_known_keys(params, bench):
         override(params, changes)
 
 
-def test_the_papers_configuration_is_that_of_make_paper(bench, repository, capsys):
-    assert "options=$$(python -m bench paper-params) && dvc exp run" in (repository / "Makefile").read_text()
-    importlib.import_module(__main__.COMMANDS["paper-params"][0]).main()
-    _, *options = f" {capsys.readouterr().out.strip()}".split(" -S ")
-    given = dict(option.split("=") for option in options)
-    assert {key: YAML(typ="safe").load(value) for key, value in given.items()} == bench["variants"]["paper"]
-
-
 def test_every_method_has_a_column_a_name_and_the_same_number_of_candidates(bench):
     # a control of the loss, in the ablation alone, and what is of names alone
     assert set(bench["methods"]) == set(METHODS) - {"naive_local", "icis", "reptile_names", "meta_baseline_names"}

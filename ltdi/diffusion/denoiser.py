@@ -109,8 +109,7 @@ class Direct(nn.Module):
 
     def __init__(self, space: WeightSpace, n_features: int, steps: int) -> None:
         super().__init__()
-        if space.slot_layer is None:
-            raise ValueError("weights without class slots have no direct map from classes to them")
+        assert space.slot_layer is not None
         self.space, self.slots = space, space.slot_layer
         self.map = zero(nn.Linear(2 * n_features, space.numbers[space.slot_layer]))
         self.factor = nn.Parameter(torch.ones(steps + 1))
@@ -146,7 +145,7 @@ class TransformerDenoiser(nn.Module):
         self.tokens = Tokens(space, channels, width, neurons_a_token)
         self.condition = ClassCondition(n_features, width, heads, condition, dropout)
         self.skip = Skip(space, steps) if skip else None
-        self.direct = Direct(space, n_features, steps) if direct else None
+        self.direct = Direct(space, n_features, steps) if direct and space.slot_layer else None
         self.time = TimeEmbedding(width, steps)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(depth))
 
@@ -192,7 +191,7 @@ class UNetDenoiser(nn.Module):
         self.tokens = Tokens(space, channels, width, neurons_a_token)
         self.condition = ClassCondition(n_features, width, heads, condition, dropout)
         self.skip = Skip(space, steps) if skip else None
-        self.direct = Direct(space, n_features, steps) if direct else None
+        self.direct = Direct(space, n_features, steps) if direct and space.slot_layer else None
         self.label = nn.Parameter(0.02 * torch.randn(n_way, width))
         self.time = TimeEmbedding(width, steps)
         widths = [width * min(2**level, 4) for level in range(depth + 1)]

@@ -119,7 +119,7 @@ class Vae(nn.Module):
         self.tokens = Tokens(space, 1, width, neurons_a_token)
         self.latent_numbers = latent
         self.condition = ClassCondition(n_features, width, heads, condition, dropout)
-        self.direct = Direct(space, n_features, 0) if direct else None
+        self.direct = Direct(space, n_features, 0) if direct and space.slot_layer else None
         self.encoder, self.decoder = (
             nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(depth)) for _ in range(2)
         )
