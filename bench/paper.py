@@ -7,7 +7,6 @@ core.
 """
 
 import json
-import math
 import multiprocessing
 import os
 import time
@@ -165,31 +164,29 @@ def trained_until_flat(
     method: Method, world: World, params: Mapping[str, Any], flat: Mapping[str, Any]
 ) -> Iterator[dict[str, float]]:
     """Train until the score on meta-val is flat, as paper.yaml says; yields what was measured. In the end the method
-    has its averaged parameters."""
+    has the averaged parameters of the best measure."""
     meta, seed = params["meta"], params["seed"]
     knobs = {"lr": meta["outer_lr"], "ema": meta["ema"], "lr_schedule": meta["lr_schedule"]}
-    training = Training(method, steps=flat["most"] + flat["anneal"], **knobs)
-    seconds, started, measures = 0.0, time.process_time(), []
-    is_flat, annealed_from = False, None
+    training = Training(method, steps=flat["most"], **knobs)
+    seconds, started = 0.0, time.process_time()
+    measures: list[float] = []
+    best: dict[str, Tensor] = {}
     method.train()
     for _ in method.meta_train(training, world.train, world.streamed(params), seed=seed):
-        if annealed_from is not None:
-            done = (training.step - annealed_from) / flat["anneal"]
-            training.lr = meta["outer_lr"] * 0.5 * (1 + math.cos(math.pi * done))
-        last = annealed_from is not None and training.step == annealed_from + flat["anneal"]
-        if annealed_from is None and training.step % flat["every"] == 0 or last:
-            seconds += time.process_time() - started
-            with training.averaged():
-                score, losses = _on_val(method, world, seed)
-                measures.append(score)
-            is_flat = is_flat or not last and _is_flat(measures, flat["patience"], flat["tolerance"])
-            if annealed_from is None and (is_flat or training.step >= flat["most"]):
-                annealed_from = training.step
-            yield {"step": training.step, "seconds": round(seconds, 1), "val_score": score, "flat": is_flat} | losses
-            started = time.process_time()
-        if last:
+        if training.step % flat["every"] and training.step < training.steps:
+            continue
+        seconds += time.process_time() - started
+        with training.averaged():
+            score, losses = _on_val(method, world, seed)
+        if not measures or score > max(measures):
+            best = {name: value.clone() for name, value in training.average.items()}
+        measures.append(score)
+        is_flat = _is_flat(measures, flat["patience"], flat["tolerance"])
+        yield {"step": training.step, "seconds": round(seconds, 1), "val_score": score, "flat": is_flat} | losses
+        if is_flat:
             break
-    method.load_state_dict(training.average)
+        started = time.process_time()
+    method.load_state_dict(best)
     method.eval()
 
 
