@@ -106,8 +106,7 @@ def params_of(setting: str, row: str, seed: int, root: Path) -> dict[str, Any]:
     changes |= preset["shared"] | _changes_of_row(preset, row) | {"method.controls": preset["baselines"]}
     return override(
         defaults(),
-        changes
-        | {"seed": seed, "data.root": str(root), "meta.steps": preset["flat"]["most"] + preset["flat"]["anneal"]},
+        changes | {"seed": seed, "data.root": str(root), "meta.steps": preset["flat"]["most"]},
     )
 
 
