@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from bench import paper_figures
 from bench.text import percent, table
 from ltdi.metrics import mean_and_ci95
 from ltdi.store import write_text
@@ -20,6 +21,7 @@ def write(lines: pd.DataFrame, preset: Mapping[str, Any], results: Path) -> None
     results.mkdir(parents=True, exist_ok=True)
     write_text(results / "paper.csv", rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     write_text(results / "paper.md", markdown(rows, preset))
+    paper_figures.write(lines, preset, results)
 
 
 def _rows(lines: pd.DataFrame, preset: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

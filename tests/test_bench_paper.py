@@ -1,5 +1,7 @@
 """The preset of the paper's own form: its rows are params, its rule ends a flat curve, its table pairs tasks."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,7 +45,10 @@ def test_a_curve_is_flat_when_nothing_new_is_above_the_best(measures, flat):
 
 def lines_of(row, score, error, sampler="equation 1", seed=0, n=50):
     noise = np.random.default_rng(0).normal(0, 0.1, n)  # the same for all: it cancels in pairs
+    step = {"step": 150, "seconds": 5.0, "val_score": 0.5, "flat": False, "val_weight_mse": 1e-4, "val_loss_w0": 0.5}
+    curve = json.dumps([step, step | {"step": 300, "seconds": 9.0, "val_weight_mse": 5e-5, "flat": True}])
     about = {"setting": "glyphs-5w1s", "steps": 600, "seconds": 9.0, "flat": True, "device": "machine", "commit": "c"}
+    about["curve"] = curve
     return pd.DataFrame(
         {"task": range(n), "score": score + noise, "weight_mse": error, "row": row, "sampler": sampler, "seed": seed}
         | about
@@ -59,6 +64,9 @@ def test_differences_are_paired_over_tasks(tmp_path):
     assert rows.over_lvdi["ltdi"] == pytest.approx(0.05) and rows.over_lvdi_ci95["ltdi"] == pytest.approx(0, abs=1e-9)
     assert rows.over_linear["ltdi"] == pytest.approx(0.15)
     assert rows.ci95["ltdi"] > 0.02
+    curves = pd.read_csv(tmp_path / "paper_curves.csv")
+    assert curves.groupby("row").val_weight_mse.last().to_dict() == {"ltdi": 5e-5, "lvdi": 5e-5}
+    assert all((tmp_path / "figures" / f"paper_{name}.png").is_file() for name in ("time", "sub_chains"))
     text = (tmp_path / "paper.md").read_text(encoding="utf-8")
     assert (
         text.index("Lt-Di (equation 1)") < text.index("Lv-Di (equation 1)") < text.index("linear map to the weights |")
