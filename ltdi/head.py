@@ -44,7 +44,7 @@ class Head:
         """(M, N)"""
         listed, found = listed_of(pictures), []
         for first in range(0, len(listed), IMAGES_TOGETHER):
-            images = images_of(self.extractor, listed[first : first + IMAGES_TOGETHER])
+            images = images_of(self.extractor, listed[first : first + IMAGES_TOGETHER], first)
             inputs = images if self.learner.from_images else self.extractor(images)
             found.append(self.learner.logits(self.w, inputs[None])[0].softmax(-1).cpu())  # type: ignore[attr-defined]
         answers = torch.cat(found)

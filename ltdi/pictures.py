@@ -1,7 +1,9 @@
 """The images that a user names: folders, files or arrays, read as the run's own; their features, and what these say of
 a task."""
 
-from collections.abc import Sequence
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ltdi.classes import context_of
-from ltdi.datasets import different, find_images
+from ltdi.datasets import Picture, different, each_of, find_images
 from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
 from ltdi.tasks import Context
@@ -19,12 +21,9 @@ from ltdi.tasks import Context
 IMAGES_TOGETHER = 1000
 """How many images are in memory at a time."""
 
-Picture = str | Path | np.ndarray | Image.Image
-"""An image file, or an image in memory as a file would show it: (H, W) or (H, W, 3) uint8."""
-
-Pictures = str | Path | Sequence[Picture] | Tensor
-"""Images: a folder, a file, several of them, or a tensor uint8 (M, channels, size, size) as the run's own images
-are."""
+Pictures = str | Path | Picture | Sequence[str | Path | Picture]
+"""Images: a folder, a file, an image in memory as a file would show it, several of them, or an array or a tensor of
+several; ``datasets.pixels`` says what its axes and its numbers mean."""
 
 
 def by_folder(task: Path, at_least: int = 2) -> dict[str, list]:
@@ -53,17 +52,27 @@ def by_folder(task: Path, at_least: int = 2) -> dict[str, list]:
     return by_class
 
 
-def listed_of(pictures: Pictures) -> Sequence[Any] | Tensor:
+def listed_of(pictures: Pictures) -> Sequence[Any]:
     """One item an image; a folder's in the order of their names.
 
     Raises:
-        InputError: there is no such file, and no folder with images.
+        InputError: there is no such file, no folder with images, or nothing that holds images.
     """
-    if isinstance(pictures, Tensor):
-        return pictures
+    several: Any = pictures
+    if isinstance(several, np.ndarray) and several.dtype.kind in "OSU":  # of paths, or of images of unequal sizes
+        several = several.tolist()
+    if isinstance(several, np.ndarray | Tensor):
+        return each_of(several)
+    is_one = isinstance(several, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | zipfile.Path)
+    if is_one or hasattr(several, "read"):
+        several = [several]
+    if isinstance(several, Mapping) or not isinstance(several, Iterable):
+        raise InputError(
+            f"images of type {type(several).__name__}; give a folder, a file, an image in memory or a list of these"
+        )
     listed: list[Any] = []
-    for each in [pictures] if isinstance(pictures, str | Path) else pictures:
-        if not isinstance(each, str | Path):
+    for each in several:
+        if not isinstance(each, str | os.PathLike):
             listed.append(each)
             continue
         place = Path(each)
@@ -74,23 +83,17 @@ def listed_of(pictures: Pictures) -> Sequence[Any] | Tensor:
     return listed
 
 
-def images_of(extractor: FeatureExtractor, listed: Sequence[Any] | Tensor) -> Tensor:
-    """uint8 (M, channels, size, size)"""
-    if isinstance(listed, Tensor):
-        if listed.dtype != torch.uint8 or listed.dim() != 4:
-            raise InputError(
-                f"a tensor of {tuple(listed.shape)} {listed.dtype}; images are uint8 (M, channels, height, width)"
-            )
-        return listed.to(extractor.device)
+def images_of(extractor: FeatureExtractor, listed: Sequence[Any], first: int = 0) -> Tensor:
+    """uint8 (M, channels, size, size) of images that are numbered from ``first`` on."""
     if not len(listed):
         raise InputError("a class without images; give one or more")
-    return extractor.read(listed)
+    return extractor.read(listed, first)
 
 
-def embedded(extractor: FeatureExtractor, listed: Sequence[Any] | Tensor) -> Tensor:
+def embedded(extractor: FeatureExtractor, listed: Sequence[Any]) -> Tensor:
     """Features (M, F) of images, a part of these in memory at a time."""
     parts = range(0, len(listed), IMAGES_TOGETHER)
-    return torch.cat([extractor(images_of(extractor, listed[first : first + IMAGES_TOGETHER])) for first in parts])
+    return torch.cat([extractor(images_of(extractor, listed[i : i + IMAGES_TOGETHER], i)) for i in parts])
 
 
 def context_of_unequal(rows: Sequence[Tensor], images: Sequence[Tensor] | None = None) -> Context:

@@ -63,7 +63,7 @@ class Run:
 
     def context(self, classes: Mapping[str, Pictures]) -> Context:
         """What the images of some classes say of their task; a class may have more images than another."""
-        by_class = [images_of(self.extractor, listed_of(pictures)) for pictures in classes.values()]
+        by_class = [self._images(name, pictures) for name, pictures in classes.items()]
         rows = self.extractor(torch.cat(by_class)).split([len(each) for each in by_class])
         return context_of_unequal(rows, by_class)
 
@@ -133,7 +133,7 @@ class Run:
                 f"names and images are joined in a linear head, and {self.data} generates"
                 f" {made.learner.facts()['name']}; set learner.name = linear_head"
             )
-        images = {name: images_of(self.extractor, listed_of(pictures)) for name, pictures in by_class.items()}
+        images = {name: self._images(name, pictures) for name, pictures in by_class.items()}
         rows = [self.extractor(images[name]) if name in images else None for name in made.classes]
         sources = load_sources(self.data, splits=["meta_train", "meta_val"], device=self.device)
         joiner = Joiner(made.learner, self.method, sources["meta_train"].of.means().mean(0), sources["meta_val"].of)
@@ -141,6 +141,17 @@ class Run:
         shots = tuple(0 if each is None else len(each) for each in rows)
         joint = replace(made, w=w, shots=shots, method=f"{made.method} and the images", support=(), again=None)
         return joint, told
+
+    def _images(self, name: str, pictures: Pictures) -> Tensor:
+        """A class's, uint8 (M, channels, size, size).
+
+        Raises:
+            InputError: there are none, or one cannot be read; of which class it is.
+        """
+        try:
+            return images_of(self.extractor, listed_of(pictures))
+        except InputError as error:
+            raise InputError(f"class {name!r}: {error}") from error
 
     @property
     def is_from_names(self) -> bool:
