@@ -4,6 +4,7 @@ a task."""
 import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ltdi.classes import context_of
-from ltdi.datasets import Picture, different, each_of, find_images
-from ltdi.errors import InputError
+from ltdi.datasets import Picture, each_of, find_images, looks
+from ltdi.errors import InputError, short
 from ltdi.extractor import FeatureExtractor
+from ltdi.schemas import MOST_LETTERS
 from ltdi.tasks import Context
 
 IMAGES_TOGETHER = 1000
@@ -44,12 +46,63 @@ def by_folder(task: Path, at_least: int = 2) -> dict[str, list]:
         others = (each for each in task.iterdir() if each.name not in filled and not each.name.startswith("."))
         if empty := sorted(each for each in others if each.is_dir()):
             raise InputError(f"{empty[0]} holds no image that is read (PNG, JPEG, WebP, BMP, TIFF, GIF)")
-    if different(by_class) < len(by_class):
-        raise InputError(f"{task}: two classes have names that look the same; rename one")
+    try:
+        check_names(list(by_class))
+    except InputError as error:
+        raise InputError(f"{task}: {error}") from error
     if len(by_class) < at_least:
         more = "two or more" if at_least > 1 else "one or more"
         raise InputError(f"{task} holds images of {len(by_class)} classes; give {more}, each in a folder of its own")
     return by_class
+
+
+def by_name(classes: str | Path | Mapping[Any, Pictures], at_least: int = 2) -> dict[str, Any]:
+    """The images of each class by its name: those of a folder, or those that are given.
+
+    Raises:
+        InputError: a name or the folder is not as it must be.
+    """
+    if isinstance(classes, str | os.PathLike):
+        return by_folder(Path(classes), at_least)
+    if not isinstance(classes, Mapping):
+        raise InputError(f"classes of type {type(classes).__name__}; give a folder, or the images of each by its name")
+    return dict(zip(named(classes), classes.values()))
+
+
+def named(classes: Iterable[object]) -> tuple[str, ...]:
+    """The names of classes as text, which they are kept as: of numbers the digits.
+
+    Raises:
+        InputError: one is neither text nor a number, or cannot be kept (``check_names``).
+    """
+    names = list(classes)
+    if strange := [each for each in names if not isinstance(each, str | Number | np.bool_)]:
+        raise InputError(f"class {short(strange[0])} is of type {type(strange[0]).__name__}; name it by text")
+    told = tuple(map(str, names))
+    check_names(told)
+    return told
+
+
+def check_names(names: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: one is empty, too long or no text, or two look the same.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not looks(name) or len(name) > MOST_LETTERS:
+            raise InputError(
+                f"class {short(name)}: a name is of 1 to {MOST_LETTERS:,} characters that are seen; rename it"
+            )
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"class {short(name)}: its name is no text in UTF-8; rename it") from error
+        if looks(name) in seen:
+            raise InputError(
+                f"classes {short(seen[looks(name)])} and {short(name)} have names that look the same; rename one"
+            )
+        seen[looks(name)] = name
 
 
 def listed_of(pictures: Pictures) -> Sequence[Any]:

@@ -8,6 +8,7 @@ head.classify("photographs")           # a table: image, class, probability
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ltdi.learners import LinearHead
 from ltdi.methods.base import Method
 from ltdi.methods.saved import read_method
 from ltdi.methods.self_trained import SelfTrained
-from ltdi.pictures import Pictures, by_folder, context_of_unequal, embedded, images_of, listed_of
+from ltdi.pictures import Pictures, by_name, context_of_unequal, embedded, images_of, listed_of, named
 from ltdi.schemas import FEATURES, METHOD, RESULTS
 from ltdi.seeding import generator
 from ltdi.store import digest, read_json, read_tensors
@@ -79,7 +80,7 @@ class Run:
             InputError: fewer than two classes, a class without images, more or fewer classes than the method can do, or
                 unlabelled images for a method that works on images.
         """
-        by_class = by_folder(Path(classes)) if isinstance(classes, str | Path) else dict(classes)
+        by_class = by_name(classes)
         if len(by_class) < 2:
             raise InputError(f"{len(by_class)} classes; give two or more")
         if self.is_from_names:
@@ -110,8 +111,9 @@ class Run:
                 " zero_shot"
             )
         if len(names) < 2 or len(set(names)) < len(names):
-            raise InputError(f"names {', '.join(names)!r}: give two or more, all different")
-        return self._head(self.name, self.method, tuple(names), self.context_of_names(names), seed)
+            raise InputError(f"names {', '.join(map(str, names))!r}: give two or more, all different")
+        names = named(names)
+        return self._head(self.name, self.method, names, self.context_of_names(names), seed)
 
     @torch.no_grad()
     def joined(self, made: Head, examples: str | Path | Mapping[str, Pictures], *, seed: int = 0) -> tuple[Head, str]:
@@ -125,7 +127,7 @@ class Run:
             raise InputError(
                 "--examples are for a head of --names, and this one is of images; leave one of the two out"
             )
-        by_class = by_folder(Path(examples), at_least=1) if isinstance(examples, str | Path) else dict(examples)
+        by_class = by_name(examples, at_least=1)
         if strange := [name for name in by_class if name not in made.classes]:
             raise InputError(f"class {strange[0]!r} is not among the names {', '.join(made.classes)}; name it as well")
         if not isinstance(made.learner, LinearHead):
@@ -183,7 +185,7 @@ class Run:
             if method.from_images or self.is_from_names
             else tuple(rows[:n] for rows, n in zip(context.rows[0], shots))
         )
-        made = Head(classes, method.learner, w, self.extractor, name, shots, support, seed, generator_name)
+        made = Head(classes, method.learner, w, self.extractor, name, shots, support, index(seed), generator_name)
         return replace(made, again=partial(self._again, made))
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from ltdi.datasets.images import (
     join,
 )
 from ltdi.datasets.pixels import each_of
-from ltdi.datasets.reading import SUFFIXES, Picture, different, find_images, read_images, transform
+from ltdi.datasets.reading import SUFFIXES, Picture, different, find_images, looks, read_images, transform
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ __all__ = [
     "expand_classes",
     "find_images",
     "join",
+    "looks",
     "read_images",
     "transform",
 ]

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ltdi.errors import InputError
@@ -45,7 +45,18 @@ def in_memory(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(_shades(array[..., 0] if grey else array)))
 
 
-def of_8_bits(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """As a viewer shows it: turned as its EXIF says, on white where it is transparent, of 8 bits a channel."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        return _of_8_bits(image)
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
     """PIL's image of one channel of floats, which are shares of white, or of integers of 16 bits.
 
     Raises:

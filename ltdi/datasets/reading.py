@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ltdi.datasets.looks import seen_as
-from ltdi.datasets.pixels import bytes_in_memory, in_memory, of_8_bits
+from ltdi.datasets.pixels import bytes_in_memory, in_memory, upright
 from ltdi.errors import InputError
 from ltdi.store import digest
 
@@ -188,8 +188,15 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
 
 
 def different(names: Iterable[str]) -> int:
-    """How many of some names look different: an accent may belong to its letter, or be a character behind it."""
-    return len({unicodedata.normalize("NFC", name) for name in names})
+    """How many of some names look different: an accent may belong to its letter, or be a character behind it, and
+    neither blanks at an end nor what has no width are seen."""
+    return len(set(map(looks, names)))
+
+
+def looks(name: str) -> str:
+    """What is seen of a name: equal for those that look the same."""
+    seen = (each for each in unicodedata.normalize("NFC", name) if unicodedata.category(each) != "Cf")
+    return " ".join("".join(seen).split())
 
 
 def _refused(error: OSError) -> None:
@@ -213,7 +220,7 @@ def read_images(pictures: Sequence[Picture], *, mode: str, size: int, first: int
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what is read all the same, and what is not is said here
-                image = _upright(_opened(picture)).convert(mode)
+                image = upright(_opened(picture)).convert(mode)
         except InputError:
             raise
         except Exception as error:  # a damaged file makes zlib, zipfile and PIL raise half a dozen different types
@@ -236,15 +243,4 @@ def _opened(picture: Picture) -> Image.Image:
         raise InputError(f"{_name(picture)}: too many pixels, and {most}") from error
     if image.width * image.height > MOST_PIXELS:
         raise InputError(f"{_name(picture)}: {image.width} × {image.height} pixels, and {most}")
-    return image
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """As a viewer shows it: turned as its EXIF says, on white where it is transparent, of 8 bits a channel."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        return of_8_bits(image)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
