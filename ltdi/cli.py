@@ -4,24 +4,23 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 from rich.table import Table
 
 from ltdi import comparison
 from ltdi.adapter import AdapterRun
+from ltdi.answering import answered, head_of, named_folder, names_in, tell
 from ltdi.audit import audit_run, told_of_run
 from ltdi.console import console, one_line_errors, plain, say
 from ltdi.errors import InputError
 from ltdi.example import write_example
-from ltdi.head import Head, rightly
 from ltdi.likeness import audit_files, told_of_files
-from ltdi.outputs import apart, show_first
-from ltdi.peft_format import CONFIG, write_adapter
-from ltdi.pictures import Pictures, listed_of
+from ltdi.outputs import apart, differ, show_first
+from ltdi.peft_format import CONFIG, TENSORS, write_adapter
+from ltdi.pictures import listed_of
 from ltdi.program import PROGRAMS, facts_of
 from ltdi.run import Run
-from ltdi.store import writable, write_plain_tensors
+from ltdi.store import write_plain_tensors
 
 app = typer.Typer(help="Weights for a task that nobody has trained on.", add_completion=False, no_args_is_help=True)
 
@@ -51,12 +50,12 @@ def classify(
 ) -> None:
     """Generate a head for classes of a few images each, or of names, and classify images by it."""
     with one_line_errors("ltdi classify"):
-        csv, head = csv and apart(csv, data), head and apart(head, data)
-        if csv and head and csv.resolve() == head.resolve():
-            raise InputError(f"--csv and --head are both {csv}; name two files")
         # first, so that a mistake in them leaves nothing behind
         files = listed_of([*([task] if names else []), *(images or [])])
-        further = [_named_folder(each) for each in add or []]
+        further = [named_folder(each) for each in add or []]
+        read = (task, examples, *(images or []), *(place for _, place in further))
+        csv, head = csv and apart(csv, data, *read), head and apart(head, data, *read)
+        differ(("--csv", csv), ("--head", head))
         run = Run(data, method=method)
         if not names and not task.is_dir() and head and not add:
             raise InputError(
@@ -69,9 +68,9 @@ def classify(
                 " it out, or name these"
             )
         if names:
-            made = run.generate_from_names(_names(names), seed=seed)
+            made = run.generate_from_names(names_in(names), seed=seed)
         else:
-            made = _head_of(run, task, method, seed, files if transductive else None)
+            made = head_of(run, task, method, seed, files if transductive else None)
         if examples:
             made, told = run.joined(made, examples, seed=seed)
             say(told)
@@ -80,9 +79,9 @@ def classify(
         answers = made.classify(files)
         if head:
             made.save(head)
-        _tell(made)
+        tell(made)
         if len(files):
-            _answered(answers, made.classes, csv)
+            answered(answers, made.classes, csv)
 
 
 class Kind(StrEnum):
@@ -110,8 +109,8 @@ def export(
 ) -> None:
     """Generate a head and write its tensors by name, for any program that reads safetensors, or all as one program."""
     with one_line_errors("ltdi export"):
-        file = apart(file, data)
-        made = _head_of(Run(data, method=method), task, method, seed)
+        file = apart(file, data, task)
+        made = head_of(Run(data, method=method), task, method, seed)
         if program:
             PROGRAMS[program](made, file, images=images)
             facts = facts_of(made, images)
@@ -136,7 +135,8 @@ def adapt(
 ) -> None:
     """Generate an adapter of the run's language model for labelled texts of two classes, in a form that peft loads."""
     with one_line_errors("ltdi adapt"):
-        writable(out / CONFIG)
+        for name in (CONFIG, TENSORS):
+            apart(out / name, data, *task.glob("*"))
         run = AdapterRun(data, method=method)
         parts = run.read(task)
         w = run.generate(parts["train"], seed=seed)
@@ -158,7 +158,7 @@ def audit(
 ) -> None:
     """Does the condition matter? Weights for right and wrong conditions; of others' files, how alike they are."""
     with one_line_errors("ltdi audit"):
-        csv = csv and apart(csv, folder)
+        csv = csv and apart(csv, folder, *folder.rglob("*.safetensors"))
         is_run = (folder / "model").is_dir()
         found = audit_run(folder, method=method, n_tasks=tasks, seed=seed) if is_run else audit_files(folder)
         show_first(found, csv, told="{:.4g}", written="%.6g")
@@ -179,7 +179,7 @@ def compare(
 ) -> None:
     """Does it pay on your images? Generated heads beside every control, on tasks drawn from labelled classes."""
     with one_line_errors("ltdi compare"):
-        csv, run = csv and apart(csv, data), Run(data, method=method)
+        csv, run = csv and apart(csv, data, folder), Run(data, method=method)
         found = comparison.compare(run, folder, n_way=n_way, n_shot=n_shot, n_query=n_query, n_tasks=tasks, seed=seed)
         show_first(found, csv, told="{:.4f}", written="%.6g")
         say(comparison.told_of(found))
@@ -208,42 +208,6 @@ def example(
             f"{folder}: {n_way} classes that nobody has trained on; ltdi classify {folder / 'support'}"
             f" {folder / 'query'}{where}"
         )
-
-
-def _names(names: str) -> list[str]:
-    return [each.strip() for each in names.split(",")]
-
-
-def _head_of(run: Run, task: Path, method: str, seed: int, asked: Pictures | None = None) -> Head:
-    """Generated for a folder of classes, or the one that was kept."""
-    if task.is_dir():
-        return run.generate(task, seed=seed, unlabelled=asked)
-    if method:
-        raise InputError(
-            f"{task} is no folder of classes, so there is nothing to generate; leave --method out, or name a folder"
-        )
-    return run.load_head(task)
-
-
-def _named_folder(told: str) -> tuple[str, Path]:
-    name, sign, place = told.partition("=")
-    if not (name and sign and place):
-        raise InputError(f"--add {told} is not NAME=FOLDER; give a class's name and where its images lie")
-    return name, Path(place)
-
-
-def _tell(made: Head) -> None:
-    if not any(made.shots):
-        return say(f"a head from the names {', '.join(made.classes)}, by {made.method}")
-    say(f"a head from {', '.join(f'{n} of {name}' for n, name in zip(made.shots, made.classes))}, by {made.method}")
-
-
-def _answered(answers: pd.DataFrame, classes: tuple[str, ...], csv: Path | None) -> None:
-    """The answers as a table, and whether they are right where a file lies in a folder named like a class."""
-    show_first(answers, csv, told="{:.2f}", written="%.4f")
-    right, of = rightly(answers, classes)
-    if of:
-        say(f"of {of} images in folders named like a class {right} are right, {right / of:.1%}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def write_example(data: Path, task: int) -> tuple[Path, int]:
     """Writes ``support`` and ``query``, a folder a class; where, and how many classes.
 
     Raises:
-        InputError: there is no task of that number.
+        InputError: there is no task of that number, or something of the user's lies where it goes.
     """
     test = load_sources(data, splits=["meta_test"], images_of=["meta_test"])["meta_test"]
     if not 0 <= task < len(test):
@@ -27,6 +27,8 @@ def write_example(data: Path, task: int) -> tuple[Path, int]:
     chosen, classes = test.batch(torch.tensor([task])), test.classes[task].tolist()
     data_set = DATASETS[read_tensors(data / "tasks" / "features.safetensors", kind=FEATURES)[1]["data_set"]]
     folder, unfinished = data / "example", data / ".example"
+    if strange := sorted(each for each in folder.glob("*") if each.name not in ("support", "query")):
+        raise InputError(f"{strange[0]} would be lost, for the example is written there anew; move it elsewhere")
     shutil.rmtree(unfinished, ignore_errors=True)
     for part, batch in (("support", chosen.context.examples), ("query", chosen.query)):
         for image, label in zip(data_set.as_files(batch["images"][0]), batch["labels"][0].tolist()):

@@ -1,6 +1,5 @@
 """From image files to rows of features as a run's tasks have them."""
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ltdi.bodies.embedding import embed_there
-from ltdi.datasets import DATASETS
+from ltdi.datasets import DATASETS, Picture
 from ltdi.features import FeatureMap
 from ltdi.schemas import FEATURES
 from ltdi.store import digest, read_tensors
@@ -36,9 +35,9 @@ class FeatureExtractor:
         body = body.to(device).to(memory_format=torch.channels_last)
         return cls(facts["data_set"], facts["size"], body, facts["scale"], seen, device)
 
-    def read(self, files: Sequence[Path | zipfile.Path]) -> Tensor:
-        """uint8 (M, channels, size, size)"""
-        return DATASETS[self.data_set].read(files, self.size).to(self.device)
+    def read(self, pictures: Sequence[Picture], first: int = 0) -> Tensor:
+        """uint8 (M, channels, size, size) of images that are numbered from ``first`` on."""
+        return DATASETS[self.data_set].read(pictures, self.size, first).to(self.device)
 
     def blank(self, shape: Sequence[int]) -> Tensor:
         """Images without anything on them, uint8 (*shape, channels, size, size)."""

@@ -14,7 +14,7 @@ from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
 from ltdi.learner import Classifier, Learner
 from ltdi.learners import LEARNERS, learner_of
-from ltdi.pictures import IMAGES_TOGETHER, Pictures, images_of, listed_of
+from ltdi.pictures import IMAGES_TOGETHER, Pictures, check_names, images_of, listed_of, named
 from ltdi.schemas import HEAD
 from ltdi.store import read_tensors, write_tensors
 
@@ -39,12 +39,15 @@ class Head:
     generator: str = ""
     again: "Callable[[Mapping[str, Tensor]], Head] | None" = None
 
+    def __post_init__(self) -> None:
+        check_names(self.classes)
+
     @torch.no_grad()
     def probabilities(self, pictures: Pictures) -> Tensor:
         """(M, N)"""
         listed, found = listed_of(pictures), []
         for first in range(0, len(listed), IMAGES_TOGETHER):
-            images = images_of(self.extractor, listed[first : first + IMAGES_TOGETHER])
+            images = images_of(self.extractor, listed[first : first + IMAGES_TOGETHER], first)
             inputs = images if self.learner.from_images else self.extractor(images)
             found.append(self.learner.logits(self.w, inputs[None])[0].softmax(-1).cpu())  # type: ignore[attr-defined]
         answers = torch.cat(found)
@@ -86,6 +89,7 @@ class Head:
         Raises:
             InputError: the class is there, there is no image, or nothing is kept to generate from.
         """
+        (name,) = named([name])
         if name in self.classes:
             raise InputError(f"class {name!r} is there already; choose another name")
         if not self.support or self.again is None:
@@ -93,6 +97,7 @@ class Head:
                 f"this head of {self.method} holds no features of its classes, so none can join them; generate it from"
                 " the images of all"
             )
+        check_names((*self.classes, name))
         rows = self.extractor(images_of(self.extractor, listed_of(pictures)))
         return self.again(dict(zip((*self.classes, name), (*self.support, rows), strict=True)))
 
@@ -127,7 +132,10 @@ class Head:
         w = learner.space.flatten(tensors)[None].to(extractor.device)
         support = tensors["support"].to(extractor.device).split(shots) if "support" in tensors else ()
         made = (facts["method"], shots, support, facts.get("seed", 0), facts.get("generator", ""))
-        return cls(classes, learner, w, extractor, *made)
+        try:
+            return cls(classes, learner, w, extractor, *made)
+        except InputError as error:
+            raise HEAD.refuse(file, str(error)) from error
 
     def save(self, file: str | Path) -> None:
         """Keep it, and the features of the images that it was generated from, to be read again by ``read``.
@@ -146,6 +154,8 @@ class Head:
             "learner": self.learner.facts(),
             "features": self.extractor.name,
         }
+        # what would not be read again is not written
+        HEAD.check_facts(Path(file), facts)
         support = {"support": torch.cat(self.support)} if self.support else {}
         write_tensors(file, self.state_dict() | support, facts, kind="head")
 

@@ -1,7 +1,10 @@
 """The images that a user names: folders, files or arrays, read as the run's own; their features, and what these say of
 a task."""
 
-from collections.abc import Sequence
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +14,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ltdi.classes import context_of
-from ltdi.datasets import different, find_images
-from ltdi.errors import InputError
+from ltdi.datasets import Picture, each_of, find_images, looks
+from ltdi.errors import InputError, short
 from ltdi.extractor import FeatureExtractor
+from ltdi.schemas import MOST_LETTERS
 from ltdi.tasks import Context
 
 IMAGES_TOGETHER = 1000
 """How many images are in memory at a time."""
 
-Picture = str | Path | np.ndarray | Image.Image
-"""An image file, or an image in memory as a file would show it: (H, W) or (H, W, 3) uint8."""
-
-Pictures = str | Path | Sequence[Picture] | Tensor
-"""Images: a folder, a file, several of them, or a tensor uint8 (M, channels, size, size) as the run's own images
-are."""
+Pictures = str | Path | Picture | Sequence[str | Path | Picture]
+"""Images: a folder, a file, an image in memory as a file would show it, several of them, or an array or a tensor of
+several; ``datasets.pixels`` says what its axes and its numbers mean."""
 
 
 def by_folder(task: Path, at_least: int = 2) -> dict[str, list]:
@@ -45,25 +46,86 @@ def by_folder(task: Path, at_least: int = 2) -> dict[str, list]:
         others = (each for each in task.iterdir() if each.name not in filled and not each.name.startswith("."))
         if empty := sorted(each for each in others if each.is_dir()):
             raise InputError(f"{empty[0]} holds no image that is read (PNG, JPEG, WebP, BMP, TIFF, GIF)")
-    if different(by_class) < len(by_class):
-        raise InputError(f"{task}: two classes have names that look the same; rename one")
+    try:
+        check_names(list(by_class))
+    except InputError as error:
+        raise InputError(f"{task}: {error}") from error
     if len(by_class) < at_least:
         more = "two or more" if at_least > 1 else "one or more"
         raise InputError(f"{task} holds images of {len(by_class)} classes; give {more}, each in a folder of its own")
     return by_class
 
 
-def listed_of(pictures: Pictures) -> Sequence[Any] | Tensor:
+def by_name(classes: str | Path | Mapping[Any, Pictures], at_least: int = 2) -> dict[str, Any]:
+    """The images of each class by its name: those of a folder, or those that are given.
+
+    Raises:
+        InputError: a name or the folder is not as it must be.
+    """
+    if isinstance(classes, str | os.PathLike):
+        return by_folder(Path(classes), at_least)
+    if not isinstance(classes, Mapping):
+        raise InputError(f"classes of type {type(classes).__name__}; give a folder, or the images of each by its name")
+    return dict(zip(named(classes), classes.values()))
+
+
+def named(classes: Iterable[object]) -> tuple[str, ...]:
+    """The names of classes as text, which they are kept as: of numbers the digits.
+
+    Raises:
+        InputError: one is neither text nor a number, or cannot be kept (``check_names``).
+    """
+    names = list(classes)
+    if strange := [each for each in names if not isinstance(each, str | Number | np.bool_)]:
+        raise InputError(f"class {short(strange[0])} is of type {type(strange[0]).__name__}; name it by text")
+    told = tuple(map(str, names))
+    check_names(told)
+    return told
+
+
+def check_names(names: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: one is empty, too long or no text, or two look the same.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not looks(name) or len(name) > MOST_LETTERS:
+            raise InputError(
+                f"class {short(name)}: a name is of 1 to {MOST_LETTERS:,} characters that are seen; rename it"
+            )
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"class {short(name)}: its name is no text in UTF-8; rename it") from error
+        if looks(name) in seen:
+            raise InputError(
+                f"classes {short(seen[looks(name)])} and {short(name)} have names that look the same; rename one"
+            )
+        seen[looks(name)] = name
+
+
+def listed_of(pictures: Pictures) -> Sequence[Any]:
     """One item an image; a folder's in the order of their names.
 
     Raises:
-        InputError: there is no such file, and no folder with images.
+        InputError: there is no such file, no folder with images, or nothing that holds images.
     """
-    if isinstance(pictures, Tensor):
-        return pictures
+    several: Any = pictures
+    if isinstance(several, np.ndarray) and several.dtype.kind in "OSU":  # of paths, or of images of unequal sizes
+        several = several.tolist()
+    if isinstance(several, np.ndarray | Tensor):
+        return each_of(several)
+    is_one = isinstance(several, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | zipfile.Path)
+    if is_one or hasattr(several, "read"):
+        several = [several]
+    if isinstance(several, Mapping) or not isinstance(several, Iterable):
+        raise InputError(
+            f"images of type {type(several).__name__}; give a folder, a file, an image in memory or a list of these"
+        )
     listed: list[Any] = []
-    for each in [pictures] if isinstance(pictures, str | Path) else pictures:
-        if not isinstance(each, str | Path):
+    for each in several:
+        if not isinstance(each, str | os.PathLike):
             listed.append(each)
             continue
         place = Path(each)
@@ -74,23 +136,17 @@ def listed_of(pictures: Pictures) -> Sequence[Any] | Tensor:
     return listed
 
 
-def images_of(extractor: FeatureExtractor, listed: Sequence[Any] | Tensor) -> Tensor:
-    """uint8 (M, channels, size, size)"""
-    if isinstance(listed, Tensor):
-        if listed.dtype != torch.uint8 or listed.dim() != 4:
-            raise InputError(
-                f"a tensor of {tuple(listed.shape)} {listed.dtype}; images are uint8 (M, channels, height, width)"
-            )
-        return listed.to(extractor.device)
+def images_of(extractor: FeatureExtractor, listed: Sequence[Any], first: int = 0) -> Tensor:
+    """uint8 (M, channels, size, size) of images that are numbered from ``first`` on."""
     if not len(listed):
         raise InputError("a class without images; give one or more")
-    return extractor.read(listed)
+    return extractor.read(listed, first)
 
 
-def embedded(extractor: FeatureExtractor, listed: Sequence[Any] | Tensor) -> Tensor:
+def embedded(extractor: FeatureExtractor, listed: Sequence[Any]) -> Tensor:
     """Features (M, F) of images, a part of these in memory at a time."""
     parts = range(0, len(listed), IMAGES_TOGETHER)
-    return torch.cat([extractor(images_of(extractor, listed[first : first + IMAGES_TOGETHER])) for first in parts])
+    return torch.cat([extractor(images_of(extractor, listed[i : i + IMAGES_TOGETHER], i)) for i in parts])
 
 
 def context_of_unequal(rows: Sequence[Tensor], images: Sequence[Tensor] | None = None) -> Context:

@@ -8,6 +8,7 @@ head.classify("photographs")           # a table: image, class, probability
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ltdi.learners import LinearHead
 from ltdi.methods.base import Method
 from ltdi.methods.saved import read_method
 from ltdi.methods.self_trained import SelfTrained
-from ltdi.pictures import Pictures, by_folder, context_of_unequal, embedded, images_of, listed_of
+from ltdi.pictures import Pictures, by_name, context_of_unequal, embedded, images_of, listed_of, named
 from ltdi.schemas import FEATURES, METHOD, RESULTS
 from ltdi.seeding import generator
 from ltdi.store import digest, read_json, read_tensors
@@ -63,7 +64,7 @@ class Run:
 
     def context(self, classes: Mapping[str, Pictures]) -> Context:
         """What the images of some classes say of their task; a class may have more images than another."""
-        by_class = [images_of(self.extractor, listed_of(pictures)) for pictures in classes.values()]
+        by_class = [self._images(name, pictures) for name, pictures in classes.items()]
         rows = self.extractor(torch.cat(by_class)).split([len(each) for each in by_class])
         return context_of_unequal(rows, by_class)
 
@@ -79,7 +80,7 @@ class Run:
             InputError: fewer than two classes, a class without images, more or fewer classes than the method can do, or
                 unlabelled images for a method that works on images.
         """
-        by_class = by_folder(Path(classes)) if isinstance(classes, str | Path) else dict(classes)
+        by_class = by_name(classes)
         if len(by_class) < 2:
             raise InputError(f"{len(by_class)} classes; give two or more")
         if self.is_from_names:
@@ -110,8 +111,9 @@ class Run:
                 " zero_shot"
             )
         if len(names) < 2 or len(set(names)) < len(names):
-            raise InputError(f"names {', '.join(names)!r}: give two or more, all different")
-        return self._head(self.name, self.method, tuple(names), self.context_of_names(names), seed)
+            raise InputError(f"names {', '.join(map(str, names))!r}: give two or more, all different")
+        names = named(names)
+        return self._head(self.name, self.method, names, self.context_of_names(names), seed)
 
     @torch.no_grad()
     def joined(self, made: Head, examples: str | Path | Mapping[str, Pictures], *, seed: int = 0) -> tuple[Head, str]:
@@ -125,7 +127,7 @@ class Run:
             raise InputError(
                 "--examples are for a head of --names, and this one is of images; leave one of the two out"
             )
-        by_class = by_folder(Path(examples), at_least=1) if isinstance(examples, str | Path) else dict(examples)
+        by_class = by_name(examples, at_least=1)
         if strange := [name for name in by_class if name not in made.classes]:
             raise InputError(f"class {strange[0]!r} is not among the names {', '.join(made.classes)}; name it as well")
         if not isinstance(made.learner, LinearHead):
@@ -133,7 +135,7 @@ class Run:
                 f"names and images are joined in a linear head, and {self.data} generates"
                 f" {made.learner.facts()['name']}; set learner.name = linear_head"
             )
-        images = {name: images_of(self.extractor, listed_of(pictures)) for name, pictures in by_class.items()}
+        images = {name: self._images(name, pictures) for name, pictures in by_class.items()}
         rows = [self.extractor(images[name]) if name in images else None for name in made.classes]
         sources = load_sources(self.data, splits=["meta_train", "meta_val"], device=self.device)
         joiner = Joiner(made.learner, self.method, sources["meta_train"].of.means().mean(0), sources["meta_val"].of)
@@ -141,6 +143,17 @@ class Run:
         shots = tuple(0 if each is None else len(each) for each in rows)
         joint = replace(made, w=w, shots=shots, method=f"{made.method} and the images", support=(), again=None)
         return joint, told
+
+    def _images(self, name: str, pictures: Pictures) -> Tensor:
+        """A class's, uint8 (M, channels, size, size).
+
+        Raises:
+            InputError: there are none, or one cannot be read; of which class it is.
+        """
+        try:
+            return images_of(self.extractor, listed_of(pictures))
+        except InputError as error:
+            raise InputError(f"class {name!r}: {error}") from error
 
     @property
     def is_from_names(self) -> bool:
@@ -172,7 +185,7 @@ class Run:
             if method.from_images or self.is_from_names
             else tuple(rows[:n] for rows, n in zip(context.rows[0], shots))
         )
-        made = Head(classes, method.learner, w, self.extractor, name, shots, support, seed, generator_name)
+        made = Head(classes, method.learner, w, self.extractor, name, shots, support, index(seed), generator_name)
         return replace(made, again=partial(self._again, made))
 
     @torch.no_grad()

@@ -13,7 +13,9 @@ FEWEST_CLASSES = 2
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Name = Annotated[str, Field(min_length=1, max_length=10_000)]
+MOST_LETTERS = 10_000
+"""Of a name."""
+Name = Annotated[str, Field(min_length=1, max_length=MOST_LETTERS)]
 
 
 class Named(Facts):

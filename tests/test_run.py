@@ -51,8 +51,6 @@ def test_files_arrays_pictures_and_tensors_say_the_same(task):
     for read in (np.asarray, Image.Image.copy):
         made = run.generate({name: [read(Image.open(file)) for file in some] for name, some in files.items()})
         assert_close(made.w, of_files.w, rtol=0, atol=0)
-    tensors = {name: run.extractor.read(some) for name, some in files.items()}
-    assert_close(run.generate(tensors).w, of_files.w, rtol=0, atol=0)
 
 
 def test_a_finished_run_is_told(task):

@@ -1,10 +1,8 @@
 """Images by class, in three splits of classes that do not overlap."""
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -17,7 +15,8 @@ from ltdi.datasets.images import (
     expand_classes,
     join,
 )
-from ltdi.datasets.reading import SUFFIXES, different, find_images, read_images, transform
+from ltdi.datasets.pixels import each_of
+from ltdi.datasets.reading import SUFFIXES, Picture, different, find_images, looks, read_images, transform
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,10 @@ class DataSet:
     classes_split: bool = False
     """Whether its classes are split here, by a table or by chance."""
 
-    def read(self, files: Sequence[Path | zipfile.Path], size: int) -> torch.Tensor:
-        """Image files as the data set's images are: uint8 (len(files), channels, size, size)."""
-        return self.as_files(read_images(files, mode=self.mode, size=size))
+    def read(self, pictures: Sequence[Picture], size: int, first: int = 0) -> torch.Tensor:
+        """Image files and images in memory, numbered from ``first`` on, as the data set's images are: uint8
+        (len(pictures), channels, size, size)."""
+        return self.as_files(read_images(pictures, mode=self.mode, size=size, first=first))
 
     def as_files(self, images: torch.Tensor) -> torch.Tensor:
         """The data set's images as files show them, and the other way round."""
@@ -59,11 +59,14 @@ __all__ = [
     "TRANSFORMS",
     "DataSet",
     "ImageSet",
+    "Picture",
     "augment",
     "different",
+    "each_of",
     "expand_classes",
     "find_images",
     "join",
+    "looks",
     "read_images",
     "transform",
 ]

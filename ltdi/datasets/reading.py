@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ltdi.datasets.looks import seen_as
+from ltdi.datasets.pixels import bytes_in_memory, in_memory, upright
 from ltdi.errors import InputError
 from ltdi.store import digest
 
@@ -32,7 +34,7 @@ UNREAD = (
 """Of images and pictures that nothing here opens."""
 # fmt: on
 ImageFile = Path | zipfile.Path
-Picture = ImageFile | Image.Image | np.ndarray
+Picture = ImageFile | Image.Image | np.ndarray | Tensor | bytes | BinaryIO
 
 MOST_BYTES, MOST_PIXELS = 2**28, 100_000_000
 """Of one image, as a file and opened: what is larger is no picture but a mistake, or meant to fill the memory."""
@@ -99,23 +101,35 @@ class Streamed:
 
 
 def _bytes(picture: Picture) -> bytes:
-    if isinstance(picture, Path | zipfile.Path):
-        return _content(picture)
-    return np.ascontiguousarray(picture).tobytes()
+    if isinstance(picture, Image.Image | np.ndarray | Tensor):
+        return np.ascontiguousarray(picture).tobytes()
+    return _content(picture)
 
 
-def _content(file: ImageFile) -> bytes:
-    """
+def _content(file: ImageFile | bytes | BinaryIO) -> bytes:
+    """The bytes of a file, or of one that is open, from its beginning, wherever it was read to.
+
     Raises:
         InputError: it is too large.
     """
-    # a zip says how large a member is, and never gives more than it says
-    size = file.stat().st_size if isinstance(file, Path) else file.root.getinfo(file.at).file_size
+    if isinstance(file, Path | zipfile.Path):
+        # a zip says how large a member is, and never gives more than it says
+        size = file.stat().st_size if isinstance(file, Path) else file.root.getinfo(file.at).file_size
+    else:
+        content = bytes_in_memory(file, MOST_BYTES + 1)
+        size = len(content)
     if size > MOST_BYTES:
         raise InputError(
-            f"{file}: {size / 2**20:.0f} MB, and images of at most {MOST_BYTES // 2**20} are read; make it smaller"
+            f"{_name(file)}: {size / 2**20:.0f} MB, and images of at most {MOST_BYTES // 2**20} are read; make it"
+            " smaller"
         )
-    return file.read_bytes()
+    return file.read_bytes() if isinstance(file, Path | zipfile.Path) else content
+
+
+def _name(picture: Picture, number: int | None = None) -> str:
+    if isinstance(picture, Path | zipfile.Path):
+        return str(picture)
+    return "an image in memory" if number is None else f"number {number}"
 
 
 def transform(images: Tensor, mirrored: bool, quarter_turns: int) -> Tensor:
@@ -174,8 +188,15 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
 
 
 def different(names: Iterable[str]) -> int:
-    """How many of some names look different: an accent may belong to its letter, or be a character behind it."""
-    return len({unicodedata.normalize("NFC", name) for name in names})
+    """How many of some names look different: an accent may belong to its letter, or be a character behind it, and
+    neither blanks at an end nor what has no width are seen."""
+    return len(set(map(looks, names)))
+
+
+def looks(name: str) -> str:
+    """What is seen of a name: equal for those that look the same."""
+    seen = (each for each in unicodedata.normalize("NFC", name) if unicodedata.category(each) != "Cf")
+    return " ".join("".join(seen).split())
 
 
 def _refused(error: OSError) -> None:
@@ -187,9 +208,9 @@ def _above(place: Path, folder: Path) -> list[Path]:
     return [each for each in place.parents if each == folder or folder in each.parents]
 
 
-def read_images(pictures: Sequence[Picture], *, mode: str, size: int) -> Tensor:
-    """uint8 (len(pictures), channels, size, size) of files or of images in memory; ``mode`` is PIL's: "L" one channel,
-    "RGB" three.
+def read_images(pictures: Sequence[Picture], *, mode: str, size: int, first: int = 0) -> Tensor:
+    """uint8 (len(pictures), channels, size, size) of files or of images in memory, which are named by numbers from
+    ``first`` on; ``mode`` is PIL's: "L" one channel, "RGB" three.
 
     Raises:
         InputError: one cannot be read.
@@ -199,13 +220,13 @@ def read_images(pictures: Sequence[Picture], *, mode: str, size: int) -> Tensor:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what is read all the same, and what is not is said here
-                image = _upright(_opened(picture)).convert(mode)
+                image = upright(_opened(picture)).convert(mode)
         except InputError:
             raise
         except Exception as error:  # a damaged file makes zlib, zipfile and PIL raise half a dozen different types
-            what = picture if isinstance(picture, Path | zipfile.Path) else f"number {i}"
-            why = str(error) if isinstance(error, ValueError) else type(error).__name__
-            raise InputError(f"cannot read the image {what} ({why}); get it again") from error
+            heal = "get it again" if isinstance(picture, Path | zipfile.Path) else "give it again, or as a file"
+            why = " ".join(str(error).split()) if isinstance(error, ValueError) else type(error).__name__
+            raise InputError(f"cannot read the image {_name(picture, first + i)} ({why}); {heal}") from error
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BILINEAR)  # antialiased, unlike torch's default
         images[i] = np.asarray(image).reshape(size, size, len(mode))
@@ -213,38 +234,13 @@ def read_images(pictures: Sequence[Picture], *, mode: str, size: int) -> Tensor:
 
 
 def _opened(picture: Picture) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture
-    if isinstance(picture, np.ndarray):
-        return Image.fromarray(picture)
+    if isinstance(picture, Image.Image | np.ndarray | Tensor):
+        return in_memory(picture)
     content, most = io.BytesIO(_content(picture)), f"images of at most {MOST_PIXELS:,} are read; make it smaller"
     try:
         image = Image.open(content)
     except Image.DecompressionBombError as error:
-        raise InputError(f"{picture}: too many pixels, and {most}") from error
+        raise InputError(f"{_name(picture)}: too many pixels, and {most}") from error
     if image.width * image.height > MOST_PIXELS:
-        raise InputError(f"{picture}: {image.width} × {image.height} pixels, and {most}")
+        raise InputError(f"{_name(picture)}: {image.width} × {image.height} pixels, and {most}")
     return image
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """As a viewer shows it: turned as its EXIF says, on white where it is transparent, of 8 bits a channel."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        return _of_8_bits(image)
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
-
-
-def _of_8_bits(image: Image.Image) -> Image.Image:
-    """Of one channel of floats, which are shares of white, or of integers of 16 bits."""
-    values = np.asarray(image).astype(np.float64)
-    most = 1.0 if image.mode == "F" else 65535.0
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > most:
-        raise ValueError(f"numbers from {values.min():g} to {values.max():g}, not from 0 to {most:g}")
-    grey = (values * 255 / most).round().astype(np.uint8)
-    if isinstance(clear := image.info.get("transparency"), int):
-        grey[values == clear] = 255
-    return Image.fromarray(grey)
