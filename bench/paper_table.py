@@ -116,15 +116,18 @@ def markdown(rows: pd.DataFrame, preset: Mapping[str, Any]) -> str:
                 else f"{group.steps.mean():.0f}{'' if group.flat.all() else ', rising'}"
             )
             seconds = "" if not best else f"{group.seconds.mean():.0f}"
-            cells = [name, str(group.seed.nunique()), _percent(group, "accuracy", "ci95"), _scaled(group, "weight_mse", "mse_ci95")]
+            cells = [name, str(group.seed.nunique()), _percent(group, "accuracy", "ci95")]
+            cells += [_scaled(group, "weight_mse", "mse_ci95")]
             cells += [
                 _percent(group, "over_linear", "over_linear_ci95", "+"),
                 _percent(group, "over_lvdi", "over_lvdi_ci95", "+"),
             ]
             cells += [_scaled(group, "mse_over_lvdi", "mse_over_lvdi_ci95", "+"), best, seconds, str(reported)]
             lines.append((-group.accuracy.mean(), cells))
-        head = ["weights", "seeds", "accuracy", "weight MSE", "− linear map", "− Lv-Di, same sampler", "its MSE", "steps"]
-        text += table([*head, "CPU s", "*reported*"], [cells for _, cells in sorted(lines, key=lambda each: each[0])])
+        head = ["weights", "seeds", "accuracy", "weight MSE", "− linear map", "− Lv-Di, same sampler", "its MSE"]
+        text += table(
+            [*head, "steps", "CPU s", "*reported*"], [cells for _, cells in sorted(lines, key=lambda each: each[0])]
+        )
     return text
 
 

@@ -17,7 +17,7 @@ from bench.figure import FIGURES, LOOKS, at_equal_time, last
 from ltdi.metrics import weight_mse
 from ltdi.seeding import generator
 
-OPTIMISED = {"steps": 10, "outer_lr": 1e-3, "lr_schedule": "constant", "ema": 0.5}
+OPTIMISED = {"streamed_tasks": 0, "steps": 10, "outer_lr": 1e-3, "lr_schedule": "constant", "ema": 0.5}
 
 
 def rows(case: str, rate: float, ends_at: float, seed: int = 0, setting: str = "a") -> pd.DataFrame:
@@ -56,7 +56,17 @@ def test_every_figure_says_its_axes():
 def world():
     made = World("prototype")
     trajectories = made.trajectories
-    return curves.World(made.start, made.train, trajectories, made.val, made.val, trajectories, frozenset({"examples"}))
+    return curves.World(
+        made.start,
+        made.train,
+        trajectories,
+        made.val,
+        trajectories,
+        made.val,
+        trajectories,
+        frozenset({"examples"}),
+        {},
+    )
 
 
 def test_what_is_measured_is_the_chains_end_at_full_strength(world):

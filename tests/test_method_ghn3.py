@@ -203,7 +203,7 @@ def test_without_the_condition_it_is_the_original_one_head_for_all_tasks(kind, w
         return method.to_x(draw(method, world.context), method.start.centre(world.context))
 
     assert (x() - x()[:1]).abs().max() > 0.01
-    nn.init.zeros_(method.condition.weight)
+    nn.init.zeros_(method.condition[1].weight)
     assert_close(x(), x()[:1].expand_as(x()), rtol=1e-3, atol=1e-3)
     rows = method.space.unflatten(x())["output.weight"]
     assert_close(rows, rows[:, :1].expand_as(rows), rtol=1e-3, atol=1e-3)

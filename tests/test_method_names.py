@@ -79,7 +79,7 @@ def test_without_its_condition_ghn3_tells_no_class_from_another(named):
         return method.to_x(draw(method, context), method.start.centre(context)).unflatten(1, (N_WAY, -1))
 
     assert (x() - x()[:, :1]).abs().max() > 0.01
-    torch.nn.init.zeros_(method.condition.weight)
+    torch.nn.init.zeros_(method.condition[1].weight)
     assert_close(x(), x()[:1, :1].expand_as(x()), rtol=1e-3, atol=1e-3)
 
 

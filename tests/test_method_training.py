@@ -172,7 +172,7 @@ def test_the_loss_is_that_of_the_state_that_generation_visits(name, world):
         i = process.target(t)
         epsilon = method.epsilon(dict(method.denoiser.named_parameters()), x_t, t, recorded)
         w_i = method.to_x(points, centre[:, None])[range(6), i]
-        weights = 0.3 * process.loss(epsilon, x_t, t, i, w_i, "weights")
+        weights = 0.3 * process.loss(epsilon, x_t, t, i, w_i, "weights", method.shares(x_t.shape[-1]))
         w = method.to_w(process.endpoint(epsilon, x_t, t, i), centre)
         query = 0.7 * world.head.loss(w, task.query)
         assert_close(method.loss_of(phi, recorded, visit=visit), weights + query, rtol=1e-3, atol=1e-4)

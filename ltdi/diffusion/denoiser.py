@@ -90,6 +90,11 @@ class Tokens(nn.Module):
         return self.space.from_tokens(vectors)
 
 
+def _at(table: Tensor, t: Tensor) -> Tensor:
+    """Rows of a table (T+1, …) at times t (B,); a time between two steps, of a flow, has that of the step below."""
+    return table[t.long().clamp(max=len(table) - 1) if t.is_floating_point() else t]
+
+
 class Skip(nn.Module):
     """g[t, layer]·x_t (B, D) with learned factors g: tokens are narrower than the weights that they stand for, and ε is
     x_t itself but for a small part where t is large."""
@@ -100,7 +105,7 @@ class Skip(nn.Module):
         self.factor = nn.Parameter(torch.zeros(steps + 1, len(space.layers)))
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        return self.space.spread(self.factor[t], x_t.shape[-1]) * x_t
+        return self.space.spread(_at(self.factor, t), x_t.shape[-1]) * x_t
 
 
 class Direct(nn.Module):
@@ -117,7 +122,7 @@ class Direct(nn.Module):
     def forward(self, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
         others = (z.sum(1, keepdim=True) - z) / max(1, z.shape[1] - 1)
         tokens = self.space.tokens(output)
-        direct = self.factor[t][:, None, None] * self.map(torch.cat([z, others], -1))
+        direct = _at(self.factor, t)[:, None, None] * self.map(torch.cat([z, others], -1))
         return self.space.from_tokens(tokens | {self.slots: tokens[self.slots] + direct})
 
 

@@ -6,6 +6,8 @@ of the other classes' z, 1); every other neuron of (the mean of z, the mean of z
 distance from the initialization. Where weights have no class slots all of them are of the second kind.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -57,7 +59,7 @@ class WeightRegression(Method):
                 x = x.double()
                 gram += x.mT @ x
                 product += x.mT @ y.double()
-        best = -1.0
+        best = -math.inf
         for penalty in PENALTIES:
             found = [solved(g + penalty * torch.eye(len(g)).to(g), p) for g, p in zip(grams, products)]
             kept = [each.clone() for each in self.maps]
