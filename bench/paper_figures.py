@@ -14,14 +14,14 @@ from ltdi.store import write_text
 CHAINS = ("lvdi", "ltdi", "mcdi")
 SECONDS = ("seconds", "CPU seconds of meta-training, collection included")
 BY_TIME = Look(
-    "Weight MSE to the trained heads on meta-val against time (the form of Figure 5, left)",
+    "Weight MSE on meta-val against time (the form of Figure 5, left)",
     SECONDS,
     ("val_weight_mse", "weight MSE of generated heads"),
     line="case",
     log=True,
 )
 BY_SUB_CHAIN = Look(
-    "Loss of each of Lt-Di's sub-chains on meta-val against time (the form of Figure 4, right)",
+    "Loss of each sub-chain of Lt-Di on meta-val against time (the form of Figure 4, right)",
     SECONDS,
     ("loss", "mean squared error of the sub-chain's end"),
     line="case",

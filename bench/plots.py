@@ -26,7 +26,8 @@ class Look:
 def lines(rows: pd.DataFrame, look: Look, note: str, file: Path) -> None:
     """A line is the mean over seeds, its band their range."""
     settings, forms = rows.setting.unique(), rows.form.unique()
-    figure = Figure(figsize=(3.6 * len(forms), 2.7 * len(settings) + 0.7), layout="constrained")
+    # as wide as the title at least
+    figure = Figure(figsize=(max(6.5, 3.6 * len(forms)), 2.7 * len(settings) + 0.7), layout="constrained")
     panels = figure.subplots(len(settings), len(forms), squeeze=False)
     for setting, line in zip(settings, panels):
         for form, ax in zip(forms, line):
