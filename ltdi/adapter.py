@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ltdi.adaptation import adapt
 from ltdi.artefacts import load_start, method_of_run
-from ltdi.datasets.texts import ENDINGS, PARTS, read_text_set
+from ltdi.console import say
+from ltdi.datasets.texts import PARTS, is_there, read_text_set
 from ltdi.devices import deterministic, device
 from ltdi.errors import InputError
 from ltdi.learner import Batch
@@ -49,13 +50,18 @@ class AdapterRun:
 
     def read(self, task: Path) -> dict[str, dict[str, Tensor]]:
         """What the frozen model makes of a task's train part, and of its dev part where there is one: ``embedding`` (1,
-        M, C), and a learner's batch of one task.
+        M, C), and a learner's batch of one task. What was read is said, and the learner has the classes' names.
 
         Raises:
-            InputError: there is no train part, or not two classes.
+            InputError: there is no train part, a table cannot be read, or there are not two classes.
         """
-        there = [part for part in PARTS if any((task / f"{part}.{ending}").is_file() for ending in ENDINGS)]
-        of = read_text_set(task.resolve().parent, task.resolve().name, ["train", *(p for p in there if p != "train")])
+        if not task.is_dir():
+            raise InputError(f"{task}: no folder; name one that holds train.tsv, .csv or .parquet")
+        there = [part for part in PARTS[1:] if is_there(task, part)]
+        of = read_text_set(task.resolve().parent, task.resolve().name, ["train", *there])
+        for part, told in of.told.items():
+            say(f"{part}: {told}")
+        self.learner.classes = of.classes
         return {part: self.read_texts(texts, of.labels[part]) for part, texts in of.texts.items()}
 
     def read_texts(self, texts: list[tuple[str, ...]], labels: Tensor) -> dict[str, Tensor]:

@@ -191,6 +191,9 @@ def test_the_command_writes_what_peft_loads(run, tmp_path, capsys):
         theirs = model(**{name: value.cpu() for name, value in tokens.items()}).logits
     assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     right = (theirs.argmax(-1) == dev["labels"][0].cpu()).float().mean().item()
+    n = int(made.read(tmp_path / "d")["train"]["labels"].sum())
+    assert f"train: 80 rows: {80 - n} 0, {n} 1; of text1 and text2" in said and "dev: 30 rows: " in said
+    assert learner.classes == ("0", "1")
     assert "by ltdi, from 3 examples of each class" in said and said.endswith(f"accuracy on dev {right:.4f}")
 
 
