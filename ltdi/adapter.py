@@ -10,7 +10,7 @@ from ltdi.adaptation import adapt
 from ltdi.artefacts import load_start, method_of_run
 from ltdi.console import say
 from ltdi.datasets.texts import PARTS, is_there, read_text_set
-from ltdi.devices import deterministic, device
+from ltdi.devices import device, exact
 from ltdi.errors import InputError
 from ltdi.learner import Batch
 from ltdi.learners import Lora
@@ -33,8 +33,8 @@ class AdapterRun:
         InputError: the folder holds no finished run, not that method, or a run of another scenario.
     """
 
+    @exact()
     def __init__(self, data: Path, *, method: str = "") -> None:
-        deterministic()
         self.data, self.device = data, device()
         self.name = method_of_run(data, method)
         facts = load_start(data, self.device)[2]
@@ -64,6 +64,7 @@ class AdapterRun:
         self.learner.classes = of.classes
         return {part: self.read_texts(texts, of.labels[part]) for part, texts in of.texts.items()}
 
+    @exact()
     def read_texts(self, texts: list[tuple[str, ...]], labels: Tensor) -> dict[str, Tensor]:
         """The same of texts and their labels (M,)."""
         encoder, parts = self.learner.encoder, []
@@ -97,6 +98,7 @@ class AdapterRun:
         n = min(self.n_shot, *map(len, by_class))
         return torch.stack([rows[torch.randperm(len(rows), generator=stream)[:n]] for rows in by_class])
 
+    @exact()
     @torch.no_grad()
     def generate(self, known: Batch, *, seed: int = 0) -> Tensor:
         """Weights (1, D) from a few of the examples that are known, and how many of all are of each class."""
@@ -108,6 +110,7 @@ class AdapterRun:
         by Bayes the logarithm of a class's frequency is added to its logit."""
         return self.learner.with_bias(w, torch.bincount(known["labels"][0], minlength=2).clamp_min(1).log()[None])
 
+    @exact()
     def train(
         self, w: Tensor, known: Batch, *, steps: int, lr: float, seed: int = 0, inputs_a_step: int = 32
     ) -> Tensor:
@@ -121,6 +124,7 @@ class AdapterRun:
         right = (self.logits(w, asked).argmax(-1) == asked["labels"][0]).double().mean()
         return right.item()
 
+    @exact()
     @torch.no_grad()
     def logits(self, w: Tensor, asked: Batch) -> Tensor:
         """Of a part's texts with weights (1, D): (M, 2)."""

@@ -175,10 +175,12 @@ def adapted(capsys, *arguments):
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_the_command_writes_what_peft_loads(run, tmp_path, capsys):
+def test_the_command_writes_what_peft_loads(run, tmp_path, capsys, global_state):
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     write_sets(tmp_path)
-    said = adapted(capsys, tmp_path / "d", "--out", tmp_path / "out", "--data", run.data)
+    before = global_state()
+    said = adapted(capsys, tmp_path / "d", "--out", tmp_path / "out", "--data", run.data, "--steps", 0)
+    assert global_state() == before
     made = AdapterRun(run.data)
     dev = made.read(tmp_path / "d")["dev"]
     learner, w = read_adapter(tmp_path / "out")
