@@ -64,6 +64,23 @@ def test_a_library_changes_nothing_global(task, global_state, tmp_path, monkeypa
     assert global_state() == before
 
 
+@pytest.mark.parametrize("kind", ["zip", "csv", "gif", "head cut short", "empty"])
+def test_what_is_no_folder_and_no_head_is_named_as_what_it_is(kind, task, tmp_path):
+    file = tmp_path / f"task.{kind}"
+    contents = {"csv": b"image,class\na.png,cat\n", "gif": b"GIF89a\1\0\1\0\0\0\0", "empty": b""}
+    if kind == "zip":
+        shutil.make_archive(str(tmp_path / "task"), "zip", task.support)
+    elif kind == "head cut short":
+        ltdi.load(task.data).generate(task.support).save(file)
+        file.write_bytes(file.read_bytes()[:-9])
+    else:
+        file.write_bytes(contents[kind])
+    again = kind in ("head cut short", "empty")
+    expected = "generate it again from its images" if again else "name a folder that holds a folder of images for each"
+    refused(call("classify", file, task.query, "--data", task.data), file, expected)
+    assert again or "generate it again" not in call("classify", file, task.query, "--data", task.data).output
+
+
 def test_files_arrays_pictures_and_tensors_say_the_same(task):
     run = ltdi.load(task.data)
     files = {place.name: sorted(place.iterdir()) for place in sorted(task.support.iterdir())}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ltdi.datasets.looks import seen_as
 from ltdi.errors import InputError
-from ltdi.store import digest
+from ltdi.store import UNPACKING, cannot_unpack, digest
 
 # fmt: off
 SUFFIXES = (
@@ -107,7 +107,7 @@ def _bytes(picture: Picture) -> bytes:
 def _content(file: ImageFile) -> bytes:
     """
     Raises:
-        InputError: it is too large.
+        InputError: it is too large, or its zip cannot be unpacked.
     """
     # a zip says how large a member is, and never gives more than it says
     size = file.stat().st_size if isinstance(file, Path) else file.root.getinfo(file.at).file_size
@@ -115,7 +115,10 @@ def _content(file: ImageFile) -> bytes:
         raise InputError(
             f"{file}: {size / 2**20:.0f} MB, and images of at most {MOST_BYTES // 2**20} are read; make it smaller"
         )
-    return file.read_bytes()
+    try:
+        return file.read_bytes()
+    except UNPACKING as error:
+        raise cannot_unpack(file, error) from error
 
 
 def transform(images: Tensor, mirrored: bool, quarter_turns: int) -> Tensor:
@@ -140,14 +143,14 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for link in (Path(place) / name for name in folders if os.path.islink(os.path.join(place, name))):
                 if any(link.samefile(above) for above in _above(link, folder)):
-                    raise InputError(f"{link}: a link to a folder that it lies in; remove it")
+                    raise InputError(f"{link}: a link to a folder that it lies in; move the link elsewhere")
             named = (Path(place) / name for name in folders if name.lower().endswith(SUFFIXES))
             if empty := [path for path in named if not any(path.iterdir())]:
-                raise InputError(f"{empty[0]}: a folder named as an image, and empty; remove it")
+                raise InputError(f"{empty[0]}: a folder named as an image, and empty; move it elsewhere")
             for path in (Path(place) / name for name in files if not name.startswith(".")):
                 found[path.relative_to(folder).as_posix()] = path
                 if path.name.lower().endswith(SUFFIXES) and not path.is_file():
-                    raise InputError(f"{path}: a broken link or no regular file; remove it, or put the image there")
+                    raise InputError(f"{path}: a broken link or no regular file; move it, or put the image there")
     elif (file := folder.with_name(f"{folder.name}.zip")).is_file():
         try:
             archive = zipfile.ZipFile(file)
@@ -169,7 +172,7 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
                 raise InputError(f"{file}: two files are named {name}; pack the folder again")
             found[place] = zipfile.Path(archive, name)
     if unread := sorted(name for name in found if name.lower().endswith(UNREAD)):
-        raise InputError(f"{folder / unread[0]}: images of this kind are not read; save it as PNG, or remove it")
+        raise InputError(f"{folder / unread[0]}: images of this kind are not read; save it as PNG, and move this one")
     return {name: found[name] for name in sorted(found) if name.lower().endswith(SUFFIXES)}
 
 

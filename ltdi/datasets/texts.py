@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from ltdi.datasets.tables import content_of, read_rows, text_of
 from ltdi.errors import InputError, short
 from ltdi.seeding import generator
+from ltdi.store import content_of, read_rows, text_of
 
 PARTS = ("train", "dev")
 ENDINGS = ("tsv", "csv", "parquet")

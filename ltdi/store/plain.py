@@ -1,4 +1,5 @@
-"""Tables that people and their programs write, csv or tab-separated: read as they are meant, or refused in one line."""
+"""Files of people and their programs, in folders and zips: bytes, text, and tables of csv or between tabs, read as they
+are meant, or refused in one line."""
 
 import csv
 import io
@@ -21,6 +22,9 @@ KINDS = {
 }
 """What a file that is no text of UTF-8 begins with, what it then is, and what to do."""
 
+UNPACKING = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error)
+"""What zipfile raises of a member that is damaged, encrypted, or packed by a method that it does not know."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -41,14 +45,14 @@ def content_of(file: File) -> bytes:
         raise InputError(f"{file}: {'no regular file' if file.exists() else 'no such file'}; name another file")
     try:
         return file.read_bytes()
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+    except UNPACKING as error:
         raise cannot_unpack(file, error) from error
     except OSError as error:
         raise refused_by_system(error, str(file)) from error
 
 
 def cannot_unpack(file: File, error: Exception) -> InputError:
-    """What zipfile says of a member: damaged, encrypted, or packed by a method that it does not know, as Deflate64."""
+    """What one of ``UNPACKING`` says, as one line."""
     why = " ".join(str(error).split()) or type(error).__name__
     return InputError(f"{file}: cannot be unpacked ({why}); unpack the zip with another program, and name the folder")
 
