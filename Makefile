@@ -23,6 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 repro: $(READY) ## run the changed stages and show the table
+	@python -m pipeline.check
 	dvc repro
 	@python -m pipeline.summary
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ltdi.adaptation import adapt
 from ltdi.artefacts import load_start, method_of_run
-from ltdi.datasets.texts import ENDINGS, PARTS, read_text_set
-from ltdi.devices import deterministic, device
+from ltdi.console import say
+from ltdi.datasets.texts import PARTS, is_there, read_text_set
+from ltdi.devices import device, exact
 from ltdi.errors import InputError
 from ltdi.learner import Batch
 from ltdi.learners import Lora
@@ -32,8 +33,8 @@ class AdapterRun:
         InputError: the folder holds no finished run, not that method, or a run of another scenario.
     """
 
+    @exact()
     def __init__(self, data: Path, *, method: str = "") -> None:
-        deterministic()
         self.data, self.device = data, device()
         self.name = method_of_run(data, method)
         facts = load_start(data, self.device)[2]
@@ -49,15 +50,21 @@ class AdapterRun:
 
     def read(self, task: Path) -> dict[str, dict[str, Tensor]]:
         """What the frozen model makes of a task's train part, and of its dev part where there is one: ``embedding`` (1,
-        M, C), and a learner's batch of one task.
+        M, C), and a learner's batch of one task. What was read is said, and the learner has the classes' names.
 
         Raises:
-            InputError: there is no train part, or not two classes.
+            InputError: there is no train part, a table cannot be read, or there are not two classes.
         """
-        there = [part for part in PARTS if any((task / f"{part}.{ending}").is_file() for ending in ENDINGS)]
-        of = read_text_set(task.resolve().parent, task.resolve().name, ["train", *(p for p in there if p != "train")])
+        if not task.is_dir():
+            raise InputError(f"{task}: no folder; name one that holds train.tsv, .csv or .parquet")
+        there = [part for part in PARTS[1:] if is_there(task, part)]
+        of = read_text_set(task.resolve().parent, task.resolve().name, ["train", *there])
+        for part, told in of.told.items():
+            say(f"{part}: {told}")
+        self.learner.classes = of.classes
         return {part: self.read_texts(texts, of.labels[part]) for part, texts in of.texts.items()}
 
+    @exact()
     def read_texts(self, texts: list[tuple[str, ...]], labels: Tensor) -> dict[str, Tensor]:
         """The same of texts and their labels (M,)."""
         encoder, parts = self.learner.encoder, []
@@ -91,6 +98,7 @@ class AdapterRun:
         n = min(self.n_shot, *map(len, by_class))
         return torch.stack([rows[torch.randperm(len(rows), generator=stream)[:n]] for rows in by_class])
 
+    @exact()
     @torch.no_grad()
     def generate(self, known: Batch, *, seed: int = 0) -> Tensor:
         """Weights (1, D) from a few of the examples that are known, and how many of all are of each class."""
@@ -102,6 +110,7 @@ class AdapterRun:
         by Bayes the logarithm of a class's frequency is added to its logit."""
         return self.learner.with_bias(w, torch.bincount(known["labels"][0], minlength=2).clamp_min(1).log()[None])
 
+    @exact()
     def train(
         self, w: Tensor, known: Batch, *, steps: int, lr: float, seed: int = 0, inputs_a_step: int = 32
     ) -> Tensor:
@@ -115,6 +124,7 @@ class AdapterRun:
         right = (self.logits(w, asked).argmax(-1) == asked["labels"][0]).double().mean()
         return right.item()
 
+    @exact()
     @torch.no_grad()
     def logits(self, w: Tensor, asked: Batch) -> Tensor:
         """Of a part's texts with weights (1, D): (M, 2)."""

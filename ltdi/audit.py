@@ -17,7 +17,7 @@ from torch import Tensor
 from ltdi.artefacts import load_sources, load_start, load_trajectories, method_of_run
 from ltdi.bodies import read_body
 from ltdi.console import say_fewer
-from ltdi.devices import deterministic, device
+from ltdi.devices import device, exact
 from ltdi.errors import InputError
 from ltdi.learner import map_batch
 from ltdi.methods.base import Method
@@ -94,6 +94,7 @@ def _like(value: Tensor, stream: torch.Generator) -> Tensor:
 # -- a run -------------------------------------------------------------------------------------------
 
 
+@exact()
 @torch.no_grad()
 def audit_run(data: Path, *, method: str = "", n_tasks: int = 500, seed: int = 0) -> pd.DataFrame:
     """A row for each kind of weights, over the first ``n_tasks`` meta-test tasks: ``weights``; the ``score`` and half
@@ -106,7 +107,6 @@ def audit_run(data: Path, *, method: str = "", n_tasks: int = 500, seed: int = 0
     Raises:
         InputError: the folder holds no finished run, or not that method, or fewer than two tasks are asked for.
     """
-    deterministic()
     where = device()
     audited = _read(data, method, where)
     images_of = ["meta_test"] if audited.from_images else []

@@ -2,9 +2,10 @@
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 
@@ -70,6 +71,37 @@ def deterministic(*, training: bool = False) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = training
     torch.backends.cudnn.allow_tf32 = training
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """``deterministic`` for as long as it lasts: for what a program of others calls, whose settings and random numbers
+    are then as they were before."""
+    variable = "CUBLAS_WORKSPACE_CONFIG"
+    matmul, settings = torch.backends.cuda.matmul, torch.utils.deterministic
+    cudnn: Any = torch.backends.cudnn
+    kinds = (matmul, cudnn.conv, cudnn.rnn)
+    # torch refuses to say allow_tf32 where a program has set these instead
+    products, convolutions, recurrences = before = [kind.fp32_precision for kind in kinds]
+    mode, filled = torch.get_deterministic_debug_mode(), settings.fill_uninitialized_memory  # type: ignore[attr-defined]
+    workspace = os.environ.get(variable)
+    has_cards = torch.cuda.is_initialized()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if has_cards else []):
+            deterministic()
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        settings.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        # both, so that each says the same as the other where it did
+        matmul.allow_tf32, cudnn.allow_tf32 = products == "tf32", "tf32" in (convolutions, recurrences)
+        for kind, was in zip(kinds, before, strict=True):
+            kind.fp32_precision = was
+        if workspace is None:
+            os.environ.pop(variable, None)
+        if not has_cards and torch.cuda.is_available():
+            # they were started meanwhile, or a seed is noted for when they are: that of the program's own
+            torch.cuda.manual_seed_all(torch.initial_seed())
 
 
 T = TypeVar("T")

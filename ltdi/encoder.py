@@ -46,6 +46,7 @@ class Encoder:
         except ImportError as error:
             raise InputError(f"a language model {NEEDED.format('transformers')}") from error
         self.name, self.n_classes = name, n_classes
+        before = logging.get_verbosity()
         try:
             # what the checkpoint lacks is meant to be drawn, and needs no report
             logging.set_verbosity_error()
@@ -58,6 +59,8 @@ class Encoder:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"texts.body = {name}: no model and tokenizer of transformers there ({reason})") from error
+        finally:
+            logging.set_verbosity(before)
         self.model.eval().requires_grad_(False)
         self.width = int(self.model.config.hidden_size)
         self.layers, self.depth = _layers_of(self.model)

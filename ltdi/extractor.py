@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ltdi.bodies.embedding import embed_there
 from ltdi.datasets import DATASETS, Picture
+from ltdi.devices import exact
 from ltdi.features import FeatureMap
 from ltdi.schemas import FEATURES
 from ltdi.store import digest, read_tensors
@@ -44,6 +45,7 @@ class FeatureExtractor:
         channels = len(DATASETS[self.data_set].mode)
         return torch.zeros(*shape, channels, self.size, self.size, dtype=torch.uint8, device=self.device)
 
+    @exact()
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 images (…, channels, size, size) -> (…, F)"""
         features = embed_there(self.body, images) / self.scale

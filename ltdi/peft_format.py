@@ -2,7 +2,8 @@
 
 A folder holds adapter_config.json and adapter_model.safetensors, whose names are ``base_model.model.<module>`` with
 ``lora_A.weight`` (r, in) and ``lora_B.weight`` (out, r). What the model's checkpoint lacks, the head among it, is saved
-whole. ``peft`` itself is not needed.
+whole. ``peft`` itself is not needed. The names of the classes are the ``id2label`` of config.json, which
+is the model's: peft's own config has no place for them.
 """
 
 import json
@@ -20,7 +21,7 @@ from ltdi.errors import InputError
 from ltdi.learners.lora import Lora
 from ltdi.store import read_any_json, write_plain_tensors, write_text
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, TENSORS, MODEL = "adapter_config.json", "adapter_model.safetensors", "config.json"
 PREFIX = "base_model.model."
 # what changes the forward pass and is not read, with the values that leave it as it is
 PLAIN: dict[str, tuple[Any, ...]] = {
@@ -34,7 +35,13 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 
 
 def write_adapter(folder: Path, learner: Lora, w: Tensor) -> None:
-    """The weights w (D,) of a learner as a folder of peft's."""
+    """The weights w (D,) of a learner as a folder of peft's.
+
+    Raises:
+        InputError: the folder holds a model, whose config.json would be lost, or cannot be written to.
+    """
+    if (folder / MODEL).exists() and not (folder / CONFIG).exists():
+        raise InputError(f"{folder}: holds a {MODEL} and no adapter; name another folder, which the adapter has alone")
     encoder = learner.encoder
     saved = [encoder.head.partition(".")[0]]
     saved += [name for name in encoder.drawn if name.partition(".")[0] != saved[0]]
@@ -65,6 +72,16 @@ def write_adapter(folder: Path, learner: Lora, w: Tensor) -> None:
     if learner.lowest:
         config["layers_to_transform"] = list(range(learner.lowest, encoder.depth))
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_text(folder / MODEL, json.dumps(_model_config(learner), indent=2, ensure_ascii=False) + "\n")
+
+
+def _model_config(learner: Lora) -> dict[str, Any]:
+    """The model's own, with the names of the classes where these have some."""
+    config = json.loads(learner.encoder.model.config.to_json_string())
+    if learner.classes:
+        config["id2label"] = dict(enumerate(learner.classes))
+        config["label2id"] = {name: label for label, name in enumerate(learner.classes)}
+    return config
 
 
 def read_adapter(folder: Path, body: str = "") -> tuple[Lora, Tensor]:
@@ -90,6 +107,9 @@ def read_adapter(folder: Path, body: str = "") -> tuple[Lora, Tensor]:
     learner = Lora(body, **knobs)
     if lowest:
         learner = Lora(body, **knobs, layers=learner.encoder.depth - lowest)
+    if (folder / MODEL).is_file():
+        names = read_any_json(folder / MODEL).get("id2label") or {}
+        learner.classes = tuple(str(names[label]) for label in sorted(names))
     return learner, _weights(folder, learner, tensors)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ltdi.artefacts import load_sources, load_start, method_of_run, names
 from ltdi.bodies import read_body
-from ltdi.devices import deterministic, device
+from ltdi.devices import device, exact
 from ltdi.errors import InputError
 from ltdi.extractor import FeatureExtractor
 from ltdi.head import Head
@@ -46,9 +46,9 @@ class Run:
         InputError: the folder holds no finished run, or not that method.
     """
 
+    @exact()
     def __init__(self, data: str | Path = "data", *, method: str = "") -> None:
         self.data = Path(data)
-        deterministic()
         self.device = device()
         self.name = method_of_run(self.data, method)
         trained, controls = names(self.data)
@@ -62,12 +62,14 @@ class Run:
         """What generation draws from: the same seed, the same weights."""
         return generator(seed, "noise")
 
+    @exact()
     def context(self, classes: Mapping[str, Pictures]) -> Context:
         """What the images of some classes say of their task; a class may have more images than another."""
         by_class = [self._images(name, pictures) for name, pictures in classes.items()]
         rows = self.extractor(torch.cat(by_class)).split([len(each) for each in by_class])
         return context_of_unequal(rows, by_class)
 
+    @exact()
     @torch.no_grad()
     def generate(
         self, classes: str | Path | Mapping[str, Pictures], *, seed: int = 0, unlabelled: Pictures | None = None
@@ -91,6 +93,7 @@ class Run:
             context = knowing(context, embedded(self.extractor, listed_of(unlabelled))[None])
         return self._head(self.name, method, tuple(by_class), context, seed)
 
+    @exact()
     def context_of_names(self, names: Sequence[str]) -> Context:
         """What the names of some classes say of their task."""
         knobs = read_tensors(self.data / "tasks" / "features.safetensors", kind=FEATURES)[1]["names"]
@@ -98,6 +101,7 @@ class Run:
         texts = embed_names(knobs["encoder"], names, prompts=knobs["prompts"], descriptions=told)
         return Context(texts[None, :, None].to(self.device))
 
+    @exact()
     def generate_from_names(self, names: Sequence[str], *, seed: int = 0) -> Head:
         """A head for classes of which nothing is known but their names.
 
@@ -115,6 +119,7 @@ class Run:
         names = named(names)
         return self._head(self.name, self.method, names, self.context_of_names(names), seed)
 
+    @exact()
     @torch.no_grad()
     def joined(self, made: Head, examples: str | Path | Mapping[str, Pictures], *, seed: int = 0) -> tuple[Head, str]:
         """A head of names, joined with a few images of some of its classes, by name or in a folder of a folder each;
@@ -188,6 +193,7 @@ class Run:
         made = Head(classes, method.learner, w, self.extractor, name, shots, support, index(seed), generator_name)
         return replace(made, again=partial(self._again, made))
 
+    @exact()
     @torch.no_grad()
     def _again(self, head: Head, rows: Mapping[str, Tensor]) -> Head:
         """A head of these classes from rows of each (K_n, F), generated as ``head`` was.
@@ -203,6 +209,7 @@ class Run:
         method = self.method if head.method == self.name else self.read(head.method)
         return self._head(head.method, method, tuple(rows), context_of_unequal(list(rows.values())), head.seed)
 
+    @exact()
     def read(self, name: str) -> Method:
         """A method or a control of the run."""
         return read_method(self.data / "model" / "methods", name, self.body, self.device)

@@ -1,5 +1,6 @@
 """The schema of every artefact: what a stage hands to the next, and what users keep."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -32,6 +33,8 @@ class OfLearner(Named):
 
 
 BODY = Schema("body", Named, {}, finite=True)
+OWN_BODY = replace(BODY, heal="name another file with body.weights, or null to train a body")
+"""That a user brings: it is no stage's, which could make it again."""
 
 
 class OfFeatures(Facts):
@@ -166,5 +169,10 @@ class OfHead(Facts):
 
 
 HEAD = Schema(
-    "head", OfHead, {"*": "float …"}, heal="generate it again from its images, or name another file", finite=True
+    "head",
+    OfHead,
+    {"*": "float …"},
+    heal="generate it again from its images, or name another file",
+    instead="name a folder that holds a folder of images for each class (a zip's, unpacked), or a head that was kept",
+    finite=True,
 )

@@ -18,7 +18,7 @@ from ltdi.devices import device
 from ltdi.errors import InputError
 from ltdi.nn import masked_mean
 from ltdi.provenance import name_of
-from ltdi.store import Cache
+from ltdi.store import Cache, text_of
 
 PROMPTS: dict[str, list[str]] = {
     name: templates
@@ -126,12 +126,12 @@ def read_descriptions(file: Path) -> dict[str, str]:
     """A description a line behind its class's name and a tab.
 
     Raises:
-        InputError: the file is missing, or a line has no tab.
+        InputError: the file is missing or cannot be read, or a line has no tab.
     """
-    if not file.is_file():
+    if not file.exists():
         raise InputError(f"{file}: no such file; name one that holds a name, a tab and a description a line")
     found: dict[str, str] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text_of(file).splitlines(), 1):
         name, tab, description = line.partition("\t")
         if line.strip() and not tab:
             raise InputError(f"{file}: line {number} has no tab; write a name, a tab and a description")

@@ -18,7 +18,7 @@ from ltdi.provenance import name_of
 from ltdi.scenarios import SCENARIOS
 from ltdi.scenarios.base import Scenario
 from ltdi.starts import Start
-from ltdi.store import Cache, link_or_copy
+from ltdi.store import Cache, digest, link_or_copy
 from ltdi.tasks import TaskSource
 from ltdi.trajectories import Recorded, collect
 from pipeline import params as parameters
@@ -109,11 +109,12 @@ def _shard(
     described = (split, tasks, settings, seed, values, tensors, source.description(tasks))
     code = ("ltdi.trajectories", type(start.learner).__module__, type(source).__module__)
     key = name_of("trajectories", *described, code=code)
-    if kept := cache.find(key):
+    # not of the key, which is of code: where an edit changes no trajectory, no later stage has to run again
+    of = digest(*described)
+    if kept := cache.find(key, of=of):
         return kept[0], Recorded(*(kept[1][name] for name in ("points", "losses", "scores")))
     recorded = collect(start, source, tasks, seed=seed, **settings)
-    # without the key, which is of code: where an edit changes no trajectory, no later stage has to run again
-    return cache.keep(key, vars(recorded), {}, finite=False), recorded
+    return cache.keep(key, vars(recorded), {}, of=of, finite=False), recorded
 
 
 def _check(knobs: sections.Trajectories, scenario: Scenario) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     that a killed one leaves nothing to be removed.
 
     Raises:
-        InputError: another process holds it, or the folder cannot be written to.
+        InputError: another process holds it, the folder cannot be written to, or what has the lock's name is a link or
+            a file of others.
     """
     try:
         new = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -38,7 +40,10 @@ def alone_in(folder: Path) -> Iterator[None]:
 def _held(folder: Path) -> int:
     path = folder / NAME
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise _of_others(path)
+        # a link that was put there meanwhile is not followed, a pipe not waited for
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -49,7 +54,17 @@ def _held(folder: Path) -> int:
             ) from error
         # who held it before may have removed it between our opening and locking
         if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            if os.fstat(file).st_nlink > 1 or not re.fullmatch(rb"(\d+\n)?", os.read(file, 20)):
+                os.close(file)
+                raise _of_others(path)
             os.ftruncate(file, 0)
-            os.write(file, f"{os.getpid()}\n".encode())
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
             return file
         os.close(file)
+
+
+def _of_others(path: Path) -> InputError:
+    return InputError(
+        f"{path}: a link, or no file that a stage wrote, where a stage puts its lock; move it to another place, or name"
+        " another folder with --data"
+    )

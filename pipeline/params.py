@@ -1,7 +1,7 @@
 """params.yaml, validated: every mistake one line.
 
 A stage asks for the sections that dvc.yaml declares for it and sees no others, so that what it reads
-is what DVC tracks.
+is what DVC tracks. All that are there are checked, so that a mistake in those of a later stage ends the first.
 """
 
 from pathlib import Path
@@ -12,14 +12,15 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ltdi.errors import InputError, refused_by_system, short
-from pipeline.sections import SECTIONS
+from pipeline.sections import SECTIONS, Method
 
 
 def load(path: str | Path, *sections: str) -> SimpleNamespace:
     """The named sections of a params file.
 
     Raises:
-        InputError: the file is missing or not YAML, or a section or key is missing, unknown or out of range.
+        InputError: the file is missing or not YAML, or a section or key, of these or of others that are there, is
+            missing, unknown or out of range.
     """
     path = Path(path)
     if not path.is_file():
@@ -35,7 +36,24 @@ def load(path: str | Path, *sections: str) -> SimpleNamespace:
     unknown = sorted(set(map(str, raw)) - set(SECTIONS))
     if unknown:
         raise InputError(f"{path}: unknown section {unknown[0]!r}; allowed: {', '.join(SECTIONS)}")
-    return SimpleNamespace(**{name: _section(path, name, raw) for name in sections})
+    wanted = {name: _section(path, name, raw) for name in sections}
+    for name in SECTIONS:
+        section = wanted[name] if name in wanted else _section(path, name, raw) if name in raw else None
+        if isinstance(section, Method):
+            _check_methods(path, section)
+    return SimpleNamespace(**wanted)
+
+
+def _check_methods(path: Path, section: Method) -> None:
+    """
+    Raises:
+        InputError: one that is named has no knobs, as each method and control has.
+    """
+    allowed = SECTIONS["methods"].model_fields
+    for key, names in (("method.name", [section.name]), ("method.controls", section.controls)):
+        for name in names:
+            if name not in allowed:
+                raise InputError(f"{path}: {key} = {short(name)} is unknown; allowed: {', '.join(allowed)}")
 
 
 def _section(path: Path, name: str, raw: dict) -> object:

@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import ast
 import importlib
+import random
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,7 +15,9 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from command import call
 from ruamel.yaml import YAML
 
@@ -137,6 +140,26 @@ TINY = {
     "evaluate.task": 0,
     "evaluate.landscape_points": 7,
 }
+
+
+@pytest.fixture(scope="session")
+def global_state() -> Callable[[], tuple]:
+    """What of torch and of the process's settings a library may not change, as it is when asked."""
+
+    def now() -> tuple:
+        kinds = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+        rounded = [kind.fp32_precision for kind in kinds]
+        for kind in (torch.backends.cuda.matmul, torch.backends.cudnn):
+            try:
+                rounded.append(kind.allow_tf32)
+            except RuntimeError:  # a program said it in the newer way
+                rounded.append(None)
+        modes = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
+        threads = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+        drawn = torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes(), random.getstate()
+        return rounded, *modes, *threads, *drawn, dict(os.environ)
+
+    return now
 
 
 @pytest.fixture(autouse=True)

@@ -175,10 +175,12 @@ def adapted(capsys, *arguments):
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_the_command_writes_what_peft_loads(run, tmp_path, capsys):
+def test_the_command_writes_what_peft_loads(run, tmp_path, capsys, global_state):
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     write_sets(tmp_path)
-    said = adapted(capsys, tmp_path / "d", "--out", tmp_path / "out", "--data", run.data)
+    before = global_state()
+    said = adapted(capsys, tmp_path / "d", "--out", tmp_path / "out", "--data", run.data, "--steps", 0)
+    assert global_state() == before
     made = AdapterRun(run.data)
     dev = made.read(tmp_path / "d")["dev"]
     learner, w = read_adapter(tmp_path / "out")
@@ -191,6 +193,9 @@ def test_the_command_writes_what_peft_loads(run, tmp_path, capsys):
         theirs = model(**{name: value.cpu() for name, value in tokens.items()}).logits
     assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     right = (theirs.argmax(-1) == dev["labels"][0].cpu()).float().mean().item()
+    n = int(made.read(tmp_path / "d")["train"]["labels"].sum())
+    assert f"train: 80 rows: {80 - n} 0, {n} 1; of text1 and text2" in said and "dev: 30 rows: " in said
+    assert learner.classes == ("0", "1")
     assert "by ltdi, from 3 examples of each class" in said and said.endswith(f"accuracy on dev {right:.4f}")
 
 

@@ -46,7 +46,8 @@ def refused(few_glyphs, monkeypatch, capfd) -> Callable[..., None]:
     """``refused(stage, params, data, *parts)``: the stage ends as bad input ends, and its line holds the parts."""
 
     def check(stage: str, params: Path, data: Path, *parts: object) -> None:
-        shutil.rmtree(data / OUTPUT[stage], ignore_errors=True)  # as DVC does before it runs a stage
+        if stage in OUTPUT:
+            shutil.rmtree(data / OUTPUT[stage], ignore_errors=True)  # as DVC does before it runs a stage
         before = snapshot(data)
         capfd.readouterr()
         monkeypatch.setattr(sys, "argv", [stage, "--params", str(params), "--data", str(data)])
@@ -194,6 +195,28 @@ def test_data_that_are_not_there(stage, name, parts, finished, write_params, tmp
 def test_bad_params_file(text, parts, finished, refused):
     Path(finished.params).write_bytes(text if isinstance(text, bytes) else text.encode())
     refused("evaluate", finished.params, finished.data, finished.params, *parts)
+
+
+LATE = [
+    ("tasks.n_way", "five", "tasks.n_way = 'five' is not allowed"),
+    ("evaluate.landscape_points", 3, "evaluate.landscape_points = 3 is not allowed"),
+    ("methods.metadiff.classifier", "none", "methods.metadiff.classifier = 'none' is not allowed"),
+    ("method.name", "maml", "method.name = 'maml' is unknown; allowed: ltdi,"),
+    ("method.controls", ["ridge", "rigde"], "method.controls = 'rigde' is unknown; allowed: ltdi,"),
+]
+
+
+@pytest.mark.parametrize("key, value, expected", LATE, ids=[key for key, *_ in LATE])
+@pytest.mark.parametrize("stage", ["pretrain_body", "evaluate", "check"])
+def test_params_of_later_stages_end_the_first(stage, key, value, expected, finished, write_params, refused, tmp_path):
+    params = write_params(tmp_path / "bad", {key: value})
+    refused(stage, params, finished.data, expected)
+
+
+def test_a_run_asks_for_the_params_before_dvc_does(repository):
+    lines = (repository / "Makefile").read_text(encoding="utf-8").splitlines()
+    first = lines.index(next(line for line in lines if line.startswith("repro:"))) + 1
+    assert [line.strip("\t@") for line in lines[first : first + 2]] == ["python -m pipeline.check", "dvc repro"]
 
 
 def test_no_params_file(finished, refused, tmp_path):

@@ -10,10 +10,12 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from ltdi.bodies import embedding, new_body, pretrained_body, read_body, write_body
+from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed
 from ltdi.bodies.resnet12 import ResNet12
 from ltdi.errors import InputError
 from ltdi.seeding import generator
+from ltdi.store import write_tensors
 
 SECTION = {"name": "conv4", "weights": None, "image_size": None, "filters": 4}
 SMALL = "timm/test_efficientnet"
@@ -185,3 +187,21 @@ def test_without_timm_a_line_says_what_to_install(monkeypatch):
 def test_importing_bodies_does_not_import_timm():
     code = "import sys, ltdi.bodies, ltdi.run; sys.exit('timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["cut", "altered", "of another kind"])
+def test_nobody_is_told_to_delete_a_body_of_their_own(kind, tmp_path):
+    own = tmp_path / "body.safetensors"
+    body = Conv4(3, filters=4)
+    if kind == "of another kind":
+        write_tensors(own, body.state_dict(), {"name": "conv4"}, kind="head")
+    else:
+        write_body(own, body, body.facts())
+        content = bytearray(own.read_bytes())
+        content[-1] ^= 1
+        own.write_bytes(content[:-9] if kind == "cut" else content)
+    with pytest.raises(InputError, match=r"^[^\n]*; name another file with body.weights, or null[^\n]*$") as caught:
+        pretrained_body(section(weights=own), 3)
+    assert "delete it" not in str(caught.value)
+    with pytest.raises(InputError, match=r"delete it and run `dvc repro`$"):
+        read_body(own)

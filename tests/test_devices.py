@@ -1,6 +1,7 @@
 """Work side by side, and memory that is given back."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,7 +10,8 @@ import time
 import pytest
 import torch
 
-from ltdi.devices import deterministic, side_by_side
+from ltdi import __main__, cli
+from ltdi.devices import deterministic, exact, side_by_side
 
 
 @pytest.fixture
@@ -77,3 +79,47 @@ def test_what_is_answered_is_rounded_no_more_than_float32():
         torch.set_deterministic_debug_mode("default")
         for kind, was in zip(kinds, before, strict=True):
             kind.allow_tf32 = was
+
+
+@pytest.fixture
+def settings_back():
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
+    torch.set_deterministic_debug_mode("default")
+
+
+SET = {
+    "nothing": lambda: None,
+    "products rounded": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "nothing rounded": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    "in the newer way": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+    "by torch's own word": lambda: torch.set_float32_matmul_precision("high"),
+    "errors for what varies": lambda: torch.set_deterministic_debug_mode("error"),
+}
+
+
+@pytest.mark.parametrize("what", SET)
+def test_while_it_is_exact_and_then_as_a_program_had_set_it(what, global_state, settings_back):
+    SET[what]()
+    before = global_state()
+
+    @exact()
+    def drawn():
+        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_deterministic_debug_mode() == 1
+        torch.manual_seed(3)
+        return torch.rand(2)
+
+    assert drawn().equal(drawn()) and global_state() == before
+    with pytest.raises(ZeroDivisionError), exact():
+        torch.rand(2)
+        raise ZeroDivisionError
+    assert global_state() == before
+
+
+def test_the_command_sets_it_for_its_process(monkeypatch, settings_back):
+    seen = []
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli, "app", lambda: seen.append(torch.get_deterministic_debug_mode()))
+    __main__.main()
+    assert seen == [1]

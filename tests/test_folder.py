@@ -1,7 +1,9 @@
 """Folders of photographs and the known data sets: layouts, splits, domains, images that are read when asked for."""
 
+import os
 import re
 import shutil
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -114,6 +116,65 @@ def test_what_is_wrong_with_a_folder_is_one_line(tmp_path):
     refused(lambda: folder.split_classes(folder.find(root), table=tmp_path / "t.csv"), "holiday", "train, val, test")
     refused(lambda: folder.split_classes(folder.find(root), table=tmp_path / "none.csv"), "none.csv")
     refused(lambda: folder.split_classes(folder.find(root)), "classes for meta_", "data.splits")
+
+
+TABLE = "class,split\na,train\nb,train\nü,val\nd,val\ne,test\nf,test\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TABLE.encode(),
+        b"\xef\xbb\xbf" + TABLE.encode(),
+        TABLE.replace("\n", "\r\n").encode(),
+        TABLE.replace(",", ", ").encode(),
+        unicodedata.normalize("NFD", TABLE).encode(),
+        (TABLE + "a,train\n").encode(),
+    ],
+    ids=["plain", "byte-order mark", "of Windows", "spaces", "accents behind letters", "a line twice"],
+)
+def test_the_same_table_of_splits_in_every_form(content, tmp_path):
+    (tmp_path / "t.csv").write_bytes(content)
+    parts = folder.split_classes(folder.find(make(tmp_path / "p", *"abüdef")), table=tmp_path / "t.csv")
+    assert [names(part)[""] for part in parts.values()] == [["a", "b"], ["d", "ü"], ["e", "f"]]
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        (TABLE.encode("cp1252"), "line 4 holds the byte 0xfc"),
+        (TABLE.encode("utf-16"), "a file of UTF-16"),
+        (f"class,split\n{'a' * 131073},train\n".encode(), "more than 131,072 characters"),
+        (b"class,split\na,train\na,test\n", "class 'a' is there again in line 3, and of another split"),
+        (TABLE.encode() + unicodedata.normalize("NFD", "ü,test\n").encode(), "there again in line 8"),
+        (b"class,split\na,train,val\n", "line 2 has 3 fields"),
+        (b"class,split\na\n", "line 2 has 1 fields"),
+        (b'class,split\n"a,train\n', "cannot be read"),
+        (b"class;split\na;train\n", "must have the columns class,split and a line a class, and has 'class;split'"),
+        (b"class,split\n", "no rows"),
+        (b"", "an empty file"),
+    ],
+)
+def test_what_is_wrong_with_a_table_of_splits_is_one_line(content, expected, tmp_path):
+    (tmp_path / "t.csv").write_bytes(content)
+    refused(lambda: folder.read_table(tmp_path / "t.csv"), f"data.splits = {tmp_path / 't.csv'}: ", expected)
+
+
+def test_a_table_of_splits_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    refused(lambda: folder.read_table(tmp_path / "t.csv"), "data.splits", "no regular file")
+
+
+def test_a_class_is_one_however_its_accents_are_written(tmp_path):
+    """As in folders that were packed on machines of different kinds; beside each other they are a mistake."""
+    apart = unicodedata.normalize("NFD", "café")
+    found = folder.find(make(tmp_path / "domains", "photo/café", "photo/a", f"sketch/{apart}"))
+    assert names(found) == {"photo": ["a", "café"], "sketch": ["café"]}
+    found = folder.by_domain(folder.find(make(tmp_path / "splits", "train/café", f"test/{apart}")))
+    assert {name: len(own) for name, own in found[""].items()} == {"café": 6}
+    for classes in (("a", "café", apart), ("photo/café", "sketch/a", f"photo/{apart}"), ("café/a", f"{apart}/b")):
+        root = make(tmp_path / "-".join(classes).replace("/", "_"), *classes)
+        refused(lambda root=root: folder.find(root), str(root), "names that look the same", r"cafe\u0301")
 
 
 # --- streamed

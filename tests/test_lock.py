@@ -46,3 +46,25 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path):
     for place in (tmp_path / "file", tmp_path / "file" / "data", tmp_path / ("x" * 300)):
         with pytest.raises(InputError, match="not a directory|file exists|too long"), alone_in(place):
             raise AssertionError
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nowhere", "hard link", "text", "long number", "pipe", "folder"])
+def test_what_has_the_locks_name_and_is_none_is_left_as_it_is(kind, tmp_path):
+    data, own = tmp_path / "data", tmp_path / "own"
+    data.mkdir()
+    lock = data / ".lock"
+    if kind == "pipe":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    elif kind in ("text", "long number"):
+        lock.write_text("my notes" if kind == "text" else "1" * 30)
+    else:
+        if kind != "link to nowhere":
+            own.write_text("12\n" if kind == "hard link" else "my notes")
+        os.link(own, lock) if kind == "hard link" else lock.symlink_to(own)
+    before = os.lstat(lock)
+    with pytest.raises(InputError, match=r"^[^\n]*\.lock: a link, or no file that a stage[^\n]*$"), alone_in(data):
+        raise AssertionError
+    assert os.lstat(lock).st_ino == before.st_ino and os.lstat(lock).st_size == before.st_size
+    assert own.exists() == (kind in ("link", "hard link"))

@@ -91,7 +91,7 @@ def test_mini_imagenet_with_an_empty_table(small_mini_imagenet):
     write_table(small_mini_imagenet / "val.csv", [])
     with pytest.raises(InputError) as error:
         mini_imagenet.load(small_mini_imagenet)
-    assert_one_line(error, small_mini_imagenet / "val.csv", "no images")
+    assert_one_line(error, small_mini_imagenet / "val.csv", "no rows")
 
 
 def test_mini_imagenet_with_images_missing(small_mini_imagenet):

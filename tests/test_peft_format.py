@@ -109,6 +109,22 @@ def test_a_replaced_head_stays_with_its_learner(tmp_path, texts):
     assert other.encoder is learner.encoder
 
 
+def test_names_of_classes_are_kept_and_a_model_beside_is_not_lost(tmp_path):
+    body = write_bert(tmp_path / "model")
+    learner = Lora(body, rank=2, alpha=4, modules=["query"])
+    learner.classes = ("neg", "größer")
+    write_adapter(tmp_path / "adapter", learner, weights(learner))
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "adapter")
+    assert config.id2label == {0: "neg", 1: "größer"} and config.label2id == {"neg": 0, "größer": 1}
+    assert read_adapter(tmp_path / "adapter")[0].classes == learner.classes
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(body, config=config)
+    model = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter"))
+    assert model.config.id2label == config.id2label
+    write_adapter(tmp_path / "adapter", learner, weights(learner))
+    with pytest.raises(InputError, match=r"^[^\n]*holds a config.json and no adapter; name another folder[^\n]*$"):
+        write_adapter(tmp_path / "model", learner, weights(learner))
+
+
 OTHERS = {
     "ADALORA": lambda: peft.AdaLoraConfig(task_type="SEQ_CLS", target_modules=["query"], total_step=10),
     "FOURIERFT": lambda: peft.FourierFTConfig(task_type="SEQ_CLS", target_modules=["query"], n_frequency=10),

@@ -36,7 +36,7 @@ def test_links_to_folders_are_followed_but_in_a_circle(folder):
     (folder / "b").symlink_to(folder / "a")
     assert list(find_images(folder)) == ["a/0.png", "b/0.png"]
     (folder / "a" / "up").symlink_to(folder)
-    with pytest.raises(InputError, match="up: a link to a folder that it lies in; remove it"):
+    with pytest.raises(InputError, match="up: a link to a folder that it lies in; move the link elsewhere"):
         find_images(folder)
 
 
@@ -134,11 +134,11 @@ def test_two_files_of_one_name_in_a_zip_are_named(tmp_path):
 
 def test_an_image_of_a_kind_that_is_not_read_and_a_folder_named_as_one_are_not_passed_over(folder):
     (folder / "a" / "1.HEIC").touch()
-    with pytest.raises(InputError, match="a/1.HEIC: images of this kind are not read; save it as PNG, or remove it"):
+    with pytest.raises(InputError, match="a/1.HEIC: images of this kind are not read; save it as PNG, and move"):
         find_images(folder)
     (folder / "a" / "1.HEIC").unlink()
     (folder / "a" / "2.png").mkdir()
-    with pytest.raises(InputError, match="2.png: a folder named as an image, and empty; remove it"):
+    with pytest.raises(InputError, match="2.png: a folder named as an image, and empty; move it elsewhere"):
         find_images(folder)
 
 
@@ -154,3 +154,27 @@ def test_an_image_that_a_zip_has_elsewhere_is_not_passed_over(folder, tmp_path, 
 
 def test_names_that_look_the_same_are_not_different():
     assert different(["\u00e9", "e\u0301", "e"]) == 2 and different(["a", "A"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["damaged", "encrypted", "Deflate64"])
+def test_a_zip_that_cannot_be_unpacked_is_one_line(kind, tmp_path):
+    """To look at the images, and to name them by their bytes."""
+    place, image = tmp_path / "set.zip", np.random.default_rng(0).integers(0, 256, (9, 9), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "0.bmp")
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as file:
+        file.write(tmp_path / "0.bmp", "a/0.bmp")
+    content = bytearray(place.read_bytes())
+    central, local = content.rindex(b"PK\x01\x02"), content.index(b"PK\x03\x04")
+    if kind == "damaged":
+        content[local + 60 : local + 90] = bytes(30)
+    elif kind == "encrypted":
+        content[central + 8] |= 1
+        content[local + 6] |= 1
+    else:
+        content[central + 10] = content[local + 8] = 9
+    place.write_bytes(content)
+    images = tuple(find_images(tmp_path / "set").values())
+    expected = "^[^\n]*a/0.bmp: cannot be unpacked [^\n]*; unpack the zip with another program, and name the folder$"
+    for look in (lambda: read_images(images, mode="L", size=8), lambda: reading.Streamed(images, "L", 8).name):
+        with pytest.raises(InputError, match=expected):
+            look()

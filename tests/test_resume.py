@@ -171,6 +171,23 @@ def test_an_altered_shard_is_collected_again(where, finished, write_params, run_
     assert cached.read_bytes() != content
 
 
+def test_shards_of_two_runs_that_were_exchanged_are_collected_again(finished, write_params, run_stage, tmp_path):
+    store, made = tmp_path / "store" / "trajectories", {}
+    for seed in (1, 2):
+        before = set(finished_entries(store)) if store.is_dir() else set()
+        params = write_params(tmp_path / str(seed), {"trajectories.start": "fresh", "trajectories.lr": 0.01 * seed})
+        shutil.rmtree(finished.data / "trajectories")
+        run_stage("collect_trajectories", params, finished.data)
+        made[seed] = params, points(finished.data), sorted(set(finished_entries(store)) - before)
+    for a, b in zip(made[1][2], made[2][2], strict=True):
+        a.rename(tmp_path / "a")
+        b.rename(a)
+        (tmp_path / "a").rename(b)
+    for params, good, _ in made.values():
+        run_stage("collect_trajectories", params, finished.data)
+        assert_close(points(finished.data), good, rtol=0, atol=0)
+
+
 # --- trajectories that hold no number
 
 

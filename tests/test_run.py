@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 import ltdi
 from ltdi.artefacts import load_sources, read_weights
+from ltdi.audit import audit_run
 from ltdi.datasets import DATASETS
 from ltdi.datasets.reading import read_images
 from ltdi.errors import InputError
@@ -42,6 +43,42 @@ def test_the_lines_of_the_readme(task, tmp_path):
     images = {place.name: sorted(place.iterdir()) for place in sorted(task.support.iterdir())}
     w = run.method.generate(run.context(images), generator=run.noise(0))
     assert_close(w, head.w, rtol=0, atol=0)
+
+
+def test_a_library_changes_nothing_global(task, global_state, tmp_path, monkeypatch):
+    """Its numbers are those of the command all the same, whatever a program has set."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    before = global_state()
+    run = ltdi.load(task.data)
+    assert global_state() == before
+    for name in run.names:
+        run.read(name)
+    head = run.generate(task.support)
+    head.classify(task.query)
+    head.save(tmp_path / "head.safetensors")
+    again = run.load_head(tmp_path / "head.safetensors")
+    images = sorted((task.support / again.classes[0]).iterdir())
+    again.with_class("one more", images)
+    audit_run(task.data, n_tasks=5)
+    assert global_state() == before
+
+
+@pytest.mark.parametrize("kind", ["zip", "csv", "gif", "head cut short", "empty"])
+def test_what_is_no_folder_and_no_head_is_named_as_what_it_is(kind, task, tmp_path):
+    file = tmp_path / f"task.{kind}"
+    contents = {"csv": b"image,class\na.png,cat\n", "gif": b"GIF89a\1\0\1\0\0\0\0", "empty": b""}
+    if kind == "zip":
+        shutil.make_archive(str(tmp_path / "task"), "zip", task.support)
+    elif kind == "head cut short":
+        ltdi.load(task.data).generate(task.support).save(file)
+        file.write_bytes(file.read_bytes()[:-9])
+    else:
+        file.write_bytes(contents[kind])
+    again = kind in ("head cut short", "empty")
+    expected = "generate it again from its images" if again else "name a folder that holds a folder of images for each"
+    refused(call("classify", file, task.query, "--data", task.data), file, expected)
+    assert again or "generate it again" not in call("classify", file, task.query, "--data", task.data).output
 
 
 def test_files_arrays_pictures_and_tensors_say_the_same(task):

@@ -488,6 +488,18 @@ def test_a_file_of_another_kind_in_its_place_is_not_found(cache):
     assert cache.find("key") is None
 
 
+def test_a_file_in_the_place_of_another_of_its_kind_is_not_found(cache):
+    """Two that were exchanged, or one that was copied: each says itself what it is of."""
+    a, b = cache.keep("a", TENSORS, METADATA), cache.keep("b", {"w": torch.ones(2)}, {}, of="what decides it")
+    kept = a.read_bytes(), b.read_bytes()
+    a.write_bytes(kept[1])
+    b.write_bytes(kept[0])
+    assert cache.find("a") is None and cache.find("b") is None and cache.find("b", of="what decides it") is None
+    a.write_bytes(kept[0])
+    b.write_bytes(kept[1])
+    assert cache.find("a") and cache.find("b") is None and cache.find("b", of="what decides it")
+
+
 def test_what_diverged_can_be_kept(cache):
     with pytest.raises(InputError, match="points of this bodies is not finite"):
         cache.keep("key", {"points": torch.tensor([torch.nan])}, {})

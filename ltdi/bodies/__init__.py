@@ -17,7 +17,7 @@ from ltdi.bodies.resnet12 import WIDTHS, ResNet12
 from ltdi.bodies.text_encoder import TextEncoder
 from ltdi.bodies.timm_body import HUB, PREFIX, TimmBody
 from ltdi.errors import InputError
-from ltdi.schemas import BODY
+from ltdi.schemas import BODY, OWN_BODY
 from ltdi.store import read_tensors, write_tensors
 
 BODIES = ("conv4", "resnet12", f"{PREFIX}<any model of timm>")
@@ -70,18 +70,19 @@ def write_body(file: Path, body: nn.Module, facts: Mapping[str, Any]) -> None:
 
 
 def read_body(file: Path, wanted: Mapping[str, Any] | None = None) -> Any:
-    """A frozen body that ``write_body`` wrote.
+    """A frozen body that ``write_body`` wrote: a stage, or, where one of ``wanted`` facts is asked for, the user's own.
 
     Raises:
         InputError: it is not one of the ``wanted`` facts.
     """
-    weights, facts = read_tensors(file, kind=BODY)
+    schema = OWN_BODY if wanted else BODY
+    weights, facts = read_tensors(file, kind=schema)
     if wanted and facts != wanted:
         raise InputError(
             f"body.weights = {file} holds a body of {facts}, and {dict(wanted)} is asked for; name another file, or"
             " null to train one"
         )
-    with BODY.interpreting(file):
+    with schema.interpreting(file):
         body = _built(facts)
         body.load_state_dict(weights)
     return body.eval().requires_grad_(False)

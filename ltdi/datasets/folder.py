@@ -3,7 +3,7 @@
 Splits are folders named as in ``SPLIT_NAMES``; any other folder above the classes' is a domain: photographs, sketches …
 """
 
-import csv
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,8 +11,9 @@ import torch
 
 from ltdi.datasets.images import SPLITS, ImageSet
 from ltdi.datasets.reading import Picture, Streamed, find_images
-from ltdi.errors import InputError
+from ltdi.errors import InputError, short
 from ltdi.seeding import generator
+from ltdi.store import read_rows
 
 Classes = dict[str, list[Picture]]
 Found = dict[str, Classes]
@@ -26,16 +27,19 @@ SHARES = (0.60, 0.15, 0.25)
 
 
 def find(folder: Path) -> Found:
-    """The pictures below a folder, or in the zip of its name beside it, by domain or split and class.
+    """The pictures below a folder, or in the zip of its name beside it, by domain or split and class. A name is one
+    however its accents are written: of a domain that was packed elsewhere a class is the same.
 
     Raises:
-        InputError: there are none, they lie at different depths, or a class has none.
+        InputError: there are none, they lie at different depths, a class has none, or two folders beside each other
+            have names that look the same.
     """
     files = find_images(folder)
     if not files:
         raise InputError(f"{folder} (folder or .zip): no images; put a folder of images for each class there")
     _no_class_is_empty(folder, files)
     found: Found = {}
+    spelled: dict[tuple[str, ...], str] = {}
     for name, file in files.items():
         *above, of_class, _ = name.split("/") if name.count("/") else ("", "", name)
         if len(above) > 1 or not of_class:
@@ -43,7 +47,14 @@ def find(folder: Path) -> Found:
                 f"{folder / name}: images lie in <class>/, <split>/<class>/ or <domain>/<class>/; move it, or name the"
                 " folder above the classes"
             )
-        found.setdefault("".join(above), {}).setdefault(of_class, []).append(file)
+        for depth, part in enumerate(folders := (*above, of_class)):
+            place = tuple(map(composed, folders[: depth + 1]))
+            if spelled.setdefault(place, part) != part:
+                raise InputError(
+                    f"{folder}: two folders beside each other have names that look the same, {ascii(part)} and"
+                    f" {ascii(spelled[place])}; rename one, or put their images together"
+                )
+        found.setdefault(composed("".join(above)), {}).setdefault(composed(of_class), []).append(file)
     if "" in found and len(found) > 1:
         first = next(name for name in found if name)
         raise InputError(
@@ -52,12 +63,17 @@ def find(folder: Path) -> Found:
     return found
 
 
+def composed(name: str) -> str:
+    """A name in the form in which an accent belongs to its letter, where there is one."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _no_class_is_empty(folder: Path, files: Mapping[str, object]) -> None:
     places = {parent for name in files for parent in Path(name).parents}
     for place in sorted(folder.rglob("*")) if folder.is_dir() else ():
         hidden = any(part.startswith(".") for part in place.relative_to(folder).parts)
         if place.is_dir() and not hidden and place.relative_to(folder) not in places and place.name != "images":
-            raise InputError(f"{place}: no image; put the class's there, or delete the folder")
+            raise InputError(f"{place}: no image; put the class's there, or move the folder elsewhere")
 
 
 def is_split(found: Mapping[str, object]) -> bool:
@@ -131,18 +147,26 @@ def read_table(table: Path) -> dict[str, int]:
     """The place in ``SPLITS`` of each class of a table of class,split.
 
     Raises:
-        InputError: it cannot be read, or holds something else.
+        InputError: it cannot be read, holds something else, or says two splits of a class.
     """
     try:
-        with table.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
-    except OSError as error:
-        raise InputError(f"data.splits = {table}: cannot be read ({error.strerror}); name another file") from error
-    if not rows or not {"class", "split"} <= set(rows[0]):
-        raise InputError(f"data.splits = {table}: must have the columns class,split and a line a class")
-    for row in rows:
-        if (row["split"] or "").lower() not in SPLIT_NAMES:
+        found = read_rows(table, kind="split")
+    except InputError as error:
+        raise InputError(f"data.splits = {error}") from error
+    if not {"class", "split"} <= set(found.columns):
+        raise InputError(
+            f"data.splits = {table}: must have the columns class,split and a line a class, and has"
+            f" {short(','.join(found.columns))}"
+        )
+    places: dict[str, int] = {}
+    for row, line in zip(found.rows, found.lines):
+        told = dict(zip(found.columns, row))
+        name, split = composed(told["class"]), told["split"].strip()
+        if split.lower() not in SPLIT_NAMES:
+            raise InputError(f"data.splits = {table}: split {split!r} of {name!r}; allowed: train, val, test")
+        if places.setdefault(name, _place(split)) != _place(split):
             raise InputError(
-                f"data.splits = {table}: split {row['split']!r} of {row['class']!r}; allowed: train, val, test"
+                f"data.splits = {table}: class {name!r} is there again in line {line}, and of another split; leave one"
+                " of its lines"
             )
-    return {row["class"]: _place(row["split"]) for row in rows}
+    return places

@@ -4,13 +4,13 @@ Vinyals et al., "Matching networks for one shot learning", 2016; the split of Ra
 "Optimization as a model for few-shot learning", 2017.
 """
 
-import csv
 from collections import defaultdict
 from pathlib import Path
 
 from ltdi.datasets.images import SPLITS, ImageSet
 from ltdi.datasets.reading import find_images, read_images
 from ltdi.errors import InputError
+from ltdi.store import read_rows
 
 SIZE = 84
 TABLES = dict(zip(SPLITS, ("train.csv", "val.csv", "test.csv")))
@@ -71,13 +71,11 @@ def _read_table(table: Path) -> dict[str, list[str]]:
     """Class name to file names, in the order of the table."""
     if not table.is_file():
         raise InputError(f"no {table}; mini-ImageNet needs {', '.join(TABLES.values())} beside its images")
+    found = read_rows(table, kind="label")
+    if not {"filename", "label"} <= set(found.columns):
+        raise InputError(f"{table} has the columns {found.columns}; it must have filename,label")
     classes = defaultdict(list)
-    with table.open(newline="") as lines:
-        rows = csv.DictReader(lines)
-        if not {"filename", "label"} <= set(rows.fieldnames or ()):
-            raise InputError(f"{table} has the columns {rows.fieldnames}; it must have filename,label")
-        for row in rows:
-            classes[row["label"]].append(row["filename"])
-    if not classes:
-        raise InputError(f"{table} lists no images; every split needs some")
+    file, label = (found.columns.index(name) for name in ("filename", "label"))
+    for row in found.rows:
+        classes[row[label]].append(row[file])
     return dict(classes)

@@ -12,6 +12,7 @@ from ltdi.datasets.folder import Classes, Found
 from ltdi.datasets.images import ImageSet
 from ltdi.datasets.reading import find_images
 from ltdi.errors import InputError
+from ltdi.store import text_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _aircraft(home: Path) -> Found:
     found: Found = {"": {}}
     for split in ("trainval", "test"):
         table = home / "data" / f"images_variant_{split}.txt"
-        lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
+        lines = text_of(table).splitlines() if table.is_file() else []
         for number, _, variant in (line.partition(" ") for line in lines):
             if f"{number}.jpg" in images:
                 # names of files must not hold the slash of "F-16A/B"

@@ -20,7 +20,7 @@ from torch import Tensor
 from ltdi.datasets.looks import seen_as
 from ltdi.datasets.pixels import bytes_in_memory, in_memory, upright
 from ltdi.errors import InputError
-from ltdi.store import digest
+from ltdi.store import UNPACKING, cannot_unpack, digest
 
 # fmt: off
 SUFFIXES = (
@@ -110,7 +110,7 @@ def _content(file: ImageFile | bytes | BinaryIO) -> bytes:
     """The bytes of a file, or of one that is open, from its beginning, wherever it was read to.
 
     Raises:
-        InputError: it is too large.
+        InputError: it is too large, or its zip cannot be unpacked.
     """
     if isinstance(file, Path | zipfile.Path):
         # a zip says how large a member is, and never gives more than it says
@@ -123,7 +123,12 @@ def _content(file: ImageFile | bytes | BinaryIO) -> bytes:
             f"{_name(file)}: {size / 2**20:.0f} MB, and images of at most {MOST_BYTES // 2**20} are read; make it"
             " smaller"
         )
-    return file.read_bytes() if isinstance(file, Path | zipfile.Path) else content
+    if not isinstance(file, Path | zipfile.Path):
+        return content
+    try:
+        return file.read_bytes()
+    except UNPACKING as error:
+        raise cannot_unpack(file, error) from error
 
 
 def _name(picture: Picture, number: int | None = None) -> str:
@@ -154,14 +159,14 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for link in (Path(place) / name for name in folders if os.path.islink(os.path.join(place, name))):
                 if any(link.samefile(above) for above in _above(link, folder)):
-                    raise InputError(f"{link}: a link to a folder that it lies in; remove it")
+                    raise InputError(f"{link}: a link to a folder that it lies in; move the link elsewhere")
             named = (Path(place) / name for name in folders if name.lower().endswith(SUFFIXES))
             if empty := [path for path in named if not any(path.iterdir())]:
-                raise InputError(f"{empty[0]}: a folder named as an image, and empty; remove it")
+                raise InputError(f"{empty[0]}: a folder named as an image, and empty; move it elsewhere")
             for path in (Path(place) / name for name in files if not name.startswith(".")):
                 found[path.relative_to(folder).as_posix()] = path
                 if path.name.lower().endswith(SUFFIXES) and not path.is_file():
-                    raise InputError(f"{path}: a broken link or no regular file; remove it, or put the image there")
+                    raise InputError(f"{path}: a broken link or no regular file; move it, or put the image there")
     elif (file := folder.with_name(f"{folder.name}.zip")).is_file():
         try:
             archive = zipfile.ZipFile(file)
@@ -183,7 +188,7 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
                 raise InputError(f"{file}: two files are named {name}; pack the folder again")
             found[place] = zipfile.Path(archive, name)
     if unread := sorted(name for name in found if name.lower().endswith(UNREAD)):
-        raise InputError(f"{folder / unread[0]}: images of this kind are not read; save it as PNG, or remove it")
+        raise InputError(f"{folder / unread[0]}: images of this kind are not read; save it as PNG, and move this one")
     return {name: found[name] for name in sorted(found) if name.lower().endswith(SUFFIXES)}
 
 

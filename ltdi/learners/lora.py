@@ -60,6 +60,8 @@ class Lora(Learner):
     ) -> None:
         self.body, self.rank, self.alpha, self.modules, self.layers = body, rank, alpha, tuple(modules), layers
         self.tasks_to_choose_on = choose_on
+        self.classes: tuple[str, ...] = ()
+        """The names of its classes, where a task gave them some."""
         self.encoder = read_encoder(body, N_CLASSES)
         if digest not in (None, self.encoder.digest):
             raise InputError(f"texts.body = {body}: altered since these weights were made; name the model of that time")

@@ -12,6 +12,7 @@ from ltdi.store.cache import Cache
 from ltdi.store.digests import digest
 from ltdi.store.files import link_or_copy, writable, write_bytes, write_text, write_tsv
 from ltdi.store.json import read_any_json, read_json, write_json
+from ltdi.store.plain import UNPACKING, File, cannot_unpack, content_of, read_rows, text_of
 from ltdi.store.schema import Facts, Schema
 from ltdi.store.tables import read_table, write_table
 from ltdi.store.tensors import read_tensors, write_plain_tensors, write_tensors
@@ -19,13 +20,19 @@ from ltdi.store.tensors import read_tensors, write_plain_tensors, write_tensors
 __all__ = [
     "Cache",
     "Facts",
+    "File",
     "Schema",
+    "UNPACKING",
+    "cannot_unpack",
+    "content_of",
     "digest",
     "link_or_copy",
     "read_any_json",
     "read_json",
+    "read_rows",
     "read_table",
     "read_tensors",
+    "text_of",
     "writable",
     "write_bytes",
     "write_json",

@@ -43,7 +43,8 @@ class Schema:
     ``tensors``: by name "<float, integer or byte> <axis> <axis> …", e.g. "float M P D"; axes of one name are equally
     long within a file, and "*" are all further tensors, each for itself. ``facts``: what plain values must be;
     ``columns``: a table's, each one of ``COLUMNS``; ``key``: those of which no two rows have the same; ``heal``: what
-    its owner does where a file is not so; ``finite``: whether its tensors must be.
+    its owner does where a file is not so; ``instead``: what is to be named, where a user names these files and has
+    named one that never was any; ``finite``: whether its tensors must be.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Schema:
     columns: Mapping[str, str] = field(default_factory=dict)
     key: tuple[str, ...] = ()
     heal: str = REMAKE
+    instead: str = ""
     finite: bool = False
 
     @classmethod

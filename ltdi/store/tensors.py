@@ -72,6 +72,8 @@ def read_tensors(path: str | Path, *, kind: str | Schema) -> tuple[dict[str, Ten
             tensors = {name: file.get_tensor(name) for name in names}
             header = header_of((file.metadata() or {}).get("ltdi", "null"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        if schema.instead and (what := _never_one(path)):
+            raise InputError(f"{path}: {what}, and no file of safetensors; {schema.instead}") from error
         raise schema.refuse(path, f"not a whole safetensors file ({' '.join(str(error).split())})") from error
     if not header:
         raise schema.refuse(path, f"no file of ltdi's, and {schema.kind!r} is needed")
@@ -88,3 +90,14 @@ def read_tensors(path: str | Path, *, kind: str | Schema) -> tuple[dict[str, Ten
 
 def _seal(tensors: Mapping[str, Tensor], values: Mapping[str, Any], made_from: Mapping[str, str]) -> str:
     return digest(tensors, values, made_from) if made_from else digest(tensors, values)
+
+
+def _never_one(path: Path) -> str:
+    """What a file is that is no safetensors file, and no part of one; "" where it may have been."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start or start[8:9] in (b"{", b""):
+        return ""
+    if start.startswith(b"PK"):
+        return "a zip"
+    return "a file of another kind" if b"\0" in start else "a text"
