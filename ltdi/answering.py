@@ -1,5 +1,6 @@
 """The head that a user of ``ltdi classify`` and ``ltdi export`` means, and what is said of it and of its answers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -40,9 +41,9 @@ def tell(made: Head) -> None:
     say(f"a head from {', '.join(f'{n} of {name}' for n, name in zip(made.shots, made.classes))}, by {made.method}")
 
 
-def answered(answers: pd.DataFrame, classes: tuple[str, ...], csv: Path | None) -> None:
+def answered(answers: pd.DataFrame, classes: tuple[str, ...], folders: Sequence[Path], csv: Path | None) -> None:
     """The answers as a table, and whether they are right where a file lies in a folder named like a class."""
     show_first(answers, csv, told="{:.2f}", written="%.4f")
-    right, of = rightly(answers, classes)
+    right, of = rightly(answers, classes, folders)
     if of:
         say(f"of {of} images in folders named like a class {right} are right, {right / of:.1%}")

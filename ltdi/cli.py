@@ -81,7 +81,7 @@ def classify(
             made.save(head)
         tell(made)
         if len(files):
-            answered(answers, made.classes, csv)
+            answered(answers, made.classes, images or [], csv)
 
 
 class Kind(StrEnum):

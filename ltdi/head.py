@@ -1,6 +1,6 @@
 """A generated head: weights for named classes, that answer, are scored, kept and exported."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class Head:
             InputError: no image lies in a folder named like a class.
         """
         answers = self.classify(folder)
-        right, of = rightly(answers, self.classes)
+        right, of = rightly(answers, self.classes, [folder])
         if not of:
             raise InputError(f"{folder}: no image lies in a folder named like a class ({', '.join(self.classes)})")
         return right / of
@@ -180,8 +180,13 @@ def _check(file: Path, facts: Mapping[str, Any], learner: Learner, tensors: Mapp
     HEAD.check_shapes(file, tensors, shapes)
 
 
-def rightly(answers: pd.DataFrame, classes: Sequence[str]) -> tuple[int, int]:
-    """How many answers are right, of how many whose file lies in a folder named like a class."""
-    folders = [Path(str(image)).parent.name for image in answers["image"]]
-    told = [(folder, answer) for folder, answer in zip(folders, answers["class"]) if folder in classes]
-    return sum(folder == answer for folder, answer in told), len(told)
+def rightly(answers: pd.DataFrame, classes: Sequence[str], folders: Iterable[str | Path] = ()) -> tuple[int, int]:
+    """How many answers are right, of how many whose file lies in a folder named like a class, or below one within the
+    ``folders`` that were named: the nearest counts."""
+    roots, told = [Path(each) for each in folders], []
+    for image, answer in zip(answers["image"], answers["class"]):
+        place = Path(str(image))
+        within = [each for root in roots if place.is_relative_to(root) for each in place.relative_to(root).parents]
+        above = (place.parent.name, *(each.name for each in within))
+        told += [(name, answer) for name in above if name in classes][:1]
+    return sum(name == answer for name, answer in told), len(told)

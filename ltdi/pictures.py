@@ -2,8 +2,9 @@
 a task."""
 
 import os
+import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ltdi.classes import context_of
 from ltdi.datasets import Picture, each_of, find_images, looks
-from ltdi.errors import InputError, short
+from ltdi.errors import InputError, Remark, short
 from ltdi.extractor import FeatureExtractor
 from ltdi.schemas import MOST_LETTERS
 from ltdi.tasks import Context
@@ -23,37 +24,75 @@ from ltdi.tasks import Context
 IMAGES_TOGETHER = 1000
 """How many images are in memory at a time."""
 
+PARTS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "support", "query")
+"""Of a data set, by the names of their folders."""
+
 Pictures = str | Path | Picture | Sequence[str | Path | Picture]
 """Images: a folder, a file, an image in memory as a file would show it, several of them, or an array or a tensor of
 several; ``datasets.pixels`` says what its axes and its numbers mean."""
 
 
 def by_folder(task: Path, at_least: int = 2) -> dict[str, list]:
-    """The image files of each class: a folder that holds a folder for each.
+    """The image files of each class: a folder that holds a folder for each, with all that lies below it.
 
     Raises:
-        InputError: there are fewer than ``at_least``, or an image lies in no class's folder.
+        InputError: there are fewer than ``at_least``, an image lies in no class's folder, or the folders are not
+            classes' but those of a split.
     """
+    found = find_images(task)
     by_class: dict[str, list] = {}
-    for name, file in find_images(task).items():
-        by_class.setdefault(name.rpartition("/")[0], []).append(file)
+    below: dict[str, set[str]] = {}
+    for name, file in found.items():
+        top, *between, _ = name.split("/") if "/" in name else ("", name)
+        by_class.setdefault(top, []).append(file)
+        below.setdefault(top, set()).update(between[:1])
     if "" in by_class:
         raise InputError(f"{by_class[''][0]} lies in no class's folder; move it into one")
     if task.is_dir():
-        if broken := sorted(each for each in task.iterdir() if each.is_symlink() and not each.exists()):
-            raise InputError(f"{broken[0]}: a link that leads nowhere; remove it, or put the class's images there")
-        filled = {name.split("/")[0] for name in by_class}
-        others = (each for each in task.iterdir() if each.name not in filled and not each.name.startswith("."))
-        if empty := sorted(each for each in others if each.is_dir()):
-            raise InputError(f"{empty[0]} holds no image that is read (PNG, JPEG, WebP, BMP, TIFF, GIF)")
+        _none_is_empty(task, by_class)
     try:
         check_names(list(by_class))
     except InputError as error:
         raise InputError(f"{task}: {error}") from error
+    _are_classes(task, below)
     if len(by_class) < at_least:
         more = "two or more" if at_least > 1 else "one or more"
-        raise InputError(f"{task} holds images of {len(by_class)} classes; give {more}, each in a folder of its own")
+        raise InputError(
+            f"{task} holds images of {len(by_class)} classes; give {more}, each in a folder of its own"
+            + _lower(task, below)
+        )
+    if told := next((_lower(task, {top: inner}) for top, inner in below.items() if len(inner) > 1), ""):
+        warnings.warn(
+            f"{task}: a class is all that lies in one of its folders, however deep{told}", Remark, stacklevel=2
+        )
     return by_class
+
+
+def _none_is_empty(task: Path, filled: Collection[str]) -> None:
+    if broken := sorted(each for each in task.iterdir() if each.is_symlink() and not each.exists()):
+        raise InputError(f"{broken[0]}: a link that leads nowhere; remove it, or put the class's images there")
+    others = (each for each in task.iterdir() if each.name not in filled and not each.name.startswith("."))
+    if empty := sorted(each for each in others if each.is_dir()):
+        raise InputError(f"{empty[0]} holds no image that is read (PNG, JPEG, WebP, BMP, TIFF, GIF)")
+
+
+def _are_classes(task: Path, below: Mapping[str, Collection[str]]) -> None:
+    """
+    Raises:
+        InputError: the folders of a root, each with the names of the folders in it, are parts of a data set.
+    """
+    parts = [top for top, inner in below.items() if inner and top.lower() in PARTS]
+    if parts and (len(parts) == len(below) or len(parts) > 1):
+        raise InputError(
+            f"{task} holds {', '.join(sorted(below))}, which are parts of a data set and no classes; name the folder"
+            f" that the classes' folders lie in, e.g. {task / parts[0]}"
+        )
+
+
+def _lower(task: Path, below: Mapping[str, Collection[str]]) -> str:
+    """Where the folders in a root's folders may be what is meant."""
+    deep = next(((top, sorted(inner)) for top, inner in below.items() if inner), None)
+    return f"; {task / deep[0]} holds {', '.join(deep[1][:3])}: to tell these apart, name it" if deep else ""
 
 
 def by_name(classes: str | Path | Mapping[Any, Pictures], at_least: int = 2) -> dict[str, Any]:
