@@ -1,6 +1,7 @@
 """A generated head: weights for named classes, that answer, are scored, kept and exported."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ import torch
 from torch import Tensor
 
 from ltdi.datasets import different
-from ltdi.errors import InputError
+from ltdi.errors import InputError, Remark
 from ltdi.extractor import FeatureExtractor
 from ltdi.learner import Classifier, Learner
 from ltdi.learners import LEARNERS, learner_of
-from ltdi.pictures import IMAGES_TOGETHER, Pictures, check_names, images_of, listed_of, named
+from ltdi.named import check_names, named
+from ltdi.pictures import Pictures, images_of, listed_of, readable
 from ltdi.schemas import HEAD
 from ltdi.store import read_tensors, write_tensors
+
+ANSWERED_TOGETHER = 100
+"""How many images are read before they are answered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,32 +48,61 @@ class Head:
         check_names(self.classes)
 
     @torch.no_grad()
+    def parts(
+        self, pictures: Pictures, left_out: Callable[[str], object] | None = None
+    ) -> Iterator[tuple[list[Any], Tensor]]:
+        """Some images at a time, where they are or their numbers, and the probabilities (M, N) of their classes. That
+        some are of one shade alone is remarked at the end.
+
+        Raises:
+            InputError: one cannot be read, and ``left_out`` is not there to be told why it is passed over.
+        """
+        listed, blank = listed_of(pictures, strict=left_out is None), []
+        for first in range(0, len(listed), ANSWERED_TOGETHER):
+            kept, images = readable(self.extractor, listed[first : first + ANSWERED_TOGETHER], first, left_out)
+            if not kept:
+                continue
+            inputs = images if self.learner.from_images else self.extractor(images)
+            logits = self.learner.logits(self.w, inputs[None])[0]  # type: ignore[attr-defined]
+            answers = logits.softmax(-1).cpu()
+            if not bool(answers.isfinite().all()):
+                raise InputError(
+                    f"the head for {', '.join(self.classes)} answers with no numbers; generate it again from its images"
+                )
+            places = [_place(listed[first + i], first + i) for i in kept]
+            flat = images.flatten(1)
+            blank += [places[i] for i in (flat.amin(1) == flat.amax(1)).nonzero().flatten().tolist()]
+            yield places, answers
+        if blank:
+            told = f"{len(blank)} of the images are of one shade alone, e.g. {blank[0]}; what is answered says nothing"
+            warnings.warn(told, Remark, stacklevel=2)
+
     def probabilities(self, pictures: Pictures) -> Tensor:
         """(M, N)"""
-        listed, found = listed_of(pictures), []
-        for first in range(0, len(listed), IMAGES_TOGETHER):
-            images = images_of(self.extractor, listed[first : first + IMAGES_TOGETHER], first)
-            inputs = images if self.learner.from_images else self.extractor(images)
-            found.append(self.learner.logits(self.w, inputs[None])[0].softmax(-1).cpu())  # type: ignore[attr-defined]
-        answers = torch.cat(found)
-        if not bool(answers.isfinite().all()):
-            raise InputError(
-                f"the head for {', '.join(self.classes)} answers with no numbers; generate it again from its images"
-            )
-        return answers
+        return torch.cat([torch.empty(0, len(self.classes)), *(answers for _, answers in self.parts(pictures))])
+
+    def tables(
+        self, pictures: Pictures, left_out: Callable[[str], object] | None = None, *, every: bool = False
+    ) -> Iterator[pd.DataFrame]:
+        """``parts`` as tables: a row an image: where it is, the class, and how probable that is; with ``every`` also
+        how probable each class is, ``p(<class>)``."""
+        for places, answers in self.parts(pictures, left_out):
+            share, label = answers.max(-1)
+            # as objects: names of files are bytes, and those that are no text fit into no column of text
+            columns = {
+                "image": pd.Series(places, dtype=object),
+                "class": pd.Series([self.classes[each] for each in label.tolist()], dtype=object),
+                "probability": share.numpy(),
+            }
+            columns |= {f"p({name})": answers[:, n].numpy() for n, name in enumerate(self.classes) if every}
+            yield pd.DataFrame(columns)
 
     def classify(self, pictures: Pictures) -> pd.DataFrame:
         """A row an image: where it is, the class, and how probable that is."""
-        listed, columns = listed_of(pictures), ["image", "class", "probability"]
-        if not len(listed):
-            return pd.DataFrame({name: [] for name in columns})
-        share, label = self.probabilities(listed).max(-1)
-        places = [
-            str(each) if isinstance(each, str | Path) or hasattr(each, "at") else j for j, each in enumerate(listed)
-        ]
-        # as objects: names of files are bytes, and those that are no text fit into no column of text
-        names = [pd.Series(each, dtype=object) for each in (places, [self.classes[each] for each in label.tolist()])]
-        return pd.DataFrame(dict(zip(columns, (*names, share.numpy()), strict=True)))
+        found = list(self.tables(pictures))
+        if not found:
+            return pd.DataFrame({name: [] for name in ("image", "class", "probability")})
+        return pd.concat(found, ignore_index=True)
 
     def score(self, folder: str | Path) -> float:
         """The share of the images in a folder of class folders that are classified rightly.
@@ -178,6 +212,10 @@ def _check(file: Path, facts: Mapping[str, Any], learner: Learner, tensors: Mapp
     if "support" in tensors:
         shapes["support"] = (sum(shots), learner.n_numbers)
     HEAD.check_shapes(file, tensors, shapes)
+
+
+def _place(picture: Any, number: int) -> str | int:
+    return str(picture) if isinstance(picture, str | Path) or hasattr(picture, "at") else number
 
 
 def rightly(answers: pd.DataFrame, classes: Sequence[str], folders: Iterable[str | Path] = ()) -> tuple[int, int]:

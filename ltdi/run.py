@@ -26,7 +26,8 @@ from ltdi.learners import LinearHead
 from ltdi.methods.base import Method
 from ltdi.methods.saved import read_method
 from ltdi.methods.self_trained import SelfTrained
-from ltdi.pictures import Pictures, by_name, context_of_unequal, embedded, images_of, listed_of, named
+from ltdi.named import by_name, named
+from ltdi.pictures import Pictures, context_of_unequal, embedded, images_by_class, listed_of
 from ltdi.schemas import FEATURES, METHOD, RESULTS
 from ltdi.seeding import generator
 from ltdi.store import digest, read_json, read_tensors
@@ -64,7 +65,7 @@ class Run:
 
     def context(self, classes: Mapping[str, Pictures]) -> Context:
         """What the images of some classes say of their task; a class may have more images than another."""
-        by_class = [self._images(name, pictures) for name, pictures in classes.items()]
+        by_class = list(images_by_class(self.extractor, classes).values())
         rows = self.extractor(torch.cat(by_class)).split([len(each) for each in by_class])
         return context_of_unequal(rows, by_class)
 
@@ -87,13 +88,18 @@ class Run:
             raise InputError(f"{self.data} generates heads from names; give them with --names, without images of them")
         context, method = self.context(by_class), self.method
         if unlabelled is not None:
-            method = SelfTrained(method)
-            context = knowing(context, embedded(self.extractor, listed_of(unlabelled))[None])
+            listed, method = listed_of(unlabelled), SelfTrained(method)
+            if len(listed) < len(by_class):
+                raise InputError(
+                    f"--transductive learns from {len(listed)} images of {len(by_class)} classes, and some of each are"
+                    " needed; leave it out, or name more"
+                )
+            context = knowing(context, embedded(self.extractor, listed)[None])
         return self._head(self.name, method, tuple(by_class), context, seed)
 
     def context_of_names(self, names: Sequence[str]) -> Context:
         """What the names of some classes say of their task."""
-        knobs = read_tensors(self.data / "tasks" / "features.safetensors", kind=FEATURES)[1]["names"]
+        knobs = self.naming
         told = read_descriptions(Path(knobs["descriptions"])) if knobs["descriptions"] else None
         texts = embed_names(knobs["encoder"], names, prompts=knobs["prompts"], descriptions=told)
         return Context(texts[None, :, None].to(self.device))
@@ -135,7 +141,7 @@ class Run:
                 f"names and images are joined in a linear head, and {self.data} generates"
                 f" {made.learner.facts()['name']}; set learner.name = linear_head"
             )
-        images = {name: self._images(name, pictures) for name, pictures in by_class.items()}
+        images = images_by_class(self.extractor, by_class)
         rows = [self.extractor(images[name]) if name in images else None for name in made.classes]
         sources = load_sources(self.data, splits=["meta_train", "meta_val"], device=self.device)
         joiner = Joiner(made.learner, self.method, sources["meta_train"].of.means().mean(0), sources["meta_val"].of)
@@ -144,16 +150,11 @@ class Run:
         joint = replace(made, w=w, shots=shots, method=f"{made.method} and the images", support=(), again=None)
         return joint, told
 
-    def _images(self, name: str, pictures: Pictures) -> Tensor:
-        """A class's, uint8 (M, channels, size, size).
-
-        Raises:
-            InputError: there are none, or one cannot be read; of which class it is.
-        """
-        try:
-            return images_of(self.extractor, listed_of(pictures))
-        except InputError as error:
-            raise InputError(f"class {name!r}: {error}") from error
+    @property
+    def naming(self) -> dict[str, Any]:
+        """How names are read; nothing where the run works on images."""
+        facts = read_tensors(self.data / "tasks" / "features.safetensors", kind=FEATURES)[1]
+        return dict(facts["names"]) if self.is_from_names else {}
 
     @property
     def is_from_names(self) -> bool:

@@ -10,7 +10,7 @@ from PIL import Image
 
 import ltdi
 from ltdi.errors import InputError, Remark
-from ltdi.pictures import by_folder
+from ltdi.named import by_folder
 
 
 @pytest.fixture

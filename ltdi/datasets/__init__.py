@@ -15,8 +15,9 @@ from ltdi.datasets.images import (
     expand_classes,
     join,
 )
+from ltdi.datasets.names import different, looks
 from ltdi.datasets.pixels import each_of
-from ltdi.datasets.reading import SUFFIXES, Picture, different, find_images, looks, read_images, transform
+from ltdi.datasets.reading import SUFFIXES, Picture, find_images, read_images, transform
 
 
 @dataclass(frozen=True)
