@@ -10,12 +10,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.datasets import different
 from ltdi.errors import InputError, Remark
 from ltdi.extractor import FeatureExtractor
 from ltdi.learner import Classifier, Learner
 from ltdi.learners import LEARNERS, learner_of
-from ltdi.named import check_names, named
+from ltdi.named import check_names, different, named
 from ltdi.pictures import Pictures, images_of, listed_of, readable
 from ltdi.schemas import HEAD
 from ltdi.store import read_tensors, write_tensors

@@ -1,6 +1,7 @@
 """Classes by their names: of a folder of folders, or as they are given; what a name may be."""
 
 import os
+import unicodedata
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Number
@@ -9,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ltdi.datasets import find_images, looks
+from ltdi.datasets import find_images
 from ltdi.errors import InputError, Remark, short
 from ltdi.schemas import MOST_LETTERS
 
-PARTS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "support", "query")
-"""Of a data set, by the names of their folders."""
+PARTS = ("train", "training", "support", "val", "valid", "validation", "dev", "test", "testing", "query")
+"""Of a data set, by the names of their folders; what is learned from is first."""
 
 
 def by_folder(task: Path, at_least: int = 2) -> dict[str, list]:
@@ -66,7 +67,7 @@ def _are_classes(task: Path, below: Mapping[str, Collection[str]]) -> None:
     Raises:
         InputError: the folders of a root, each with the names of the folders in it, are parts of a data set.
     """
-    parts = [top for top, inner in below.items() if inner and top.lower() in PARTS]
+    parts = [each for part in PARTS for each in below if each.lower() == part and below[each]]
     if parts and (len(parts) == len(below) or len(parts) > 1):
         raise InputError(
             f"{task} holds {', '.join(sorted(below))}, which are parts of a data set and no classes; name the folder"
@@ -105,6 +106,18 @@ def named(classes: Iterable[object]) -> tuple[str, ...]:
     told = tuple(map(str, names))
     check_names(told)
     return told
+
+
+def different(names: Iterable[str]) -> int:
+    """How many of some names look different: an accent may belong to its letter, or be a character behind it, and
+    neither blanks at an end nor what has no width are seen."""
+    return len(set(map(looks, names)))
+
+
+def looks(name: str) -> str:
+    """What is seen of a name: equal for those that look the same."""
+    seen = (each for each in unicodedata.normalize("NFC", name) if unicodedata.category(each) != "Cf")
+    return " ".join("".join(seen).split())
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -41,7 +41,8 @@ def apart(path: Path, data: Path, *inputs: Path | None) -> Path:
         raise InputError(f"{path} is an image, and would be lost; name another place")
     read = chain((file for each in run for file in each.rglob("*")), *map(_read_at, filter(None, inputs)))
     if same := next((file for file in read if file.is_file() and file.samefile(target)), None):
-        raise InputError(f"{path} is {same}, which is read and would be lost; name another place")
+        what = "one" if same == path else f"{same},"
+        raise InputError(f"{path} is {what} which is read and would be lost; name another place")
     return target
 
 

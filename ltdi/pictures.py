@@ -26,7 +26,7 @@ IMAGES_TOGETHER = 1000
 
 Pictures = str | Path | Picture | Sequence[str | Path | Picture]
 """Images: a folder, a file, an image in memory as a file would show it, several of them, or an array or a tensor of
-several; ``datasets.pixels`` says what its axes and its numbers mean."""
+several; ``datasets.looks`` says what its axes and its numbers mean."""
 
 
 def listed_of(pictures: Pictures, *, strict: bool = True) -> Sequence[Any]:

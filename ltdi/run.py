@@ -28,11 +28,12 @@ from ltdi.methods.saved import read_method
 from ltdi.methods.self_trained import SelfTrained
 from ltdi.named import by_name, named
 from ltdi.pictures import Pictures, context_of_unequal, embedded, images_by_class, listed_of
-from ltdi.schemas import FEATURES, METHOD, RESULTS
+from ltdi.schemas import FEATURES, METHOD
 from ltdi.seeding import generator
-from ltdi.store import digest, read_json, read_tensors
+from ltdi.store import digest, read_tensors
 from ltdi.tasks import Context
 from ltdi.texts import embed_names, read_descriptions
+from ltdi.told import info_of
 from ltdi.transductive import knowing
 
 
@@ -221,28 +222,8 @@ class Run:
 
     def info(self) -> dict[str, Any]:
         """What the run is: plain values by name."""
-        facts = read_tensors(self.data / "tasks" / "features.safetensors", kind=FEATURES)[1]
         setup = self._saved(self.name)[1]["setup"]
-        trained, controls = names(self.data)
-        told = {
-            "scenario": self.facts["scenario"],
-            "data set": facts["data_set"],
-            "images": f"{facts['size']} × {facts['size']}",
-            "learner": self.method.start.learner.facts()["name"],
-            "start": self.method.start.kind,
-            "tasks": f"{setup['n_way']} classes, {setup['n_shot']} images of each",
-            "method": trained,
-            "controls": ", ".join(controls) or "none",
-            "any number of classes": "no" if self.method.one_size else "yes",
-        }
-        results = self.data / "results" / "metrics.json"
-        if results.is_file():
-            metrics = read_json(results, kind=RESULTS)
-            told[metrics["scored_by"]] = f"{metrics['score']:.4f} ± {metrics['ci95']:.4f} on meta-test tasks"
-            if "paired" in metrics:
-                paired = metrics["paired"]
-                told |= {f"over {metrics['best_control']}": f"{paired['difference']:+.4f} ± {paired['ci95']:.4f}"}
-        return told
+        return info_of(self.data, self.facts["scenario"], self.method, setup, names(self.data))
 
 
 def load(data: str | Path = "data", *, method: str = "") -> Run:

@@ -11,8 +11,8 @@ from command import refused
 from torch.testing import assert_close
 
 import ltdi
-from ltdi.datasets.names import different
 from ltdi.errors import InputError
+from ltdi.named import different
 from ltdi.outputs import as_text
 from ltdi.store import read_tensors, write_tensors
 

@@ -15,8 +15,7 @@ from ltdi.datasets.images import (
     expand_classes,
     join,
 )
-from ltdi.datasets.names import different, looks
-from ltdi.datasets.pixels import each_of
+from ltdi.datasets.looks import each_of
 from ltdi.datasets.reading import SUFFIXES, Picture, find_images, read_images, transform
 
 
@@ -62,12 +61,10 @@ __all__ = [
     "ImageSet",
     "Picture",
     "augment",
-    "different",
     "each_of",
     "expand_classes",
     "find_images",
     "join",
-    "looks",
     "read_images",
     "transform",
 ]

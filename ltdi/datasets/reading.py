@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ltdi.datasets.looks import seen_as
-from ltdi.datasets.pixels import bytes_in_memory, in_memory, upright
+from ltdi.datasets.looks import bytes_in_memory, in_memory, seen_as, upright
 from ltdi.errors import InputError
 from ltdi.store import digest
 
