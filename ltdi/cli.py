@@ -1,35 +1,58 @@
 """The command ``ltdi``: a head for a task of one's own, without training, from what the last run has learned."""
 
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 from rich.table import Table
 
-from ltdi import comparison
+from ltdi import answering, comparison
 from ltdi.adapter import AdapterRun
-from ltdi.answering import answered, head_of, named_folder, names_in, tell
 from ltdi.audit import audit_run, told_of_run
 from ltdi.console import console, one_line_errors, plain, say
 from ltdi.errors import InputError
 from ltdi.example import write_example
 from ltdi.likeness import audit_files, told_of_files
-from ltdi.outputs import apart, differ, show_first
+from ltdi.outputs import Rows, apart, differ
 from ltdi.peft_format import CONFIG, TENSORS, write_adapter
 from ltdi.pictures import listed_of
 from ltdi.program import PROGRAMS, facts_of
 from ltdi.run import Run
 from ltdi.store import write_plain_tensors
 
-app = typer.Typer(help="Weights for a task that nobody has trained on.", add_completion=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 Data = Annotated[Path, typer.Option(help="The folder of a finished run.")]
 Method = Annotated[str, typer.Option(help="A method or a control of the run.", show_default="the trained one")]
 Seed = Annotated[int, typer.Option(help="Of the noise that generation starts from.")]
+Csv = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where to write the whole table; - is standard output. Text that begins with = + - @ has a ' before it."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="All on standard output, a JSON object a line.")]
+Every = Annotated[bool, typer.Option("--all", help="The probabilities of all classes, in the table or as JSON.")]
+Skip = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")]
 Task = Annotated[
     Path, typer.Argument(help="A folder of classes, each a folder of images, or a kept head; with --names, images.")
 ]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"ltdi {metadata.version('ltdi')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Tell it.", is_eager=True, callback=_version)] = False,
+) -> None:
+    """Weights for a task that nobody has trained on."""
 
 
 @app.command()
@@ -40,7 +63,10 @@ def classify(
     examples: Annotated[Path | None, typer.Option(help="With --names: a folder of images of some of them.")] = None,
     head: Annotated[Path | None, typer.Option(help="Where to keep the head.")] = None,
     add: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER: a further class; once for each.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Where to write all answers.")] = None,
+    csv: Csv = None,
+    json: Json = False,
+    every: Every = False,
+    skip: Skip = False,
     transductive: Annotated[
         bool, typer.Option(help="Learn from the images to classify too; only where there are some of every class.")
     ] = False,
@@ -49,39 +75,36 @@ def classify(
     data: Data = Path("data"),
 ) -> None:
     """Generate a head for classes of a few images each, or of names, and classify images by it."""
-    with one_line_errors("ltdi classify"):
+    with one_line_errors("ltdi classify"), Rows(csv, json, "%.4f") as rows:
         # first, so that a mistake in them leaves nothing behind
-        files = listed_of([*([task] if names else []), *(images or [])])
-        further = [named_folder(each) for each in add or []]
+        asked = [*([task] if names else []), *(images or [])]
+        files = listed_of(asked, strict=not skip)
+        further = [answering.named_folder(each) for each in add or []]
         read = (task, examples, *(images or []), *(place for _, place in further))
-        csv, head = csv and apart(csv, data, *read), head and apart(head, data, *read)
-        differ(("--csv", csv), ("--head", head))
+        head = head and apart(head, data, *read)
+        differ(("--csv", rows.place(data, *read)), ("--head", head))
+        differ(("what --csv is written to at first", rows.part), ("--head", head))
         run = Run(data, method=method)
+        if names and (described := run.naming.get("descriptions")):
+            rows.place(data, Path(described))
+            head = head and apart(head, data, Path(described))
         if not names and not task.is_dir() and head and not add:
             raise InputError(
                 f"{task} is no folder of classes, so there is nothing to keep; leave --head out, or name a folder, or a"
                 " class to --add"
             )
-        if transductive and (names or add or not task.is_dir() or not len(files)):
-            raise InputError(
-                "--transductive takes a folder of classes and images to classify, and neither --names nor --add; leave"
-                " it out, or name these"
-            )
+        answering.check_transductive(transductive, task, bool(names or add or skip), len(files))
         if names:
-            made = run.generate_from_names(names_in(names), seed=seed)
+            made = run.generate_from_names(answering.names_in(names), seed=seed)
         else:
-            made = head_of(run, task, method, seed, files if transductive else None)
-        if examples:
-            made, told = run.joined(made, examples, seed=seed)
-            say(told)
-        for name, place in further:
-            made = made.with_class(name, place)
-        answers = made.classify(files)
+            made = answering.head_of(run, task, method, seed, files if transductive else None)
+        made = answering.longer(run, made, examples, further, seed)
+        answers = answering.answer(made, files, rows, skip=skip, every=every) if len(files) else None
         if head:
             made.save(head)
-        tell(made)
-        if len(files):
-            answered(answers, made.classes, csv)
+        answering.tell(made)
+        if answers is not None:
+            answering.show_answers(answers, made.classes, asked, rows)
 
 
 class Kind(StrEnum):
@@ -100,7 +123,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="Where to write: a safetensors file, or a program.")],
     program: Annotated[
         Kind | None,
-        typer.Option(help="Images in, class probabilities out, body and all.", show_default="the head's tensors alone"),
+        typer.Option(help="Images in, class probabilities out, body and all.", show_default="as the file ends"),
     ] = None,
     images: Annotated[Images, typer.Option(help="What a program takes: 0 to 255, or 0 to 1.")] = Images.uint8,
     method: Method = "",
@@ -109,10 +132,10 @@ def export(
 ) -> None:
     """Generate a head and write its tensors by name, for any program that reads safetensors, or all as one program."""
     with one_line_errors("ltdi export"):
-        file = apart(file, data, task)
-        made = head_of(Run(data, method=method), task, method, seed)
-        if program:
-            PROGRAMS[program](made, file, images=images)
+        file, kind = apart(file, data, task), answering.program_of(file, program)
+        made = answering.head_of(Run(data, method=method), task, method, seed)
+        if kind:
+            PROGRAMS[kind](made, file, images=images)
             facts = facts_of(made, images)
             say(f"{file}: {facts['input']} -> {facts['output']}")
             return
@@ -152,16 +175,18 @@ def adapt(
 def audit(
     folder: Annotated[Path, typer.Argument(help="A finished run's, or one of anybody's safetensors of one network.")],
     tasks: Annotated[int, typer.Option(help="How many meta-test tasks.")] = 500,
-    csv: Annotated[Path | None, typer.Option(help="Where to write the table.")] = None,
+    csv: Csv = None,
+    json: Json = False,
     method: Method = "",
     seed: Seed = 0,
 ) -> None:
     """Does the condition matter? Weights for right and wrong conditions; of others' files, how alike they are."""
-    with one_line_errors("ltdi audit"):
-        csv = csv and apart(csv, folder, *folder.rglob("*.safetensors"))
+    with one_line_errors("ltdi audit"), Rows(csv, json) as rows:
+        rows.place(folder, *folder.rglob("*.safetensors"))
         is_run = (folder / "model").is_dir()
         found = audit_run(folder, method=method, n_tasks=tasks, seed=seed) if is_run else audit_files(folder)
-        show_first(found, csv, told="{:.4g}", written="%.6g")
+        rows.add(found)
+        rows.show(found, "{:.4g}")
         say(told_of_run(found) if is_run else told_of_files(found))
 
 
@@ -172,25 +197,31 @@ def compare(
     n_shot: Annotated[int, typer.Option(help="Images of each class that a head is made from.")] = 1,
     n_query: Annotated[int | None, typer.Option(help="Further ones that are asked.", show_default="15")] = None,
     tasks: Annotated[int, typer.Option(help="How many tasks are drawn.")] = 1000,
-    csv: Annotated[Path | None, typer.Option(help="Where to write the table.")] = None,
+    csv: Csv = None,
+    json: Json = False,
     method: Method = "",
     seed: Seed = 0,
     data: Data = Path("data"),
 ) -> None:
     """Does it pay on your images? Generated heads beside every control, on tasks drawn from labelled classes."""
-    with one_line_errors("ltdi compare"):
-        csv, run = csv and apart(csv, data, folder), Run(data, method=method)
+    with one_line_errors("ltdi compare"), Rows(csv, json) as rows:
+        rows.place(data, folder)
+        run = Run(data, method=method)
         found = comparison.compare(run, folder, n_way=n_way, n_shot=n_shot, n_query=n_query, n_tasks=tasks, seed=seed)
-        show_first(found, csv, told="{:.4f}", written="%.6g")
+        rows.add(found)
+        rows.show(found, "{:.4f}")
         say(comparison.told_of(found))
 
 
 @app.command()
-def info(data: Data = Path("data"), method: Method = "") -> None:
+def info(data: Data = Path("data"), method: Method = "", json: Json = False) -> None:
     """What a run is."""
-    with one_line_errors("ltdi info"):
+    with one_line_errors("ltdi info"), Rows(None, json) as rows:
+        found = Run(data, method=method).info()
+        if json:
+            return rows.add(pd.DataFrame([found]))
         table = Table(show_header=False)
-        for name, value in Run(data, method=method).info().items():
+        for name, value in found.items():
             table.add_row(plain(name), plain(str(value)))
         console.print(table)
 

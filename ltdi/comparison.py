@@ -3,7 +3,9 @@
 Body, methods and knobs are the run's; nothing is learned from the images but what a task's few examples say.
 """
 
+from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from ltdi.console import say
 from ltdi.errors import InputError
 from ltdi.methods.base import Method
 from ltdi.metrics import mean_and_ci95
-from ltdi.pictures import by_folder, embedded
+from ltdi.named import by_folder
+from ltdi.pictures import embedded
 from ltdi.run import Run
 from ltdi.tasks import batches
 
@@ -52,12 +55,33 @@ def compare(
         raise InputError(f"--tasks {n_tasks}; give two or more, which an interval needs")
     by_class = _read(folder, n_way)
     n_query, methods = _asked(folder, max(map(len, by_class.values())), n_shot, n_query), _comparable(run, n_way)
-    features = embedded(run.extractor, [file for files in by_class.values() for file in files])
+    seen: list[str] = []
+    features = embedded(run.extractor, [file for files in by_class.values() for file in files], seen)
+    _tell_copies(by_class, seen)
     classes = Classes(features, torch.tensor([len(files) for files in by_class.values()]))
     sizes = {"n_tasks": n_tasks, "n_way": n_way, "n_shot": n_shot, "n_query": n_query}
     tasks = ClassTasks.sample(classes, **sizes, seed=seed, split="compare")
     scores = {name: _scores(method, tasks, run.noise(seed)) for name, method in methods.items()}
     return _table(run.name, scores)
+
+
+def _tell_copies(by_class: Mapping[str, list], seen: list[str]) -> None:
+    """Of copies one may be learned from and another asked."""
+    rest, own = iter(seen), 0
+    classes_of: dict[str, set[str]] = {}
+    for name, files in by_class.items():
+        counts = Counter(islice(rest, len(files)))
+        own += sum(n - 1 for n in counts.values())
+        for content in counts:
+            classes_of.setdefault(content, set()).add(name)
+    shared = sum(len(names) > 1 for names in classes_of.values())
+    if own:
+        say(
+            f"{own} of {len(seen)} images are copies of others of their class: where one is learned from and another"
+            " asked, the answer is known; accuracy is too high by that, take copies out"
+        )
+    if shared:
+        say(f"{shared} images are in two classes or more, and one of the answers is wrong; take them out of one")
 
 
 def told_of(table: pd.DataFrame) -> str:

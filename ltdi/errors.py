@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class Remark(UserWarning):
+    """What a user may want to know, though nothing is wrong: one line."""
+
+
 def refused_by_system(error: OSError, path: str | Path = "") -> InputError:
     """What the system says of a file, as one line."""
     place = path or error.filename or "what was to be written"

@@ -1,6 +1,7 @@
 """A generated head: weights for named classes, that answer, are scored, kept and exported."""
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.datasets import different
-from ltdi.errors import InputError
+from ltdi.errors import InputError, Remark
 from ltdi.extractor import FeatureExtractor
 from ltdi.learner import Classifier, Learner
 from ltdi.learners import LEARNERS, learner_of
-from ltdi.pictures import IMAGES_TOGETHER, Pictures, check_names, images_of, listed_of, named
+from ltdi.named import check_names, different, named
+from ltdi.pictures import Pictures, images_of, listed_of, readable
 from ltdi.schemas import HEAD
 from ltdi.store import read_tensors, write_tensors
+
+ANSWERED_TOGETHER = 100
+"""How many images are read before they are answered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,32 +47,61 @@ class Head:
         check_names(self.classes)
 
     @torch.no_grad()
+    def parts(
+        self, pictures: Pictures, left_out: Callable[[str], object] | None = None
+    ) -> Iterator[tuple[list[Any], Tensor]]:
+        """Some images at a time, where they are or their numbers, and the probabilities (M, N) of their classes. That
+        some are of one shade alone is remarked at the end.
+
+        Raises:
+            InputError: one cannot be read, and ``left_out`` is not there to be told why it is passed over.
+        """
+        listed, blank = listed_of(pictures, strict=left_out is None), []
+        for first in range(0, len(listed), ANSWERED_TOGETHER):
+            kept, images = readable(self.extractor, listed[first : first + ANSWERED_TOGETHER], first, left_out)
+            if not kept:
+                continue
+            inputs = images if self.learner.from_images else self.extractor(images)
+            logits = self.learner.logits(self.w, inputs[None])[0]  # type: ignore[attr-defined]
+            answers = logits.softmax(-1).cpu()
+            if not bool(answers.isfinite().all()):
+                raise InputError(
+                    f"the head for {', '.join(self.classes)} answers with no numbers; generate it again from its images"
+                )
+            places = [_place(listed[first + i], first + i) for i in kept]
+            flat = images.flatten(1)
+            blank += [places[i] for i in (flat.amin(1) == flat.amax(1)).nonzero().flatten().tolist()]
+            yield places, answers
+        if blank:
+            told = f"{len(blank)} of the images are of one shade alone, e.g. {blank[0]}; what is answered says nothing"
+            warnings.warn(told, Remark, stacklevel=2)
+
     def probabilities(self, pictures: Pictures) -> Tensor:
         """(M, N)"""
-        listed, found = listed_of(pictures), []
-        for first in range(0, len(listed), IMAGES_TOGETHER):
-            images = images_of(self.extractor, listed[first : first + IMAGES_TOGETHER], first)
-            inputs = images if self.learner.from_images else self.extractor(images)
-            found.append(self.learner.logits(self.w, inputs[None])[0].softmax(-1).cpu())  # type: ignore[attr-defined]
-        answers = torch.cat(found)
-        if not bool(answers.isfinite().all()):
-            raise InputError(
-                f"the head for {', '.join(self.classes)} answers with no numbers; generate it again from its images"
-            )
-        return answers
+        return torch.cat([torch.empty(0, len(self.classes)), *(answers for _, answers in self.parts(pictures))])
+
+    def tables(
+        self, pictures: Pictures, left_out: Callable[[str], object] | None = None, *, every: bool = False
+    ) -> Iterator[pd.DataFrame]:
+        """``parts`` as tables: a row an image: where it is, the class, and how probable that is; with ``every`` also
+        how probable each class is, ``p(<class>)``."""
+        for places, answers in self.parts(pictures, left_out):
+            share, label = answers.max(-1)
+            # as objects: names of files are bytes, and those that are no text fit into no column of text
+            columns = {
+                "image": pd.Series(places, dtype=object),
+                "class": pd.Series([self.classes[each] for each in label.tolist()], dtype=object),
+                "probability": share.numpy(),
+            }
+            columns |= {f"p({name})": answers[:, n].numpy() for n, name in enumerate(self.classes) if every}
+            yield pd.DataFrame(columns)
 
     def classify(self, pictures: Pictures) -> pd.DataFrame:
         """A row an image: where it is, the class, and how probable that is."""
-        listed, columns = listed_of(pictures), ["image", "class", "probability"]
-        if not len(listed):
-            return pd.DataFrame({name: [] for name in columns})
-        share, label = self.probabilities(listed).max(-1)
-        places = [
-            str(each) if isinstance(each, str | Path) or hasattr(each, "at") else j for j, each in enumerate(listed)
-        ]
-        # as objects: names of files are bytes, and those that are no text fit into no column of text
-        names = [pd.Series(each, dtype=object) for each in (places, [self.classes[each] for each in label.tolist()])]
-        return pd.DataFrame(dict(zip(columns, (*names, share.numpy()), strict=True)))
+        found = list(self.tables(pictures))
+        if not found:
+            return pd.DataFrame({name: [] for name in ("image", "class", "probability")})
+        return pd.concat(found, ignore_index=True)
 
     def score(self, folder: str | Path) -> float:
         """The share of the images in a folder of class folders that are classified rightly.
@@ -77,7 +110,7 @@ class Head:
             InputError: no image lies in a folder named like a class.
         """
         answers = self.classify(folder)
-        right, of = rightly(answers, self.classes)
+        right, of = rightly(answers, self.classes, [folder])
         if not of:
             raise InputError(f"{folder}: no image lies in a folder named like a class ({', '.join(self.classes)})")
         return right / of
@@ -180,8 +213,17 @@ def _check(file: Path, facts: Mapping[str, Any], learner: Learner, tensors: Mapp
     HEAD.check_shapes(file, tensors, shapes)
 
 
-def rightly(answers: pd.DataFrame, classes: Sequence[str]) -> tuple[int, int]:
-    """How many answers are right, of how many whose file lies in a folder named like a class."""
-    folders = [Path(str(image)).parent.name for image in answers["image"]]
-    told = [(folder, answer) for folder, answer in zip(folders, answers["class"]) if folder in classes]
-    return sum(folder == answer for folder, answer in told), len(told)
+def _place(picture: Any, number: int) -> str | int:
+    return str(picture) if isinstance(picture, str | Path) or hasattr(picture, "at") else number
+
+
+def rightly(answers: pd.DataFrame, classes: Sequence[str], folders: Iterable[str | Path] = ()) -> tuple[int, int]:
+    """How many answers are right, of how many whose file lies in a folder named like a class, or below one within the
+    ``folders`` that were named: the nearest counts."""
+    roots, told = [Path(each) for each in folders], []
+    for image, answer in zip(answers["image"], answers["class"]):
+        place = Path(str(image))
+        within = [each for root in roots if place.is_relative_to(root) for each in place.relative_to(root).parents]
+        above = (place.parent.name, *(each.name for each in within))
+        told += [(name, answer) for name in above if name in classes][:1]
+    return sum(name == answer for name, answer in told), len(told)

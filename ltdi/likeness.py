@@ -30,6 +30,9 @@ def audit_files(folder: Path) -> pd.DataFrame:
     shapes = [_shapes(file) for file in files]
     for file, other in zip(files, shapes):
         _same(file, other, files[0], shapes[0])
+    numbers = sum(torch.Size(shape).numel() for shape in shapes[0].values())
+    if not numbers:
+        raise InputError(f"{files[0]} holds no number, and none of the others does; name a folder of weights")
     gram = torch.zeros(len(files), len(files), dtype=torch.float64)
     names = [""] * len(files)
     for key in shapes[0]:  # all files' numbers of one tensor are held, and no more
@@ -38,7 +41,6 @@ def audit_files(folder: Path) -> pd.DataFrame:
         rows = torch.stack([value.double().flatten() for value in values])
         rows -= rows.mean(0)
         gram += rows @ rows.T
-    numbers = sum(torch.Size(shape).numel() for shape in shapes[0].values())
     square = gram.diagonal()
     between = ((square[:, None] + square - 2 * gram).clamp_min(0) / numbers).sqrt().fill_diagonal_(torch.inf)
     away, nearest = between.min(1)

@@ -1,10 +1,10 @@
-"""The images that a user names: folders, files or arrays, read as the run's own; their features, and what these say of
-a task."""
+"""The images that a user names: folders, files or what is in memory, read as the run's own; their features, and what
+these say of a task."""
 
 import os
+import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Number
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ltdi.classes import context_of
-from ltdi.datasets import Picture, each_of, find_images, looks
-from ltdi.errors import InputError, short
+from ltdi.console import Pace
+from ltdi.datasets import Picture, each_of, find_images
+from ltdi.errors import InputError, Remark
 from ltdi.extractor import FeatureExtractor
-from ltdi.schemas import MOST_LETTERS
+from ltdi.store import digest
 from ltdi.tasks import Context
 
 IMAGES_TOGETHER = 1000
@@ -25,88 +26,12 @@ IMAGES_TOGETHER = 1000
 
 Pictures = str | Path | Picture | Sequence[str | Path | Picture]
 """Images: a folder, a file, an image in memory as a file would show it, several of them, or an array or a tensor of
-several; ``datasets.pixels`` says what its axes and its numbers mean."""
+several; ``datasets.looks`` says what its axes and its numbers mean."""
 
 
-def by_folder(task: Path, at_least: int = 2) -> dict[str, list]:
-    """The image files of each class: a folder that holds a folder for each.
-
-    Raises:
-        InputError: there are fewer than ``at_least``, or an image lies in no class's folder.
-    """
-    by_class: dict[str, list] = {}
-    for name, file in find_images(task).items():
-        by_class.setdefault(name.rpartition("/")[0], []).append(file)
-    if "" in by_class:
-        raise InputError(f"{by_class[''][0]} lies in no class's folder; move it into one")
-    if task.is_dir():
-        if broken := sorted(each for each in task.iterdir() if each.is_symlink() and not each.exists()):
-            raise InputError(f"{broken[0]}: a link that leads nowhere; remove it, or put the class's images there")
-        filled = {name.split("/")[0] for name in by_class}
-        others = (each for each in task.iterdir() if each.name not in filled and not each.name.startswith("."))
-        if empty := sorted(each for each in others if each.is_dir()):
-            raise InputError(f"{empty[0]} holds no image that is read (PNG, JPEG, WebP, BMP, TIFF, GIF)")
-    try:
-        check_names(list(by_class))
-    except InputError as error:
-        raise InputError(f"{task}: {error}") from error
-    if len(by_class) < at_least:
-        more = "two or more" if at_least > 1 else "one or more"
-        raise InputError(f"{task} holds images of {len(by_class)} classes; give {more}, each in a folder of its own")
-    return by_class
-
-
-def by_name(classes: str | Path | Mapping[Any, Pictures], at_least: int = 2) -> dict[str, Any]:
-    """The images of each class by its name: those of a folder, or those that are given.
-
-    Raises:
-        InputError: a name or the folder is not as it must be.
-    """
-    if isinstance(classes, str | os.PathLike):
-        return by_folder(Path(classes), at_least)
-    if not isinstance(classes, Mapping):
-        raise InputError(f"classes of type {type(classes).__name__}; give a folder, or the images of each by its name")
-    return dict(zip(named(classes), classes.values()))
-
-
-def named(classes: Iterable[object]) -> tuple[str, ...]:
-    """The names of classes as text, which they are kept as: of numbers the digits.
-
-    Raises:
-        InputError: one is neither text nor a number, or cannot be kept (``check_names``).
-    """
-    names = list(classes)
-    if strange := [each for each in names if not isinstance(each, str | Number | np.bool_)]:
-        raise InputError(f"class {short(strange[0])} is of type {type(strange[0]).__name__}; name it by text")
-    told = tuple(map(str, names))
-    check_names(told)
-    return told
-
-
-def check_names(names: Sequence[str]) -> None:
-    """
-    Raises:
-        InputError: one is empty, too long or no text, or two look the same.
-    """
-    seen: dict[str, str] = {}
-    for name in names:
-        if not looks(name) or len(name) > MOST_LETTERS:
-            raise InputError(
-                f"class {short(name)}: a name is of 1 to {MOST_LETTERS:,} characters that are seen; rename it"
-            )
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"class {short(name)}: its name is no text in UTF-8; rename it") from error
-        if looks(name) in seen:
-            raise InputError(
-                f"classes {short(seen[looks(name)])} and {short(name)} have names that look the same; rename one"
-            )
-        seen[looks(name)] = name
-
-
-def listed_of(pictures: Pictures) -> Sequence[Any]:
-    """One item an image; a folder's in the order of their names.
+def listed_of(pictures: Pictures, *, strict: bool = True) -> Sequence[Any]:
+    """One item an image; a folder's in the order of their names. Not ``strict``: what in a folder is no image that is
+    read, too, to be left out later.
 
     Raises:
         InputError: there is no such file, no folder with images, or nothing that holds images.
@@ -129,7 +54,8 @@ def listed_of(pictures: Pictures) -> Sequence[Any]:
             listed.append(each)
             continue
         place = Path(each)
-        files = [place] if place.is_file() else list(find_images(place).values())
+        is_one = place.is_file() or not (strict or place.is_dir() or not os.path.lexists(place))
+        files = [place] if is_one else list(find_images(place, strict=strict).values())
         if not files:
             raise InputError(f"{place}: no such file, and no folder with images; name images or folders of them")
         listed += files
@@ -143,10 +69,64 @@ def images_of(extractor: FeatureExtractor, listed: Sequence[Any], first: int = 0
     return extractor.read(listed, first)
 
 
-def embedded(extractor: FeatureExtractor, listed: Sequence[Any]) -> Tensor:
-    """Features (M, F) of images, a part of these in memory at a time."""
-    parts = range(0, len(listed), IMAGES_TOGETHER)
-    return torch.cat([extractor(images_of(extractor, listed[i : i + IMAGES_TOGETHER], i)) for i in parts])
+def images_by_class(extractor: FeatureExtractor, classes: Mapping[str, Pictures]) -> dict[str, Tensor]:
+    """Those of each class, uint8 (K_n, channels, size, size). That two classes hold the same image is remarked.
+
+    Raises:
+        InputError: a class has none, or one cannot be read; of which class it is.
+    """
+    found: dict[str, Tensor] = {}
+    seen: dict[str, str] = {}
+    for name, pictures in classes.items():
+        try:
+            found[name] = images_of(extractor, listed_of(pictures))
+        except InputError as error:
+            raise InputError(f"class {name!r}: {error}") from error
+        for number, content in enumerate(contents(found[name])):
+            if (other := seen.setdefault(content, name)) != name:
+                told = f"image number {number} of class {name!r} is in class {other!r} too; take it out of one"
+                warnings.warn(told, Remark, stacklevel=2)
+    return found
+
+
+def contents(images: Tensor) -> list[str]:
+    """A name of each image (M, …), equal for equal ones."""
+    return [digest(image) for image in images.cpu()]
+
+
+def readable(
+    extractor: FeatureExtractor, listed: Sequence[Any], first: int, left_out: Callable[[str], object] | None
+) -> tuple[list[int], Tensor]:
+    """Which of some images can be read, by their places, and these; of each other one ``left_out`` is told why.
+
+    Raises:
+        InputError: one cannot, and nobody is to be told.
+    """
+    try:
+        return list(range(len(listed))), images_of(extractor, listed, first)
+    except InputError:
+        if left_out is None:
+            raise
+    kept, images = [], [extractor.blank((0,))]
+    for i, each in enumerate(listed):
+        try:
+            images.append(extractor.read([each], first + i))
+            kept.append(i)
+        except InputError as error:
+            left_out(str(error))
+    return kept, torch.cat(images)
+
+
+def embedded(extractor: FeatureExtractor, listed: Sequence[Any], seen: list[str] | None = None) -> Tensor:
+    """Features (M, F) of images, a part of these in memory at a time; their ``contents`` are put into ``seen``."""
+    features, pace = [], Pace(len(listed), "images")
+    for first in range(0, len(listed), IMAGES_TOGETHER):
+        images = images_of(extractor, listed[first : first + IMAGES_TOGETHER], first)
+        features.append(extractor(images))
+        if seen is not None:
+            seen += contents(images)
+        pace(first)
+    return torch.cat(features)
 
 
 def context_of_unequal(rows: Sequence[Tensor], images: Sequence[Tensor] | None = None) -> Context:

@@ -26,12 +26,14 @@ from ltdi.learners import LinearHead
 from ltdi.methods.base import Method
 from ltdi.methods.saved import read_method
 from ltdi.methods.self_trained import SelfTrained
-from ltdi.pictures import Pictures, by_name, context_of_unequal, embedded, images_of, listed_of, named
-from ltdi.schemas import FEATURES, METHOD, RESULTS
+from ltdi.named import by_name, named
+from ltdi.pictures import Pictures, context_of_unequal, embedded, images_by_class, listed_of
+from ltdi.schemas import FEATURES, METHOD
 from ltdi.seeding import generator
-from ltdi.store import digest, read_json, read_tensors
+from ltdi.store import digest, read_tensors
 from ltdi.tasks import Context
 from ltdi.texts import embed_names, read_descriptions
+from ltdi.told import info_of
 from ltdi.transductive import knowing
 
 
@@ -65,7 +67,7 @@ class Run:
     @exact()
     def context(self, classes: Mapping[str, Pictures]) -> Context:
         """What the images of some classes say of their task; a class may have more images than another."""
-        by_class = [self._images(name, pictures) for name, pictures in classes.items()]
+        by_class = list(images_by_class(self.extractor, classes).values())
         rows = self.extractor(torch.cat(by_class)).split([len(each) for each in by_class])
         return context_of_unequal(rows, by_class)
 
@@ -89,14 +91,19 @@ class Run:
             raise InputError(f"{self.data} generates heads from names; give them with --names, without images of them")
         context, method = self.context(by_class), self.method
         if unlabelled is not None:
-            method = SelfTrained(method)
-            context = knowing(context, embedded(self.extractor, listed_of(unlabelled))[None])
+            listed, method = listed_of(unlabelled), SelfTrained(method)
+            if len(listed) < len(by_class):
+                raise InputError(
+                    f"--transductive learns from {len(listed)} images of {len(by_class)} classes, and some of each are"
+                    " needed; leave it out, or name more"
+                )
+            context = knowing(context, embedded(self.extractor, listed)[None])
         return self._head(self.name, method, tuple(by_class), context, seed)
 
     @exact()
     def context_of_names(self, names: Sequence[str]) -> Context:
         """What the names of some classes say of their task."""
-        knobs = read_tensors(self.data / "tasks" / "features.safetensors", kind=FEATURES)[1]["names"]
+        knobs = self.naming
         told = read_descriptions(Path(knobs["descriptions"])) if knobs["descriptions"] else None
         texts = embed_names(knobs["encoder"], names, prompts=knobs["prompts"], descriptions=told)
         return Context(texts[None, :, None].to(self.device))
@@ -140,7 +147,7 @@ class Run:
                 f"names and images are joined in a linear head, and {self.data} generates"
                 f" {made.learner.facts()['name']}; set learner.name = linear_head"
             )
-        images = {name: self._images(name, pictures) for name, pictures in by_class.items()}
+        images = images_by_class(self.extractor, by_class)
         rows = [self.extractor(images[name]) if name in images else None for name in made.classes]
         sources = load_sources(self.data, splits=["meta_train", "meta_val"], device=self.device)
         joiner = Joiner(made.learner, self.method, sources["meta_train"].of.means().mean(0), sources["meta_val"].of)
@@ -149,16 +156,11 @@ class Run:
         joint = replace(made, w=w, shots=shots, method=f"{made.method} and the images", support=(), again=None)
         return joint, told
 
-    def _images(self, name: str, pictures: Pictures) -> Tensor:
-        """A class's, uint8 (M, channels, size, size).
-
-        Raises:
-            InputError: there are none, or one cannot be read; of which class it is.
-        """
-        try:
-            return images_of(self.extractor, listed_of(pictures))
-        except InputError as error:
-            raise InputError(f"class {name!r}: {error}") from error
+    @property
+    def naming(self) -> dict[str, Any]:
+        """How names are read; nothing where the run works on images."""
+        facts = read_tensors(self.data / "tasks" / "features.safetensors", kind=FEATURES)[1]
+        return dict(facts["names"]) if self.is_from_names else {}
 
     @property
     def is_from_names(self) -> bool:
@@ -227,28 +229,8 @@ class Run:
 
     def info(self) -> dict[str, Any]:
         """What the run is: plain values by name."""
-        facts = read_tensors(self.data / "tasks" / "features.safetensors", kind=FEATURES)[1]
         setup = self._saved(self.name)[1]["setup"]
-        trained, controls = names(self.data)
-        told = {
-            "scenario": self.facts["scenario"],
-            "data set": facts["data_set"],
-            "images": f"{facts['size']} × {facts['size']}",
-            "learner": self.method.start.learner.facts()["name"],
-            "start": self.method.start.kind,
-            "tasks": f"{setup['n_way']} classes, {setup['n_shot']} images of each",
-            "method": trained,
-            "controls": ", ".join(controls) or "none",
-            "any number of classes": "no" if self.method.one_size else "yes",
-        }
-        results = self.data / "results" / "metrics.json"
-        if results.is_file():
-            metrics = read_json(results, kind=RESULTS)
-            told[metrics["scored_by"]] = f"{metrics['score']:.4f} ± {metrics['ci95']:.4f} on meta-test tasks"
-            if "paired" in metrics:
-                paired = metrics["paired"]
-                told |= {f"over {metrics['best_control']}": f"{paired['difference']:+.4f} ± {paired['ci95']:.4f}"}
-        return told
+        return info_of(self.data, self.facts["scenario"], self.method, setup, names(self.data))
 
 
 def load(data: str | Path = "data", *, method: str = "") -> Run:

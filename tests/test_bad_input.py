@@ -448,7 +448,7 @@ def test_summary_of_nothing(text, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         stages.run(lambda params_file, data: summary.show(data))
     assert ended.value.code == 2
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert str(file) in said and said.count("\n") == 1
 
 

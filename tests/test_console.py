@@ -21,7 +21,9 @@ from ltdi.errors import InputError
 def ended(error, capsys):
     with pytest.raises(SystemExit) as end, one_line_errors("ltdi"):
         raise error
-    return end.value.code, capsys.readouterr().out
+    said = capsys.readouterr()
+    assert not said.out
+    return end.value.code, said.err
 
 
 @pytest.mark.parametrize(

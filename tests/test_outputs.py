@@ -125,6 +125,18 @@ def test_outputs_of_a_command_are_two_files(task, tmp_path):
     (tmp_path / "link").symlink_to(one)
     for other in (one, tmp_path / "other", tmp_path / "link"):
         refused(task.call(task.support, task.query, "--csv", one, "--head", other), "--csv and --head are both")
+    part = tmp_path / "answers.csv.part"
+    refused(task.call(task.support, task.query, "--csv", tmp_path / "answers.csv", "--head", part), "at first")
+
+
+@every_way
+def test_what_a_table_is_at_first_written_to_is_apart_too(way, task, kept, tmp_path):
+    if way in ("itself", "up and down"):
+        return
+    WAYS[way](kept, tmp_path / "answers.csv.part")
+    before = kept.read_bytes()
+    refused(task.call(kept, task.query, "--csv", tmp_path / "answers.csv"), "which is read and would be lost")
+    assert kept.read_bytes() == before
 
 
 def test_former_answers_are_written_anew_where_the_images_lie(task):

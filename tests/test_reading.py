@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from ltdi.datasets import reading
-from ltdi.datasets.reading import different, find_images, read_images
+from ltdi.datasets.reading import find_images, read_images
 from ltdi.errors import InputError
+from ltdi.named import different
 
 
 @pytest.fixture

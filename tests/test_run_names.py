@@ -11,8 +11,9 @@ from command import refused
 from torch.testing import assert_close
 
 import ltdi
-from ltdi.datasets.reading import different
 from ltdi.errors import InputError
+from ltdi.named import different
+from ltdi.outputs import as_text
 from ltdi.store import read_tensors, write_tensors
 
 NAMES = ["two words", "comma, and", 'quote"d', "žluťoučký кот 猫", "-dash", "semi;colon", "' single"]
@@ -30,7 +31,7 @@ def test_a_class_and_a_file_of_such_a_name_come_back_as_they_are(name, task, tmp
     assert ended.exit_code == 0, ended.output
     with open(task.csv, encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert row["image"] == str(asked) and row["class"] in ltdi.load(task.data).load_head(head).classes
+    assert row["image"] == str(asked) and row["class"] in map(as_text, ltdi.load(task.data).load_head(head).classes)
     assert name in ltdi.load(task.data).load_head(head).classes
 
 

@@ -15,8 +15,8 @@ from ltdi.datasets.images import (
     expand_classes,
     join,
 )
-from ltdi.datasets.pixels import each_of
-from ltdi.datasets.reading import SUFFIXES, Picture, different, find_images, looks, read_images, transform
+from ltdi.datasets.looks import each_of
+from ltdi.datasets.reading import SUFFIXES, Picture, find_images, read_images, transform
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,10 @@ __all__ = [
     "ImageSet",
     "Picture",
     "augment",
-    "different",
     "each_of",
     "expand_classes",
     "find_images",
     "join",
-    "looks",
     "read_images",
     "transform",
 ]

@@ -2,10 +2,9 @@
 
 import io
 import os
-import unicodedata
 import warnings
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -17,8 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ltdi.datasets.looks import seen_as
-from ltdi.datasets.pixels import bytes_in_memory, in_memory, upright
+from ltdi.datasets.looks import bytes_in_memory, in_memory, seen_as, upright
 from ltdi.errors import InputError
 from ltdi.store import UNPACKING, cannot_unpack, digest
 
@@ -112,6 +110,8 @@ def _content(file: ImageFile | bytes | BinaryIO) -> bytes:
     Raises:
         InputError: it is too large, or its zip cannot be unpacked.
     """
+    if isinstance(file, Path):
+        _check_regular(file)  # a pipe would be waited for
     if isinstance(file, Path | zipfile.Path):
         # a zip says how large a member is, and never gives more than it says
         size = file.stat().st_size if isinstance(file, Path) else file.root.getinfo(file.at).file_size
@@ -144,11 +144,11 @@ def transform(images: Tensor, mirrored: bool, quarter_turns: int) -> Tensor:
     return images.rot90(quarter_turns, dims=(-2, -1))
 
 
-def find_images(folder: Path) -> dict[str, ImageFile]:
+def find_images(folder: Path, *, strict: bool = True) -> dict[str, ImageFile]:
     """The image files of ``folder``, or of the zip of its name beside it, by path below the folder.
 
     Links to folders are followed; what a dot hides is left out. Both kinds of values have the same ``read_bytes``.
-    Empty if there is neither folder nor zip.
+    Empty if there is neither folder nor zip. Not ``strict``: what is no file or of an unread kind is found, too.
 
     Raises:
         InputError: the zip is none, or an image is there twice, elsewhere, in a circle, no file, or of an unread kind.
@@ -165,8 +165,8 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
                 raise InputError(f"{empty[0]}: a folder named as an image, and empty; move it elsewhere")
             for path in (Path(place) / name for name in files if not name.startswith(".")):
                 found[path.relative_to(folder).as_posix()] = path
-                if path.name.lower().endswith(SUFFIXES) and not path.is_file():
-                    raise InputError(f"{path}: a broken link or no regular file; move it, or put the image there")
+                if strict and path.name.lower().endswith(SUFFIXES):
+                    _check_regular(path)
     elif (file := folder.with_name(f"{folder.name}.zip")).is_file():
         try:
             archive = zipfile.ZipFile(file)
@@ -187,21 +187,15 @@ def find_images(folder: Path) -> dict[str, ImageFile]:
             if place in found:
                 raise InputError(f"{file}: two files are named {name}; pack the folder again")
             found[place] = zipfile.Path(archive, name)
-    if unread := sorted(name for name in found if name.lower().endswith(UNREAD)):
+    kinds = SUFFIXES if strict else (*SUFFIXES, *UNREAD)
+    if strict and (unread := sorted(name for name in found if name.lower().endswith(UNREAD))):
         raise InputError(f"{folder / unread[0]}: images of this kind are not read; save it as PNG, and move this one")
-    return {name: found[name] for name in sorted(found) if name.lower().endswith(SUFFIXES)}
+    return {name: found[name] for name in sorted(found) if name.lower().endswith(kinds)}
 
 
-def different(names: Iterable[str]) -> int:
-    """How many of some names look different: an accent may belong to its letter, or be a character behind it, and
-    neither blanks at an end nor what has no width are seen."""
-    return len(set(map(looks, names)))
-
-
-def looks(name: str) -> str:
-    """What is seen of a name: equal for those that look the same."""
-    seen = (each for each in unicodedata.normalize("NFC", name) if unicodedata.category(each) != "Cf")
-    return " ".join("".join(seen).split())
+def _check_regular(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: a broken link or no regular file; move it, or put the image there")
 
 
 def _refused(error: OSError) -> None:
