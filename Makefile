@@ -91,6 +91,7 @@ quality: $(READY) ## lint, format and types
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 
 format: $(READY) ## what the formatter and the linter can mend by themselves
 	ruff check --fix .

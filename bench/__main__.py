@@ -5,7 +5,7 @@ from importlib import import_module
 
 import typer
 
-from ltdi.console import one_line_errors
+from ltdi.utils.console import one_line_errors
 
 COMMANDS = {
     "plan": ("bench.plan", "what each cell of the few-shot table would run here, or why it cannot"),

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdi.devices import device
 from ltdi.learners import Lora
-from ltdi.seeding import generator
+from ltdi.utils.devices import device
+from ltdi.utils.seeding import generator
 
 Texts = list[tuple[str, ...]]
 RATES = {"full": 1e-4, "adalora": 2e-3, "fourierft": 5e-2}

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from bench.adapter_data import Held, clock
 from bench.adapter_likeness import of_likeness
-from ltdi.adapter import AdapterRun
+from ltdi.inference.adapter_run import AdapterRun
+from ltdi.initialization.closed_form import ridge_weights
 from ltdi.learners import LinearHead
-from ltdi.nn import zero
-from ltdi.seeding import generator
-from ltdi.starts.closed_form import ridge_weights
-from ltdi.tasks import Context
+from ltdi.tasks.base import Context
+from ltdi.utils.nn import zero
+from ltdi.utils.seeding import generator
 
 STEPS_PROBE, LR_PROBE = 300, 1e-2
 

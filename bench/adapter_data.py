@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from bench.machine import origin
-from ltdi.adapter import AdapterRun
-from ltdi.datasets.texts import TextSet
-from ltdi.devices import device
-from ltdi.learner import Batch
-from ltdi.seeding import generator
+from ltdi.datasets.text_files import TextSet
+from ltdi.inference.adapter_run import AdapterRun
+from ltdi.tasks.batch import Batch
+from ltdi.utils.devices import device
+from ltdi.utils.seeding import generator
 
 Texts = tuple[list[tuple[str, ...]], Tensor]
 

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from bench.adapter_data import Held
-from ltdi.adapter import AdapterRun
-from ltdi.texts import sentence_encoder
+from ltdi.bodies.sentence_encoder import sentence_encoder
+from ltdi.inference.adapter_run import AdapterRun
 
 
 def of_likeness(run: AdapterRun, held: Held, seed: int) -> dict[str, float]:

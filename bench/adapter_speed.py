@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from bench import BENCH
 from bench.machine import origin
 from bench.text import table
-from ltdi.adaptation import adapt
-from ltdi.console import say
-from ltdi.datasets.texts import read_text_set
+from ltdi.datasets.text_files import read_text_set
 from ltdi.learners import Lora
-from ltdi.peft_format import read_adapter, write_adapter
-from ltdi.seeding import generator
+from ltdi.learners.fitting import adapt
+from ltdi.learners.peft_io import read_adapter, write_adapter
 from ltdi.store import write_text
+from ltdi.utils.console import say
+from ltdi.utils.seeding import generator
 
 LR, LENGTH, LAYERS = 2e-3, 40, [3, 6]
 KNOBS: dict[str, Any] = {"rank": 4, "alpha": 8.0, "modules": ("query", "value")}

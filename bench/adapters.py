@@ -22,17 +22,17 @@ from bench.adapter_table import NO_STEP, REPORTED, RUN, TABLES, markdown
 from bench.options import ONE_SEED
 from bench.settings import defaults, load_yaml, override
 from bench.stages import run_stages
-from ltdi.adaptation import adapt
-from ltdi.adapter import AdapterRun, shuffled
-from ltdi.artefacts import names
-from ltdi.console import say
-from ltdi.datasets.texts import read_text_set
-from ltdi.devices import device
-from ltdi.errors import InputError
-from ltdi.methods.trained import STRENGTH_SHOTS
-from ltdi.seeding import generator
-from ltdi.starts.base import shared_draw
+from ltdi.datasets.text_files import read_text_set
+from ltdi.inference.adapter_run import AdapterRun, shuffled
+from ltdi.initialization.base import shared_draw
+from ltdi.learners.fitting import adapt
+from ltdi.methods.common.trained import STRENGTH_SHOTS
 from ltdi.store import write_text, write_tsv
+from ltdi.trajectories.storage import names
+from ltdi.utils.console import say
+from ltdi.utils.devices import device
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 BUDGETS = BENCH / "adapters.yaml"
 SHARED = ("prepare_tasks", "collect_trajectories")

@@ -10,9 +10,9 @@ from bench import RESULTS
 from bench.audits import audit_rows, markdown
 from bench.rows import add, read
 from bench.settings import bench_params, pick
-from ltdi.artefacts import names
-from ltdi.console import say
 from ltdi.store import write_text
+from ltdi.trajectories.storage import names
+from ltdi.utils.console import say
 
 OWN = "own"
 """In the place of a budget where a run's params are of none."""

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.machine import origin
 from bench.text import percent, table
-from ltdi.audit import CONDITIONS, RIGHT, audit_run
+from ltdi.evaluation.condition_ablation import CONDITIONS, RIGHT, audit_run
 
 TASKS = 200
 COLUMNS = (*CONDITIONS, "mean of the training weights", "nearest training weights")

@@ -15,8 +15,8 @@ from bench.rows import add, compared, pooled, read, scores_by_method, summary
 from bench.settings import bench_params, cell_params, override, pick
 from bench.stages import run_stages
 from bench.text import percent, table
-from ltdi.console import say
 from ltdi.store import read_json, write_text
+from ltdi.utils.console import say
 
 SOURCE = "backbones.csv"
 

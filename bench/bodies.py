@@ -13,8 +13,8 @@ from bench.machine import origin
 from bench.options import RAW, Root
 from bench.settings import bench_params, defaults, override, pick
 from bench.stages import run_stages
-from ltdi.console import say
 from ltdi.store import read_json, read_tensors, write_json, write_tensors
+from ltdi.utils.console import say
 
 BODIES = BENCH / "bodies"
 

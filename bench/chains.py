@@ -15,10 +15,10 @@ from torch import Tensor
 from bench.curves import FORMS, GLYPHS, Bench, World, trained
 from bench.machine import origin
 from bench.stages import run_stages
-from ltdi.console import say
-from ltdi.learner import Batch
-from ltdi.metrics import weight_mse
-from ltdi.seeding import generator
+from ltdi.tasks.batch import Batch
+from ltdi.utils.console import say
+from ltdi.utils.metrics import weight_mse
+from ltdi.utils.seeding import generator
 from pipeline.figures import landscape, save
 
 BOTH = {"lvdi": "Lv-Di, vanilla", "ltdi": "Lt-Di, trajectory"}

@@ -20,22 +20,22 @@ from bench.machine import origin
 from bench.plan import LOCATE
 from bench.settings import bench_params, changes_of, defaults, load_yaml, override, pick
 from bench.stages import name_of_code, read_stages, run_stages
-from ltdi.artefacts import SPLITS, load_sources, load_start, load_trajectories
-from ltdi.console import say
-from ltdi.devices import deterministic
-from ltdi.errors import InputError
+from ltdi.initialization import Start
 from ltdi.methods import build
-from ltdi.methods.base import Method
-from ltdi.methods.diffusion_method import DiffusionMethod
-from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
-from ltdi.metrics import weight_mse
-from ltdi.seeding import generator
-from ltdi.starts import Start
+from ltdi.methods.common.base import Method
+from ltdi.methods.common.diffusion import DiffusionMethod
+from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
 from ltdi.store import digest, write_tsv
-from ltdi.streaming import StreamedTrajectories
-from ltdi.tasks import TaskSource, batches
-from ltdi.training import Training
-from ltdi.trajectories import Trajectories
+from ltdi.tasks.base import TaskSource, batches
+from ltdi.trajectories.collection import Trajectories
+from ltdi.trajectories.storage import SPLITS, load_sources, load_start, load_trajectories
+from ltdi.trajectories.streaming import StreamedTrajectories
+from ltdi.utils.console import say
+from ltdi.utils.devices import deterministic
+from ltdi.utils.errors import InputError
+from ltdi.utils.metrics import weight_mse
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 from pipeline.meta_train import OPTIMISED
 
 FORMS = ("paper", "default")

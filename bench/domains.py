@@ -18,14 +18,14 @@ from bench.rows import add, compared, pooled, read, summary
 from bench.settings import bench_params, defaults, load_yaml, override
 from bench.stages import run_stages
 from bench.text import percent, table
-from ltdi.artefacts import load_sources
-from ltdi.console import say
-from ltdi.devices import deterministic, device
-from ltdi.methods.base import Method
-from ltdi.methods.saved import read_method
+from ltdi.methods.common.base import Method
+from ltdi.methods.storage import read_method
 from ltdi.scenarios.domains import all_domains
-from ltdi.seeding import generator
 from ltdi.store import digest, read_json, write_text
+from ltdi.trajectories.storage import load_sources
+from ltdi.utils.console import say
+from ltdi.utils.devices import deterministic, device
+from ltdi.utils.seeding import generator
 
 METHODS = ("ltdi", "lvdi")
 DATA_SET = "cifar10"

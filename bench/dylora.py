@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ltdi.adaptation import adapt
-from ltdi.learner import Batch
 from ltdi.learners import Lora
+from ltdi.learners.fitting import adapt
+from ltdi.tasks.batch import Batch
 
 
 def prefix(learner: Lora, w: Tensor, rank: int) -> Tensor:

@@ -19,9 +19,9 @@ from bench.machine import origin
 from bench.options import RAW, Budget, Root, Runs
 from bench.plots import Look, lines
 from bench.settings import bench_params, pick
-from ltdi.console import say
-from ltdi.errors import InputError
 from ltdi.store import write_text
+from ltdi.utils.console import say
+from ltdi.utils.errors import InputError
 
 FOLDER = RESULTS / "figures"
 SETTINGS = (*GLYPHS, "omniglot-5w1s", "miniimagenet-5w1s")

@@ -16,20 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.settings import defaults
-from ltdi.adaptation import gradient
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed
-from ltdi.classes import Classes, ClassTasks
-from ltdi.extractor import FeatureExtractor
-from ltdi.learner import Batch
+from ltdi.bodies.feature_extractor import FeatureExtractor
+from ltdi.initialization.closed_form import Prototype
 from ltdi.learners import Lora, TwoLayerHead
+from ltdi.learners.fitting import gradient
 from ltdi.methods import build
-from ltdi.methods.diffusion_method import DiffusionMethod
-from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
-from ltdi.seeding import generator
-from ltdi.starts.closed_form import Prototype
-from ltdi.training import Training
-from ltdi.trajectories import Trajectories, collect
+from ltdi.methods.common.diffusion import DiffusionMethod
+from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.tasks.batch import Batch
+from ltdi.tasks.class_tasks import Classes, ClassTasks
+from ltdi.trajectories.collection import Trajectories, collect
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 FEATURES, HIDDEN, IMAGES, CLASSES, SIDE = 64, 64, 20, 100, 28
 STEPS, LR, SAM = 30, 1e-2, 0.05

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ltdi.devices import device
+from ltdi.utils.devices import device
 
 
 def origin() -> dict[str, str]:

@@ -8,11 +8,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ltdi.classes import context_of
 from ltdi.datasets import ImageSet
-from ltdi.errors import InputError
-from ltdi.learner import Classifier
-from ltdi.methods.logistic import CS, logistic_weights
+from ltdi.learners.base import Classifier
+from ltdi.methods.baselines.logistic import CS, logistic_weights
+from ltdi.tasks.class_tasks import context_of
+from ltdi.utils.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,19 +30,19 @@ from bench.paper_table import BOTH
 from bench.plan import LOCATE
 from bench.settings import bench_params, defaults, load_yaml, override, pick
 from bench.stages import name_of_code, read_stages, run_stages
-from ltdi.console import say
-from ltdi.devices import deterministic
 from ltdi.diffusion import sampler
-from ltdi.errors import InputError
-from ltdi.methods.base import Method
-from ltdi.methods.diffusion_method import DiffusionMethod
-from ltdi.methods.trained import TrainedMethod
-from ltdi.metrics import weight_mse
-from ltdi.reptile import OWN
-from ltdi.seeding import generator
+from ltdi.meta_learning.reptile import OWN
+from ltdi.methods.common.base import Method
+from ltdi.methods.common.diffusion import DiffusionMethod
+from ltdi.methods.common.trained import TrainedMethod
 from ltdi.store import digest, write_tensors
-from ltdi.tasks import Context, batches
-from ltdi.training import Training
+from ltdi.tasks.base import Context, batches
+from ltdi.utils.console import say
+from ltdi.utils.devices import deterministic
+from ltdi.utils.errors import InputError
+from ltdi.utils.metrics import weight_mse
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 SAMPLERS: dict[str, dict[str, Any]] = {
     "equation 1": {"step": sampler.ddpm},

@@ -10,8 +10,8 @@ import torch
 
 from bench import paper_figures
 from bench.text import percent, table
-from ltdi.metrics import mean_and_ci95
 from ltdi.store import write_text
+from ltdi.utils.metrics import mean_and_ci95
 
 BOTH = ("lvdi", "ltdi")
 

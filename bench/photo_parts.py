@@ -8,8 +8,8 @@ from bench.options import RAW, Root, Runs, Weights
 from bench.settings import bench_params, defaults, load_yaml, override
 from bench.stages import run_stages
 from bench.text import percent, table
-from ltdi.console import say
 from ltdi.store import read_json, write_text
+from ltdi.utils.console import say
 
 ABOUT = """# Photographs: what each part does
 

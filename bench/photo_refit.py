@@ -12,9 +12,9 @@ from bench.photos import by_domain, n_query
 from bench.settings import bench_params, defaults, load_yaml, override
 from bench.stages import run_stages
 from bench.text import percent, table
-from ltdi.console import say
-from ltdi.metrics import best_and_paired, mean_and_ci95
 from ltdi.store import write_text
+from ltdi.utils.console import say
+from ltdi.utils.metrics import best_and_paired, mean_and_ci95
 
 ABOUT = """# Photographs: learning once more of the classes that all was chosen on
 

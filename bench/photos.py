@@ -16,9 +16,9 @@ from bench.rows import add, compared, pooled, read, summary
 from bench.settings import bench_params, defaults, load_yaml, override
 from bench.stages import run_stages, train_classes
 from bench.text import percent, table
-from ltdi.console import say
-from ltdi.metrics import mean_and_ci95
 from ltdi.store import read_json, read_table, write_text
+from ltdi.utils.console import say
+from ltdi.utils.metrics import mean_and_ci95
 
 ABOUT = """# Photographs
 

@@ -25,11 +25,11 @@ from bench.scale import watched
 from bench.text import table
 from ltdi.bodies import pretrained_body
 from ltdi.bodies.embedding import embed
-from ltdi.console import say
-from ltdi.datasets.reading import Streamed
-from ltdi.devices import deterministic
-from ltdi.run import Run
+from ltdi.datasets.image_files import Streamed
+from ltdi.inference.run import Run
 from ltdi.store import write_text
+from ltdi.utils.console import say
+from ltdi.utils.devices import deterministic
 
 NAME, SIZE, BATCH = "tf_efficientnet_lite0", 128, 64
 FILES, SHAPE = 64, (375, 500)

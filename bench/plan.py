@@ -16,10 +16,10 @@ from bench import BENCH, PLAN
 from bench.options import RAW, Root
 from bench.settings import bench_params, cell_params, pick
 from bench.stages import PLACE, PLACED, name_of_body, name_of_code, read_stages
-from ltdi.console import say
 from ltdi.datasets import mini_imagenet, omniglot
-from ltdi.errors import InputError
 from ltdi.store import write_json
+from ltdi.utils.console import say
+from ltdi.utils.errors import InputError
 
 LOCATE = {"glyphs": lambda root: root, "omniglot": omniglot.locate, "mini_imagenet": mini_imagenet.locate}
 

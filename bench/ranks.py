@@ -21,8 +21,8 @@ from bench.machine import origin
 from bench.settings import load_yaml, override
 from bench.stages import read_stages
 from bench.text import table
-from ltdi.console import say
 from ltdi.store import write_text
+from ltdi.utils.console import say
 
 STAGE = "collect_trajectories"
 BASE: dict[str, Any] = {

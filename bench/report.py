@@ -11,8 +11,8 @@ from bench.picture import picture
 from bench.rows import add, pooled, read
 from bench.settings import bench_params
 from bench.text import percent, table
-from ltdi.console import say
 from ltdi.store import write_text
+from ltdi.utils.console import say
 
 REPORTED = {"ltdi": "the paper", "lvdi": "the paper", "prototype": "ProtoNet with Conv4, 1,200 classes"}
 ABLATION = ("ablation", "cpu")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from bench import RESULTS
-from ltdi.metrics import best_and_paired, mean_and_ci95
-from ltdi.schemas import PER_TASK
 from ltdi.store import read_table, write_text
+from ltdi.store.schemas import PER_TASK
+from ltdi.utils.metrics import best_and_paired, mean_and_ci95
 
 _CELL = "setting method variant budget train_classes seed beside body n_way n_shot present candidate weights"
 KEY = tuple(_CELL.split())

@@ -13,9 +13,9 @@ from bench.options import LTDI, ONE_SEED, RAW, Base, Budget, Root, Runs, Seeds, 
 from bench.rows import add, compared, scores_by_method, summary
 from bench.settings import bench_params, prefix_of, variant_params
 from bench.stages import run_stages, train_classes
-from ltdi.console import say
-from ltdi.metrics import mean_and_ci95
 from ltdi.store import read_json, read_table
+from ltdi.utils.console import say
+from ltdi.utils.metrics import mean_and_ci95
 
 
 def main(

@@ -22,9 +22,9 @@ from bench.machine import origin
 from bench.settings import load_yaml, override
 from bench.stages import read_stages
 from bench.text import table
-from ltdi.console import say
 from ltdi.datasets import DATASETS, glyphs
 from ltdi.store import write_text
+from ltdi.utils.console import say
 
 TASKS, CLASSES = (1, 4, 16), (1, 10)
 BASE: dict[str, Any] = {

@@ -13,8 +13,8 @@ from bench.options import NONE, RAW, Budget, Root
 from bench.rows import add
 from bench.settings import bench_params, cell_params, override, pick
 from bench.stages import run_stages
-from ltdi.console import say
 from ltdi.store import read_json
+from ltdi.utils.console import say
 
 
 def main(

@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bench import BENCH, ROOT
-from ltdi.errors import InputError
+from ltdi.utils.errors import InputError
 
 
 def load_yaml(file: Path) -> dict[str, Any]:

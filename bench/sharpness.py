@@ -14,12 +14,12 @@ from bench.options import ONE_SEED, RAW, Base, Budget, Root, Runs, Seeds, Settin
 from bench.rows import add
 from bench.settings import prefix_of, variant_params
 from bench.stages import run_stages
-from ltdi.artefacts import load_sources, load_start, load_trajectories
-from ltdi.console import say
-from ltdi.devices import device
-from ltdi.metrics import mean_and_ci95
-from ltdi.seeding import generator
-from ltdi.sharpness import largest_eigenvalue
+from ltdi.evaluation.sharpness import largest_eigenvalue
+from ltdi.trajectories.storage import load_sources, load_start, load_trajectories
+from ltdi.utils.console import say
+from ltdi.utils.devices import device
+from ltdi.utils.metrics import mean_and_ci95
+from ltdi.utils.seeding import generator
 
 
 def main(

@@ -21,9 +21,9 @@ from bench import RESULTS
 from bench.hot_paths import HotPath, hot_paths
 from bench.machine import origin
 from bench.text import table
-from ltdi.console import say
-from ltdi.devices import deterministic, device
 from ltdi.store import write_text
+from ltdi.utils.console import say
+from ltdi.utils.devices import deterministic, device
 
 SIDE = 1024
 """Of the square matrices whose product is the peak."""

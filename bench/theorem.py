@@ -23,15 +23,16 @@ from bench.options import RAW, Base, Budget, Root, Runs
 from bench.settings import variant_params
 from bench.stages import run_stages
 from bench.text import table
-from ltdi.adaptation import adapt
-from ltdi.artefacts import load_sources, load_start, load_trajectories, names, read_weights
-from ltdi.console import say
-from ltdi.devices import device
-from ltdi.learner import Batch, Learner
-from ltdi.metrics import mean_and_ci95
-from ltdi.seeding import generator
-from ltdi.sharpness import largest_eigenvalue
+from ltdi.evaluation.sharpness import largest_eigenvalue
+from ltdi.learners.base import Learner
+from ltdi.learners.fitting import adapt
 from ltdi.store import write_text
+from ltdi.tasks.batch import Batch
+from ltdi.trajectories.storage import load_sources, load_start, load_trajectories, names, read_weights
+from ltdi.utils.console import say
+from ltdi.utils.devices import device
+from ltdi.utils.metrics import mean_and_ci95
+from ltdi.utils.seeding import generator
 
 FURTHER = 300
 """Steps after which the loss stands for the optimum's: it can only be lower still."""

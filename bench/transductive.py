@@ -18,20 +18,20 @@ from bench.rows import add, pooled, read, summary
 from bench.settings import bench_params, defaults, load_yaml, override
 from bench.stages import run_stages
 from bench.text import percent, table
-from ltdi.artefacts import load_sources, names
-from ltdi.console import say
-from ltdi.devices import deterministic, device
-from ltdi.methods.base import Method
-from ltdi.methods.saved import read_method
-from ltdi.methods.self_trained import SelfTrained
-from ltdi.methods.transductive import TransductiveMethod
-from ltdi.metrics import mean_and_ci95
-from ltdi.seeding import generator
-from ltdi.selection import scores_on_new_tasks
+from ltdi.meta_learning.model_selection import scores_on_new_tasks
+from ltdi.methods.common.base import Method
+from ltdi.methods.storage import read_method
+from ltdi.methods.transductive.base import TransductiveMethod
+from ltdi.methods.transductive.registry import TRANSDUCTIVE
+from ltdi.methods.transductive.self_training import SelfTrained
 from ltdi.store import write_text
-from ltdi.tasks import Context
-from ltdi.transductive import Transductive
-from ltdi.transductive_controls import TRANSDUCTIVE
+from ltdi.tasks.base import Context
+from ltdi.tasks.transductive_tasks import Transductive
+from ltdi.trajectories.storage import load_sources, names
+from ltdi.utils.console import say
+from ltdi.utils.devices import deterministic, device
+from ltdi.utils.metrics import mean_and_ci95
+from ltdi.utils.seeding import generator
 
 N_WAY, A_CLASS, TO_CHOOSE = 5, 20, 200
 PRESENT = {5: 1.0, 2: 0.3}

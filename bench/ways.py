@@ -16,15 +16,15 @@ from bench.options import ONE_SEED, RAW, Budget, Root, Runs, Seeds, Settings
 from bench.rows import add, compared, summary
 from bench.settings import variant_params
 from bench.stages import run_stages
-from ltdi.artefacts import load_sources, names
 from ltdi.bodies import read_body
-from ltdi.classes import ClassTasks
-from ltdi.console import say
-from ltdi.devices import device
-from ltdi.methods.base import Method, scores
-from ltdi.methods.saved import read_method
-from ltdi.seeding import generator
-from ltdi.tasks import Context
+from ltdi.methods.common.base import Method, scores
+from ltdi.methods.storage import read_method
+from ltdi.tasks.base import Context
+from ltdi.tasks.class_tasks import ClassTasks
+from ltdi.trajectories.storage import load_sources, names
+from ltdi.utils.console import say
+from ltdi.utils.devices import device
+from ltdi.utils.seeding import generator
 
 # the generator, and the controls that can tell any number of classes
 METHODS = ("ltdi", "prototype", "ridge", "prototype_sgd")

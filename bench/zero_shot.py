@@ -32,11 +32,11 @@ from bench.zero_shot_world import (
     said_of_images,
     scored,
 )
-from ltdi.console import say
-from ltdi.features import NORMALISATIONS
-from ltdi.methods.base import scores
-from ltdi.provenance import name_of
+from ltdi.methods.common.base import scores
 from ltdi.store import Cache, write_text
+from ltdi.store.code_digest import name_of
+from ltdi.tasks.feature_normalization import NORMALISATIONS
+from ltdi.utils.console import say
 
 OF_NAMES = ("nearest_name", "softmax_rows", "text_ridge", "kernel_ridge", "eszsl", "conse")
 GENERATORS = ["ltdi", "lvdi", "mcdi", "weight_flow", "meta_hypernetwork", "ghn3", "icis"]
@@ -45,7 +45,7 @@ SHUFFLES = (1, 7)
 FOR_GENERATORS = "centred"
 """Features; chosen on the classes to choose on. Controls have their own best normalisation, but for ``SLOW`` ones."""
 SLOW = ("eszsl", "conse")
-CODE = ("ltdi.joined", "ltdi.methods", "ltdi.scenarios.zero_shot")
+CODE = ("ltdi.methods.common.name_image_fusion", "ltdi.methods", "ltdi.scenarios.zero_shot")
 
 Found = dict[str, dict[str, Tensor]]
 """What a seed has: a test and a column -> a method -> a value a task."""

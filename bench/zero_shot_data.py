@@ -12,16 +12,16 @@ from torch import Tensor
 
 from ltdi.bodies import pretrained_body
 from ltdi.bodies.embedding import embed
-from ltdi.console import say
+from ltdi.bodies.sentence_encoder import embed_names, read_descriptions
 from ltdi.datasets import folder, photographs, read_images
-from ltdi.datasets.reading import Streamed
-from ltdi.described import DescribedClasses, DescribedTasks, rows_as_features
-from ltdi.errors import InputError
-from ltdi.provenance import name_of
+from ltdi.datasets.image_files import Streamed
 from ltdi.scenarios.zero_shot import known_rows, with_images
-from ltdi.seeding import generator
 from ltdi.store import Cache
-from ltdi.texts import embed_names, read_descriptions
+from ltdi.store.code_digest import name_of
+from ltdi.tasks.named_class_tasks import DescribedClasses, DescribedTasks, rows_as_features
+from ltdi.utils.console import say
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 BODY: dict[str, Any] = {"name": "timm/tf_efficientnet_lite0", "image_size": 128, "filters": 0}
 RECORDED, N_QUERY, N_TASKS = 16, 10, 50

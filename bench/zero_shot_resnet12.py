@@ -24,12 +24,12 @@ from bench.zero_shot_text import main_table
 from ltdi.bodies import ResNet12
 from ltdi.bodies.embedding import embed
 from ltdi.bodies.resnet12 import WIDTHS
-from ltdi.console import say
+from ltdi.bodies.sentence_encoder import read_descriptions
 from ltdi.datasets import read_images
-from ltdi.seeding import generator
 from ltdi.store import write_text
-from ltdi.texts import read_descriptions
-from ltdi.training import Training
+from ltdi.utils.console import say
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 SIZE, FILTERS, BATCH, LR = 32, 16, 128, 3e-3
 

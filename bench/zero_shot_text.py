@@ -11,9 +11,9 @@ from bench.machine import origin
 from bench.settings import load_yaml
 from bench.text import percent, table
 from bench.zero_shot_world import START
+from ltdi.bodies.sentence_encoder import read_descriptions
 from ltdi.methods import CONTROLS
-from ltdi.metrics import mean_and_ci95
-from ltdi.texts import read_descriptions
+from ltdi.utils.metrics import mean_and_ci95
 
 TESTS = {"cifar": "CIFAR-10, 10-way", "tiny": "Tiny-ImageNet, 50-way"}
 CEILINGS = {

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from bench.text import percent, table
 from bench.zero_shot_data import Split
-from ltdi.described import DescribedTasks
-from ltdi.features import FeatureMap
-from ltdi.joined import IMAGES, Joiner, chosen, right
-from ltdi.joined import NAMES as NAMES_ALONE
-from ltdi.methods.base import Method
-from ltdi.metrics import mean_and_ci95
-from ltdi.seeding import generator
-from ltdi.starts.closed_form import linear_classifier
-from ltdi.tasks import batches
+from ltdi.initialization.closed_form import linear_classifier
+from ltdi.methods.common.base import Method
+from ltdi.methods.common.name_image_fusion import IMAGES, Joiner, chosen, right
+from ltdi.methods.common.name_image_fusion import NAMES as NAMES_ALONE
+from ltdi.tasks.base import batches
+from ltdi.tasks.feature_normalization import FeatureMap
+from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.utils.metrics import mean_and_ci95
+from ltdi.utils.seeding import generator
 
 SHARPNESSES, OWN = (5.0, 10.0, 20.0, 40.0), (0.0, 0.25, 0.5, 0.75)
 PASSES = 10

@@ -12,19 +12,20 @@ from torch import Tensor
 
 from bench.settings import defaults
 from bench.zero_shot_data import RECORDED, Split
-from ltdi.described import DescribedTasks
-from ltdi.features import FeatureMap
-from ltdi.learner import Classifier
+from ltdi.initialization.closed_form import linear_classifier, prototype_weights
+from ltdi.initialization.from_names import SHARPNESSES, Described
+from ltdi.initialization.selection import of_names
+from ltdi.learners.base import Classifier
 from ltdi.methods import METHODS, build
-from ltdi.methods.base import Method, scores
-from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.common.base import Method, scores
+from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
 from ltdi.scenarios.zero_shot import ZeroShot
-from ltdi.seeding import generator
-from ltdi.starts.closed_form import linear_classifier, prototype_weights
-from ltdi.starts.described import SHARPNESSES, Described
-from ltdi.tasks import Context, batches
-from ltdi.training import Training
-from ltdi.trajectories import Trajectories, collect
+from ltdi.tasks.base import Context, batches
+from ltdi.tasks.feature_normalization import FeatureMap
+from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.trajectories.collection import Trajectories, collect
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 META: dict[str, Any] = {
     **{"n_way": 50, "min_shot": 1, "max_shot": 1, "new_tasks": 1, "recorded_tasks": 0, "query_images": 4},
@@ -49,7 +50,7 @@ class World:
     @classmethod
     def of(cls, sources: Split, normalise: str, seed: int) -> "World":
         learner = {"name": "linear_head", "normalise": normalise, "projection": None}
-        start, seen = ZeroShot().begin(sources, learner, START, seed=seed)
+        start, seen = of_names(sources["meta_train"], sources["meta_val"], learner, START, seed=seed)
         assert isinstance(start, Described) and seen is not None
         sources = {name: source.through(seen) for name, source in sources.items()}
         numbers = torch.arange(len(sources["meta_train"]))

@@ -3,7 +3,7 @@
 import sys
 
 import ltdi
-from ltdi.artefacts import names
+from ltdi.trajectories.storage import names
 
 data, classes, images = [*sys.argv[1:], *("data", "data/example/support", "data/example/query")[len(sys.argv) - 1 :]]
 

@@ -6,8 +6,8 @@ import sys
 import torch
 
 import ltdi
-from ltdi.artefacts import load_sources
-from ltdi.classes import context_of
+from ltdi.tasks.class_tasks import context_of
+from ltdi.trajectories.storage import load_sources
 
 data = sys.argv[1] if len(sys.argv) > 1 else "data"
 run = ltdi.load(data)

@@ -24,5 +24,5 @@ __version__ = "0.2.0"
 def __getattr__(name: str) -> Any:
     """``ltdi.load`` and ``ltdi.Run``, imported when they are asked for: stages do without."""
     if name in ("load", "Run"):
-        return getattr(import_module("ltdi.run"), name)
+        return getattr(import_module("ltdi.inference.run"), name)
     raise AttributeError(f"module 'ltdi' has no attribute {name!r}")

@@ -13,7 +13,7 @@ def main() -> None:
             os.open(os.devnull, os.O_RDWR)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from ltdi.cli import app
-    from ltdi.devices import deterministic
+    from ltdi.utils.devices import deterministic
 
     deterministic()
     app()

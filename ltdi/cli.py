@@ -9,19 +9,19 @@ import pandas as pd
 import typer
 from rich.table import Table
 
-from ltdi import answering, comparison
-from ltdi.adapter import AdapterRun
-from ltdi.audit import audit_run, told_of_run
-from ltdi.console import console, one_line_errors, plain, say
-from ltdi.errors import InputError
-from ltdi.example import write_example
-from ltdi.likeness import audit_files, told_of_files
-from ltdi.outputs import Rows, apart, differ
-from ltdi.peft_format import CONFIG, TENSORS, write_adapter
-from ltdi.pictures import listed_of
-from ltdi.program import PROGRAMS, facts_of
-from ltdi.run import Run
+from ltdi.evaluation.condition_ablation import audit_run, told_of_run
+from ltdi.evaluation.weight_similarity import audit_files, told_of_files
+from ltdi.inference import answers, comparison
+from ltdi.inference.adapter_run import AdapterRun
+from ltdi.inference.example_task import write_example
+from ltdi.inference.export import PROGRAMS, facts_of
+from ltdi.inference.run import Run
+from ltdi.inference.user_files import Rows, apart, differ
+from ltdi.inference.user_images import listed_of
+from ltdi.learners.peft_io import CONFIG, TENSORS, write_adapter
 from ltdi.store import write_plain_tensors
+from ltdi.utils.console import console, one_line_errors, plain, say
+from ltdi.utils.errors import InputError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -79,7 +79,7 @@ def classify(
         # first, so that a mistake in them leaves nothing behind
         asked = [*([task] if names else []), *(images or [])]
         files = listed_of(asked, strict=not skip)
-        further = [answering.named_folder(each) for each in add or []]
+        further = [answers.named_folder(each) for each in add or []]
         read = (task, examples, *(images or []), *(place for _, place in further))
         head = head and apart(head, data, *read)
         differ(("--csv", rows.place(data, *read)), ("--head", head))
@@ -93,18 +93,18 @@ def classify(
                 f"{task} is no folder of classes, so there is nothing to keep; leave --head out, or name a folder, or a"
                 " class to --add"
             )
-        answering.check_transductive(transductive, task, bool(names or add or skip), len(files))
+        answers.check_transductive(transductive, task, bool(names or add or skip), len(files))
         if names:
-            made = run.generate_from_names(answering.names_in(names), seed=seed)
+            made = run.generate_from_names(answers.names_in(names), seed=seed)
         else:
-            made = answering.head_of(run, task, method, seed, files if transductive else None)
-        made = answering.longer(run, made, examples, further, seed)
-        answers = answering.answer(made, files, rows, skip=skip, every=every) if len(files) else None
+            made = answers.head_of(run, task, method, seed, files if transductive else None)
+        made = answers.longer(run, made, examples, further, seed)
+        answered = answers.answer(made, files, rows, skip=skip, every=every) if len(files) else None
         if head:
             made.save(head)
-        answering.tell(made)
-        if answers is not None:
-            answering.show_answers(answers, made.classes, asked, rows)
+        answers.tell(made)
+        if answered is not None:
+            answers.show_answers(answered, made.classes, asked, rows)
 
 
 class Kind(StrEnum):
@@ -132,8 +132,8 @@ def export(
 ) -> None:
     """Generate a head and write its tensors by name, for any program that reads safetensors, or all as one program."""
     with one_line_errors("ltdi export"):
-        file, kind = apart(file, data, task), answering.program_of(file, program)
-        made = answering.head_of(Run(data, method=method), task, method, seed)
+        file, kind = apart(file, data, task), answers.program_of(file, program)
+        made = answers.head_of(Run(data, method=method), task, method, seed)
         if kind:
             PROGRAMS[kind](made, file, images=images)
             facts = facts_of(made, images)

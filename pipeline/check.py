@@ -6,7 +6,7 @@ that there is no such file.
 
 from pathlib import Path
 
-from pipeline import params
+from pipeline.common import params
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -14,6 +14,6 @@ def main(params_file: Path, data: Path) -> None:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import run
+    from pipeline.common.stage import run
 
     run(main)

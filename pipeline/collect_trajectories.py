@@ -7,25 +7,26 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ltdi import ranks
-from ltdi.artefacts import SPLITS, index_rows, write_index, write_start
-from ltdi.console import say
-from ltdi.devices import deterministic, device, give_back_memory, precision
-from ltdi.errors import InputError
-from ltdi.memory import check_fits
-from ltdi.prepared import SOURCES, has_images
-from ltdi.provenance import name_of
+from ltdi.initialization import Start
+from ltdi.initialization.selection import INITIALIZATIONS
 from ltdi.scenarios import SCENARIOS
 from ltdi.scenarios.base import Scenario
-from ltdi.starts import Start
 from ltdi.store import Cache, digest, link_or_copy
-from ltdi.tasks import TaskSource
-from ltdi.trajectories import Recorded, collect
-from pipeline import params as parameters
-from pipeline import sections
-from pipeline.progress import follow
-from pipeline.stage import run
-from pipeline.suspects import suspect
+from ltdi.store.code_digest import name_of
+from ltdi.tasks.base import TaskSource
+from ltdi.tasks.loading import SOURCES, has_images
+from ltdi.trajectories.collection import Recorded, collect
+from ltdi.trajectories.storage import SPLITS, index_rows, write_index, write_start
+from ltdi.utils import distributed
+from ltdi.utils.console import say
+from ltdi.utils.devices import deterministic, device, give_back_memory, precision
+from ltdi.utils.errors import InputError
+from ltdi.utils.memory import check_fits
+from pipeline.common import params as parameters
+from pipeline.common import sections
+from pipeline.common.progress import follow
+from pipeline.common.stage import run
+from pipeline.common.suspects import suspect
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -45,7 +46,9 @@ def main(params_file: Path, data: Path) -> None:
     if knobs.augment and sources["meta_train"].n_views == 1:
         raise InputError("trajectories.augment = true needs further views; set tasks.views to 1 or more")
     learner = params.learner.model_dump()
-    start, seen = scenario.begin(sources, learner, knobs.start, seed=seed, output_scale=knobs.output_scale)
+    start, seen = INITIALIZATIONS[scenario.source](
+        sources["meta_train"], sources["meta_val"], learner, knobs.start, seed=seed, output_scale=knobs.output_scale
+    )
     if seen is not None:
         sources = {split: source.through(seen) for split, source in sources.items()}
     _check_memory(start, sources, knobs)
@@ -54,9 +57,9 @@ def main(params_file: Path, data: Path) -> None:
 
     index, found = [], {}
     shards = _shards(sources, knobs.shard_size)
-    if ranks.size() > 1:
+    if distributed.size() > 1:
         _own_shards(start, sources, shards, settings, seed)
-        if not ranks.leads():
+        if not distributed.leads():
             return
     rows = ({"shard": j} for j in range(len(shards)))
     for row in follow(rows, name="collect_trajectories", total=len(shards), show="shard"):
@@ -95,9 +98,9 @@ def _own_shards(
     seed: int,
 ) -> None:
     """Each process's into the store, where the one that leads finds them all."""
-    for split, _, tasks in ranks.mine(shards):
+    for split, _, tasks in distributed.mine(shards):
         _shard(start, sources[split], split, tasks, settings, seed)
-    ranks.wait()
+    distributed.wait()
 
 
 def _shard(
@@ -107,7 +110,7 @@ def _shard(
     cache = Cache("trajectories")
     tensors, values = start.state()
     described = (split, tasks, settings, seed, values, tensors, source.description(tasks))
-    code = ("ltdi.trajectories", type(start.learner).__module__, type(source).__module__)
+    code = ("ltdi.trajectories.collection", type(start.learner).__module__, type(source).__module__)
     key = name_of("trajectories", *described, code=code)
     # not of the key, which is of code: where an edit changes no trajectory, no later stage has to run again
     of = digest(*described)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdi.methods.trained import STRENGTH_SHOTS
-from ltdi.metrics import mean_and_ci95
-from ltdi.schemas import PER_TASK
+from ltdi.methods.common.trained import STRENGTH_SHOTS
 from ltdi.store import read_json, read_table, read_tensors
+from ltdi.store.schemas import PER_TASK
+from ltdi.utils.metrics import mean_and_ci95
 
 MARGIN = 4.0
 """Of an axis, in percent, so that a dot at its end is whole."""

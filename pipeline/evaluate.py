@@ -7,21 +7,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.artefacts import load_sources, load_start, load_trajectories, read_weights, taken
-from ltdi.console import say
-from ltdi.devices import deterministic, device
-from ltdi.errors import InputError
-from ltdi.learner import Learner
-from ltdi.lineage import made_from
-from ltdi.metrics import best_and_paired, mean_and_ci95, weight_mse
-from ltdi.schemas import CHAIN, TIMING, WEIGHTS
+from ltdi.learners.base import Learner
 from ltdi.store import read_table, read_tensors, write_json, write_table, write_tsv
-from ltdi.tasks import TaskSource, batches
-from ltdi.trajectories import Trajectories
-from pipeline import params as parameters
-from pipeline import sections
+from ltdi.store.run_layout import made_from
+from ltdi.store.schemas import CHAIN, TIMING, WEIGHTS
+from ltdi.tasks.base import TaskSource, batches
+from ltdi.trajectories.collection import Trajectories
+from ltdi.trajectories.storage import load_sources, load_start, load_trajectories, read_weights, taken
+from ltdi.utils.console import say
+from ltdi.utils.devices import deterministic, device
+from ltdi.utils.errors import InputError
+from ltdi.utils.metrics import best_and_paired, mean_and_ci95, weight_mse
+from pipeline.common import params as parameters
+from pipeline.common import sections
+from pipeline.common.stage import run
 from pipeline.figures import draw_landscape
-from pipeline.stage import run
 from pipeline.summary import outcome
 
 

@@ -9,26 +9,26 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.artefacts import SHARD_NUMBERS, load_sources, load_start, names, read_index, write_weights
 from ltdi.bodies import read_body
-from ltdi.console import say, say_fewer
-from ltdi.devices import deterministic, device
-from ltdi.errors import InputError
-from ltdi.extractor import FeatureExtractor
-from ltdi.learner import Batch, map_batch
-from ltdi.lineage import made_from
-from ltdi.methods.base import Method
-from ltdi.methods.diffusion_method import DiffusionMethod
-from ltdi.methods.refined import Refined
-from ltdi.methods.saved import read_method
-from ltdi.prepared import has_images
-from ltdi.seeding import generator
+from ltdi.bodies.feature_extractor import FeatureExtractor
+from ltdi.methods.common.base import Method
+from ltdi.methods.common.diffusion import DiffusionMethod
+from ltdi.methods.common.test_time_refinement import Refined
+from ltdi.methods.storage import read_method
 from ltdi.store import write_table, write_tensors
-from ltdi.tasks import Context, Task, TaskSource, batches
-from pipeline import params as parameters
-from pipeline import sections
-from pipeline.progress import follow
-from pipeline.stage import run
+from ltdi.store.run_layout import made_from
+from ltdi.tasks.base import Context, Task, TaskSource, batches
+from ltdi.tasks.batch import Batch, map_batch
+from ltdi.tasks.loading import has_images
+from ltdi.trajectories.storage import SHARD_NUMBERS, load_sources, load_start, names, read_index, write_weights
+from ltdi.utils.console import say, say_fewer
+from ltdi.utils.devices import deterministic, device
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
+from pipeline.common import params as parameters
+from pipeline.common import sections
+from pipeline.common.progress import follow
+from pipeline.common.stage import run
 
 BATCHES = (1, 64)
 

@@ -1,9 +1,9 @@
 """Knobs of meta-training that do not fit together, or not with the tasks: one line each."""
 
-from ltdi.errors import InputError
-from ltdi.methods.base import Method
-from ltdi.methods.diffusion_method import DiffusionMethod
-from ltdi.methods.setup import Setup
+from ltdi.methods.common.base import Method
+from ltdi.methods.common.diffusion import DiffusionMethod
+from ltdi.methods.common.setup import Setup
+from ltdi.utils.errors import InputError
 
 
 def check(setup: Setup, one_start: bool, chosen: type[Method]) -> None:

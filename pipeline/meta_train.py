@@ -10,30 +10,30 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi import ranks
-from ltdi.artefacts import load_sources, load_start, load_trajectories, taken
 from ltdi.bodies import read_body
-from ltdi.console import say, say_fewer
-from ltdi.devices import deterministic, device
-from ltdi.errors import InputError
 from ltdi.methods import build, method_class
-from ltdi.methods.base import Method, scores
-from ltdi.methods.saved import write_method
-from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
-from ltdi.metrics import best_and_paired
-from ltdi.pooled import pooled
-from ltdi.provenance import name_of
-from ltdi.seeding import generator
+from ltdi.methods.common.base import Method, scores
+from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.storage import write_method
 from ltdi.store import write_json, write_tsv
-from ltdi.streaming import StreamedTrajectories
-from ltdi.tasks import TaskSource
-from ltdi.training import Row, Training
-from ltdi.trajectories import Trajectories
-from pipeline import params as parameters
-from pipeline.checkpoints import resumable
+from ltdi.store.code_digest import name_of
+from ltdi.tasks.base import TaskSource
+from ltdi.tasks.merging import pooled
+from ltdi.trajectories.collection import Trajectories
+from ltdi.trajectories.storage import load_sources, load_start, load_trajectories, taken
+from ltdi.trajectories.streaming import StreamedTrajectories
+from ltdi.utils import distributed
+from ltdi.utils.console import say, say_fewer
+from ltdi.utils.devices import deterministic, device
+from ltdi.utils.errors import InputError
+from ltdi.utils.metrics import best_and_paired
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Row, Training
+from pipeline.common import params as parameters
+from pipeline.common.checkpoints import resumable
+from pipeline.common.stage import run
+from pipeline.common.suspects import suspect
 from pipeline.meta_checks import check, check_refit
-from pipeline.stage import run
-from pipeline.suspects import suspect
 
 # what dvc.yaml plots of the curve: without one of these columns DVC draws none; a vanilla process leaves some empty
 PLOTTED = ["loss", "val_loss_w0", "val_loss_w1", "val_loss_w2", "val_score"]
@@ -53,11 +53,11 @@ def main(params_file: Path, data: Path) -> None:
         each.prepare(world.train, world.trajectories, world.val)
 
     curve, seconds = _trained(built[names[0]], world, params, setup, own[names[0]])
-    found = {name: _scores(each, world.val, params.seed) for name, each in built.items()} if ranks.leads() else {}
+    found = {name: _scores(each, world.val, params.seed) for name, each in built.items()} if distributed.leads() else {}
     if params.meta.refit:
         setup, more = _refit(built, world, params, setup, own[names[0]])
         seconds += more
-    if not ranks.leads():
+    if not distributed.leads():
         return
     folder = data / "model" / "methods"
     for name, each in built.items():
@@ -183,7 +183,7 @@ def _training(
     inputs = (*inputs, world.body.state_dict(), train.description(torch.arange(len(train))), *world.trajectories.parts)
     code: tuple[str, ...] = ()
     if meta.streamed_tasks:
-        inputs, code = (*inputs, world.collection), ("ltdi.streaming", "ltdi.trajectories")
+        inputs, code = (*inputs, world.collection), ("ltdi.trajectories.streaming", "ltdi.trajectories.collection")
     code += (type(method).__module__, type(world.start.learner).__module__, type(train).__module__)
     training = Training(method, lr=meta.outer_lr, steps=meta.steps, ema=meta.ema, lr_schedule=meta.lr_schedule)
     return training, name_of("meta", *inputs, code=code)

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import torch
 
-from ltdi import ranks
 from ltdi.bodies import read_body
-from ltdi.console import say
-from ltdi.devices import deterministic, device
-from ltdi.lineage import made_from
 from ltdi.scenarios import SCENARIOS
 from ltdi.store import write_table, write_tensors
-from pipeline import params as parameters
-from pipeline.progress import follow
-from pipeline.stage import run
+from ltdi.store.run_layout import made_from
+from ltdi.utils import distributed
+from ltdi.utils.console import say
+from ltdi.utils.devices import deterministic, device
+from pipeline.common import params as parameters
+from pipeline.common.progress import follow
+from pipeline.common.stage import run
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -23,7 +23,7 @@ def main(params_file: Path, data: Path) -> None:
     scenario = SCENARIOS[params.scenario.name]
     sections = getattr(params, scenario.data).model_dump(), params.tasks.model_dump()
     prepared = scenario.prepare(body, *sections, seed=params.seed, follow=follow)
-    if not ranks.leads():
+    if not distributed.leads():
         return
     before = made_from(data, "tasks")
     for kind, (tensors, facts) in prepared.tensors.items():

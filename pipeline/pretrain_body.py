@@ -5,17 +5,17 @@ from pathlib import Path
 import pandas as pd
 
 from ltdi.bodies import write_body
-from ltdi.console import say
-from ltdi.devices import deterministic, device
-from ltdi.provenance import name_of
 from ltdi.scenarios import SCENARIOS
 from ltdi.scenarios.base import Pretraining
 from ltdi.store import write_json, write_tsv
-from ltdi.training import Training
-from pipeline import params as parameters
-from pipeline.checkpoints import resumable
-from pipeline.stage import run
-from pipeline.suspects import suspect
+from ltdi.store.code_digest import name_of
+from ltdi.utils.console import say
+from ltdi.utils.devices import deterministic, device
+from ltdi.utils.trainer import Training
+from pipeline.common import params as parameters
+from pipeline.common.checkpoints import resumable
+from pipeline.common.stage import run
+from pipeline.common.suspects import suspect
 
 
 def main(params_file: Path, data: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ltdi.artefacts import load_start, load_trajectories, names
-from ltdi.audit import RIGHT, audit_run, told_of_run
-from ltdi.console import say
+from ltdi.evaluation.condition_ablation import RIGHT, audit_run, told_of_run
 from ltdi.store import read_json, read_tensors, write_text
+from ltdi.trajectories.storage import load_start, load_trajectories, names
+from ltdi.utils.console import say
+from pipeline.common.stage import run
 from pipeline.compared import MethodRow, advice, bars_of, heads_of, method_file
-from pipeline.stage import run
 from pipeline.summary import outcome
 
 TEMPLATES = Path(__file__).parent

@@ -5,9 +5,9 @@ from typing import Literal
 
 from rich.table import Table
 
-from ltdi.console import console, say
-from ltdi.schemas import RESULTS
 from ltdi.store import read_json
+from ltdi.store.schemas import RESULTS
+from ltdi.utils.console import console, say
 
 
 def show(data: Path) -> None:
@@ -62,6 +62,6 @@ def outcome(metrics: dict) -> str:
 
 
 if __name__ == "__main__":
-    from pipeline.stage import run
+    from pipeline.common.stage import run
 
     run(lambda params_file, data: show(data))

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from campaign_world import FOLDERS, Fine, World, Wrong
 
-from ltdi.lineage import MADE_FROM
 from ltdi.store import read_table, seals, write_table
+from ltdi.store.run_layout import MADE_FROM
 
 READ = {
     "tasks/tasks.parquet": ("collect_trajectories", "meta_train", "generate_weights", "evaluate"),

@@ -16,7 +16,7 @@ from conftest import STAGES, write_tiny
 
 from bench.stages import read_stages
 from ltdi.datasets import DATASETS, glyphs
-from pipeline import stage as stages
+from pipeline.common import stage as stages
 
 FOLDERS = {name: stage.folder for name, stage in read_stages().items()}
 TIMED = ("timing.parquet", "metrics.json", "trajectory.png")

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from worlds import World
 
-from ltdi.described import DescribedClasses, DescribedTasks
+from ltdi.initialization import STARTS
+from ltdi.initialization.base import shared_draw
 from ltdi.learners import LinearHead
-from ltdi.methods.setup import Setup
-from ltdi.seeding import generator
-from ltdi.starts import STARTS
-from ltdi.starts.base import shared_draw
+from ltdi.methods.common.setup import Setup
+from ltdi.tasks.named_class_tasks import DescribedClasses, DescribedTasks
+from ltdi.utils.seeding import generator
 
 F, E, N_WAY, IMAGES = 8, 12, 5, 10
 CLASSES = {"train": 60, "val": 20, "test": 20}

@@ -4,11 +4,11 @@ import torch
 from worlds import World
 
 from ltdi import methods
-from ltdi.classes import context_of
-from ltdi.methods.diffusion_method import DiffusionMethod
-from ltdi.methods.trained import TrainedMethod
-from ltdi.seeding import generator
-from ltdi.tasks import Context
+from ltdi.methods.common.diffusion import DiffusionMethod
+from ltdi.methods.common.trained import TrainedMethod
+from ltdi.tasks.base import Context
+from ltdi.tasks.class_tasks import context_of
+from ltdi.utils.seeding import generator
 
 # those that tell classes from each other by their names have a world of their own, in test_described.py
 METHODS, CONTROLS = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ltdi.seeding import generator
+from ltdi.utils.seeding import generator
 
 REAL_DATA = Path(os.environ.get("LTDI_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 

@@ -4,7 +4,7 @@ import torch
 
 from ltdi.diffusion.process import uniform_index_map
 from ltdi.diffusion.schedule import Schedule, linear
-from ltdi.seeding import generator
+from ltdi.utils.seeding import generator
 
 T, LENGTH, D = 20, 4, 48
 

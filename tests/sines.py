@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from worlds import World
 
-from ltdi.learner import Batch, Learner
-from ltdi.methods.setup import Setup
-from ltdi.seeding import generator
-from ltdi.starts import STARTS
-from ltdi.starts.base import shared_draw
+from ltdi.initialization import STARTS
+from ltdi.initialization.base import shared_draw
+from ltdi.learners.base import Learner
+from ltdi.learners.weight_space import WeightSpace
+from ltdi.methods.common.setup import Setup
 from ltdi.store import digest
-from ltdi.tasks import Context, Task
-from ltdi.weights import WeightSpace
+from ltdi.tasks.base import Context, Task
+from ltdi.tasks.batch import Batch
+from ltdi.utils.seeding import generator
 
 HIDDEN, N_SHOT, N_QUERY, N_POINTS = 12, 3, 6, 32
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ltdi.classes import Classes, ClassTasks
+from ltdi.tasks.class_tasks import Classes, ClassTasks
 
 C, M, F = 8, 7, 3
 SIZES = {"n_tasks": 40, "n_way": 5, "n_shot": 2, "n_query": 3}

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from ltdi.adaptation import adapt, gradient, sharpness_aware_gradient
-from ltdi.classes import labelled
-from ltdi.learner import map_batch
 from ltdi.learners import TwoLayerHead
-from ltdi.seeding import generator
+from ltdi.learners.fitting import adapt, gradient, sharpness_aware_gradient
+from ltdi.tasks.batch import map_batch
+from ltdi.tasks.class_tasks import labelled
+from ltdi.utils.seeding import generator
 
 B, N, K, FEATURES = 4, 3, 5, 6
 HEAD = TwoLayerHead(FEATURES, 8)

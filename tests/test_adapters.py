@@ -16,14 +16,14 @@ from bench.adapter_data import Held
 from bench.adapter_likeness import of_likeness
 from bench.adapter_table import markdown
 from bench.adapters import measure
-from ltdi.adapter import AdapterRun
-from ltdi.artefacts import load_sources, load_start, load_trajectories, read_weights
-from ltdi.audit import audit_run
 from ltdi.cli import app
-from ltdi.datasets.texts import read_text_set
-from ltdi.errors import InputError
-from ltdi.peft_format import read_adapter
-from ltdi.seeding import generator
+from ltdi.datasets.text_files import read_text_set
+from ltdi.evaluation.condition_ablation import audit_run
+from ltdi.inference.adapter_run import AdapterRun
+from ltdi.learners.peft_io import read_adapter
+from ltdi.trajectories.storage import load_sources, load_start, load_trajectories, read_weights
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 from pipeline.report import page
 
 pytestmark = pytest.mark.slow

@@ -9,14 +9,14 @@ from language import write_bert
 from test_adapters import ADAPTERS, write_sets
 from torch.testing import assert_close
 
-import ltdi.methods.trained
+import ltdi.methods.common.trained
 import pipeline.collect_trajectories
-from ltdi.artefacts import load_sources, load_start
-from ltdi.errors import InputError
-from ltdi.prepared import read_text_tasks
-from ltdi.scenarios.adapter_start import WINDOWS, Mixture, batches, mixtures
+from ltdi.initialization.adapter_candidates import WINDOWS, Mixture, batches, mixtures
 from ltdi.store import read_tensors
-from ltdi.text_examples import Examples
+from ltdi.tasks.loading import read_text_tasks
+from ltdi.tasks.text_examples import Examples
+from ltdi.trajectories.storage import load_sources, load_start
+from ltdi.utils.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def test_collection_and_training_go_on_after_a_kill_bit_for_bit(prepared, run_st
         monkeypatch.setenv("LTDI_STORE", str(tmp_path / f"{name} store"))
         for stage, module, function in (
             (THIRD, pipeline.collect_trajectories, "collect"),
-            (FOURTH, ltdi.methods.trained, "meta_step"),
+            (FOURTH, ltdi.methods.common.trained, "meta_step"),
         ):
             if name == "killed":
                 with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.classes import Classes, ClassTasks, context_of, labelled
-from ltdi.learner import ABSENT
+from ltdi.initialization import STARTS, start_of
+from ltdi.initialization.adaptive_ridge import AdaptiveRidge, _described, _Sums, _tasks
+from ltdi.initialization.closed_form import Ridge, ridge_weights
 from ltdi.learners import LinearHead, TwoLayerHead
-from ltdi.seeding import generator
-from ltdi.starts import STARTS, start_of
-from ltdi.starts.adaptive_ridge import AdaptiveRidge, _described, _Sums, _tasks
-from ltdi.starts.closed_form import Ridge, ridge_weights
-from ltdi.tasks import Task
+from ltdi.tasks.base import Task
+from ltdi.tasks.batch import ABSENT
+from ltdi.tasks.class_tasks import Classes, ClassTasks, context_of, labelled
+from ltdi.utils.seeding import generator
 
 B, N, K, F = 4, 5, 3, 24
 HEADS = {"linear": LinearHead(F), "two layers": TwoLayerHead(F, F + 3)}

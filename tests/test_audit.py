@@ -12,11 +12,11 @@ from torch.testing import assert_close
 from worlds import World, draw
 
 import ltdi
-from ltdi.artefacts import load_sources, load_trajectories
-from ltdi.audit import CONDITIONS, RIGHT, _around, audit_run
-from ltdi.learner import ABSENT
-from ltdi.likeness import audit_files
-from ltdi.seeding import generator
+from ltdi.evaluation.condition_ablation import CONDITIONS, RIGHT, _around, audit_run
+from ltdi.evaluation.weight_similarity import audit_files
+from ltdi.tasks.batch import ABSENT
+from ltdi.trajectories.storage import load_sources, load_trajectories
+from ltdi.utils.seeding import generator
 
 TRAINING = ["mean of the training weights", "nearest training weights"]
 NOISE = ["noise around the mean", "noise around the nearest training weights"]

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltdi.artefacts import write_weights
 from ltdi.store import read_table, read_tensors, write_table, write_tensors
-from pipeline import stage as stages
+from ltdi.trajectories.storage import write_weights
 from pipeline import summary
+from pipeline.common import stage as stages
 
 pytestmark = pytest.mark.slow
 
@@ -225,7 +225,7 @@ def test_no_params_file(finished, refused, tmp_path):
 
 def test_short_numbers_are_numbers(write_params, tmp_path):
     """`dvc exp run -S meta.outer_lr=1e-5` writes 1e-05, which other YAML readers take for a string."""
-    from pipeline.params import load
+    from pipeline.common.params import load
 
     file = write_params(tmp_path)
     file.write_text(re.sub(r"outer_lr: \S+", "outer_lr: 1e-05", file.read_text()))

@@ -15,9 +15,9 @@ from bench import ROOT, __main__, plan, stages
 from bench.plan import what_runs
 from bench.settings import bench_params, cell_params, changes_of, override
 from bench.stages import read_stages, run_stages
-from ltdi.errors import InputError
 from ltdi.methods import METHODS
 from ltdi.store import read_table, write_table, write_tensors
+from ltdi.utils.errors import InputError
 
 STAGES = read_stages()
 
@@ -128,10 +128,10 @@ def code(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "stale"),
     [
-        ("ltdi/methods/lvdi.py", {("meta_train", "lvdi"), ("generate_weights", "lvdi")}),
-        ("ltdi/methods/ridge.py", {("meta_train", "controls"), ("generate_weights", "controls")}),
+        ("ltdi/methods/generators/lvdi.py", {("meta_train", "lvdi"), ("generate_weights", "lvdi")}),
+        ("ltdi/methods/baselines/ridge.py", {("meta_train", "controls"), ("generate_weights", "controls")}),
         ("ltdi/methods/__init__.py", set()),
-        ("pipeline/knobs.py", set()),
+        ("pipeline/common/knobs.py", set()),
         ("pipeline/evaluate.py", {("evaluate", method) for method in ("lvdi", "ltdi", "controls")}),
         (
             "ltdi/bodies/conv4.py",

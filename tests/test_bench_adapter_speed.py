@@ -9,9 +9,9 @@ from language import sentence, write_bert
 from torch.testing import assert_close
 
 from bench.adapter_speed import KNOBS, one_by_one, together
-from ltdi.adapter import AdapterRun
+from ltdi.inference.adapter_run import AdapterRun
 from ltdi.learners import Lora
-from ltdi.seeding import generator
+from ltdi.utils.seeding import generator
 
 pytestmark = pytest.mark.slow
 

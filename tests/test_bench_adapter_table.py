@@ -6,7 +6,7 @@ import torch
 
 from bench import adapters
 from bench.adapter_table import TABLES, markdown
-from ltdi.errors import InputError
+from ltdi.utils.errors import InputError
 
 
 def row(what, accuracy, steps=0, **changes):

@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench import __main__, audit, audits, rows
-from ltdi.audit import CONDITIONS, RIGHT
+from ltdi.evaluation.condition_ablation import CONDITIONS, RIGHT
 
 
 def test_a_finished_runs_audit_is_kept_and_told(finished, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from ruamel.yaml import YAML
 
 from bench.backbones import markdown
 from bench.settings import bench_params, cell_params, override
-from pipeline.params import load
+from pipeline.common.params import load
 
 
 @pytest.mark.parametrize("setting", bench_params()["backbones"]["settings"])

@@ -12,10 +12,10 @@ from torch.testing import assert_close
 from bench import BENCH, domains
 from bench.ordinary import Ordinary
 from bench.settings import load_yaml
-from ltdi.errors import InputError
 from ltdi.learners import LinearHead
-from ltdi.seeding import generator
-from pipeline.params import load
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
+from pipeline.common.params import load
 
 PLAN = load_yaml(BENCH / "domains.yaml")
 

@@ -14,8 +14,8 @@ from worlds import DENOISER, DIFFUSION, META, World
 
 from bench import __main__, curves, figure, settings
 from bench.figure import FIGURES, LOOKS, at_equal_time, last
-from ltdi.metrics import weight_mse
-from ltdi.seeding import generator
+from ltdi.utils.metrics import weight_mse
+from ltdi.utils.seeding import generator
 
 OPTIMISED = {"streamed_tasks": 0, "steps": 10, "outer_lr": 1e-3, "lr_schedule": "constant", "ema": 0.5}
 

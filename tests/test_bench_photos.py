@@ -8,7 +8,7 @@ import torch
 from bench import photo_parts, photo_refit, photos, transductive
 from bench.settings import defaults, load_yaml, override
 from ltdi.store import write_json, write_table, write_tensors
-from pipeline.params import load
+from pipeline.common.params import load
 
 
 def test_the_preset_is_one_of_valid_params(repository, tmp_path):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from bench import photos_speed
 from ltdi.bodies import pretrained_body
 from ltdi.bodies.embedding import embed
-from ltdi.datasets.reading import Streamed
+from ltdi.datasets.image_files import Streamed
 
 timm = pytest.importorskip("timm")
 

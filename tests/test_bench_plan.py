@@ -9,8 +9,8 @@ from ruamel.yaml import YAML
 from bench import cell, plan
 from bench.plan import what_runs
 from bench.settings import bench_params, load_yaml
-from ltdi.errors import InputError
 from ltdi.store import read_json
+from ltdi.utils.errors import InputError
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_only_what_changed_is_measured_again(tiny_bench):
     assert again(project) == ["cell@glyphs-5w1s-ltdi"]
 
     # a method that is new comes with its line in METHODS and its knobs
-    for known in ("ltdi/methods/__init__.py", "pipeline/knobs.py"):
+    for known in ("ltdi/methods/__init__.py", "pipeline/common/knobs.py"):
         with open(project.folder / known, "a", encoding="utf-8") as edited:
             edited.write("# one more\n")
     bench["methods"]["llo_vae"] = {}

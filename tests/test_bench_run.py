@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from bench import __main__, report, rows, settings
-from ltdi.audit import CONDITIONS
+from ltdi.evaluation.condition_ablation import CONDITIONS
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,9 @@ from bench import zero_shot, zero_shot_data, zero_shot_resnet12, zero_shot_world
 from bench.zero_shot_data import shuffled
 from bench.zero_shot_text import overlapping
 from bench.zero_shot_tracks import matched, right, right_matched, with_unlabelled
-from ltdi.described import DescribedTasks
-from ltdi.errors import InputError
-from ltdi.seeding import generator
+from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -13,9 +13,9 @@ from ltdi.bodies import embedding, new_body, pretrained_body, read_body, write_b
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed
 from ltdi.bodies.resnet12 import ResNet12
-from ltdi.errors import InputError
-from ltdi.seeding import generator
 from ltdi.store import write_tensors
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 SECTION = {"name": "conv4", "weights": None, "image_size": None, "filters": 4}
 SMALL = "timm/test_efficientnet"
@@ -185,7 +185,7 @@ def test_without_timm_a_line_says_what_to_install(monkeypatch):
 
 @pytest.mark.slow
 def test_importing_bodies_does_not_import_timm():
-    code = "import sys, ltdi.bodies, ltdi.run; sys.exit('timm' in sys.modules)"
+    code = "import sys, ltdi.bodies, ltdi.inference.run; sys.exit('timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from bench.stages import read_stages
-from ltdi import provenance
 from ltdi.bodies import embedding
-from ltdi.store import read_tensors
+from ltdi.store import code_digest, read_tensors
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +48,10 @@ def run_again(finished, run_stage, tmp_path, monkeypatch) -> Callable[..., set[s
     store = Path(shutil.copytree(finished.store, tmp_path / "store"))
 
     def edit(file: str) -> None:
-        package = shutil.copytree(provenance.PACKAGE, tmp_path / "ltdi", ignore=shutil.ignore_patterns("__pycache__"))
+        package = shutil.copytree(code_digest.PACKAGE, tmp_path / "ltdi", ignore=shutil.ignore_patterns("__pycache__"))
         with (package / file).open("a", encoding="utf-8") as source:
             source.write("# edited\n")
-        monkeypatch.setattr(provenance, "PACKAGE", package)
+        monkeypatch.setattr(code_digest, "PACKAGE", package)
 
     def run(file: str | None = None, *, last: str = "meta_train") -> set[str]:
         if file:
@@ -67,8 +66,8 @@ def run_again(finished, run_stage, tmp_path, monkeypatch) -> Callable[..., set[s
         return {kind for path, kind in kinds_in(store).items() if path not in before}
 
     def forget() -> None:
-        provenance.code_of.cache_clear()
-        provenance._file.cache_clear()
+        code_digest.code_of.cache_clear()
+        code_digest._file.cache_clear()
 
     yield run
     monkeypatch.undo()

@@ -9,14 +9,14 @@ import torch
 from language import write_bert
 from worlds import World, read, stirred
 
-from ltdi.adaptation import gradient, train
-from ltdi.devices import deterministic, precision
+from ltdi.initialization import STARTS
 from ltdi.learners import LinearHead, Lora
+from ltdi.learners.fitting import gradient, train
 from ltdi.methods import CONTROLS, METHODS
-from ltdi.seeding import generator
-from ltdi.starts import STARTS
-from ltdi.training import Training
-from ltdi.trajectories import collect
+from ltdi.trajectories.collection import collect
+from ltdi.utils.devices import deterministic, precision
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no card")
 CARD, PROCESSOR = torch.device("cuda"), torch.device("cpu")

@@ -5,12 +5,12 @@ import torch
 from small_classes import C, F, M, by_class, classes_of, coordinates, sample
 from torch.testing import assert_close
 
-from ltdi.classes import ClassTasks, labelled
-from ltdi.errors import InputError
-from ltdi.features import FeatureMap
-from ltdi.seeding import generator
 from ltdi.store import read_table, write_table
-from ltdi.tasks import Context
+from ltdi.tasks.base import Context
+from ltdi.tasks.class_tasks import ClassTasks, labelled
+from ltdi.tasks.feature_normalization import FeatureMap
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 
 def test_sizes():

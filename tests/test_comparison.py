@@ -8,8 +8,8 @@ from PIL import Image
 from torch.testing import assert_close
 
 import ltdi
-from ltdi.comparison import compare, told_of
 from ltdi.datasets import glyphs
+from ltdi.inference.comparison import compare, told_of
 
 SIZES = {"n_way": 3, "n_shot": 2, "n_query": 4, "n_tasks": 40}
 

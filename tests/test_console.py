@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from ltdi import console as consoles
-from ltdi import memory
-from ltdi.console import one_line_errors, say, show
-from ltdi.errors import InputError
+from ltdi.utils import console as consoles
+from ltdi.utils import memory
+from ltdi.utils.console import one_line_errors, say, show
+from ltdi.utils.errors import InputError
 
 
 def ended(error, capsys):
@@ -72,7 +72,7 @@ def test_any_encoding_shows_all(encoding, monkeypatch):
 
 
 def test_the_terminal_of_whoever_has_gone_is_no_fault(repository):
-    command = "from ltdi.console import *\nwith one_line_errors('ltdi'):\n for _ in range(99999): say('x' * 99)"
+    command = "from ltdi.utils.console import *\nwith one_line_errors('ltdi'):\n for _ in range(99999): say('x' * 99)"
     shell = f'"{sys.executable}" -c "{command}" | head -1'
     found = subprocess.run(["bash", "-c", shell], cwd=repository, capture_output=True, text=True)
     assert found.stdout == "x" * 99 + "\n" and "Traceback" not in found.stderr

@@ -8,9 +8,9 @@ from every_method import CONTROLS, every_world
 from torch.testing import assert_close
 from worlds import N_WAY, draw
 
-from ltdi.classes import ClassTasks, context_of
-from ltdi.methods.head_sgd import RATES, STEPS
-from ltdi.metrics import mean_and_ci95, nearest_mean_accuracy
+from ltdi.methods.baselines.head_sgd import RATES, STEPS
+from ltdi.tasks.class_tasks import ClassTasks, context_of
+from ltdi.utils.metrics import mean_and_ci95, nearest_mean_accuracy
 
 # an operation that falls back to a loop under vmap would loop over tasks
 pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")

@@ -5,16 +5,9 @@ import torch
 from image_sets import assert_one_line, by_class, dense
 from torch.testing import assert_close
 
-from ltdi.datasets import (
-    TRANSFORMS,
-    ImageSet,
-    augment,
-    expand_classes,
-    join,
-    transform,
-)
-from ltdi.errors import InputError
-from ltdi.seeding import generator
+from ltdi.datasets import TRANSFORMS, ImageSet, augment, expand_classes, join, transform
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 
 def random_set(n_classes=3, n_images=2, channels=1, size=5, prefix="c"):

@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from ltdi.diffusion.denoiser import DENOISERS, Tokens
 from ltdi.learners import TwoLayerHead
-from ltdi.nn import Standardise
-from ltdi.seeding import generator
-from ltdi.weights import WeightSpace
+from ltdi.learners.weight_space import WeightSpace
+from ltdi.utils.nn import Standardise
+from ltdi.utils.seeding import generator
 
 B, N, K, F = 3, 5, 2, 6
 ORDER = torch.tensor([3, 0, 4, 2, 1])

@@ -9,15 +9,8 @@ from described_worlds import N_WAY, NamedWorld, named_tasks
 from torch.testing import assert_close
 from worlds import draw
 
-from ltdi.described import DescribedTasks, left_out, rows_as_features
-from ltdi.errors import InputError
-from ltdi.learners import LinearHead
-from ltdi.methods import build
-from ltdi.methods.base import scores
-from ltdi.methods.saved import read_method, write_method
-from ltdi.seeding import generator
-from ltdi.starts import STARTS, start_of
-from ltdi.starts.described import (
+from ltdi.initialization import STARTS, start_of
+from ltdi.initialization.from_names import (
     NOISE,
     SHARPNESSES,
     kernel_directions,
@@ -25,10 +18,17 @@ from ltdi.starts.described import (
     similarities,
     softmax_directions,
 )
+from ltdi.learners import LinearHead
+from ltdi.methods import build
+from ltdi.methods.common.base import scores
+from ltdi.methods.storage import read_method, write_method
 from ltdi.store import read_table, write_table
-from ltdi.tasks import Context
-from ltdi.training import Training
-from ltdi.trajectories import collect
+from ltdi.tasks.base import Context
+from ltdi.tasks.named_class_tasks import DescribedTasks, left_out, rows_as_features
+from ltdi.trajectories.collection import collect
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 FROM_ROWS = ("nearest_name", "softmax_rows", "text_ridge", "kernel_ridge", "eszsl", "conse")
 TRAINED = (

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ltdi import __main__, cli
-from ltdi.devices import deterministic, exact, side_by_side
+from ltdi.utils.devices import deterministic, exact, side_by_side
 
 
 @pytest.fixture

@@ -6,17 +6,17 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from ltdi.artefacts import load_sources
-from ltdi.audit import audit_run
-from ltdi.classes import Classes
-from ltdi.domains import DomainTasks
-from ltdi.errors import InputError
+from ltdi.evaluation.condition_ablation import audit_run
 from ltdi.learners import LinearHead
+from ltdi.meta_learning.model_selection import scores_on_new_tasks
 from ltdi.scenarios.domains import all_domains
-from ltdi.seeding import generator
-from ltdi.selection import scores_on_new_tasks
 from ltdi.store import read_json, read_table, read_tensors
-from pipeline.params import load
+from ltdi.tasks.class_tasks import Classes
+from ltdi.tasks.domain_tasks import DomainTasks
+from ltdi.trajectories.storage import load_sources
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
+from pipeline.common.params import load
 from pipeline.report import page
 
 pytestmark = pytest.mark.slow

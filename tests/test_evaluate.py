@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.artefacts import load_sources, load_start, load_trajectories, read_weights
-from ltdi.metrics import weight_mse
 from ltdi.store import read_json, read_tensors, write_tensors
-from ltdi.trajectories import Trajectories
+from ltdi.trajectories.collection import Trajectories
+from ltdi.trajectories.storage import load_sources, load_start, load_trajectories, read_weights
+from ltdi.utils.metrics import weight_mse
 from pipeline.evaluate import _way
 from pipeline.summary import show
 

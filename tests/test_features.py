@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.features import NORMALISATIONS, FeatureMap
-from ltdi.seeding import generator
 from ltdi.store import read_tensors, write_tensors
+from ltdi.tasks.feature_normalization import NORMALISATIONS, FeatureMap
+from ltdi.utils.seeding import generator
 
 R, F = 60, 8
 

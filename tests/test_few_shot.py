@@ -8,17 +8,18 @@ from ruamel.yaml import YAML
 from torch.testing import assert_close
 from worlds import World, frozen_body, patterns
 
-from ltdi.classes import Classes, ClassTasks
 from ltdi.datasets import DATASETS, ImageSet
-from ltdi.features import NORMALISATIONS
+from ltdi.initialization import STARTS, Prototype
+from ltdi.initialization.closed_form import ClosedForm
+from ltdi.initialization.selection import CLOSED_FORMS, IMAGE_TASKS, _calibrated, accuracies_of, of_images
 from ltdi.learners import LinearHead, TwoLayerHead
+from ltdi.meta_learning.model_selection import is_ahead
 from ltdi.scenarios import SCENARIOS
 from ltdi.scenarios.few_shot import FewShot
-from ltdi.scenarios.image_tasks import CLOSED_FORMS, START_TASKS, _calibrated, _scores, accuracies_of, image_sets
-from ltdi.seeding import generator
-from ltdi.selection import is_ahead
-from ltdi.starts import STARTS, Prototype
-from ltdi.starts.closed_form import ClosedForm
+from ltdi.scenarios.image_features import _scores, image_sets
+from ltdi.tasks.class_tasks import Classes, ClassTasks
+from ltdi.tasks.feature_normalization import NORMALISATIONS
+from ltdi.utils.seeding import generator
 
 FROM_EXAMPLES = ("fresh", "shared", "prototype", "ridge", "adaptive_ridge")
 LEARNER = {"name": "two_layer_head", "hidden": 12, "normalise": "none", "projection": None}
@@ -31,7 +32,7 @@ def world():
 
 
 def begin(train, val, kind="closed_form", **learner):
-    return FewShot().begin({"meta_train": train, "meta_val": val}, LEARNER | learner, kind, seed=0)
+    return of_images(train, val, LEARNER | learner, kind, seed=0)
 
 
 def sample(features, split):
@@ -75,7 +76,7 @@ def test_only_a_gain_beyond_chance_counts(world):
     good = _calibrated(world.start, world.val)
     # all classes score the same
     chance = STARTS["fresh"](good.learner, good.shared)
-    of_good, of_chance = (accuracies_of(start, world.val, n_tasks=START_TASKS, seed=0) for start in (good, chance))
+    of_good, of_chance = (accuracies_of(start, world.val, n_tasks=IMAGE_TASKS, seed=0) for start in (good, chance))
     assert is_ahead(of_good, of_chance)
     assert not is_ahead(of_chance, of_good)
     assert not is_ahead(of_good, of_good)
@@ -109,7 +110,7 @@ def test_unit_length_is_taken_where_it_is_better():
     plain, unseen = begin(directions("meta_train"), directions("meta_val"), "prototype")
     assert unseen.normalise == "none" and plain.learner.floor == 0.0
     val = directions("meta_val")
-    sizes = {"n_tasks": START_TASKS, "seed": 0}
+    sizes = {"n_tasks": IMAGE_TASKS, "seed": 0}
     gained = accuracies_of(start, val.through(seen), **sizes) - accuracies_of(plain, val.through(unseen), **sizes)
     assert gained.mean() > 0.1
 
@@ -173,7 +174,7 @@ def test_a_closed_form_fits_fewer_hidden_units_than_features_behind_a_projection
     plain = type(start)(LinearHead(5), start.shared, **start.values())
     expected = plain.learner.logits(plain.centre(context), inputs)
     assert_close(start.learner.logits(start.centre(context), inputs), expected, rtol=1e-3, atol=1e-3)
-    assert accuracies_of(start, world.val.through(seen), n_tasks=START_TASKS, seed=0).mean() > 0.6
+    assert accuracies_of(start, world.val.through(seen), n_tasks=IMAGE_TASKS, seed=0).mean() > 0.6
 
 
 def test_a_learner_is_the_one_that_is_named(world):

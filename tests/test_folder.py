@@ -14,8 +14,8 @@ from PIL import Image
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed
 from ltdi.datasets import DATASETS, SPLITS, expand_classes, folder, join, photographs, transform
-from ltdi.datasets.domains import domains
-from ltdi.errors import InputError
+from ltdi.datasets.domain_sets import domains
+from ltdi.utils.errors import InputError
 
 
 def write(file, value, size=(12, 10)):

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ltdi.datasets.texts import GLUE, read_text_set, thinned
-from ltdi.errors import InputError
+from ltdi.datasets.text_files import GLUE, read_text_set, thinned
+from ltdi.utils.errors import InputError
 
 ROWS = {
     "CoLA": 'gj04\t1\t\tThe "sailors rode.\nxx\t0\t*\tThe rode sailors.\n',

@@ -4,11 +4,8 @@ import pytest
 import torch
 from image_sets import assert_one_line, dense, pixel_accuracy
 
-from ltdi.datasets import (
-    SPLITS,
-    glyphs,
-)
-from ltdi.errors import InputError
+from ltdi.datasets import SPLITS, glyphs
+from ltdi.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

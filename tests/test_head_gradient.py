@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.adaptation import adapt, gradient, train
-from ltdi.classes import labelled
-from ltdi.learner import ABSENT
 from ltdi.learners import LinearHead, TwoLayerHead
-from ltdi.seeding import generator
+from ltdi.learners.fitting import adapt, gradient, train
+from ltdi.tasks.batch import ABSENT
+from ltdi.tasks.class_tasks import labelled
+from ltdi.utils.seeding import generator
 
 B, N, K, F = 3, 4, 5, 6
 LEARNERS = {"two layers": TwoLayerHead(F, 8), "linear": LinearHead(F)}

@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 from worlds import N_WAY, World
 
-from ltdi.errors import InputError
-from ltdi.seeding import generator
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 # --- the task's own draw as the noise
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from described_worlds import NamedWorld, named_classes
 from torch.testing import assert_close
 
-from ltdi.joined import IMAGES, NAMES, Joiner, Joining, chosen, right
-from ltdi.seeding import generator
+from ltdi.methods.common.name_image_fusion import IMAGES, NAMES, Joiner, Joining, chosen, right
+from ltdi.utils.seeding import generator
 
 MEAN = torch.full((8,), 0.3)
 

@@ -7,12 +7,12 @@ import torch
 from language import sentence, write_bert
 from torch.testing import assert_close
 
-from ltdi.learner import ABSENT
+from ltdi.initialization import STARTS, start_of
+from ltdi.initialization.joint_adapter import TRUSTS, best_joint
 from ltdi.learners import Lora
-from ltdi.seeding import generator
-from ltdi.starts import STARTS, start_of
-from ltdi.starts.joint import TRUSTS, best_joint
-from ltdi.tasks import Context, Task
+from ltdi.tasks.base import Context, Task
+from ltdi.tasks.batch import ABSENT
+from ltdi.utils.seeding import generator
 
 pytest.importorskip("transformers")
 

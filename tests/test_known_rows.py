@@ -10,17 +10,17 @@ from described_worlds import CLASSES, E, NamedWorld, named_classes
 from torch.testing import assert_close
 from worlds import draw, stirred
 
-from ltdi.described import DescribedTasks
-from ltdi.errors import InputError
-from ltdi.features import FeatureMap
+from ltdi.initialization import STARTS
+from ltdi.initialization.base import shared_draw
 from ltdi.learners import LinearHead
-from ltdi.methods.base import scores
+from ltdi.methods.common.base import scores
 from ltdi.scenarios.zero_shot import with_images
-from ltdi.seeding import generator
-from ltdi.starts import STARTS
-from ltdi.starts.base import shared_draw
-from ltdi.tasks import Context
-from ltdi.training import Training
+from ltdi.tasks.base import Context
+from ltdi.tasks.feature_normalization import FeatureMap
+from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 IMAGED = 40
 LEARNING = {"new_tasks": 8, "recorded_tasks": 0, "query_loss": 1.0, "weight_loss": 0.0}

@@ -9,8 +9,8 @@ from command import call, refused
 from PIL import Image
 
 import ltdi
-from ltdi.errors import InputError, Remark
-from ltdi.named import by_folder
+from ltdi.inference.class_names import by_folder
+from ltdi.utils.errors import InputError, Remark
 
 
 @pytest.fixture

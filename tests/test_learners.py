@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from ltdi.classes import labelled
-from ltdi.learner import ABSENT
 from ltdi.learners import LEARNERS, LinearHead, TwoLayerHead, learner_of
-from ltdi.seeding import generator
+from ltdi.tasks.batch import ABSENT
+from ltdi.tasks.class_tasks import labelled
+from ltdi.utils.seeding import generator
 
 B, N, M = 3, 4, 6
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from ltdi.errors import InputError
-from pipeline.lock import alone_in
+from ltdi.utils.errors import InputError
+from pipeline.common.lock import alone_in
 
 
 def test_a_second_run_is_one_line_and_the_first_goes_on(tmp_path):
@@ -30,7 +30,7 @@ def test_where_nothing_was_written_nothing_stays(tmp_path):
 
 
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path, repository):
-    command = "import os; from pathlib import Path; from pipeline.lock import alone_in\n"
+    command = "import os; from pathlib import Path; from pipeline.common.lock import alone_in\n"
     command += "with alone_in(Path('data')): os.kill(os.getpid(), 9)"
     env = os.environ | {"PYTHONPATH": str(repository)}
     assert subprocess.run([sys.executable, "-c", command], cwd=tmp_path, env=env).returncode == -9

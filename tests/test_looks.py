@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.datasets.domains import domains
-from ltdi.datasets.looks import LOOKS, SIDE, seen_as
-from ltdi.datasets.reading import Streamed
-from ltdi.errors import InputError
+from ltdi.datasets.domain_sets import domains
+from ltdi.datasets.image_files import Streamed
+from ltdi.datasets.styles import LOOKS, SIDE, seen_as
 from ltdi.scenarios.domains import _no_domain_twice
-from ltdi.seeding import generator
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 
 def stripes(period, low=0.0, high=1.0, size=64):

@@ -10,11 +10,11 @@ from torch import nn
 from torch.testing import assert_close
 
 from bench import dylora
-from ltdi.adaptation import adapt, gradient
-from ltdi.errors import InputError
 from ltdi.learners import learner_of
+from ltdi.learners.fitting import adapt, gradient
 from ltdi.learners.lora import Lora
-from ltdi.seeding import generator
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 pytest.importorskip("transformers")
 

@@ -14,19 +14,19 @@ from torch import Tensor
 from torch.testing import assert_close
 from worlds import OWN, PAPER, draw, stirred
 
-from ltdi.errors import InputError
+from ltdi.initialization import STARTS
 from ltdi.learners import LEARNERS
 from ltdi.methods import CONTROLS, METHODS, build
-from ltdi.methods.base import scores
-from ltdi.methods.refined import Refined
-from ltdi.methods.saved import read_method, write_method
-from ltdi.methods.trained import TrainedMethod
-from ltdi.seeding import generator
-from ltdi.starts import STARTS
+from ltdi.methods.common.base import scores
+from ltdi.methods.common.test_time_refinement import Refined
+from ltdi.methods.common.trained import TrainedMethod
+from ltdi.methods.storage import read_method, write_method
 from ltdi.store import read_tensors, write_tensors
-from ltdi.tasks import Context, Task, TaskSource
-from ltdi.training import Training
-from ltdi.trajectories import collect
+from ltdi.tasks.base import Context, Task, TaskSource
+from ltdi.trajectories.collection import collect
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 pytestmark = pytest.mark.slow
 

@@ -7,11 +7,11 @@ import torch
 from torch.testing import assert_close
 from worlds import META, N_QUERY, N_SHOT, N_WAY, World, draw
 
-from ltdi.methods.base import scores
-from ltdi.methods.setup import Meta
-from ltdi.methods.trained import TaskBatch, TrainedMethod
-from ltdi.metrics import nearest_mean_accuracy
-from ltdi.seeding import generator
+from ltdi.methods.common.base import scores
+from ltdi.methods.common.setup import Meta
+from ltdi.methods.common.trained import TaskBatch, TrainedMethod
+from ltdi.utils.metrics import nearest_mean_accuracy
+from ltdi.utils.seeding import generator
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from worlds import N_WAY, World, draw
 
-from ltdi.classes import Classes, ClassTasks, context_of
-from ltdi.features import FeatureMap
 from ltdi.learners import LinearHead
-from ltdi.methods.lda import SHRINKAGES, shrunk_inverse, within_class_covariance
-from ltdi.methods.logistic import CS, logistic_weights
-from ltdi.metrics import accuracy
-from ltdi.seeding import generator
-from ltdi.tasks import Context
+from ltdi.methods.baselines.lda import SHRINKAGES, shrunk_inverse, within_class_covariance
+from ltdi.methods.baselines.logistic import CS, logistic_weights
+from ltdi.tasks.base import Context
+from ltdi.tasks.class_tasks import Classes, ClassTasks, context_of
+from ltdi.tasks.feature_normalization import FeatureMap
+from ltdi.utils.metrics import accuracy
+from ltdi.utils.seeding import generator
 
 WIDTH = 8
 SHOTS = torch.tensor([[4, 1, 2], [1, 4, 3]])

@@ -9,11 +9,11 @@ from torch import nn
 from torch.testing import assert_close
 from worlds import HIDDEN, N_WAY, F, World, draw, stirred
 
-from ltdi.classes import context_of
-from ltdi.methods.ghn3 import CHAIN, head_distances, head_edges, shortest_paths, tiled
-from ltdi.nn import Attention, TransformerBlock
-from ltdi.seeding import generator
-from ltdi.training import Training
+from ltdi.methods.generators.ghn3 import CHAIN, head_distances, head_edges, shortest_paths, tiled
+from ltdi.tasks.class_tasks import context_of
+from ltdi.utils.nn import Attention, TransformerBlock
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 V = len(CHAIN) + N_WAY
 GRAPH = head_distances(N_WAY)

@@ -10,9 +10,9 @@ from described_worlds import NamedWorld
 from torch.testing import assert_close
 from worlds import read, stirred
 
-from ltdi.described import DescribedTasks
-from ltdi.seeding import generator
-from ltdi.training import Training
+from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 LEARNING = {"new_tasks": 8, "recorded_tasks": 8, "query_loss": 1.0, "weight_loss": 0.1}
 

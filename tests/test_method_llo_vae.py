@@ -9,11 +9,11 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from torch.testing import assert_close
 from worlds import HIDDEN, N_WAY, World, draw, stirred
 
-from ltdi.learner import map_batch
-from ltdi.methods.llo_vae import Vae, kl_to_prior
-from ltdi.seeding import generator
-from ltdi.training import Training
-from ltdi.trajectories import Trajectories
+from ltdi.methods.generators.llo_vae import Vae, kl_to_prior
+from ltdi.tasks.batch import map_batch
+from ltdi.trajectories.collection import Trajectories
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 NAME = "llo_vae"
 BOUND = {"weight_loss": 1.0, "query_loss": 0.0}

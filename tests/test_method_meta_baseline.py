@@ -9,12 +9,12 @@ from torch.testing import assert_close
 from worlds import N_SHOT, N_WAY, World, draw, stirred
 
 from ltdi.bodies.conv4 import Conv4
-from ltdi.classes import context_of
-from ltdi.methods.base import scores
-from ltdi.metrics import accuracy
-from ltdi.seeding import generator
+from ltdi.methods.common.base import scores
 from ltdi.store import read_tensors, write_tensors
-from ltdi.training import Training
+from ltdi.tasks.class_tasks import context_of
+from ltdi.utils.metrics import accuracy
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 
 @pytest.fixture(scope="module")

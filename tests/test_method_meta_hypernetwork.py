@@ -5,10 +5,10 @@ import torch
 from torch.testing import assert_close
 from worlds import N_WAY, World, draw, stirred
 
-from ltdi.classes import Classes, ClassTasks, context_of
-from ltdi.learner import Batch
-from ltdi.tasks import Task
-from ltdi.training import Training
+from ltdi.tasks.base import Task
+from ltdi.tasks.batch import Batch
+from ltdi.tasks.class_tasks import Classes, ClassTasks, context_of
+from ltdi.utils.trainer import Training
 
 NAME = "meta_hypernetwork"
 ADAPTED = [{"adapt_steps": 0}, {"adapt_steps": 2, "adapt_lr": 0.5}]

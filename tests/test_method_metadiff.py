@@ -7,14 +7,14 @@ from torch import nn
 from torch.testing import assert_close
 from worlds import META, N_WAY, World, draw, stirred
 
-from ltdi.classes import context_of
-from ltdi.errors import InputError
-from ltdi.methods.metadiff import support_gradient
-from ltdi.metrics import nearest_mean_accuracy
-from ltdi.seeding import generator
-from ltdi.starts.closed_form import TEMPERATURES
-from ltdi.tasks import Task
-from ltdi.training import Training
+from ltdi.initialization.closed_form import TEMPERATURES
+from ltdi.methods.generators.metadiff import support_gradient
+from ltdi.tasks.base import Task
+from ltdi.tasks.class_tasks import context_of
+from ltdi.utils.errors import InputError
+from ltdi.utils.metrics import nearest_mean_accuracy
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 SAMPLING_STEPS = (1, 3, 10, 1000)
 

@@ -10,13 +10,13 @@ from test_known_rows import RowsAndImages
 from torch.testing import assert_close
 from worlds import draw, stirred
 
-from ltdi.errors import InputError
 from ltdi.learners import TwoLayerHead
 from ltdi.methods import build
-from ltdi.methods.ghn3 import CHAIN, HIDDEN, chain_of, head_distances
-from ltdi.seeding import generator
-from ltdi.tasks import Context
-from ltdi.training import Training
+from ltdi.methods.generators.ghn3 import CHAIN, HIDDEN, chain_of, head_distances
+from ltdi.tasks.base import Context
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 LEARNING = {"new_tasks": 4, "recorded_tasks": 0, "query_loss": 1.0, "weight_loss": 0.0}
 

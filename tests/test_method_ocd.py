@@ -8,10 +8,10 @@ from torch import nn
 from torch.testing import assert_close
 from worlds import PAPER, World, draw, stirred
 
-from ltdi.classes import context_of
-from ltdi.seeding import generator
-from ltdi.tasks import Task
-from ltdi.training import Training
+from ltdi.tasks.base import Task
+from ltdi.tasks.class_tasks import context_of
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 
 @pytest.fixture(scope="module")

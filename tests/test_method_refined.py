@@ -5,10 +5,10 @@ import torch
 from torch.testing import assert_close
 from worlds import World, draw, stirred
 
-from ltdi.classes import context_of
-from ltdi.errors import InputError
-from ltdi.methods.refined import Refined
-from ltdi.seeding import generator
+from ltdi.methods.common.test_time_refinement import Refined
+from ltdi.tasks.class_tasks import context_of
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 
 @pytest.fixture(scope="module")

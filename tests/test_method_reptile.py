@@ -13,12 +13,12 @@ from torch.testing import assert_close
 from worlds import META, N_SHOT, N_WAY, World, draw, stirred
 
 from ltdi.bodies.conv4 import Conv4
-from ltdi.classes import context_of
-from ltdi.errors import InputError
-from ltdi.methods import reptile
-from ltdi.methods.base import scores
-from ltdi.seeding import generator
-from ltdi.training import Training
+from ltdi.methods.common.base import scores
+from ltdi.methods.generators import reptile
+from ltdi.tasks.class_tasks import context_of
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 POOL = N_SHOT + META["query_images"]
 

@@ -8,10 +8,10 @@ import torch
 from torch.testing import assert_close
 from worlds import N_QUERY, N_SHOT, N_WAY, F, World, draw
 
-from ltdi.classes import Classes, ClassTasks, context_of, labelled
-from ltdi.errors import InputError
-from ltdi.seeding import generator
-from ltdi.training import Training
+from ltdi.tasks.class_tasks import Classes, ClassTasks, context_of, labelled
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 ALL = N_SHOT + N_QUERY
 

@@ -8,11 +8,11 @@ from every_method import DIFFUSIONS, METHODS, TRAINED, context_with, every_world
 from torch.testing import assert_close
 from worlds import N_WAY, PAPER, draw, stirred
 
-from ltdi.classes import Classes, ClassTasks
 from ltdi.diffusion.denoiser import DENOISERS
-from ltdi.seeding import generator
 from ltdi.store import read_tensors, write_tensors
-from ltdi.training import Training
+from ltdi.tasks.class_tasks import Classes, ClassTasks
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 REPTILE = {"inner_steps": 2, "inner_optimizer": "adam", "inner_lr": 1e-3}
 

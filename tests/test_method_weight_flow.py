@@ -6,9 +6,9 @@ from torch.func import jacrev, vmap
 from torch.testing import assert_close
 from worlds import N_WAY, World, draw, stirred
 
-from ltdi.methods.weight_flow import euler, point
-from ltdi.seeding import generator
-from ltdi.training import Training
+from ltdi.methods.generators.weight_flow import euler, point
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 B, P, D = 3, 4, 6
 

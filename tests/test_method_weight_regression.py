@@ -5,10 +5,10 @@ import torch
 from torch.testing import assert_close
 from worlds import World, draw
 
-from ltdi.methods import weight_regression
-from ltdi.methods.weight_regression import PENALTIES
-from ltdi.tasks import Task
-from ltdi.trajectories import Trajectories
+from ltdi.methods.baselines import weight_regression
+from ltdi.methods.baselines.weight_regression import PENALTIES
+from ltdi.tasks.base import Task
+from ltdi.trajectories.collection import Trajectories
 
 
 @pytest.fixture(params=["shared", "prototype"])

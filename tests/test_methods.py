@@ -16,9 +16,9 @@ from every_method import (
 from torch.testing import assert_close
 from worlds import N_WAY, PAPER, draw, stirred
 
-from ltdi.classes import context_of
 from ltdi.store import read_tensors, write_tensors
-from ltdi.training import Training
+from ltdi.tasks.class_tasks import context_of
+from ltdi.utils.trainer import Training
 
 # an operation that falls back to a loop under vmap would loop over tasks
 pytestmark = pytest.mark.filterwarnings("error:There is a performance drop")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.classes import labelled
-from ltdi.learner import ABSENT
-from ltdi.metrics import accuracy, best_and_paired, mean_and_ci95, nearest_mean_accuracy, weight_mse
-from ltdi.seeding import generator
+from ltdi.tasks.batch import ABSENT
+from ltdi.tasks.class_tasks import labelled
+from ltdi.utils.metrics import accuracy, best_and_paired, mean_and_ci95, nearest_mean_accuracy, weight_mse
+from ltdi.utils.seeding import generator
 
 
 def test_accuracy_is_the_fraction_of_right_answers_a_task():

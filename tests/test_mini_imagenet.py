@@ -8,12 +8,8 @@ from image_sets import REAL_DATA, assert_one_line, by_class, dense, zip_folder
 from PIL import Image
 from torch.testing import assert_close
 
-from ltdi.datasets import (
-    DATASETS,
-    SPLITS,
-    mini_imagenet,
-)
-from ltdi.errors import InputError
+from ltdi.datasets import DATASETS, SPLITS, mini_imagenet
+from ltdi.utils.errors import InputError
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ltdi.nn import Attention, ResidualBlock1d, TimeEmbedding, TransformerBlock, masked_mean, solved, zero
-from ltdi.seeding import generator
+from ltdi.utils.nn import Attention, ResidualBlock1d, TimeEmbedding, TransformerBlock, masked_mean, solved, zero
+from ltdi.utils.seeding import generator
 
 WIDTH, HEADS = 12, 3
 

@@ -9,12 +9,8 @@ import torch
 from image_sets import REAL_DATA, assert_one_line, by_class, dense, pixel_accuracy, zip_folder
 from PIL import Image
 
-from ltdi.datasets import (
-    DATASETS,
-    SPLITS,
-    omniglot,
-)
-from ltdi.errors import InputError
+from ltdi.datasets import DATASETS, SPLITS, omniglot
+from ltdi.utils.errors import InputError
 
 
 def write_png(path, value=255):

@@ -18,22 +18,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from worlds import World, draw
 
-from ltdi.adaptation import adapt, train
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed_there
-from ltdi.extractor import FeatureExtractor
+from ltdi.bodies.feature_extractor import FeatureExtractor
+from ltdi.initialization import STARTS
+from ltdi.initialization.adapter_candidates import Mixture, batches, side_by_side, soft_loss
+from ltdi.initialization.joint_adapter import Joint
 from ltdi.learners import LinearHead, Lora
+from ltdi.learners.fitting import adapt, train
 from ltdi.methods import CONTROLS, METHODS
-from ltdi.methods.known_rows import KnownRows
-from ltdi.scenarios.adapter_start import Mixture, batches, side_by_side, soft_loss
-from ltdi.seeding import generator
-from ltdi.starts import STARTS
-from ltdi.starts.joint import Joint
-from ltdi.text_examples import Examples
-from ltdi.text_pairs import Pairs
-from ltdi.text_tasks import Reading, TextTasks
-from ltdi.training import Training
-from ltdi.trajectories import Trajectories, collect
+from ltdi.methods.common.class_semantics import KnownRows
+from ltdi.tasks.text_examples import Examples
+from ltdi.tasks.text_pairs import Pairs
+from ltdi.tasks.text_tasks import Reading, TextTasks
+from ltdi.trajectories.collection import Trajectories, collect
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 META = torch.device("meta")
 TRANSFERS = {"aten._to_copy.default", "aten.copy_.default"}

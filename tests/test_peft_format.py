@@ -8,10 +8,10 @@ import torch
 from language import sentence, write_bert
 from torch.testing import assert_close
 
-from ltdi.errors import InputError
 from ltdi.learners.lora import Lora
-from ltdi.peft_format import CONFIG, TENSORS, read_adapter, write_adapter
-from ltdi.seeding import generator
+from ltdi.learners.peft_io import CONFIG, TENSORS, read_adapter, write_adapter
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")

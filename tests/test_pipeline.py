@@ -103,10 +103,10 @@ def test_an_edit_makes_again_what_it_may_have_changed(finished_project, project,
         return ran, made, {out for out, content in hashes(project).items() if content != outs[out]}
 
     timed = {"data/weights", METRICS}
-    ran, made, changed = edited("pipeline/progress.py", "15.0", "16.0")
+    ran, made, changed = edited("pipeline/common/progress.py", "15.0", "16.0")
     assert ran == STAGES and not made and changed <= timed
 
-    ran, made, changed = edited("ltdi/metrics.py", "import math", "import math  # edited")
+    ran, made, changed = edited("ltdi/utils/metrics.py", "import math", "import math  # edited")
     assert ran == STAGES and made == {"trajectories": 3, "checkpoints": 1}
     assert changed <= timed | {"data/trajectories", "data/model"}
 

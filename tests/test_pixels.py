@@ -10,9 +10,9 @@ from PIL import Image
 from torch.testing import assert_close
 
 import ltdi
-from ltdi.datasets.reading import read_images
-from ltdi.errors import InputError
-from ltdi.pictures import listed_of
+from ltdi.datasets.image_files import read_images
+from ltdi.inference.user_images import listed_of
+from ltdi.utils.errors import InputError
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -7,9 +7,9 @@ from torch.testing import assert_close
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.pretraining import EpisodicLoss, pretrain
 from ltdi.datasets import ImageSet
-from ltdi.seeding import generator
 from ltdi.store import read_json, read_tensors
-from ltdi.training import Training
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 
 @pytest.mark.slow

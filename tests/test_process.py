@@ -14,7 +14,7 @@ from ltdi.diffusion.process import (
 )
 from ltdi.diffusion.sampler import ddpm as step
 from ltdi.diffusion.schedule import cosine
-from ltdi.seeding import generator
+from ltdi.utils.seeding import generator
 
 PROCESSES = [VanillaProcess, TrajectoryProcess, LocalConsistencyProcess, NaiveLocalProcess]
 

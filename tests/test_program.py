@@ -13,11 +13,11 @@ from PIL import Image
 from torch.testing import assert_close
 
 import ltdi
-from ltdi.errors import InputError
-from ltdi.features import FeatureMap
-from ltdi.head import Head
+from ltdi.inference.export import FACTS, PROGRAMS, Program, write_torch
+from ltdi.inference.head import Head
 from ltdi.learners import LinearHead
-from ltdi.program import FACTS, PROGRAMS, Program, write_torch
+from ltdi.tasks.feature_normalization import FeatureMap
+from ltdi.utils.errors import InputError
 
 pytestmark = pytest.mark.slow
 

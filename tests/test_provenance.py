@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltdi import provenance
-from ltdi.provenance import closure, code_of, imports, name_of
+from ltdi.store import code_digest
+from ltdi.store.code_digest import closure, code_of, imports, name_of
 
 MODULES = {
     "__init__.py": "",
@@ -27,7 +27,7 @@ MODULES = {
 
 def forget():
     code_of.cache_clear()
-    provenance._file.cache_clear()
+    code_digest._file.cache_clear()
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def package(tmp_path, monkeypatch):
     for name, source in MODULES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(source)
-    monkeypatch.setattr(provenance, "PACKAGE", folder)
+    monkeypatch.setattr(code_digest, "PACKAGE", folder)
     forget()
     yield folder
     forget()
@@ -77,7 +77,7 @@ def test_imports_are_the_modules_and_not_what_is_in_them(package):
 
 
 def test_trajectories_are_made_by_scores_and_tasks_and_by_no_body():
-    reached = names_in("ltdi.trajectories")
+    reached = names_in("ltdi.trajectories.collection")
     assert {"trajectories", "adaptation", "metrics", "tasks", "seeding", "starts.closed_form", "weights"} <= reached
     assert not [name for name in reached if name.split(".")[0] in ("bodies", "datasets", "methods", "scenarios")]
 
@@ -89,14 +89,16 @@ def test_features_are_made_by_the_body_and_by_no_task():
 
 @pytest.mark.slow
 def test_the_closure_is_what_python_loads():
-    command = "import sys, ltdi.trajectories; print(*(name for name in sys.modules if name.startswith('ltdi.')))"
+    command = (
+        "import sys, ltdi.trajectories.collection; print(*(name for name in sys.modules if name.startswith('ltdi.')))"
+    )
     loaded = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout.split()
-    assert set(loaded) == {name for name, _ in closure("ltdi.trajectories")}
+    assert set(loaded) == {name for name, _ in closure("ltdi.trajectories.collection")}
 
 
 def test_no_module_hides_what_it_imports():
     """Relative imports would not be seen."""
-    for file in Path(provenance.__file__).parent.rglob("*.py"):
+    for file in Path(code_digest.__file__).parent.rglob("*.py"):
         assert "from ." not in file.read_text(encoding="utf-8"), file
 
 
@@ -150,5 +152,5 @@ def test_where_the_package_lies_makes_no_difference(package, tmp_path, monkeypat
     package.rename(tmp_path / "elsewhere")
     (tmp_path / "other").mkdir()
     (tmp_path / "elsewhere").rename(tmp_path / "other" / "ltdi")
-    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "other" / "ltdi")
+    monkeypatch.setattr(code_digest, "PACKAGE", tmp_path / "other" / "ltdi")
     assert named() == before

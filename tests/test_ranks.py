@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi import ranks
-from ltdi.errors import InputError
 from ltdi.store import read_json, read_table, read_tensors
+from ltdi.utils import distributed
+from ltdi.utils.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -28,10 +28,10 @@ SMALL = {
 
 def test_alone_it_does_nothing():
     value = torch.ones(2)
-    ranks.add_up([value])
-    assert list(ranks.mine(range(5))) == list(range(5)) and range(7)[ranks.share(7)] == range(7)
-    assert ranks.leads() and value.equal(torch.ones(2))
-    assert [part.item() for part in ranks.together([2.0, 3.0], torch.tensor)] == [2.0, 3.0]
+    distributed.add_up([value])
+    assert list(distributed.mine(range(5))) == list(range(5)) and range(7)[distributed.share(7)] == range(7)
+    assert distributed.leads() and value.equal(torch.ones(2))
+    assert [part.item() for part in distributed.together([2.0, 3.0], torch.tensor)] == [2.0, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_alone_it_does_nothing():
 def test_what_torchrun_would_not_say_is_one_line(told, name, monkeypatch):
     for key, value in told.items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(InputError, match=f"{name} = .* is not what torchrun sets"), ranks.joined():
+    with pytest.raises(InputError, match=f"{name} = .* is not what torchrun sets"), distributed.joined():
         pass
 
 
@@ -56,10 +56,10 @@ from ltdi import ranks
 from ltdi.datasets import DATASETS, glyphs
 DATASETS["glyphs"] = replace(DATASETS["glyphs"], load=partial(glyphs.load, n_classes=60))
 params, data, *stages = sys.argv[1:]
-with ranks.joined():
+with distributed.joined():
     for stage in stages:
         import_module("pipeline." + stage).main(Path(params), Path(data))
-        ranks.wait()
+        distributed.wait()
 """
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ltdi.datasets import reading
-from ltdi.datasets.reading import find_images, read_images
-from ltdi.errors import InputError
-from ltdi.named import different
+from ltdi.datasets import image_files
+from ltdi.datasets.image_files import find_images, read_images
+from ltdi.inference.class_names import different
+from ltdi.utils.errors import InputError
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_links_to_folders_are_followed_but_in_a_circle(folder):
 
 
 def test_a_picture_of_too_many_pixels_is_not_opened(folder, monkeypatch):
-    monkeypatch.setattr(reading, "MOST_PIXELS", 63)
+    monkeypatch.setattr(image_files, "MOST_PIXELS", 63)
     with pytest.raises(InputError, match=r"0.png: 8 × 8 pixels, and images of at most 63 are read; make it smaller"):
         read_images([folder / "a" / "0.png"], mode="L", size=8)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
@@ -56,7 +56,7 @@ def test_a_file_that_is_too_large_is_not_read_whether_it_lies_in_a_folder_or_in_
         archive.write(file, "a/0.png")
     (packed,) = find_images(folder.parent / "other").values()
     read_images([file, packed], mode="L", size=8)
-    monkeypatch.setattr(reading, "MOST_BYTES", file.stat().st_size - 1)
+    monkeypatch.setattr(image_files, "MOST_BYTES", file.stat().st_size - 1)
     for each in (file, packed):
         with pytest.raises(InputError, match="0.png: 0 MB, and images of at most 0 are read"):
             read_images([each], mode="L", size=8)
@@ -176,6 +176,6 @@ def test_a_zip_that_cannot_be_unpacked_is_one_line(kind, tmp_path):
     place.write_bytes(content)
     images = tuple(find_images(tmp_path / "set").values())
     expected = "^[^\n]*a/0.bmp: cannot be unpacked [^\n]*; unpack the zip with another program, and name the folder$"
-    for look in (lambda: read_images(images, mode="L", size=8), lambda: reading.Streamed(images, "L", 8).name):
+    for look in (lambda: read_images(images, mode="L", size=8), lambda: image_files.Streamed(images, "L", 8).name):
         with pytest.raises(InputError, match=expected):
             look()

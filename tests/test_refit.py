@@ -8,22 +8,23 @@ from small_classes import M, by_class, classes_of, coordinates, sample
 from test_resume import tensors_under
 from torch.testing import assert_close
 
-from ltdi.artefacts import load_sources
 from ltdi.bodies import read_body
-from ltdi.classes import Classes
-from ltdi.domains import DomainTasks
-from ltdi.errors import InputError
-from ltdi.features import FeatureMap
-from ltdi.learner import Classifier
+from ltdi.learners.base import Classifier
 from ltdi.methods import build
-from ltdi.methods.lda import shrunk_inverse, within_class_covariance
-from ltdi.methods.saved import read_method
-from ltdi.pooled import pooled
-from ltdi.seeding import generator
+from ltdi.methods.baselines.lda import shrunk_inverse, within_class_covariance
+from ltdi.methods.storage import read_method
 from ltdi.store import read_json
-from ltdi.training import Training
-from pipeline import checkpoints, meta_train
-from pipeline.params import load
+from ltdi.tasks.class_tasks import Classes
+from ltdi.tasks.domain_tasks import DomainTasks
+from ltdi.tasks.feature_normalization import FeatureMap
+from ltdi.tasks.merging import pooled
+from ltdi.trajectories.storage import load_sources
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
+from pipeline import meta_train
+from pipeline.common import checkpoints
+from pipeline.common.params import load
 
 CHANGES = {"meta.refit": True, "method.controls": []}
 

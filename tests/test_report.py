@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from ltdi.audit import CONDITIONS
-from ltdi.errors import InputError
-from ltdi.methods.trained import STRENGTH_SHOTS
+from ltdi.evaluation.condition_ablation import CONDITIONS
+from ltdi.methods.common.trained import STRENGTH_SHOTS
 from ltdi.store import read_json, read_table, read_tensors, write_json, write_table, write_tensors
+from ltdi.utils.errors import InputError
 from pipeline import report
 from pipeline.compared import MARGIN, bars_of
 

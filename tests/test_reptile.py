@@ -8,9 +8,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.testing import assert_close
 
-from ltdi.reptile import OWN, _inner_loops, called, meta_step, weighted
-from ltdi.seeding import generator
-from ltdi.training import Training
+from ltdi.meta_learning.reptile import OWN, _inner_loops, called, meta_step, weighted
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 B, M = 4, 6
 

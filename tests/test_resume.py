@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.artefacts import SPLITS, load_trajectories
 from ltdi.store import read_table, read_tensors, write_table, write_tensors
+from ltdi.trajectories.storage import SPLITS, load_trajectories
 
 pytestmark = pytest.mark.slow
 

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import ltdi
-from ltdi.artefacts import load_sources, read_weights
-from ltdi.audit import audit_run
 from ltdi.datasets import DATASETS
-from ltdi.datasets.reading import read_images
-from ltdi.errors import InputError
-from ltdi.learner import Learner
+from ltdi.datasets.image_files import read_images
+from ltdi.evaluation.condition_ablation import audit_run
+from ltdi.learners.base import Learner
 from ltdi.store import read_tensors, write_tensors
+from ltdi.trajectories.storage import load_sources, read_weights
+from ltdi.utils.errors import InputError
 
 
 def names_of(data) -> list[str]:

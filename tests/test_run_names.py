@@ -11,10 +11,10 @@ from command import refused
 from torch.testing import assert_close
 
 import ltdi
-from ltdi.errors import InputError
-from ltdi.named import different
-from ltdi.outputs import as_text
+from ltdi.inference.class_names import different
+from ltdi.inference.user_files import as_text
 from ltdi.store import read_tensors, write_tensors
+from ltdi.utils.errors import InputError
 
 NAMES = ["two words", "comma, and", 'quote"d', "žluťoučký кот 猫", "-dash", "semi;colon", "' single"]
 

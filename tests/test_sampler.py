@@ -8,7 +8,7 @@ from ltdi.diffusion.process import LocalConsistencyProcess, TrajectoryProcess, V
 from ltdi.diffusion.sampler import SAMPLERS, chain, ddim
 from ltdi.diffusion.sampler import ddpm as step
 from ltdi.diffusion.schedule import cosine, linear
-from ltdi.seeding import generator
+from ltdi.utils.seeding import generator
 
 MEAN, STD = 3.0, 0.4
 

@@ -15,9 +15,9 @@ from command import call, refused
 from PIL import Image
 
 import ltdi
-from ltdi import console
-from ltdi.answering import ENDINGS
-from ltdi.outputs import Rows
+from ltdi.inference.answers import ENDINGS
+from ltdi.inference.user_files import Rows
+from ltdi.utils import console
 
 
 def rows_of(ended) -> list[dict]:
@@ -201,7 +201,7 @@ def test_where_nothing_can_be_read_that_is_the_end(task, tmp_path):
 
 
 def test_answers_are_written_as_they_come_and_stay_where_the_work_ends(task, monkeypatch):
-    monkeypatch.setattr("ltdi.head.ANSWERED_TOGETHER", 10)
+    monkeypatch.setattr("ltdi.inference.head.ANSWERED_TOGETHER", 10)
     last = sorted(task.query.rglob("*.png"))[-1]
     last.write_bytes(b"no image")
     ended = task.call(task.support, task.query, "--csv", task.csv)
@@ -215,7 +215,7 @@ def test_answers_are_written_as_they_come_and_stay_where_the_work_ends(task, mon
 
 
 def test_how_far_it_is_is_said_now_and_then(task, monkeypatch):
-    monkeypatch.setattr("ltdi.head.ANSWERED_TOGETHER", 10)
+    monkeypatch.setattr("ltdi.inference.head.ANSWERED_TOGETHER", 10)
     monkeypatch.setattr(console, "EVERY", 0.0)
     ended = task.call(task.support, task.query, "--json")
     assert "20 of 25 images are answered" in ended.stderr and len(rows_of(ended)) == 25

@@ -2,7 +2,7 @@
 
 import torch
 
-from ltdi.seeding import generator, pick, seed_globally
+from ltdi.utils.seeding import generator, pick, seed_globally
 
 
 def draw(*names, n=8):

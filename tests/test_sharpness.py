@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.learner import map_batch
+from ltdi.evaluation.sharpness import largest_eigenvalue
 from ltdi.learners import TwoLayerHead
-from ltdi.seeding import generator
-from ltdi.sharpness import largest_eigenvalue
+from ltdi.tasks.batch import map_batch
+from ltdi.utils.seeding import generator
 
 HEAD = TwoLayerHead(3, 4)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ltdi.devices import precision
+from ltdi.utils.devices import precision
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,22 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.classes import context_of, labelled
-from ltdi.errors import InputError
-from ltdi.features import FeatureMap
-from ltdi.learner import ABSENT
+from ltdi.initialization import STARTS
+from ltdi.initialization.closed_form import (
+    PENALTIES,
+    TEMPERATURES,
+    calibrated_temperature,
+    prototype_weights,
+    ridge_weights,
+)
 from ltdi.learners import LinearHead, TwoLayerHead
-from ltdi.metrics import accuracy, nearest_mean_accuracy
-from ltdi.seeding import generator
-from ltdi.starts import STARTS
-from ltdi.starts.closed_form import PENALTIES, TEMPERATURES, calibrated_temperature, prototype_weights, ridge_weights
-from ltdi.tasks import Context, Task
+from ltdi.tasks.base import Context, Task
+from ltdi.tasks.batch import ABSENT
+from ltdi.tasks.class_tasks import context_of, labelled
+from ltdi.tasks.feature_normalization import FeatureMap
+from ltdi.utils.errors import InputError
+from ltdi.utils.metrics import accuracy, nearest_mean_accuracy
+from ltdi.utils.seeding import generator
 
 B, N, K, Q, F = 6, 5, 3, 20, 12
 

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from ltdi import store
-from ltdi.errors import InputError
-from ltdi.seeding import generator
 from ltdi.store import seals
 from ltdi.store import tensors as of_tensors
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 TENSORS = {
     "weights": torch.randn(3, 4, generator=generator(0, "store")),

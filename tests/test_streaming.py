@@ -4,11 +4,11 @@ import pytest
 import torch
 from worlds import World, read
 
-from ltdi.errors import InputError
-from ltdi.seeding import generator
-from ltdi.streaming import StreamedTrajectories
-from ltdi.training import Training
-from ltdi.trajectories import collect
+from ltdi.trajectories.collection import collect
+from ltdi.trajectories.streaming import StreamedTrajectories
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training
 
 SETTINGS = {
     "fit_on": "class",

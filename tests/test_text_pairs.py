@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.seeding import generator
-from ltdi.text_pairs import NEAREST, Pairs, some_pairs
+from ltdi.tasks.text_pairs import NEAREST, Pairs, some_pairs
+from ltdi.utils.seeding import generator
 
 M = 40
 

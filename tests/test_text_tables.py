@@ -6,8 +6,8 @@ import zipfile
 import pandas as pd
 import pytest
 
-from ltdi.datasets.texts import read_text_set
-from ltdi.errors import InputError
+from ltdi.datasets.text_files import read_text_set
+from ltdi.utils.errors import InputError
 
 ROWS = "".join(f"word {j},{('neg', 'pos')[j % 2]}\n" for j in range(40))
 CSV = "text,label\n" + ROWS

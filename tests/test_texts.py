@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from text_encoders import write_encoder
 from torch.testing import assert_close
 
-from ltdi import texts
-from ltdi.errors import InputError
-from ltdi.texts import PROMPTS, SentenceEncoder, embed_names, read_descriptions, sentences_of
+import ltdi.bodies.sentence_encoder
+from ltdi.bodies.sentence_encoder import PROMPTS, SentenceEncoder, embed_names, read_descriptions, sentences_of
+from ltdi.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_description_is_one_more_sentence(folder):
 
 
 def test_more_names_than_are_embedded_together(folder, monkeypatch):
-    monkeypatch.setattr(texts, "SENTENCES_TOGETHER", 2)
+    monkeypatch.setattr(ltdi.bodies.sentence_encoder, "SENTENCES_TOGETHER", 2)
     few = SentenceEncoder(folder)(["zebra", "okapi", "tapir", "dog", "cat"])
     monkeypatch.undo()
     assert_close(few, SentenceEncoder(folder)(["zebra", "okapi", "tapir", "dog", "cat"]), rtol=1e-5, atol=1e-6)
@@ -78,7 +78,8 @@ def test_a_projection_onto_images_is_used_where_there_is_one(tmp_path):
 
 @pytest.mark.slow
 def test_importing_the_package_imports_no_transformers():
-    code = "import sys, ltdi.texts, ltdi.run, ltdi.scenarios; assert 'transformers' not in sys.modules"
+    modules = "ltdi.bodies.sentence_encoder, ltdi.inference.run, ltdi.scenarios"
+    code = f"import sys, {modules}; assert 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ltdi.seeding import generator
 from ltdi.store import read_tensors, write_tensors
-from ltdi.training import Training, cosine
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Training, cosine
 
 
 class Model(nn.Module):

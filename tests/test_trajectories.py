@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.adaptation import train
-from ltdi.classes import Classes, ClassTasks, labelled
-from ltdi.errors import InputError
+from ltdi.initialization import STARTS, start_of
+from ltdi.initialization.closed_form import ClosedForm, prototype_weights, ridge_weights
+from ltdi.initialization.from_names import Described
 from ltdi.learners import LinearHead, TwoLayerHead, learner_of
-from ltdi.seeding import generator
-from ltdi.starts import STARTS, start_of
-from ltdi.starts.closed_form import ClosedForm, prototype_weights, ridge_weights
-from ltdi.starts.described import Described
+from ltdi.learners.fitting import train
 from ltdi.store import read_tensors, write_tensors
-from ltdi.tasks import Context
-from ltdi.trajectories import Recorded, Trajectories, collect, recorded_steps
+from ltdi.tasks.base import Context
+from ltdi.tasks.class_tasks import Classes, ClassTasks, labelled
+from ltdi.trajectories.collection import Recorded, Trajectories, collect, recorded_steps
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 C, M, F, N, K, Q = 10, 12, 8, 3, 2, 3
 HEAD = TwoLayerHead(F, F + 2)

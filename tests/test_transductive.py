@@ -8,18 +8,18 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from worlds import N_WAY, World, draw, stirred
 
-from ltdi.classes import context_of
-from ltdi.errors import InputError
+from ltdi.initialization import STARTS
+from ltdi.initialization.closed_form import prototype_weights
 from ltdi.learners import LinearHead
-from ltdi.methods.laplacian_shot import assignments, interpolating, joined
-from ltdi.methods.self_trained import SelfTrained
-from ltdi.methods.transductive import joined_means, rectified
-from ltdi.seeding import generator
-from ltdi.starts import STARTS
-from ltdi.starts.closed_form import prototype_weights
-from ltdi.tasks import Context
-from ltdi.transductive import Transductive, knowing
-from ltdi.transductive_controls import TRANSDUCTIVE
+from ltdi.methods.transductive.base import joined_means, rectified
+from ltdi.methods.transductive.laplacian_shot import assignments, interpolating, joined
+from ltdi.methods.transductive.registry import TRANSDUCTIVE
+from ltdi.methods.transductive.self_training import SelfTrained
+from ltdi.tasks.base import Context
+from ltdi.tasks.class_tasks import context_of
+from ltdi.tasks.transductive_tasks import Transductive, knowing
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 WIDTH, U = 8, 15
 SHOTS = torch.tensor([[4, 1, 2], [1, 4, 3]])

@@ -10,9 +10,9 @@ from worlds import World
 import ltdi
 from bench import transductive
 from bench.settings import defaults, load_yaml, override
-from ltdi.methods.saved import write_method
-from ltdi.methods.self_trained import SelfTrained
-from ltdi.transductive import knowing
+from ltdi.methods.storage import write_method
+from ltdi.methods.transductive.self_training import SelfTrained
+from ltdi.tasks.transductive_tasks import knowing
 
 
 def test_a_head_is_generated_from_what_it_is_asked_too(task, tmp_path):

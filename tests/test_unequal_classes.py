@@ -5,11 +5,11 @@ import torch
 from small_classes import C, F, M, by_class, classes_of, coordinates, sample
 from torch.testing import assert_close
 
-from ltdi.classes import Classes, ClassTasks, context_of, drawn_images
-from ltdi.errors import InputError
-from ltdi.learner import ABSENT
-from ltdi.seeding import generator
 from ltdi.store import read_table, write_table
+from ltdi.tasks.batch import ABSENT
+from ltdi.tasks.class_tasks import Classes, ClassTasks, context_of, drawn_images
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 SHOTS = torch.tensor([[1, 3], [2, 2]])
 

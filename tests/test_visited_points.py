@@ -5,16 +5,11 @@ import torch
 from processes import LENGTH, D, normal, process_of
 from torch.testing import assert_close
 
-from ltdi.diffusion.process import (
-    LocalConsistencyProcess,
-    NaiveLocalProcess,
-    TrajectoryProcess,
-    VanillaProcess,
-)
+from ltdi.diffusion.process import LocalConsistencyProcess, NaiveLocalProcess, TrajectoryProcess, VanillaProcess
 from ltdi.diffusion.sampler import chain
 from ltdi.diffusion.sampler import ddpm as step
 from ltdi.diffusion.schedule import cosine, linear
-from ltdi.seeding import generator
+from ltdi.utils.seeding import generator
 
 
 def visited(process, ideal, x_T):

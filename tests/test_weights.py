@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ltdi.seeding import generator
-from ltdi.weights import WeightSpace
+from ltdi.learners.weight_space import WeightSpace
+from ltdi.utils.seeding import generator
 
 HEAD = {"hidden.weight": (4, 3), "hidden.bias": (4,), "output.weight": (None, 4), "output.bias": (None,)}
 SPACES = {

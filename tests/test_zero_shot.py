@@ -10,11 +10,12 @@ from torch.testing import assert_close
 from typer.testing import CliRunner
 
 import ltdi
-from ltdi.artefacts import load_sources, load_start, load_trajectories
 from ltdi.cli import app
-from ltdi.errors import InputError
+from ltdi.initialization.selection import of_names
 from ltdi.scenarios.zero_shot import ZeroShot, known_rows, names_of
 from ltdi.store import read_json
+from ltdi.trajectories.storage import load_sources, load_start, load_trajectories
+from ltdi.utils.errors import InputError
 from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body
 from pipeline.report import page
 
@@ -170,7 +171,7 @@ def test_known_rows_leave_out_what_is_asked(world):
 
 def test_starts_that_need_examples_are_refused():
     with pytest.raises(InputError, match="^trajectories.start = prototype is made of labelled examples.*allowed: desc"):
-        ZeroShot().begin({}, {}, "prototype", seed=0)
+        of_names(None, None, {}, "prototype", seed=0)
 
 
 def test_a_body_that_is_not_trained_is_refused():

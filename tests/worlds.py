@@ -8,17 +8,17 @@ import torch
 
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed
-from ltdi.classes import Classes, ClassTasks
+from ltdi.initialization import STARTS
+from ltdi.initialization.closed_form import ClosedForm
 from ltdi.learners import TwoLayerHead
 from ltdi.methods import build
-from ltdi.methods.base import Method
-from ltdi.methods.setup import Denoiser, Diffusion, Meta, Setup
-from ltdi.seeding import generator
-from ltdi.starts import STARTS
-from ltdi.starts.closed_form import ClosedForm
-from ltdi.tasks import Context
-from ltdi.training import Row, Training
-from ltdi.trajectories import Trajectories, collect
+from ltdi.methods.common.base import Method
+from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.tasks.base import Context
+from ltdi.tasks.class_tasks import Classes, ClassTasks
+from ltdi.trajectories.collection import Trajectories, collect
+from ltdi.utils.seeding import generator
+from ltdi.utils.trainer import Row, Training
 
 Knobs = Mapping[str, Any]
 NONE: Knobs = MappingProxyType({})

@@ -16,9 +16,9 @@ from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.resnet12 import WIDTHS, ResNet12
 from ltdi.bodies.text_encoder import TextEncoder
 from ltdi.bodies.timm_body import HUB, PREFIX, TimmBody
-from ltdi.errors import InputError
-from ltdi.schemas import BODY, OWN_BODY
 from ltdi.store import read_tensors, write_tensors
+from ltdi.store.schemas import BODY, OWN_BODY
+from ltdi.utils.errors import InputError
 
 BODIES = ("conv4", "resnet12", f"{PREFIX}<any model of timm>")
 

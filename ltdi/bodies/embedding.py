@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdi import ranks
 from ltdi.bodies.base import Body
-from ltdi.datasets.reading import Streamed
-from ltdi.devices import precision, side_by_side
-from ltdi.memory import check_fits
-from ltdi.seeding import generator
+from ltdi.datasets.image_files import Streamed
+from ltdi.utils import distributed
+from ltdi.utils.devices import precision, side_by_side
+from ltdi.utils.memory import check_fits
+from ltdi.utils.seeding import generator
 
 LARGE = 64
 """Images in memory at once for a body that has a size for them: those are large."""
@@ -33,7 +33,7 @@ def embed(
     In the number format that the body asks for (``precision``), float32 where it says nothing. No more than ``batch``
     images are in memory at once, of those that are streamed; ``follow(rows, …)`` shows how far it has come.
     """
-    if ranks.size() == 1:
+    if distributed.size() == 1:
         parts = [part.cpu() for part in embedded(body, images, batch=batch, follow=follow, name=name)]
         return torch.cat(parts).unflatten(0, images.shape[:-3])
     flat = images if isinstance(images, Streamed) else images.flatten(0, -4)
@@ -42,7 +42,7 @@ def embed(
     def work(first: int) -> Tensor:
         return embed_there(body, torch.as_tensor(flat[first : first + batch]), batch=batch).cpu()
 
-    parts = list(ranks.together(range(0, len(flat), batch), work))
+    parts = list(distributed.together(range(0, len(flat), batch), work))
     return torch.cat(parts).unflatten(0, images.shape[:-3])
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ltdi.bodies.base import Body
 from ltdi.datasets.images import ImageSet
-from ltdi.seeding import generator, pick
-from ltdi.training import Row, Training
+from ltdi.utils.seeding import generator, pick
+from ltdi.utils.trainer import Row, Training
 
 
 class EpisodicLoss(nn.Module):

@@ -2,12 +2,14 @@
 
 from torch import nn
 
-from ltdi.encoder import N_CLASSES, Encoder, read_encoder
-from ltdi.errors import InputError
+from ltdi.bodies.language_model import Encoder, read_encoder
+from ltdi.tasks.text_examples import N_CLASSES
+from ltdi.utils.errors import InputError
 
 
 class TextEncoder(nn.Module):
-    """The body of runs of adapters, which keep no weights of it: ``ltdi.encoder`` reads them when they are asked for.
+    """The body of runs of adapters, which keep no weights of it: ``ltdi.bodies.language_model`` reads them
+    when they are asked for.
 
     Args:
         body: a folder of transformers, or a name on the hub.

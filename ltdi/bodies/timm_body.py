@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ltdi.bodies.base import Body
-from ltdi.errors import InputError
+from ltdi.utils.errors import InputError
 
 PREFIX = "timm/"
 HUB = "hub"

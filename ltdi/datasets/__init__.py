@@ -7,16 +7,9 @@ from functools import partial
 import torch
 
 from ltdi.datasets import glyphs, mini_imagenet, omniglot, photographs
-from ltdi.datasets.images import (
-    SPLITS,
-    TRANSFORMS,
-    ImageSet,
-    augment,
-    expand_classes,
-    join,
-)
-from ltdi.datasets.looks import each_of
-from ltdi.datasets.reading import SUFFIXES, Picture, find_images, read_images, transform
+from ltdi.datasets.image_files import SUFFIXES, Picture, find_images, read_images, transform
+from ltdi.datasets.images import SPLITS, TRANSFORMS, ImageSet, augment, expand_classes, join
+from ltdi.datasets.styles import each_of
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
+from ltdi.datasets.image_files import Picture, Streamed, find_images
 from ltdi.datasets.images import SPLITS, ImageSet
-from ltdi.datasets.reading import Picture, Streamed, find_images
-from ltdi.errors import InputError, short
-from ltdi.seeding import generator
 from ltdi.store import read_rows
+from ltdi.utils.errors import InputError, short
+from ltdi.utils.seeding import generator
 
 Classes = dict[str, list[Picture]]
 Found = dict[str, Classes]

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ltdi import seeding
 from ltdi.datasets.images import SPLITS, ImageSet
-from ltdi.errors import InputError
+from ltdi.utils import seeding
+from ltdi.utils.errors import InputError
 
 SIZE = 28
 SPLIT_SHARES = (0.60, 0.15, 0.25)  # of SPLITS

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltdi.datasets.reading import Streamed, transform
-from ltdi.errors import InputError
+from ltdi.datasets.image_files import Streamed, transform
+from ltdi.utils.errors import InputError
 
 SPLITS = ("meta_train", "meta_val", "meta_test")
 

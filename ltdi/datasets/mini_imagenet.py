@@ -7,10 +7,10 @@ Vinyals et al., "Matching networks for one shot learning", 2016; the split of Ra
 from collections import defaultdict
 from pathlib import Path
 
+from ltdi.datasets.image_files import find_images, read_images
 from ltdi.datasets.images import SPLITS, ImageSet
-from ltdi.datasets.reading import find_images, read_images
-from ltdi.errors import InputError
 from ltdi.store import read_rows
+from ltdi.utils.errors import InputError
 
 SIZE = 84
 TABLES = dict(zip(SPLITS, ("train.csv", "val.csv", "test.csv")))

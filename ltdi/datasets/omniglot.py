@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from ltdi.datasets.image_files import find_images, read_images
 from ltdi.datasets.images import SPLITS, ImageSet
-from ltdi.datasets.reading import find_images, read_images
-from ltdi.errors import InputError
-from ltdi.seeding import generator
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 SIZE = 28
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}

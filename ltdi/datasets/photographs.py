@@ -9,10 +9,10 @@ import numpy as np
 
 from ltdi.datasets import folder
 from ltdi.datasets.folder import Classes, Found
+from ltdi.datasets.image_files import find_images
 from ltdi.datasets.images import ImageSet
-from ltdi.datasets.reading import find_images
-from ltdi.errors import InputError
 from ltdi.store import text_of
+from ltdi.utils.errors import InputError
 
 
 @dataclass(frozen=True)

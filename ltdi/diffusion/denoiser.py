@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltdi.nn import Attention, ResidualBlock1d, Standardise, TimeEmbedding, TransformerBlock, masked_mean, zero
-from ltdi.weights import WeightSpace
+from ltdi.learners.weight_space import WeightSpace
+from ltdi.utils.nn import Attention, ResidualBlock1d, Standardise, TimeEmbedding, TransformerBlock, masked_mean, zero
 
 
 class ClassCondition(nn.Module):

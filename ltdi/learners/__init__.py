@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ltdi.learner import Learner
+from ltdi.learners.base import Learner
 from ltdi.learners.linear_head import LinearHead
 from ltdi.learners.lora import Lora
 from ltdi.learners.two_layer_head import TwoLayerHead

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdi.learner import Batch
-from ltdi.learners.head_gradient import NUMBERS_TOGETHER
+from ltdi.learners.analytic_gradient import NUMBERS_TOGETHER
 from ltdi.learners.output_layer import OutputLayer
-from ltdi.weights import WeightSpace
+from ltdi.learners.weight_space import WeightSpace
+from ltdi.tasks.batch import Batch
 
 
 class LinearHead(OutputLayer):

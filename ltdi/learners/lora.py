@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ltdi.encoder import N_CLASSES, read_encoder
-from ltdi.errors import InputError
-from ltdi.learner import Batch, Learner, cross_entropy
-from ltdi.metrics import accuracy
-from ltdi.weights import WeightSpace
+from ltdi.bodies.language_model import read_encoder
+from ltdi.learners.base import Learner, cross_entropy
+from ltdi.learners.weight_space import WeightSpace
+from ltdi.tasks.batch import Batch
+from ltdi.tasks.text_examples import N_CLASSES
+from ltdi.utils.errors import InputError
+from ltdi.utils.metrics import accuracy
 
 PASSES = 4
 """In how many parts, by their lengths, a task's inputs go through the model on a processor, which computes padding in

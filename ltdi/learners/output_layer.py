@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ltdi.learner import Classifier
-from ltdi.learners.head_gradient import HeadGradient
+from ltdi.learners.analytic_gradient import HeadGradient
+from ltdi.learners.base import Classifier
 
 
 class OutputLayer(Classifier):

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltdi.errors import InputError
-from ltdi.learner import Batch
-from ltdi.learners.head_gradient import NUMBERS_TOGETHER
+from ltdi.learners.analytic_gradient import NUMBERS_TOGETHER
 from ltdi.learners.output_layer import OutputLayer
-from ltdi.weights import WeightSpace
+from ltdi.learners.weight_space import WeightSpace
+from ltdi.tasks.batch import Batch
+from ltdi.utils.errors import InputError
 
 
 class TwoLayerHead(OutputLayer):

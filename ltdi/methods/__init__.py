@@ -5,45 +5,45 @@ from typing import Any
 
 import torch
 
-from ltdi.errors import InputError
-from ltdi.learner import Classifier
-from ltdi.methods.adaptive_ridge import AdaptiveRidge
-from ltdi.methods.base import Method
-from ltdi.methods.conse import Conse
-from ltdi.methods.eszsl import Eszsl
-from ltdi.methods.ghn3 import Ghn3
-from ltdi.methods.head_sgd import HeadSgd, PrototypeSgd
-from ltdi.methods.icis import Icis
-from ltdi.methods.kernel_ridge import KernelRidge
-from ltdi.methods.lda import Lda
-from ltdi.methods.llo_vae import LloVae
-from ltdi.methods.logistic import Logistic
-from ltdi.methods.ltdi import LtDi
-from ltdi.methods.lvdi import LvDi
-from ltdi.methods.mcdi import McDi
-from ltdi.methods.mean_head import MeanHead
-from ltdi.methods.meta_baseline import MetaBaseline
-from ltdi.methods.meta_baseline_names import MetaBaselineNames
-from ltdi.methods.meta_hypernetwork import MetaHypernetwork
-from ltdi.methods.metadiff import MetaDiff
-from ltdi.methods.naive_local import NaiveLocal
-from ltdi.methods.nearest_head import NearestHead
-from ltdi.methods.nearest_name import NearestName
-from ltdi.methods.nearest_unit import NearestUnit
-from ltdi.methods.ocd import Ocd
-from ltdi.methods.prototype import Prototype
-from ltdi.methods.reptile import Reptile
-from ltdi.methods.reptile_head import ReptileHead
-from ltdi.methods.reptile_names import ReptileNames
-from ltdi.methods.ridge import Ridge
-from ltdi.methods.setup import Setup
-from ltdi.methods.simpleshot import SimpleShot
-from ltdi.methods.softmax_rows import SoftmaxRows
-from ltdi.methods.text_ridge import TextRidge
-from ltdi.methods.weight_flow import WeightFlow
-from ltdi.methods.weight_regression import WeightRegression
-from ltdi.seeding import generator
-from ltdi.starts import Start
+from ltdi.initialization import Start
+from ltdi.learners.base import Classifier
+from ltdi.methods.baselines.adaptive_ridge import AdaptiveRidge
+from ltdi.methods.baselines.conse import Conse
+from ltdi.methods.baselines.eszsl import Eszsl
+from ltdi.methods.baselines.head_sgd import HeadSgd, PrototypeSgd
+from ltdi.methods.baselines.kernel_ridge import KernelRidge
+from ltdi.methods.baselines.lda import Lda
+from ltdi.methods.baselines.logistic import Logistic
+from ltdi.methods.baselines.mean_head import MeanHead
+from ltdi.methods.baselines.nearest_head import NearestHead
+from ltdi.methods.baselines.nearest_name import NearestName
+from ltdi.methods.baselines.nearest_unit import NearestUnit
+from ltdi.methods.baselines.prototype import Prototype
+from ltdi.methods.baselines.ridge import Ridge
+from ltdi.methods.baselines.simpleshot import SimpleShot
+from ltdi.methods.baselines.softmax_rows import SoftmaxRows
+from ltdi.methods.baselines.text_ridge import TextRidge
+from ltdi.methods.baselines.weight_regression import WeightRegression
+from ltdi.methods.common.base import Method
+from ltdi.methods.common.setup import Setup
+from ltdi.methods.generators.ghn3 import Ghn3
+from ltdi.methods.generators.icis import Icis
+from ltdi.methods.generators.llo_vae import LloVae
+from ltdi.methods.generators.ltdi import LtDi
+from ltdi.methods.generators.lvdi import LvDi
+from ltdi.methods.generators.mcdi import McDi
+from ltdi.methods.generators.meta_baseline import MetaBaseline
+from ltdi.methods.generators.meta_baseline_names import MetaBaselineNames
+from ltdi.methods.generators.meta_hypernetwork import MetaHypernetwork
+from ltdi.methods.generators.metadiff import MetaDiff
+from ltdi.methods.generators.naive_local import NaiveLocal
+from ltdi.methods.generators.ocd import Ocd
+from ltdi.methods.generators.reptile import Reptile
+from ltdi.methods.generators.reptile_head import ReptileHead
+from ltdi.methods.generators.reptile_names import ReptileNames
+from ltdi.methods.generators.weight_flow import WeightFlow
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 NEEDS = {
     "head": "weights that hold a linear classifier",

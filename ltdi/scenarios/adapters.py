@@ -12,30 +12,23 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ltdi.bodies.language_model import Encoder
+from ltdi.bodies.sentence_encoder import sentence_encoder
 from ltdi.bodies.text_encoder import TextEncoder
-from ltdi.datasets.texts import PARTS, read_text_set, thinned
-from ltdi.devices import device
-from ltdi.encoder import Encoder
-from ltdi.errors import InputError
-from ltdi.features import FeatureMap
-from ltdi.learners import Lora
-from ltdi.provenance import name_of
-from ltdi.scenarios.adapter_start import candidates
+from ltdi.datasets.text_files import PARTS, read_text_set, thinned
 from ltdi.scenarios.base import Prepared, Pretraining
-from ltdi.schemas import SPLITS
-from ltdi.seeding import generator
-from ltdi.starts import Start, start_of_kind
-from ltdi.starts.base import shared_draw
-from ltdi.starts.joint import Joint, best_joint
 from ltdi.store import Cache
-from ltdi.text_examples import Examples
-from ltdi.text_pairs import Pairs, some_pairs
-from ltdi.text_tasks import Reading, TextTasks
-from ltdi.texts import sentence_encoder
+from ltdi.store.code_digest import name_of
+from ltdi.store.schemas import SPLITS
+from ltdi.tasks.text_examples import Examples
+from ltdi.tasks.text_pairs import Pairs, some_pairs
+from ltdi.tasks.text_tasks import Reading, TextTasks
+from ltdi.utils.devices import device
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator
 
 # queries of these are of the part of a data set that it keeps apart
 APART = ("meta_val", "meta_test")
-STARTS_HERE = ("shared", "joint", "fresh")
 
 
 class Adapters:
@@ -87,32 +80,6 @@ class Adapters:
         line = "; ".join([line, *dict.fromkeys(notes)])
         return Prepared({"examples": (kept, facts)}, pd.concat(tables, ignore_index=True), line)
 
-    def begin(
-        self,
-        sources: Mapping[str, TextTasks],
-        learner: Mapping[str, Any],
-        kind: str,
-        *,
-        seed: int,
-        output_scale: float = 1.0,
-    ) -> tuple[Start, FeatureMap | None]:
-        """One draw of A for all tasks, or one each; B and the head zero. Or what becomes of the former in training on
-        all data sets of meta-training at once, on pairs, or on both: what meta-val shows to be the best, as is how far
-        examples move its bias."""
-        if kind not in STARTS_HERE:
-            raise InputError(f"trajectories.start = {kind} is none of an adapter; allowed: {', '.join(STARTS_HERE)}")
-        reading = sources["meta_train"].reading
-        knobs = {key: learner[key] for key in ("rank", "alpha", "modules", "choose_on")}
-        lora = Lora(reading.body, **knobs, layers=reading.layers, digest=reading.digest)
-        where = sources["meta_train"].names.device
-        shared = shared_draw(lora, lora.encoder.n_classes, seed).to(where)
-        if kind != "joint":
-            return start_of_kind(kind, lora, shared, output_scale), None
-        found = candidates(lora, shared, sources["meta_train"], seed, **learner["joint"])
-        starts = {name: Joint(lora, each) for name, each in found.items()}
-        stream = generator(seed, "joint start's trust")
-        return best_joint(starts, sources["meta_val"], n_tasks=lora.tasks_to_choose_on, stream=stream), None
-
 
 def _pairs(encoder: Encoder, data: Mapping[str, Any], seed: int, follow: Callable) -> Pairs:
     """Pairs of the texts of meta-training's train parts, of each data set as many, as the encoder reads them, and their
@@ -162,7 +129,7 @@ def _read(
     if layer < 0:
         raise InputError(f"texts.layers = {data['layers']} is more than the {encoder.depth} of the body; lower it")
     cache = Cache("texts")
-    key = name_of("texts", encoder.digest, texts, data["length"], layer, code=("ltdi.encoder",))
+    key = name_of("texts", encoder.digest, texts, data["length"], layer, code=("ltdi.bodies.language_model",))
     if found := cache.find(key):
         return found[1]
     parts: list[dict[str, Tensor]] = []
@@ -182,7 +149,7 @@ def _read(
 
 def _apart(encoder: Encoder, texts: list[str]) -> Tensor:
     """The embeddings of texts (M, H), of unit length; kept in the cache."""
-    cache, key = Cache("texts"), name_of("apart", encoder.digest, texts, code=("ltdi.texts",))
+    cache, key = Cache("texts"), name_of("apart", encoder.digest, texts, code=("ltdi.bodies.sentence_encoder",))
     if found := cache.find(key):
         return found[1]["texts"]
     unit = sentence_encoder(encoder.name)(texts)

@@ -1,4 +1,4 @@
-"""Scenario: where tasks come from, what is frozen, what is known of a task, where training starts."""
+"""Scenario: where tasks come from, which backbone is frozen, what is known of a task."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,9 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ltdi.features import FeatureMap
-from ltdi.starts import Start
-from ltdi.training import Row
+from ltdi.utils.trainer import Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +42,11 @@ class Prepared:
 
 
 class Scenario(Protocol):
-    """Where tasks come from, what is frozen, what is known of a task. Sections of params.yaml come as plain
+    """Where tasks come from, which backbone is frozen, what is known of a task. Sections of params.yaml come as plain
     mappings."""
 
     source: ClassVar[str]
-    """How its tasks are read back: a key of ``prepared.SOURCES``."""
+    """How its tasks are read back: a key of ``tasks.loading.SOURCES``."""
 
     provides: ClassVar[frozenset[str]]
     """What its tasks have that not all have: "classes", "names", "examples", "images" (``Method.needs``)."""
@@ -69,17 +67,4 @@ class Scenario(Protocol):
         self, frozen: nn.Module, data: Mapping[str, Any], tasks: Mapping[str, Any], *, seed: int, follow: Callable
     ) -> Prepared:
         """The tasks of the splits meta_train, meta_val and meta_test; ``follow(rows, …)`` shows how far it has come."""
-        ...
-
-    def begin(
-        self,
-        sources: Mapping[str, Any],
-        learner: Mapping[str, Any],
-        kind: str,
-        *,
-        seed: int,
-        output_scale: float = 1.0,
-    ) -> tuple[Start, FeatureMap | None]:
-        """Where training starts, with its learner, and what features are seen through: what is left open is chosen on
-        meta-val."""
         ...

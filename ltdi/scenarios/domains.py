@@ -14,18 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from ltdi.bodies.embedding import embed
-from ltdi.classes import Classes, ClassTasks
 from ltdi.datasets import SPLITS, ImageSet, expand_classes, folder, join
-from ltdi.datasets.domains import domains
-from ltdi.datasets.reading import Streamed
-from ltdi.domains import DomainTasks
-from ltdi.errors import InputError
-from ltdi.features import FeatureMap
-from ltdi.provenance import name_of
+from ltdi.datasets.domain_sets import domains
+from ltdi.datasets.image_files import Streamed
 from ltdi.scenarios.base import Prepared, Pretraining
-from ltdi.scenarios.image_tasks import choose_start, pretraining, scale_of
-from ltdi.starts import Start
+from ltdi.scenarios.image_features import pretraining, scale_of
 from ltdi.store import Cache
+from ltdi.store.code_digest import name_of
+from ltdi.tasks.class_tasks import Classes
+from ltdi.tasks.domain_tasks import DomainTasks
+from ltdi.utils.errors import InputError
 
 KEYS = {"meta_train": "train", "meta_val": "val", "meta_test": "test"}
 
@@ -77,20 +75,6 @@ class Domains:
         facts |= {"domain_power": data["domain_power"]}
         kinds = {"features": (kept, facts | {"scale": scale.item()})}
         return Prepared(kinds, pd.concat(tables, ignore_index=True), "; ".join(told))
-
-    def begin(
-        self,
-        sources: Mapping[str, ClassTasks],
-        learner: Mapping[str, Any],
-        kind: str,
-        *,
-        seed: int,
-        output_scale: float = 1.0,
-    ) -> tuple[Start, FeatureMap | None]:
-        """As ``choose_start`` does, on the meta-val domains."""
-        return choose_start(
-            sources["meta_train"], sources["meta_val"], learner, kind, seed=seed, output_scale=output_scale
-        )
 
 
 def all_domains(data: Mapping[str, Any], *, size: int) -> dict[str, dict[str, ImageSet]]:
@@ -184,7 +168,7 @@ def _embedded(body: nn.Module, name: str, images: ImageSet, follow: Callable) ->
     """Features of every image of a domain (R, F), kept in the cache: runs that share a domain share them."""
     assert isinstance(images.images, Streamed)
     cache = Cache("features")
-    code = ("ltdi.bodies.embedding", "ltdi.datasets.reading", type(body).__module__)
+    code = ("ltdi.bodies.embedding", "ltdi.datasets.image_files", type(body).__module__)
     key = name_of("domain", body.state_dict(), images.images.name, code=code)
     if found := cache.find(key):
         return found[1]["features"]

@@ -12,16 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ltdi.bodies.embedding import embed, embed_views
-from ltdi.classes import Classes, ClassTasks
 from ltdi.datasets import SPLITS, ImageSet, expand_classes
 from ltdi.datasets.images import kept_pixels
-from ltdi.errors import InputError
-from ltdi.features import FeatureMap
-from ltdi.provenance import name_of
 from ltdi.scenarios.base import Prepared, Pretraining
-from ltdi.scenarios.image_tasks import augmented, choose_start, image_sets, pretraining, scale_of
-from ltdi.starts import Start
+from ltdi.scenarios.image_features import augmented, image_sets, pretraining, scale_of
 from ltdi.store import Cache
+from ltdi.store.code_digest import name_of
+from ltdi.tasks.class_tasks import Classes, ClassTasks
+from ltdi.utils.errors import InputError
 
 
 class FewShot:
@@ -82,20 +80,6 @@ class FewShot:
             kinds["images"] = (images, {})
         return Prepared(kinds, pd.concat(tables, ignore_index=True), line)
 
-    def begin(
-        self,
-        sources: Mapping[str, ClassTasks],
-        learner: Mapping[str, Any],
-        kind: str,
-        *,
-        seed: int,
-        output_scale: float = 1.0,
-    ) -> tuple[Start, FeatureMap | None]:
-        """As ``choose_start`` does."""
-        return choose_start(
-            sources["meta_train"], sources["meta_val"], learner, kind, seed=seed, output_scale=output_scale
-        )
-
 
 def _embedded(
     body: nn.Module, splits: Mapping[str, ImageSet], tasks: Mapping[str, Any], follow: Callable
@@ -108,7 +92,7 @@ def _embedded(
     images = {split: splits[split].images for split in SPLITS}
     contents = [splits[split].content for split in SPLITS]
     inputs = (body.state_dict(), *contents, views, dict(tasks["augment"]))
-    code = ("ltdi.bodies.embedding", "ltdi.datasets.images", "ltdi.seeding", type(body).__module__)
+    code = ("ltdi.bodies.embedding", "ltdi.datasets.images", "ltdi.utils.seeding", type(body).__module__)
     key = name_of("features", *inputs, code=code)
     if found := cache.find(key):
         return found[1]

@@ -17,26 +17,16 @@ from torch import Tensor, nn
 
 from ltdi.bodies import pretrained_body
 from ltdi.bodies.embedding import embed
+from ltdi.bodies.sentence_encoder import embed_names, read_descriptions
 from ltdi.datasets import DATASETS, SPLITS, ImageSet
 from ltdi.datasets.images import kept_pixels
-from ltdi.described import DescribedClasses, DescribedTasks, left_out, rows_as_features
-from ltdi.errors import InputError
-from ltdi.features import NORMALISATIONS, FeatureMap
-from ltdi.learner import Learner
-from ltdi.learners import LinearHead, TwoLayerHead
-from ltdi.provenance import name_of
 from ltdi.scenarios.base import Prepared, Pretraining
-from ltdi.scenarios.image_tasks import accuracies_of, image_sets, scale_of
-from ltdi.selection import first_or_ahead
-from ltdi.starts import STARTS, Start, start_of_kind
-from ltdi.starts.base import shared_draw
-from ltdi.starts.described import Described
+from ltdi.scenarios.image_features import image_sets, scale_of
 from ltdi.store import Cache
-from ltdi.texts import embed_names, read_descriptions
+from ltdi.store.code_digest import name_of
+from ltdi.tasks.named_class_tasks import DescribedClasses, DescribedTasks, left_out, rows_as_features
+from ltdi.utils.errors import InputError
 
-# start: described is the first of these, or another that is ahead of it
-DESCRIBED = ("softmax_rows", "text_ridge", "kernel_ridge")
-START_TASKS = 200
 CLASSIFIERS = ("classifier.weight", "fc.weight", "head.weight", "head.fc.weight")
 """What timm's models call the rows of their classifier."""
 
@@ -109,38 +99,6 @@ class ZeroShot:
         if knobs["learn_from"] != "both" and (pixels := kept_pixels(splits)):
             tensors["images"] = (pixels, {})
         return Prepared(tensors, pd.concat(tables, ignore_index=True), line)
-
-    def begin(
-        self,
-        sources: Mapping[str, DescribedTasks],
-        learner: Mapping[str, Any],
-        kind: str,
-        *,
-        seed: int,
-        output_scale: float = 1.0,
-    ) -> tuple[Start, FeatureMap | None]:
-        """Of the starts from words, and of the normalisations of features where ``learner.normalise`` is auto, the
-        first, or the best of the others where its accuracy on new meta-val tasks is ahead of the first's."""
-        if kind not in ("described", *DESCRIBED, "shared", "fresh"):
-            raise InputError(
-                f"trajectories.start = {kind} is made of labelled examples, which tasks of names do not have; allowed:"
-                f" described, {', '.join(DESCRIBED)}, shared, fresh"
-            )
-        train, val = sources["meta_train"], sources["meta_val"]
-        normalise, kinds = learner["normalise"], DESCRIBED if kind == "described" else (kind,)
-        candidates = []
-        for each in reversed(NORMALISATIONS) if normalise == "auto" else (normalise,):
-            rows = train.of.features[: train.of.n_rows]
-            seen = FeatureMap.fit(rows, normalise=each, projection=learner["projection"])
-            through = train.through(seen), val.through(seen)
-            candidates += [
-                (_start(name, _learner(learner, seen, train), *through, seed, output_scale), seen) for name in kinds
-            ]
-
-        def accuracies(candidate: tuple[Start, FeatureMap]) -> Tensor:
-            return accuracies_of(candidate[0], val.through(candidate[1]), n_tasks=START_TASKS, seed=seed)
-
-        return first_or_ahead(candidates, accuracies)
 
 
 def names_of(classes: tuple[str, ...], knobs: Mapping[str, Any]) -> dict[str, str]:
@@ -221,22 +179,3 @@ def _embedded(body: nn.Module, images: ImageSet) -> Tensor:
     features = embed(body, images.images)
     cache.keep(key, {"features": features}, {})
     return features
-
-
-def _learner(learner: Mapping[str, Any], seen: FeatureMap, train: DescribedTasks) -> Learner:
-    of = train.of
-    if learner["name"] == "linear_head":
-        return LinearHead(seen.width, of.texts.shape[1])
-    floor = seen.floor(of.features[: of.n_rows])
-    return TwoLayerHead(seen.width, learner["hidden"], floor, of.texts.shape[1])
-
-
-def _start(
-    kind: str, learner: Learner, train: DescribedTasks, val: DescribedTasks, seed: int, output_scale: float
-) -> Start:
-    shared = shared_draw(learner, val.n_way, seed, output_scale).to(val.of.features.device)
-    made = STARTS[kind]
-    if not issubclass(made, Described):
-        return start_of_kind(kind, learner, shared, output_scale)
-    start = made(learner, shared, train.of.texts, train.of.means(), from_own=train.of.rows is not None)
-    return start.calibrated(train, val)

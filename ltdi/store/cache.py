@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ltdi.errors import InputError
 from ltdi.store.tensors import read_tensors, write_tensors
+from ltdi.utils.errors import InputError
 
 OF = "of"
 """The name under which a file says what it is of."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from safetensors import SafetensorError
 
-from ltdi.errors import InputError, refused_by_system
+from ltdi.utils.errors import InputError, refused_by_system
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ltdi.errors import InputError
 from ltdi.store.files import read_bytes, write_text
 from ltdi.store.schema import Schema
 from ltdi.store.seals import ALTERED, UNSEALED, VERSION, check_header, origin_seals, read_sealed, sealed
+from ltdi.utils.errors import InputError
 
 HEADER = "ltdi"
 """The key of seal, kind, version and origins; a list, which DVC shows among no metrics."""

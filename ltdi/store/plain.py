@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltdi.errors import InputError, refused_by_system, short
+from ltdi.utils.errors import InputError, refused_by_system, short
 
 File = Path | zipfile.Path
 

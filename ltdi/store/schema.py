@@ -14,7 +14,7 @@ from pandas.api import types
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from ltdi.errors import InputError, short
+from ltdi.utils.errors import InputError, short
 
 REMAKE = "delete it and run `dvc repro`"
 

@@ -10,11 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ltdi.errors import InputError
 from ltdi.store.digests import digest
 from ltdi.store.files import atomically, existing
 from ltdi.store.schema import Schema, is_finite
 from ltdi.store.seals import ALTERED, VERSION, check_header, header_of, origin_seals
+from ltdi.utils.errors import InputError
 
 
 def write_tensors(

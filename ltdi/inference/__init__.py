@@ -1,0 +1,1 @@
+"""A finished run in use: heads, adapters, comparison, export."""

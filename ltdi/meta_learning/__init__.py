@@ -1,0 +1,1 @@
+"""REPTILE's two loops and the choice of what meta-val decides."""

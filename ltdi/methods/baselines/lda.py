@@ -1,0 +1,79 @@
+"""Control: the nearest class mean in the metric of the training classes, as in linear discriminant analysis (Fisher
+1936) with the within-class covariance shrunk towards the identity (Ledoit and Wolf 2004), written as weights.
+
+The covariance is pooled over the meta-training classes, from which a new class's few images are thought to differ in
+their mean alone. Its size is divided out, so that full shrinkage is ``prototype``. Shrinkage, by accuracy, and then the
+temperature are chosen on meta-val.
+"""
+
+import torch
+from torch import Tensor
+
+from ltdi.initialization import Start
+from ltdi.initialization.closed_form import Scalar, calibrated_temperature, linear_classifier
+from ltdi.methods.common.base import Method, scores
+from ltdi.methods.common.setup import Setup
+from ltdi.tasks.base import Context, TaskSource
+from ltdi.trajectories.collection import Trajectories
+
+SHRINKAGES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
+"""The most first: of equals it is taken."""
+
+
+class Lda(Method):
+    needs = ("head", "classes")
+    precision: Tensor
+    temperature: Tensor
+
+    def __init__(self, start: Start, setup: Setup) -> None:
+        super().__init__(start, setup)
+        self.head = linear_classifier(self.learner, "lda")
+        self.register_buffer("precision", torch.eye(self.head.n_numbers))
+        self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
+        self.shrinkage = SHRINKAGES[0]
+
+    def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        covariance = within_class_covariance(train).to(self.precision.device)
+
+        def mean_score(shrinkage: float) -> float:
+            precision = shrunk_inverse(covariance, shrinkage).to(self.precision)
+            return scores(self.head, val, lambda context: self._weights(context, precision, 1.0)).mean().item()
+
+        self.shrinkage = max(SHRINKAGES, key=mean_score)
+        self.precision.copy_(shrunk_inverse(covariance, self.shrinkage))
+        temperature, _ = calibrated_temperature(
+            self.head, val, lambda context: self._weights(context, self.precision, 1.0)
+        )
+        self.temperature.fill_(temperature)
+
+    def refit(self, train: TaskSource) -> None:
+        self.precision.copy_(shrunk_inverse(within_class_covariance(train), self.shrinkage))
+
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        return self._weights(context, self.precision, self.temperature)
+
+    def _weights(self, context: Context, precision: Tensor, temperature: Scalar) -> Tensor:
+        """Logits −τ(f − p_n)ᵀ P (f − p_n) (B, D), less what all classes share."""
+        weight = 2 * temperature * context.means @ precision
+        return self.head.linear(weight, -(weight * context.means).sum(-1) / 2)
+
+
+def within_class_covariance(train: TaskSource) -> Tensor:
+    """Of the rows of all classes around their own class's mean (F, F), its mean variance 1; the identity where no class
+    has two different rows."""
+    scatter: Tensor | None = None
+    for rows in train.by_class():
+        away = rows - rows.mean(0)
+        product = (away.mT @ away).double()
+        scatter = product if scatter is None else scatter + product
+    assert scatter is not None
+    size = scatter.diagonal().mean()
+    return scatter / size if size > 0 else torch.eye(len(scatter)).to(scatter)
+
+
+def shrunk_inverse(covariance: Tensor, shrinkage: float) -> Tensor:
+    """((1 − shrinkage) Σ + shrinkage I)⁻¹ (F, F)"""
+    identity = torch.eye(len(covariance)).to(covariance)
+    if shrinkage == 1:
+        return identity
+    return torch.cholesky_inverse(torch.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * identity))

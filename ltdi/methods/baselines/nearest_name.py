@@ -1,0 +1,12 @@
+"""Control: the row of the known class whose name is nearest."""
+
+from torch import Tensor
+
+from ltdi.initialization.from_names import similarities
+from ltdi.methods.common.class_semantics import KnownRows
+from ltdi.tasks.base import Context
+
+
+class NearestName(KnownRows):
+    def directions(self, context: Context) -> Tensor:
+        return self.table.centred[similarities(self.table, context).argmax(-1)]

@@ -1,0 +1,98 @@
+"""Baseline: ridge regression from the support set's class means to the recorded weights, the simplest map that could
+learn what a weight generator learns.
+
+With z the standardised class means (N, C) of a task, a row of the class slots' layer is a linear map of (z_n, the mean
+of the other classes' z, 1); every other neuron of (the mean of z, the mean of z², 1). Both predict the trained weights'
+distance from the initialization. Where weights have no class slots all of them are of the second kind.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ltdi.initialization import Start
+from ltdi.methods.common.base import Method, scores
+from ltdi.methods.common.setup import Setup
+from ltdi.tasks.base import Context, TaskSource, batches
+from ltdi.trajectories.collection import Trajectories
+from ltdi.utils.memory import check_fits
+from ltdi.utils.nn import Standardise, solved
+
+PENALTIES = (1.0, 10.0, 100.0, 1000.0)
+
+
+class WeightRegression(Method):
+    """The penalty of ``PENALTIES`` is chosen by the score on meta-val tasks."""
+
+    def __init__(self, start: Start, setup: Setup) -> None:
+        super().__init__(start, setup)
+        C, slot = self.learner.n_numbers, self.space.slot_layer
+        self.standardise = Standardise(C)
+        self.layers = list(self.space.layers)
+        n_inputs = 2 * C + 1
+        for layer in self.layers:
+            n_outputs = self.space.numbers[layer] * (1 if layer == slot else self.space.neurons[layer] or 0)
+            check_fits(
+                3 * n_inputs * n_outputs,
+                f"weight_regression's map to {n_outputs} numbers of layer {layer}",
+                "leave weight_regression out of method.controls, lower learner.hidden or set learner.projection",
+            )
+            # by number: a layer's name may hold a dot, which names of buffers must not
+            self.register_buffer(f"map_{len(self.maps)}", torch.zeros(n_inputs, n_outputs))
+
+    @property
+    def maps(self) -> list[Tensor]:
+        """The maps (2C + 1, outputs) of the layers, in their order."""
+        return [value for name, value in self.named_buffers(recurse=False) if name.startswith("map_")]
+
+    def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        self._standardise(train)
+        grams = [torch.zeros(2 * [each.shape[0]], dtype=torch.float64, device=each.device) for each in self.maps]
+        products = [torch.zeros_like(each, dtype=torch.float64) for each in self.maps]
+        for tasks in batches(len(train)):
+            context = train.context(tasks)
+            centre = self.start.centre(context)
+            away = self.space.tokens(trajectories.trained(tasks).to(centre) - centre)
+            for layer, x, gram, product in zip(self.layers, self._inputs(context), grams, products):
+                y = away[layer].flatten(0, 1) if layer == self.space.slot_layer else away[layer].flatten(1)
+                x = x.double()
+                gram += x.mT @ x
+                product += x.mT @ y.double()
+        best = -math.inf
+        for penalty in PENALTIES:
+            found = [solved(g + penalty * torch.eye(len(g)).to(g), p) for g, p in zip(grams, products)]
+            kept = [each.clone() for each in self.maps]
+            for own, new in zip(self.maps, found):
+                own.copy_(new)
+            score = scores(self.learner, val, self._weights).mean().item()
+            if score > best:
+                best = score
+            else:
+                for own, old in zip(self.maps, kept):
+                    own.copy_(old)
+
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        return self._weights(context)
+
+    def _weights(self, context: Context) -> Tensor:
+        """(B, D)"""
+        centre = self.start.centre(context)
+        away = {}
+        for layer, own, x, map_ in zip(
+            self.layers, self.space.tokens(centre).values(), self._inputs(context), self.maps
+        ):
+            away[layer] = (x @ map_).view(own.shape)
+        return centre + self.space.from_tokens(away)
+
+    def _inputs(self, context: Context) -> list[Tensor]:
+        """What each layer is a linear map of: (B·N, 2C + 1) of the class slots, (B, 2C + 1) of others."""
+        z = self.standardise(context.means)
+        others = (z.sum(1, keepdim=True) - z) / max(1, z.shape[1] - 1)
+        of_slots = torch.cat([z, others, torch.ones_like(z[..., :1])], -1).flatten(0, 1)
+        of_task = torch.cat([z.mean(1), z.square().mean(1), torch.ones_like(z[:, 0, :1])], -1)
+        return [of_slots if layer == self.space.slot_layer else of_task for layer in self.layers]
+
+    def _standardise(self, train: TaskSource) -> None:
+        means = torch.cat([train.context(tasks).means.flatten(0, 1) for tasks in batches(min(len(train), 1000))])
+        self.standardise.fit(means.mean(0), means.std(0))

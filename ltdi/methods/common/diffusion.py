@@ -1,0 +1,245 @@
+"""What the diffusion methods share: the space, the loss, the loops. They differ in their ``Process`` alone."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from operator import itemgetter
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from ltdi.diffusion import sampler
+from ltdi.diffusion.denoiser import Skip
+from ltdi.diffusion.process import VanillaProcess
+from ltdi.initialization import Start
+from ltdi.initialization.gaussian import Fresh
+from ltdi.meta_learning.reptile import OWN, Phi, called, weighted
+from ltdi.methods.common.setup import Setup
+from ltdi.methods.common.trained import ReptileTrained, of_unit_size
+from ltdi.tasks.base import Context, Task, TaskSource, batches
+from ltdi.tasks.batch import batch_size, map_batch
+from ltdi.trajectories.collection import Trajectories
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator as named_generator
+
+
+class DiffusionMethod(ReptileTrained):
+    """Diffusion of weights, given the context.
+
+    The chain runs in x = (w − centre) / scale. At generation all tasks start from the same noise, so that
+    a task does not depend on its neighbours.
+
+    Raises:
+        ValueError: the steps T cannot hold the points of the trajectories.
+        InputError: the denoiser is to see the gradient on examples, and tasks have none; the noise is to be the
+            initialization, and all tasks share theirs.
+    """
+
+    process_class: ClassVar[type[VanillaProcess]] = VanillaProcess
+
+    def __init__(self, start: Start, setup: Setup) -> None:
+        super().__init__(start, setup)
+        self.one_size |= setup.one_size
+        self.diffusion = diffusion = setup.diffusion
+        if diffusion.gradient_input and "examples" not in setup.provides:
+            raise InputError(
+                "diffusion.gradient_input = true shows the gradient on labelled examples, which these tasks do not"
+                " have; set false"
+            )
+        self.sees_means = setup.denoiser.condition == "mean"
+        if diffusion.noise == "initialization" and not isinstance(start, Fresh):
+            raise InputError(
+                f"diffusion.noise = initialization is each task's own draw, and trajectories.start = {start.kind} has"
+                " none; set fresh, or diffusion.noise = gaussian"
+            )
+        self.process = self.process_class(diffusion.decay, self.process_class.index_map(setup.length, diffusion.steps))
+        channels = 1 + diffusion.gradient_input + start.shown
+        self.denoiser = setup.network(self.learner, channels=channels)
+        if isinstance(skip := self.denoiser.skip, Skip):
+            # ε is x_t itself but for a small part where t is large: from zero, a network is long in finding that
+            with torch.no_grad():
+                skip.factor.copy_(self.process.linear_guess(diffusion.prediction)[:, None])
+
+    # -- the chain ---------------------------------------------------------------------------------
+
+    def epsilon(self, phi: Phi, x_t: Tensor, t: Tensor, task: Mapping[str, Any]) -> Tensor:
+        """ε_φ(x_t, t, c) (B, D) with the denoiser's parameters φ; ``task`` is what ``_known`` says."""
+        channels = [x_t]
+        if self.diffusion.gradient_input:
+            channels.append(self._example_gradient(x_t, task))
+        if self.start.shown:
+            channels.append(task["shown"])
+        x = torch.stack(channels, 1) if len(channels) > 1 else x_t[:, None]
+        output = called(self.denoiser, phi, x, t, task["rows"], task.get("present"))
+        return self.process.epsilon(output, x_t, t, self.diffusion.prediction)
+
+    def _example_gradient(self, x_t: Tensor, task: Mapping[str, Any]) -> Tensor:
+        """The gradient by x at x_t of the loss on the examples, of unit size a task: what a learned optimiser would
+        see."""
+        loss = self.learner.loss
+        g = grad(lambda x: loss(self.to_w(x, task["centre"]), task["examples"]).sum())(x_t.detach())
+        return of_unit_size(g)
+
+    def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
+        *_, (_, x_0, _) = self._states(self._known(context, centre), generator)
+        return self.to_w(x_0, centre)
+
+    @torch.no_grad()
+    def generate_chain(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        """The weights at every state of the chain that leads to the generated ones, t = T … 0: (T+1, B, D)."""
+        centre = self.start.centre(context)
+        return self.tempered(self.chain(context, centre, generator=generator), centre, context)
+
+    def chain(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
+        """The weights at every state, at full strength, t = T … 0: (T+1, B, D)."""
+        states = self._states(self._known(context, centre), generator)
+        return torch.stack([self.to_w(x_t, centre) for _, x_t, _ in states])
+
+    def _states(self, task: Mapping[str, Any], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What the sampler yields on its way; all tasks share the noise."""
+        n_way = task["rows"].shape[1]
+        x_T, noise = self._draw_noise(task["centre"][:1], n_way, generator, last=True)
+        epsilon = partial(self.epsilon, OWN, task=task)
+        return self._chain(epsilon, x_T.expand_as(task["centre"]), noise)
+
+    def _chain(
+        self, epsilon: Callable[[Tensor, Tensor], Tensor], x_T: Tensor, noise: Tensor | None, until: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        step, scaled = sampler.SAMPLERS[self.diffusion.sampler], self.diffusion.scaled_joins
+        return sampler.chain(self.process, epsilon, x_T, noise, until, step=step, scaled_joins=scaled)
+
+    def _known(self, context: Context, centre: Tensor) -> dict[str, Any]:
+        """What is known of a task: its centre (B, D), ``shown`` (B, D) where the denoiser is shown it, rows
+        (B, N, K, C) and, where some are missing, which of them are there, ``present`` (B, N, K), and the examples where
+        the denoiser sees their gradient. Of the rows their mean alone, where it makes no more of them."""
+        known: dict[str, Any] = {"centre": centre}
+        if self.start.shown:
+            known["shown"] = of_unit_size(centre)
+        if self.sees_means:
+            known["rows"] = context.means[:, :, None]
+        else:
+            known |= {"rows": context.rows} | ({} if context.mask is None else {"present": context.present})
+        return known | {"examples": context.examples} if self.diffusion.gradient_input else known
+
+    def _draw_noise(
+        self, centre: Tensor, n_way: int, stream: torch.Generator, *, last: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw x_T (B, D) and, where it has any, the chain's noise (T, B, D), for tasks of these centres (B, D). What
+        is of size 0 is drawn all the same where it is not the ``last`` of the stream: what follows must not depend on
+        it."""
+        start, chain, T = self.diffusion.start_noise, self.diffusion.chain_noise, self.process.schedule.T
+        if last and not start and not chain and self.diffusion.noise == "gaussian":
+            return torch.zeros_like(centre), None
+        if isinstance(self.start, Fresh) and self.diffusion.noise == "initialization":
+            # of the law that recorded initializations are of: ε = w_n in the chain's coordinates
+            x_T = self.to_x(self.start.initial(len(centre), n_way, stream).to(centre), centre)
+        else:
+            x_T = start * torch.randn(centre.shape, generator=stream, device=stream.device).to(centre)
+        own = torch.randint(2**62, (), generator=stream, device=stream.device)
+        if not chain:
+            return x_T, None
+        # T times as much as x_T: of a stream of its own, so that none is drawn where it counts nothing
+        draws = torch.Generator(stream.device).manual_seed(int(own))
+        return x_T, chain * torch.randn(T, *centre.shape, generator=draws, device=stream.device).to(centre)
+
+    # -- meta-training -----------------------------------------------------------------------------
+
+    def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
+        centre, T = self.start.centre(task.context), self.process.schedule.T
+        known = self._known(task.context, centre)
+        # new tasks are the last of an inner step
+        x_T, chain_noise = self._draw_noise(
+            centre, task.context.n_way, stream, last=points is None and self.meta.inner_steps == 1
+        )
+        drawn = known | {"query": task.query, "x_T": x_T}
+        if chain_noise is not None:
+            drawn["chain_noise"] = chain_noise.transpose(0, 1)
+        if points is None:
+            return drawn
+        t = torch.randint(1, T + 1, (len(centre),), generator=stream)
+        if self.diffusion.final_share:
+            t = torch.where(torch.rand(len(t), generator=stream) < self.diffusion.final_share, T, t)
+        t = t.to(centre.device)
+        every_t = torch.arange(T + 1, device=centre.device).clamp_min(1).expand(len(centre), -1)
+        i = self.process.draw_target(every_t.flatten(), stream).unflatten(0, every_t.shape)
+        noise, recorded = (
+            torch.randn(centre.shape, generator=stream).to(centre),
+            self.to_x(points.to(centre), centre[:, None]),
+        )
+        if self.diffusion.noise == "initialization":
+            noise = drawn["x_T"] = recorded[:, -1]
+        return drawn | {"points": recorded, "t": t, "i": i, "noise": noise}
+
+    def step_loss(self, stream: torch.Generator) -> Callable[[Phi, Mapping[str, Any]], Tensor]:
+        """Of the states that the sampler visits one a step, the same for all: in equal time that is more tasks."""
+        return partial(self.loss_of, visit=int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream)))
+
+    def loss_of(self, phi: Phi, batch: Mapping[str, Any], visit: int = 1) -> Tensor:
+        """The loss of each task (B,): of a share ``visited`` of the tasks on the state that the sampler visits at time
+        ``visit``, of the others on a state from the data. A new task has no states but the former, and a task that is
+        alone counts in both by their shares."""
+        phi = {name.removeprefix("denoiser."): value for name, value in phi.items()}
+        visited, B = self.diffusion.visited if "points" in batch else 1.0, batch_size(batch)
+        if B == 1 and 0 < visited < 1:
+            parts = [(1 - visited, self._loss_from_data(phi, batch)), (visited, self._loss_visited(phi, batch, visit))]
+            return weighted(parts)
+        n = round(visited * B)
+        if n == B:
+            return self._loss_visited(phi, batch, visit)
+        if n == 0:
+            return self._loss_from_data(phi, batch)
+        first, others = (map_batch(itemgetter(part), batch) for part in (slice(n), slice(n, None)))
+        return torch.cat([self._loss_visited(phi, first, visit), self._loss_from_data(phi, others)])
+
+    def _loss_from_data(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
+        t, i = batch["t"], _at(batch["i"], batch["t"])
+        x_t = self.process.sample(_pick(batch["points"], i), t, i, batch["noise"])
+        return self._loss_at(phi, x_t, t, batch)
+
+    def _loss_visited(self, phi: Phi, batch: Mapping[str, Any], visit: int) -> Tensor:
+        with torch.no_grad():  # the state is given, not learned through: every step is a regression of its own
+            noise = batch["chain_noise"].transpose(0, 1) if "chain_noise" in batch else None
+            *_, (t, x_t, _) = self._chain(partial(self.epsilon, phi, task=batch), batch["x_T"], noise, until=visit)
+        return self._loss_at(phi, x_t, t, batch)
+
+    def _loss_at(self, phi: Phi, x_t: Tensor, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """The query loss, and of recorded tasks the weight loss (B,)."""
+        epsilon, losses = self.epsilon(phi, x_t, t, batch), []
+        if "points" in batch:
+            i = _at(batch["i"], t)
+            weights = self.process.loss(
+                epsilon, x_t, t, i, _pick(batch["points"], i), self.diffusion.weighting, self.shares(epsilon.shape[-1])
+            )
+            losses.append((self.meta.weight_loss, weights))
+        if self.meta.query_loss > 0:
+            # the weights that the state points at must work on the query, whichever recorded point it stands for
+            w = self.to_w(self.process.endpoint(epsilon, x_t, t, self.process.target(t)), batch["centre"])
+            losses.append((self.meta.query_loss, self.learner.loss(w, batch["query"])))
+        return weighted(losses)
+
+    @torch.no_grad()
+    def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
+        """The weight loss of every sub-chain, on states from the data (the paper's Figure 4, right)."""
+        stream = named_generator(seed, "validate")
+        losses: dict[str, list[Tensor]] = {}
+        for tasks in batches(len(val)):
+            batch = self.draw(val.batch(tasks), trajectories.points(tasks), stream)
+            for t in range(1, self.process.schedule.T + 1):
+                times = torch.full_like(batch["t"], t)
+                i = self.process.target(times)
+                x_t = self.process.sample(_pick(batch["points"], i), times, i, batch["noise"])
+                epsilon = self.epsilon(OWN, x_t, times, batch)
+                loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights")
+                losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
+        return {name: torch.cat(values).mean().item() for name, values in sorted(losses.items())}
+
+
+def _pick(points: Tensor, i: Tensor) -> Tensor:
+    """points (B, P, D), i (B,) -> (B, D)."""
+    return points.take_along_dim(i[:, None, None], 1).squeeze(1)
+
+
+def _at(i: Tensor, t: Tensor) -> Tensor:
+    """The targets drawn for every time, i (B, T+1), at times t (B,): (B,)."""
+    return i.take_along_dim(t[:, None], 1).squeeze(1)

@@ -1,0 +1,55 @@
+"""Test-time use: the mean of a few heads that a method generates, then a few gradient steps on the support set."""
+
+from itertools import repeat
+
+import torch
+from torch import Tensor
+
+from ltdi.learners.base import Learner
+from ltdi.learners.fitting import train
+from ltdi.methods.common.base import Method
+from ltdi.tasks.base import Context
+from ltdi.utils.errors import InputError
+
+
+class Refined(Method):
+    """A trained method with more time a task. With one draw and no step it is that method.
+
+    Args:
+        heads: how many are generated a task, each from noise of its own. All come from one start, so that their hidden
+            units mean the same and the mean of the weights is good weights too.
+        adapt_steps, adapt_lr: Adam's, on all examples.
+
+    Raises:
+        InputError: gradient steps are asked of a method that generates more than the run's learner.
+    """
+
+    def __init__(self, method: Method, *, heads: int, adapt_steps: int, adapt_lr: float) -> None:
+        torch.nn.Module.__init__(self)
+        self.start = method.start
+        if adapt_steps and method.learner is not method.start.learner:
+            raise InputError(
+                f"generate.adapt_steps = {adapt_steps}, but {type(method).__name__} generates more than a head; set 0"
+            )
+        self.method, self.heads, self.adapt_steps, self.adapt_lr = method, heads, adapt_steps, adapt_lr
+        self.adapts = method.adapts or adapt_steps > 0
+
+    @property
+    def learner(self) -> Learner:
+        return self.method.learner
+
+    @property
+    def from_images(self) -> bool:
+        return self.method.from_images
+
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        w = torch.stack([self.method.generate(context, generator=generator) for _ in range(self.heads)]).mean(0)
+        if self.adapt_steps == 0:
+            return w
+        if context.examples is None:
+            raise InputError(
+                f"generate.adapt_steps = {self.adapt_steps} takes steps on labelled examples, which these tasks do not"
+                " have; set 0"
+            )
+        examples, record = repeat(context.examples), [self.adapt_steps]
+        return train(self.learner, w, examples, optimizer="adam", lr=self.adapt_lr, record=record).weights[:, 0]

@@ -1,0 +1,168 @@
+"""GHN-3 (Knyazev, Hwang & Lacoste-Julien 2023, "Can We Scale Transformers to Predict Parameters of Diverse ImageNet
+Models?").
+
+A transformer over the nodes of a network's computation graph, its attention biased by the lengths of
+the shortest paths both ways (Graphormer: Ying et al. 2021); a decoder turns the state of a node into
+its tensor. As published: a node is embedded by its operation, degrees, distance from the input and
+shape; a decoded block is repeated where a tensor is larger, and cut where it is smaller; training goes
+through the loss of the network whose weights are predicted.
+
+The original predicts from the architecture alone, one for all data. It lacks a task, which is added
+here: a node for each class, with its support mean, whose edge leads to the input; of a class of which
+the name alone is known, with its text and where its row starts (``TrainedMethod.told``). There is one
+architecture, so that all of the graph is the same for all tasks; the classes are not. The output layer
+is decoded row by row, from its own node and the class's, so that classes are interchangeable. The
+decoded numbers are a difference to the start (published: weights scaled by fan-in), and zero at first.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ltdi.initialization import Start
+from ltdi.learners.weight_space import WeightSpace
+from ltdi.methods.common.setup import Setup
+from ltdi.methods.common.trained import TrainedMethod
+from ltdi.tasks.base import Context, Task
+from ltdi.utils.nn import Standardise, TransformerBlock, zero
+
+# the nodes of a head of two layers in order, and the operation of each
+CHAIN = {
+    "input": "input",
+    "hidden.weight": "linear",
+    "hidden.bias": "bias",
+    "relu": "relu",
+    "output.weight": "linear",
+    "output.bias": "bias",
+    "output": "output",
+}
+HIDDEN = ("hidden.weight", "hidden.bias", "relu")
+"""Those that a linear head does not have."""
+OPERATIONS = (*dict.fromkeys(CHAIN.values()), "class")
+NO_PATH = len(CHAIN) + 1  # longer than any path; also the largest degree that is told apart
+
+
+class Ghn3(TrainedMethod):
+    """
+    Args:
+        width, depth, heads: of the transformer.
+        block: the side of the decoded block.
+    """
+
+    needs = ("head",)
+
+    def __init__(self, start: Start, setup: Setup, *, width: int, depth: int, heads: int, block: int) -> None:
+        super().__init__(start, setup)
+        self.chain = chain_of(self.space)
+        self.embed_operation = nn.Embedding(len(OPERATIONS), width)
+        self.embed_size = nn.Linear(2, width)
+        self.embed_in, self.embed_out = (nn.Embedding(NO_PATH + 1, width) for _ in range(2))
+        self.embed_from_input, self.embed_distance = (nn.Embedding(NO_PATH + 1, width) for _ in range(2))
+        self.distance_bias = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, heads))
+        self.condition = nn.Sequential(Standardise(self.n_told), nn.Linear(self.n_told, width, bias=False))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.matrix, self.vector = (
+            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), zero(nn.Linear(4 * width, size)))
+            for size in (block * block, block)
+        )
+        self.block = block
+
+    def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
+        return self.weights(context, centre)
+
+    def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
+        return self.weights_loss(self.weights(task.context, self.start.centre(task.context)), task, points)
+
+    def weights(self, context: Context, centre: Tensor) -> Tensor:
+        """(B, D)"""
+        return self.to_w(self._decode(self.states(self.condition(self.told(context, centre)))), centre)
+
+    def nodes(self, distances: Tensor) -> Tensor:
+        """What the graph with such paths (V, V) says of its nodes, before any task (V, width)."""
+        edges, n_way = (distances == 1).long(), len(distances) - len(self.chain)
+        operations = [OPERATIONS.index(operation) for operation in (*self.chain.values(), *["class"] * n_way)]
+        sizes = [
+            (*(n_way if size is None else size for size in self.space.shapes.get(name, ())), 1, 1)[:2]
+            for name in self.chain
+        ]
+        return (
+            self.embed_operation(torch.tensor(operations, device=distances.device))
+            + self.embed_size(torch.tensor(sizes + [(1, 1)] * n_way, device=distances.device).log())
+            + self.embed_in(edges.sum(0).clamp(max=NO_PATH))
+            + self.embed_out(edges.sum(1))
+            + self.embed_from_input(distances[0])
+        )
+
+    def attention_bias(self, distances: Tensor) -> Tensor:
+        """What node a adds to its attention to node b, by the paths from a to b and from b to a: (heads, V, V)."""
+        lengths = self.embed_distance.weight
+        there, back = (
+            each.flatten(0, 1)
+            for each in (lengths[:, None].expand(-1, len(lengths), -1), lengths.expand(len(lengths), -1, -1))
+        )
+        of_pairs = self.distance_bias(torch.cat([there, back], -1)).unflatten(0, (len(lengths), len(lengths)))
+        return of_pairs[distances, distances.T].movedim(-1, 0)
+
+    def states(self, condition: Tensor) -> Tensor:
+        """Conditions of the classes (B, N, width) -> final states of the nodes (B, V, width)."""
+        distances = head_distances(condition.shape[1], len(self.chain)).to(condition.device)
+        h = self.nodes(distances).expand(len(condition), -1, -1)
+        n = len(self.chain)
+        h = torch.cat([h[:, :n], h[:, n:] + condition], 1)
+        bias = self.attention_bias(distances)
+        for block in self.blocks:
+            h = block(h, bias)
+        return self.norm(h)
+
+    def _decode(self, h: Tensor) -> Tensor:
+        """States (B, V, width) -> x (B, D)."""
+        node, classes = dict(zip(self.chain, h.unbind(1))), h[:, len(self.chain) :]
+        shapes = self.space.shapes
+        tensors = {
+            "output.weight": tiled(self.vector(node["output.weight"][:, None] + classes), shapes["output.weight"][1:]),
+            "output.bias": self.vector(node["output.bias"][:, None] + classes)[..., 0],
+        }
+        if "hidden.weight" in shapes:
+            block = self.matrix(node["hidden.weight"]).unflatten(-1, (self.block, self.block))
+            tensors["hidden.weight"] = tiled(block, shapes["hidden.weight"])
+            tensors["hidden.bias"] = tiled(self.vector(node["hidden.bias"]), shapes["hidden.bias"])
+        return self.space.flatten(tensors)
+
+
+def chain_of(space: WeightSpace) -> dict[str, str]:
+    """The nodes of a head, of two layers or linear, and the operation of each."""
+    left_out = () if "hidden.weight" in space.shapes else HIDDEN
+    return {name: operation for name, operation in CHAIN.items() if name not in left_out}
+
+
+def head_edges(n_way: int, length: int = len(CHAIN)) -> list[tuple[int, int]]:
+    """The chain's nodes, one after another, then a node for each class, which leads to the input."""
+    return [*pairwise(range(length)), *((length + n, 0) for n in range(n_way))]
+
+
+@cache
+def head_distances(n_way: int, length: int = len(CHAIN)) -> Tensor:
+    """The shortest paths between all nodes (V, V), at most the chain and a class long."""
+    return shortest_paths(length + n_way, head_edges(n_way, length)).clamp(max=NO_PATH)
+
+
+def shortest_paths(n_nodes: int, edges: list[tuple[int, int]]) -> Tensor:
+    """The length of the shortest directed path from a to b (V, V); V where there is none (Floyd & Warshall)."""
+    distances = torch.full((n_nodes, n_nodes), n_nodes).fill_diagonal_(0)
+    for a, b in edges:
+        distances[a, b] = 1
+    for via in range(n_nodes):
+        distances = torch.minimum(distances, distances[:, via, None] + distances[via])
+    return distances
+
+
+def tiled(block: Tensor, shape: Sequence[Any]) -> Tensor:
+    """The block in the last axes, repeated and cut to ``shape``."""
+    for axis, size in zip(range(-len(shape), 0), shape):
+        block = block.index_select(axis, torch.arange(size, device=block.device) % block.shape[axis])
+    return block

@@ -1,0 +1,90 @@
+"""ICIS (Christensen, Mancini, Koepke, Winther, Akata 2023, "Image-free classifier injection for zero-shot
+classification").
+
+Two encoders and two decoders around a common latent: of class descriptors a and of classifier weights w. All four ways
+through them are reconstructions by cosine: a → a, w → w, a → w and w → a. Descriptors of classes that have no weights
+count in a → a. No image is seen. A new class's weights are the decoder's of its encoded descriptor.
+
+Differences from the published form:
+- the descriptors without weights are those of the meta-val classes: the published one is trained anew for the classes
+  that are asked for, here they are not known before;
+- weights are the rows around their mean, and a generated row has unit length times a temperature that meta-val chooses.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ltdi.initialization import Start
+from ltdi.methods.common.class_semantics import KnownRows
+from ltdi.methods.common.setup import Setup
+from ltdi.methods.common.trained import step_stream
+from ltdi.tasks.base import Context, TaskSource
+from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.trajectories.collection import Trajectories
+from ltdi.utils.console import say_fewer
+from ltdi.utils.trainer import Row, Training
+
+
+class Icis(KnownRows):
+    """
+    Args:
+        width: of the hidden layers and of the latent.
+        classes_a_batch: known classes in a step.
+    """
+
+    def __init__(self, start: Start, setup: Setup, *, width: int, classes_a_batch: int) -> None:
+        super().__init__(start, setup)
+        self.classes_a_batch = classes_a_batch
+        n_numbers, n_features = self.head.n_numbers, self.head.n_features
+        self.encode = nn.ModuleDict({"a": _network(n_numbers, width, width), "w": _network(n_features, width, width)})
+        self.decode = nn.ModuleDict({"a": _network(width, width, n_numbers), "w": _network(width, width, n_features)})
+
+    def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        assert isinstance(train, DescribedTasks) and isinstance(val, DescribedTasks)
+        self.learn(train)
+        # no buffer: training alone needs them
+        self._unseen = F.normalize(val.of.texts, dim=-1)
+
+    def finish(self, val: TaskSource, *, seed: int) -> None:
+        self.choose(val)
+
+    def meta_train(
+        self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
+    ) -> Iterator[Row]:
+        texts, rows = F.normalize(self.texts, dim=-1), F.normalize(self.table.centred, dim=-1)
+        say_fewer("methods.icis.classes_a_batch", self.classes_a_batch, len(rows), "known classes")
+        while training.step < training.steps:
+            stream = step_stream(seed, training.step)
+            chosen = torch.randperm(len(rows), generator=stream)[: self.classes_a_batch].to(rows.device)
+            losses = self.reconstructions(texts[chosen], rows[chosen], self._unseen)
+            loss = torch.stack(list(losses.values())).sum()
+            loss.backward()
+            training.descend()
+            yield {"step": training.step, "loss": loss.detach()} | {
+                name: each.detach() for name, each in losses.items()
+            }
+
+    def reconstructions(self, texts: Tensor, rows: Tensor, unseen: Tensor) -> dict[str, Tensor]:
+        """1 − cosine of the four, over texts (M, E), rows (M, F) of known classes and texts (U, E) of others."""
+        latent_a, latent_w = self.encode["a"](torch.cat([texts, unseen])), self.encode["w"](rows)
+        known = latent_a[: len(texts)]
+        return {
+            "a_to_a": _distance(self.decode["a"](latent_a), torch.cat([texts, unseen])),
+            "w_to_w": _distance(self.decode["w"](latent_w), rows),
+            "a_to_w": _distance(self.decode["w"](known), rows),
+            "w_to_a": _distance(self.decode["a"](latent_w), texts),
+        }
+
+    def directions(self, context: Context) -> Tensor:
+        return self.decode["w"](self.encode["a"](F.normalize(context.means, dim=-1)))
+
+
+def _network(n_in: int, width: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(n_in, width), nn.ReLU(), nn.Linear(width, n_out))
+
+
+def _distance(x: Tensor, target: Tensor) -> Tensor:
+    return (1 - F.cosine_similarity(x, target, dim=-1)).mean()

@@ -1,0 +1,8 @@
+"""Lt-Di, "Learning to Learn Weight Generation via Trajectory Diffusion": meta-learned trajectory diffusion."""
+
+from ltdi.diffusion.process import TrajectoryProcess
+from ltdi.methods.common.diffusion import DiffusionMethod
+
+
+class LtDi(DiffusionMethod):
+    process_class = TrajectoryProcess

@@ -1,0 +1,178 @@
+"""Meta-Diff (Zhang, Luo, Yu, Li, Lin, Ye & Zhang 2024, "MetaDiff: Meta-Learning with Conditional Diffusion for Few-Shot
+Learning", AAAI).
+
+Gradient descent on a classifier's class weights as the denoising of these weights: ε_φ is the gradient of the support
+loss at x_t, corrected by a small network. The classifier is one row of F numbers a class, written into the head of two
+layers by its closed form.
+
+As published: the class weights diffused, in the features' own units, from N(0, I) over 1,000 times with DDPM's linear
+schedule; targets are the class means of all images; support loss ‖x_n − f‖² of a class's images to its row; a U-shaped
+network for each class, with layers gated by the time. What differs:
+- the support loss is averaged over a class's images, so that their number is no step size; it was summed;
+- the gradient's coefficient η(t) is learned, from 1; it was 1;
+- the network also sees the class's mean, so that the correction may depend on the class; it saw the gradient alone.
+  Its last layer starts at zero;
+- the sampler, DDPM's mean without noise, visits few of the times, to learn through it for meta.query_loss; it visited
+  all of them, and there was the ε-loss alone;
+- the classifier is the cosine's as published, but for the division by the image's norm, which a head cannot hold and no
+  class's rank depends on; so its temperature is calibrated on meta-val, for 10. Or it is the nearest mean.
+
+Its rows do not see each other, and its gradient vanishes at the class means of the support set. Untrained, it
+generates nearly these (cosine above 0.99): it is a prototype classifier with a learned correction.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ltdi.diffusion import sampler
+from ltdi.diffusion.process import VanillaProcess
+from ltdi.diffusion.schedule import Schedule, linear
+from ltdi.initialization import Start
+from ltdi.initialization.closed_form import Scalar, calibrated_temperature, linear_classifier, prototype_weights
+from ltdi.methods.common.base import Method
+from ltdi.methods.common.setup import Setup
+from ltdi.methods.common.trained import TaskBatch
+from ltdi.tasks.base import Context, Task, TaskSource
+from ltdi.tasks.class_tasks import ClassTasks
+from ltdi.trajectories.collection import Trajectories
+from ltdi.utils.errors import InputError
+from ltdi.utils.nn import TimeEmbedding, zero
+from ltdi.utils.seeding import generator as named_generator
+from ltdi.utils.trainer import Row, Training
+
+
+class MetaDiff(Method):
+    """Diffusion of the class weights x (B, N·F).
+
+    Args:
+        setup: weight_loss weighs the ε-loss, whose targets new tasks have as well.
+        diffusion_steps: times T of the chain.
+        sampling_steps: how many of them are visited; all of them are the published sampler.
+        classifier: how rows become a head, "cosine" or "distance".
+        width: of the narrow part of the network; the outer layers have twice as much.
+    """
+
+    needs = ("head", "examples")
+    times: Tensor
+    temperature: Tensor
+
+    def __init__(
+        self, start: Start, setup: Setup, *, diffusion_steps: int, sampling_steps: int, classifier: str, width: int
+    ) -> None:
+        super().__init__(start, setup)
+        if sampling_steps > diffusion_steps:
+            raise InputError(
+                f"methods.metadiff.sampling_steps = {sampling_steps} is more than its diffusion_steps ="
+                f" {diffusion_steps}; lower it"
+            )
+        self.head = linear_classifier(self.learner, "metadiff")
+        self.meta, self.classifier = replace(setup.meta, recorded_tasks=0), classifier
+        self.process = _process(linear(diffusion_steps, max_beta=0.999).alpha)
+        times = torch.linspace(0, diffusion_steps, sampling_steps + 1).round().long()
+        alpha_bar = self.process.schedule.alpha_bar[times]
+        self.sampling = _process(torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]]))
+        self.register_buffer("times", times, persistent=False)
+        self.denoiser = LearnedGradient(self.learner.n_numbers, width, diffusion_steps)
+        self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
+
+    def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        temperature, _ = calibrated_temperature(self.head, val, lambda context: self.head_of(context.means, 1.0))
+        self.temperature.fill_(temperature)
+
+    def head_of(self, rows: Tensor, temperature: Scalar) -> Tensor:
+        """Class weights (B, N, F) as a head (B, D)."""
+        if self.classifier == "distance":
+            return prototype_weights(self.head, rows, temperature)
+        return self.head.linear(temperature * F.normalize(rows, dim=-1), rows.new_zeros(rows.shape[:2]))
+
+    # -- the chain ---------------------------------------------------------------------------------
+
+    def epsilon(self, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
+        """ε_φ(x_t, t, S) (B, N·F)"""
+        means = context.means
+        return self.denoiser(support_gradient(x_t.view_as(means), means), means, t).flatten(1)
+
+    def chain(self, x_T: Tensor, context: Context) -> Tensor:
+        """x_T (B, N·F) to x_0, over the visited times."""
+        *_, (_, x_0, _) = sampler.chain(self.sampling, lambda x_t, t: self.epsilon(x_t, self.times[t], context), x_T)
+        return x_0
+
+    @torch.no_grad()
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        means = context.means
+        x_T = torch.randn(1, *means.shape[1:], generator=generator, device=generator.device).to(means)
+        return self.head_of(self.chain(x_T.expand_as(means).flatten(1), context).view_as(means), self.temperature)
+
+    # -- meta-training -----------------------------------------------------------------------------
+
+    def meta_train(
+        self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
+    ) -> Iterator[Row]:
+        assert isinstance(train, ClassTasks)
+        means_of_all = train.of.means()
+        while training.step < training.steps:
+            stream = named_generator(seed, "meta", training.step)
+            batch = TaskBatch.draw(train, self.meta, stream)
+            ((task, _),) = batch.parts(train, trajectories, self.meta, stream)
+            loss = self.loss(task, means_of_all[batch.names].flatten(1), stream).mean()
+            loss.backward()
+            training.descend()
+            yield {"step": training.step, "loss": loss.detach()}
+
+    def loss(self, task: Task, x_0: Tensor, stream: torch.Generator) -> Tensor:
+        """The loss of each task (B,); targets x_0 (B, N·F)."""
+        t = torch.randint(1, self.process.schedule.T + 1, (len(x_0),), generator=stream).to(x_0.device)
+        noise, x_T = torch.randn(2, *x_0.shape, generator=stream).to(x_0)
+        x_t = self.process.sample(x_0, t, self.process.target(t), noise)
+        loss = self.meta.weight_loss * (self.epsilon(x_t, t, task.context) - noise).square().mean(-1)
+        if self.meta.query_loss > 0:
+            rows = self.chain(x_T, task.context).view_as(task.context.means)
+            w = self.head_of(rows, self.temperature)
+            loss = loss + self.meta.query_loss * self.head.loss(w, task.query)
+        return loss
+
+
+def _process(alpha: Tensor) -> VanillaProcess:
+    return VanillaProcess(Schedule(alpha), VanillaProcess.index_map(2, len(alpha) - 1))
+
+
+def support_gradient(rows: Tensor, means: Tensor) -> Tensor:
+    """∇L of L = Σ_n mean_k ‖x_n − f_nk‖² at rows x (B, N, F); means of the classes' support features (B, N, F)."""
+    return 2 * (rows - means)
+
+
+class LearnedGradient(nn.Module):
+    """ε_φ = η(t)·∇L + u(∇L, c, t), row by row: ∇L (B, N, F), the classes' means c (B, N, F), t (B,)."""
+
+    def __init__(self, n_features: int, width: int, steps: int) -> None:
+        super().__init__()
+        self.time = TimeEmbedding(width, steps)
+        self.coefficient = zero(nn.Linear(width, 1))
+        self.narrow = _Gated(2 * n_features, 2 * width, width)
+        self.narrower = _Gated(2 * width, width, width)
+        self.middle = _Gated(width, width, width)
+        self.wide = _Gated(width, 2 * width, width)
+        self.out = zero(nn.Linear(2 * width, n_features))
+
+    def forward(self, g: Tensor, means: Tensor, t: Tensor) -> Tensor:
+        time = self.time(t)[:, None]
+        first = self.narrow(torch.cat([g, means], dim=-1), time)
+        second = self.narrower(first, time)
+        h = self.middle(second, time) + second
+        h = self.wide(h, time) + first
+        return (1 + self.coefficient(time)) * g + self.out(h)
+
+
+class _Gated(nn.Module):
+    """softplus(Ah · Bτ) of rows h (B, N, in) and the time's embedding τ (B, 1, width)."""
+
+    def __init__(self, width_in: int, width_out: int, width_time: int) -> None:
+        super().__init__()
+        self.row, self.gate = nn.Linear(width_in, width_out), nn.Linear(width_time, width_out)
+
+    def forward(self, h: Tensor, time: Tensor) -> Tensor:
+        return F.softplus(self.row(h) * self.gate(time))

@@ -1,0 +1,110 @@
+"""REPTILE (Nichol, Achiam & Schulman 2018, "On First-Order Meta-Learning Algorithms") for the head alone.
+
+The body is frozen, as in the inner loop of ANIL (Raghu et al. 2020, "Rapid Learning or Feature Reuse?").
+Published: an initialisation φ of the network; on each task k steps of Adam lead from it to φ_i, and φ
+moves along mean φ_i − φ, by a rate that falls from 1 to 0. Here
+
+- Adam gets φ − mean φ_i as a gradient, which the paper names as a choice: its rate is then the common
+  ``meta.outer_lr``, and means the same for every size of the inner steps;
+- the inner Adam keeps its momentum (published: β1 = 0), and a mini-batch has as many images of every class;
+- where the start is a head of the support set, φ is the difference to it that all tasks share.
+
+The classes of a task stand in random order, so that φ's output rows can tell no class from another: it is
+the steps on the support set that do.
+"""
+
+from collections.abc import Iterator
+from itertools import repeat
+
+import torch
+from torch import Tensor, nn
+
+from ltdi.initialization import Start
+from ltdi.learners.fitting import train
+from ltdi.methods.common.base import Method
+from ltdi.methods.common.setup import Setup
+from ltdi.tasks.base import Context, TaskSource
+from ltdi.tasks.batch import Batch
+from ltdi.tasks.class_tasks import context_of, labelled
+from ltdi.trajectories.collection import Trajectories
+from ltdi.utils.errors import InputError
+from ltdi.utils.seeding import generator as named_generator
+from ltdi.utils.trainer import Row, Training
+
+
+class ReptileHead(Method):
+    """
+    Args:
+        setup: n_way classes of a task, at meta-training as well.
+        tasks_a_batch: training tasks of a step.
+        train_shots: images of each class in a training task's inner loop.
+        inner_steps, inner_images: steps on a training task, and how many of these images a class each sees.
+        adapt_steps: steps on a new task, each on all of its examples.
+        inner_optimizer, inner_lr: of both; "sgd" or "adam".
+    """
+
+    needs = ("examples", "classes")
+    adapts = one_size = True
+
+    def __init__(
+        self,
+        start: Start,
+        setup: Setup,
+        *,
+        tasks_a_batch: int,
+        train_shots: int,
+        inner_steps: int,
+        adapt_steps: int,
+        inner_optimizer: str,
+        inner_lr: float,
+        inner_images: int,
+    ) -> None:
+        super().__init__(start, setup)
+        self.n_way, self.n_shot, self.tasks_a_batch = setup.n_way, setup.n_shot, tasks_a_batch
+        self.train_shots, self.inner_images = train_shots, inner_images
+        self.inner_steps, self.adapt_steps = inner_steps, adapt_steps
+        self.inner_optimizer, self.inner_lr = inner_optimizer, inner_lr
+        # the centre of a start that is drawn is zero, from where no hidden unit learns
+        self.phi = nn.Parameter(start.shared.clone() if start.drawn else torch.zeros_like(start.shared))
+
+    def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        if self.train_shots > train.most_shots + 1:
+            raise InputError(
+                f"methods.reptile_head.train_shots = {self.train_shots} is more than the {train.most_shots + 1} images"
+                " of a class; lower it"
+            )
+
+    @torch.no_grad()
+    def first(self, context: Context) -> Tensor:
+        """The weights (B, D) that adaptation starts from."""
+        return self.start.centre(context) + self.phi
+
+    def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        assert context.examples is not None
+        return self._adapt(self.first(context), repeat(context.examples), self.adapt_steps)[0]
+
+    def meta_train(
+        self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
+    ) -> Iterator[Row]:
+        """The loss of a row is that of the adapted heads, on the mini-batch that would be next."""
+        while training.step < training.steps:
+            stream = named_generator(seed, "meta", training.step)
+            names = train.draw(self.tasks_a_batch, stream, n_way=self.n_way)
+            rows = train.new(names, stream, n_shot=self.train_shots).context.rows
+            w = self.first(context_of(rows[:, :, : self.n_shot]))
+            adapted, loss = self._adapt(w, self._mini_batches(rows, stream), self.inner_steps)
+            self.phi.grad = (w - adapted).mean(0)
+            training.descend()
+            yield {"step": training.step, "loss": loss.mean().detach()}
+
+    def _adapt(self, w: Tensor, batches: Iterator[Batch], steps: int) -> tuple[Tensor, Tensor]:
+        """Weights (B, D) after ``steps`` steps from w (B, D), and their losses (B,)."""
+        optimizer, lr = self.inner_optimizer, self.inner_lr
+        path = train(self.learner, w, batches, optimizer=optimizer, lr=lr, record=[steps])
+        return path.weights[:, 0], path.losses[:, 0]
+
+    def _mini_batches(self, rows: Tensor, stream: torch.Generator) -> Iterator[Batch]:
+        """Some images of each class out of (B, N, train_shots, F), drawn for every step, one choice for all tasks."""
+        while True:
+            chosen = torch.randperm(rows.shape[2], generator=stream)[: self.inner_images].to(rows.device)
+            yield labelled(rows[:, :, chosen])

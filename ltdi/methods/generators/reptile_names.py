@@ -1,0 +1,65 @@
+"""REPTILE (Nichol, Achiam & Schulman 2018, "On First-Order Meta-Learning Algorithms") of classes that are names alone.
+
+Published: an initialisation φ from which a few gradient steps on a task's labelled examples lead to its weights.
+A task of names has none at generation, and the publications that print REPTILE among zero-shot methods do not say what
+it does there. Here
+
+- φ is a linear map from what is told of a class (``TrainedMethod.told``: its text, and where its row starts) to the
+  difference of its row from the start: an initialisation that is the same for all classes could tell none from another;
+- meta-training is as published: some steps on the labelled images of each training task lead from φ to φ_i, and φ moves
+  along mean φ_i − φ, which Adam gets as a gradient;
+- generation takes no step: the weights are those of φ itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ltdi.initialization import Start
+from ltdi.meta_learning.reptile import OWN, Phi, called
+from ltdi.methods.common.setup import Setup
+from ltdi.methods.common.trained import ReptileTrained
+from ltdi.tasks.base import Context, Task
+from ltdi.utils.nn import zero
+
+
+class ReptileNames(ReptileTrained):
+    """
+    Args:
+        inner_steps, inner_optimizer, inner_lr: of the steps on a training task, each on images drawn anew; "sgd" or
+            "adam".
+    """
+
+    needs = ("head", "names")
+    records = False
+
+    def __init__(self, start: Start, setup: Setup, *, inner_steps: int, inner_optimizer: str, inner_lr: float) -> None:
+        super().__init__(start, setup)
+        self.meta = replace(self.meta, inner_steps=inner_steps, inner_optimizer=inner_optimizer, inner_lr=inner_lr)
+        self.map = zero(nn.Linear(self.n_told, self.space.numbers[self.slot]))
+
+    @property
+    def slot(self) -> str:
+        """The layer that has a row a class."""
+        assert self.space.slot_layer is not None
+        return self.space.slot_layer
+
+    def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
+        return self._weights(OWN, self.told(context, centre), centre)
+
+    def _weights(self, phi: Phi, told: Tensor, centre: Tensor) -> Tensor:
+        """(B, D) with the map's parameters φ; layers other than the classes' rows stay where they start."""
+        tokens = {layer: torch.zeros_like(part) for layer, part in self.space.tokens(centre).items()}
+        rows = called(self.map, phi, told)
+        return self.to_w(self.space.from_tokens(tokens | {self.slot: rows}), centre)
+
+    def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
+        centre = self.start.centre(task.context)
+        return {"told": self.told(task.context, centre), "centre": centre, "query": task.query}
+
+    def loss_of(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
+        phi = {name.removeprefix("map."): value for name, value in phi.items()}
+        return self.learner.loss(self._weights(phi, batch["told"], batch["centre"]), batch["query"])

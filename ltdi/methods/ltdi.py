@@ -1,8 +1,0 @@
-"""Lt-Di, "Learning to Learn Weight Generation via Trajectory Diffusion": meta-learned trajectory diffusion."""
-
-from ltdi.diffusion.process import TrajectoryProcess
-from ltdi.methods.diffusion_method import DiffusionMethod
-
-
-class LtDi(DiffusionMethod):
-    process_class = TrajectoryProcess

@@ -1,8 +1,0 @@
-"""A control: local targets without Theorem 1's correction."""
-
-from ltdi.diffusion.process import NaiveLocalProcess
-from ltdi.methods.diffusion_method import DiffusionMethod
-
-
-class NaiveLocal(DiffusionMethod):
-    process_class = NaiveLocalProcess

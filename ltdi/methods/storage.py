@@ -1,0 +1,49 @@
+"""A meta-trained method, or a control, as a file."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ltdi.initialization import start_of
+from ltdi.learners import learner_of
+from ltdi.methods import build
+from ltdi.methods.common.base import Method
+from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.store import read_tensors, write_tensors
+from ltdi.store.run_layout import made_from
+from ltdi.store.schemas import METHOD
+
+
+def write_method(folder: Path, name: str, method: Method, setup: Setup, own: Mapping[str, Any]) -> None:
+    tensors, values = method.start.state()
+    facts = {key: value for key, value in vars(setup).items() if key != "body"}
+    facts |= {key: asdict(facts[key]) for key in ("meta", "diffusion", "denoiser")}
+    values |= {"setup": facts | {"provides": sorted(setup.provides)}, "own": dict(own)}
+    before = made_from(folder.parents[1], "model")
+    file = folder / f"{name}.safetensors"
+    write_tensors(file, method.state_dict() | tensors, values, kind="method", made_from=before)
+
+
+def read_method(folder: Path, name: str, body: nn.Module | None, device: torch.device | str) -> Method:
+    file = folder / f"{name}.safetensors"
+    tensors, values = read_tensors(file, kind=METHOD)
+    with METHOD.interpreting(file):
+        return _built(name, tensors, values, body, device)
+
+
+def _built(
+    name: str, tensors: dict[str, Tensor], values: dict[str, Any], body: nn.Module | None, device: torch.device | str
+) -> Method:
+    of_start = {name: tensors.pop(name) for name in list(tensors) if name.startswith("start/")}
+    start = start_of(learner_of(values["learner"]), of_start, values)
+    facts = values["setup"]
+    sections = {"meta": Meta, "diffusion": Diffusion, "denoiser": Denoiser}
+    facts |= {key: section(**facts[key]) for key, section in sections.items()}
+    setup = Setup(**(facts | {"body": body, "provides": frozenset(facts["provides"])}))
+    method = build(name, start.to(device), setup, values["own"], seed=0)
+    method.load_state_dict(tensors)
+    return method.to(device).eval()

@@ -1,0 +1,1 @@
+"""Baselines that see the query images, unlabelled."""

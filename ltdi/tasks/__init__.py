@@ -1,0 +1,1 @@
+"""Episodes: how tasks are drawn, batched, stored and read back."""

@@ -1,0 +1,1 @@
+"""Weight trajectories: collected (Algorithm 1), streamed, stored."""

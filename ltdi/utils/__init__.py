@@ -1,0 +1,1 @@
+"""Infrastructure: errors, console, devices, random numbers, metrics, layers, training loop."""
