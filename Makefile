@@ -35,7 +35,7 @@ paper: $(READY) ## the paper's own form, from noise on recorded weights, until i
 	LTDI_DATA=$(LTDI_DATA) python -m bench paper
 
 compare: $(READY) ## all experiments side by side: changed params and accuracy
-	@dvc exp show --no-pager --only-changed --drop '^(pipeline|ltdi)/|^data/(?!results)|controls|ms_per_task|ceiling|weight_mse|Created|State|Executor|best_control'
+	@dvc exp show --no-pager --only-changed --drop '^(pipeline|ltdi)/|^data/(?!results)|baselines|ms_per_task|ceiling|weight_mse|Created|State|Executor|best_baseline'
 
 LTDI_DATA ?= data/raw
 SEEDS ?= 0 1 2
@@ -49,7 +49,7 @@ bench-speed: $(READY) ## how fast the hot paths are, beside plain loops and the 
 	python -m bench speed
 
 bench-omniglot: BUDGET := $(or $(BUDGET),cpu)
-bench-omniglot: $(READY) ## Lt-Di and the controls on Omniglot: LTDI_DATA=<folder> SEEDS="0 1 2" BUDGET=cpu|full
+bench-omniglot: $(READY) ## Lt-Di and the baselines on Omniglot: LTDI_DATA=<folder> SEEDS="0 1 2" BUDGET=cpu|full
 	LTDI_DATA=$(LTDI_DATA) python -m bench run $(FOUR:%=--setting omniglot-%) $(SEEDS:%=--seed %) --budget $(BUDGET) --variant ltdi --variant lvdi
 	python -m bench report
 

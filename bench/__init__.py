@@ -11,5 +11,5 @@ ROOT = BENCH.parent
 RESULTS = BENCH / "results"
 PLAN, CELLS = BENCH / "work" / "plan", BENCH / "work" / "cells"
 RUNS = ROOT / "runs"
-FEW_SHOT, CONTROL = "few_shot", "control"
-"""What the long tables have as a variant for rows of the few-shot table, and for controls beside the variants."""
+FEW_SHOT, BASELINE = "few_shot", "baseline"
+"""What the long tables have as a variant for rows of the few-shot table, and for baselines beside the variants."""

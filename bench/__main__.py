@@ -10,7 +10,7 @@ from ltdi.utils.console import one_line_errors
 COMMANDS = {
     "plan": ("bench.plan", "what each cell of the few-shot table would run here, or why it cannot"),
     "cell": ("bench.cell", "measure one cell, as it is planned"),
-    "run": ("bench.run", "measure settings × variants × seeds beside the controls: runs.csv, beside.csv, choices.csv"),
+    "run": ("bench.run", "measure settings × variants × seeds beside the baselines: runs.csv, beside.csv, choices.csv"),
     "photos": ("bench.photos", "a pre-trained body and a mixture of domains, on others: photos.csv, photos.md"),
     "photo-parts": ("bench.photo_parts", "what each part of that preset does, on meta-val: photo_parts.md"),
     "photo-refit": (
@@ -20,7 +20,7 @@ COMMANDS = {
     "photos-speed": ("bench.photos_speed", "images a second beside timm, folder to answers, memory: photos_speed.md"),
     "transductive": ("bench.transductive", "photographs whose queries are known, unlabelled: transductive.csv, .md"),
     "domains": ("bench.domains", "unseen domains, classes and data sets, the form of Table 4: domains.csv, domains.md"),
-    "zero-shot": ("bench.zero_shot", "heads from names beside the controls of names: zero_shot.md"),
+    "zero-shot": ("bench.zero_shot", "heads from names beside the baselines of names: zero_shot.md"),
     "zero-shot-resnet12": ("bench.zero_shot_resnet12", "the same on a ResNet-12 trained here: zero_shot_resnet12.md"),
     "audit": ("bench.audit", "a finished run's weights for right and wrong conditions: audit.csv, audit.md"),
     "ways": ("bench.ways", "one run's heads for tasks of other sizes: ways.csv"),

@@ -34,12 +34,12 @@ class Held:
         return self.about | {"what": what, "steps": steps, "accuracy": accuracy, "n": n, "seconds": seconds}
 
 
-def held_out(run: AdapterRun, of: TextSet, knobs: dict[str, Any]) -> Held:
+def held_out(run: AdapterRun, of: TextSet, hparams: dict[str, Any]) -> Held:
     """Of train some, drawn, of dev the first as they come, at most so many."""
-    train, most = some_of_train(of, knobs["train"]), knobs["dev"]
+    train, most = some_of_train(of, hparams["train"]), hparams["dev"]
     texts = {"train": train, "dev": (of.texts["dev"][:most], of.labels["dev"][:most])}
     about = {"data_set": of.name, "body": Path(run.learner.body).name, **origin(), "train": len(train[1])}
-    about |= {"n_shot": run.n_shot, "inputs_a_step": knobs["inputs_a_step"]}
+    about |= {"n_shot": run.n_shot, "inputs_a_step": hparams["inputs_a_step"]}
     about |= {"rank": run.learner.rank, "layers": run.learner.layers or run.learner.encoder.depth}
     return Held(of.name, texts, run.read_texts(*train), run.read_texts(*texts["dev"]), about)
 

@@ -49,19 +49,20 @@ REPORTED = {
 
 
 TABLES = ("adapters", "adapters_card")
-"""Of a processor, and of a card."""
+"""Of a processor, and of a GPU."""
 RUN = ["method", "layers", "rank", "start_steps", "start_inputs"]
 """The columns that say what is compared in one set of tables."""
 
 
 def markdown(rows: pd.DataFrame) -> str:
-    """Of each run and data set what takes no step on it, sorted, so that a generated adapter below a control stands
+    """Of each run and data set what takes no step on it, sorted, so that a generated adapter below a baseline stands
     below it; what takes steps on the few examples; and what is trained on train, with the time to LoRA's accuracy."""
     parts = [
         "# Adapters for data sets held out whole, accuracy on dev in percent\n",
-        "Seconds are the processor's, or a card's, of the steps alone. ± is the 95 % interval over dev's texts; where"
+        "Seconds are the processor's, or a GPU's, of the steps alone. ± is the 95 % interval over dev's texts; where"
         " there are several seeds, the rows that know the generator are means over these, with their range behind. What"
-        " is made for as many texts of each class, generated or a control, knows train's class frequencies, if not said"
+        " is made for as many texts of each class, generated or a baseline, knows train's class frequencies, if not"
+        " said"
         " otherwise.\n",
     ]
     for (method, layers, rank, steps, inputs), run in rows.groupby(RUN, sort=False):

@@ -41,21 +41,21 @@ def main(
 
 
 def _rows(bench: dict[str, Any], cell: dict[str, Any], root: Path, runs: Path) -> list[dict[str, Any]]:
-    """A row a method and control of one body; a method's beside the best control on the same tasks."""
+    """A row a method and baseline of one body; a method's beside the best baseline on the same tasks."""
     plan, found = bench["backbones"], []
     changes = plan["shared"] | pick(plan, "bodies", cell["body"]) | {"data.root": str(root), "seed": cell["seed"]}
-    controls: dict[str, torch.Tensor] = {}
-    for method in ("controls", *plan["methods"]):
-        params = cell_params(bench | {"controls": plan["controls"]}, cell["setting"], method, _budget(bench))
+    baselines: dict[str, torch.Tensor] = {}
+    for method in ("baselines", *plan["methods"]):
+        params = cell_params(bench | {"baselines": plan["baselines"]}, cell["setting"], method, _budget(bench))
         data = run_stages(override(params, changes), runs)
         scores = scores_by_method(data)
-        if method == "controls":
-            controls = scores
+        if method == "baselines":
+            baselines = scores
             found += [cell | {"method": name} | summary(own) | origin() for name, own in scores.items()]
             continue
         seconds = round(read_json(data / "model" / "metrics.json")["seconds"], 1)
         own = scores[method]
-        row = cell | {"method": method, "seconds_meta_train": seconds} | summary(own) | compared(own, controls)
+        row = cell | {"method": method, "seconds_meta_train": seconds} | summary(own) | compared(own, baselines)
         found.append(row | origin())
     return found
 
@@ -73,13 +73,14 @@ def markdown(rows: pd.DataFrame, bench: Mapping[str, Any]) -> str:
         f"The bodies are trained here on the meta-training classes alone, {shared['body.steps']} steps of"
         f" {shared['body.classes_a_batch']} classes × 4 images of 32 to 48 pixels (the paper does not say how its are);"
         f" their features are brought to their first {shared['learner.projection']} principal components. Budget:"
-        f" {plan['budget']}. ± is the 95 % interval over tasks; in brackets the paired difference from the best control"
+        f" {plan['budget']}. ± is the 95 % interval over tasks; in brackets the paired difference from the best"
+        f" baseline"
         " of the column, and which that is. After the bar: reported by the paper, on other bodies. Command:"
         f" `python -m bench backbones`. Rows: `{SOURCE}`.\n"
     )
     for setting, own in rows.groupby("setting", sort=False):
         bodies = [name for name in plan["bodies"] if name in set(own.body)]
-        lines = [_line(own, str(setting), method, bodies, bench) for method in (*plan["methods"], *plan["controls"])]
+        lines = [_line(own, str(setting), method, bodies, bench) for method in (*plan["methods"], *plan["baselines"])]
         seeds, tasks = (", ".join(map(str, sorted(set(own[key])))) for key in ("seed", "tasks"))
         text += f"\n## {setting}\n\nMeta-test tasks a seed: {tasks}; seeds {seeds}; machine: {own.device.iloc[0]}.\n\n"
         text += table(["", *bodies], lines)
@@ -95,9 +96,9 @@ def _line(rows: pd.DataFrame, setting: str, method: str, bodies: list[str], benc
             continue
         half = pooled(own.ci95)
         cell = percent(own.accuracy.mean(), half)
-        if own.best_control.notna().all():
+        if own.best_baseline.notna().all():
             half = pooled(own.paired_ci95)
-            best = "/".join(sorted(set(own.best_control)))
+            best = "/".join(sorted(set(own.best_baseline)))
             cell += f" ({percent(own.paired_diff.mean(), half, sign='+')}, {best})"
         said = reported.get(body, {}).get(method)
         cells.append(cell + (f" \\| {said:g}" if said is not None else ""))

@@ -1,7 +1,7 @@
 """``python -m bench cell <setting> <method>``: one cell of the few-shot table, all its seeds, as it is planned.
 
-The method "controls" stands for all controls: they learn nothing, and one run has them all. What the tables need of the
-runs is kept in bench/work/cells/<setting>/<method>/.
+The method "baselines" stands for all baselines: they learn nothing, and one run has them all. What the tables need of
+the runs is kept in bench/work/cells/<setting>/<method>/.
 """
 
 import json
@@ -18,7 +18,7 @@ from bench.settings import defaults
 
 def main(
     setting: Annotated[str, typer.Argument(help="A setting of bench/params.yaml.")],
-    method: Annotated[str, typer.Argument(help="A method of bench/params.yaml, or controls.")],
+    method: Annotated[str, typer.Argument(help="A method of bench/params.yaml, or baselines.")],
     root: Root = RAW,
 ) -> None:
     plan = json.loads((PLAN / setting / f"{method}.json").read_text(encoding="utf-8"))
@@ -32,7 +32,8 @@ def main(
 
 
 def _measure(plan: dict[str, Any], folder: Path, root: Path) -> None:
-    """The stages for every seed: scores by task, times, the audit of the method, or of the first control, and facts."""
+    """The stages for every seed: scores by task, times, the audit of the method, or of the first baseline, and
+    facts."""
     # here, because they import torch: dozens of missing cells should not wait for it
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""The measured cells of the few-shot table, read back: rows of tasks' scores and times, compared with the controls."""
+"""The measured cells of the few-shot table, read back: rows of tasks' scores and times, compared with the baselines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -71,20 +71,20 @@ class Cells:
     audits: list[pd.DataFrame]
 
     def methods(self, setting: str) -> list[str]:
-        """Those that are measured, controls last."""
-        return [each for each in (*self.bench["methods"], *self.bench["controls"]) if (setting, each) in self.rows]
+        """Those that are measured, baselines last."""
+        return [each for each in (*self.bench["methods"], *self.bench["baselines"]) if (setting, each) in self.rows]
 
     @property
     def settings(self) -> list[str]:
         return [each for each in self.bench["settings"] if self.methods(each)]
 
-    def has_controls(self, setting: str) -> bool:
-        return (setting, self.bench["controls"][0]) in self.rows
+    def has_baselines(self, setting: str) -> bool:
+        return (setting, self.bench["baselines"][0]) in self.rows
 
     def compared(self, setting: str, method: str) -> dict[str, Any]:
-        """``best_control`` of the setting, ``paired_diff`` and ``paired_ci95`` of the method − it, task by task."""
-        controls = {each: self.rows[setting, each].values for each in self.bench["controls"] if each != method}
-        return compared(self.rows[setting, method].values, controls)
+        """``best_baseline`` of the setting, ``paired_diff`` and ``paired_ci95`` of the method − it, task by task."""
+        baselines = {each: self.rows[setting, each].values for each in self.bench["baselines"] if each != method}
+        return compared(self.rows[setting, method].values, baselines)
 
     def of_seed(self, setting: str, seed: int) -> "Cells":
         rows = {key: row.of_seed(seed) for key, row in self.rows.items() if key[0] == setting}
@@ -96,7 +96,7 @@ def load(bench: Mapping[str, Any]) -> Cells:
     rows: dict[tuple[str, str], Row] = {}
     missing: dict[str, None] = {}
     audits: list[pd.DataFrame] = []
-    for setting, cell in product(bench["settings"], [*bench["methods"], "controls"]):
+    for setting, cell in product(bench["settings"], [*bench["methods"], "baselines"]):
         folder = CELLS / setting / cell
         if not (folder / "cell.json").exists():
             continue
@@ -121,7 +121,7 @@ def long_rows(cells: Cells) -> list[dict[str, Any]]:
             entry: dict[str, Any] = {"setting": setting, "method": method, "seed": int(seed)}
             entry |= {"variant": FEW_SHOT, "budget": row.facts["budget"], "train_classes": facts["train_classes"]}
             entry |= of_seed.rows[setting, method].summary
-            if method not in cells.bench["controls"]:
+            if method not in cells.bench["baselines"]:
                 entry |= of_seed.compared(setting, method)
             if method in cells.bench["methods"]:
                 entry["seconds_meta_train"] = round(facts["seconds"], 1)

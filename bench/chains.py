@@ -54,7 +54,7 @@ def _chain(world: World, params: dict[str, Any]) -> Tensor:
     deque(trained(method, world, params), maxlen=0)
     with torch.no_grad():
         context = world.test.context(torch.arange(len(world.test)))
-        return method.chain(context, method.start.centre(context), generator=generator(0, "noise"))
+        return method.chain(context, method.initialization.centre(context), generator=generator(0, "noise"))
 
 
 def _draw(shown: dict[str, tuple[World, Tensor, dict[str, Tensor]]], note: str, file: Path) -> None:
@@ -72,4 +72,4 @@ def _draw(shown: dict[str, tuple[World, Tensor, dict[str, Tensor]]], note: str, 
 
 def _losses(world: World, everything: Batch, w: Tensor) -> Tensor:
     batch = {name: value.expand(len(w), *value.shape[1:]) for name, value in everything.items()}
-    return world.start.learner.loss(w, batch)
+    return world.initialization.learner.loss(w, batch)

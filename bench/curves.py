@@ -1,6 +1,6 @@
 """A meta-training as the paper's figures see it: measured on the way, on meta-test tasks, against the time it took.
 
-Weights are taken at full strength, as the chain ends, and of averaged parameters. Time is the processor's and of
+Weights are taken at full update scale, as the chain ends, and of averaged parameters. Time is the processor's and of
 meta-training alone: neither the measuring nor other programs count.
 """
 
@@ -20,7 +20,7 @@ from bench.machine import origin
 from bench.plan import LOCATE
 from bench.settings import bench_params, changes_of, defaults, load_yaml, override, pick
 from bench.stages import name_of_code, read_stages, run_stages
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.methods import build
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.diffusion import DiffusionMethod
@@ -28,7 +28,7 @@ from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
 from ltdi.store import digest, write_tsv
 from ltdi.tasks.base import TaskSource, batches
 from ltdi.trajectories.collection import Trajectories
-from ltdi.trajectories.storage import SPLITS, load_sources, load_start, load_trajectories
+from ltdi.trajectories.storage import SPLITS, load_initialization, load_sources, load_trajectories
 from ltdi.trajectories.streaming import StreamedTrajectories
 from ltdi.utils.console import say
 from ltdi.utils.devices import deterministic
@@ -59,7 +59,7 @@ class Bench:
         own = (load_yaml(BENCH / "paper.yaml")["shared"] if form == "paper" else {}) | pick(bench, "forms", form)
         # a budget is reduced for every form, the paper's own numbers of tasks among it
         own |= {key: value for key, value in budget["overrides"].items() if key.startswith("tasks.")}
-        common = {"seed": seed, "data.root": str(self.root), "method.controls": []}
+        common = {"seed": seed, "data.root": str(self.root), "method.baselines": []}
         return override(defaults(), changes_of(bench, setting, budget) | own | common | changes)
 
     def curves(self, settings: Iterable[str], cases: dict[str, dict[str, Any]], forms: Iterable[str]) -> pd.DataFrame:
@@ -94,7 +94,7 @@ class Bench:
 class World:
     """What is learned from, and the meta-test tasks with their trajectories, by which it is measured."""
 
-    start: Start
+    initialization: Initialization
     train: TaskSource
     trajectories: Trajectories
     val: TaskSource
@@ -106,21 +106,29 @@ class World:
 
     @classmethod
     def read(cls, data: Path) -> "World":
-        start, _, facts = load_start(data)
+        initialization, _, facts = load_initialization(data)
         sources = load_sources(data)
         found = {split: load_trajectories(data, split) for split in SPLITS}
         train, val, test = (sources[split].take(kept) for split, (_, kept) in found.items())
         trajectories, val_recorded, recorded = (each for each, _ in found.values())
         provides = frozenset(facts["provides"])
-        return cls(start, train, trajectories, val, val_recorded, test, recorded, provides, facts["collection"])
+        return cls(
+            initialization, train, trajectories, val, val_recorded, test, recorded, provides, facts["collection"]
+        )
 
     def streamed(self, params: Mapping[str, Any]) -> Trajectories:
         """The trajectories that a training of ``params`` draws from: those stored, or those collected meanwhile."""
         meta = params["meta"]
         if not meta["streamed_tasks"]:
             return self.trajectories
-        sizes = {"pool": meta["streamed_tasks"], "uses": meta["uses"], "tasks_a_step": meta["recorded_tasks"]}
-        return StreamedTrajectories(self.trajectories, self.start, self.collection, seed=params["seed"], **sizes)
+        sizes = {
+            "pool": meta["streamed_tasks"],
+            "uses_per_trajectory": meta["uses_per_trajectory"],
+            "tasks_a_step": meta["recorded_tasks"],
+        }
+        return StreamedTrajectories(
+            self.trajectories, self.initialization, self.collection, seed=params["seed"], **sizes
+        )
 
     def diffusion(self, params: Mapping[str, Any]) -> DiffusionMethod:
         """Build the method of ``params``, which must be a diffusion."""
@@ -142,7 +150,7 @@ class World:
             provides=self.provides,
         )
         name = params["method"]["name"]
-        method = build(name, self.start, setup, params["methods"][name], seed=params["seed"])
+        method = build(name, self.initialization, setup, params["methods"][name], seed=params["seed"])
         method.prepare(self.train, self.trajectories, self.val)
         return method
 
@@ -168,8 +176,8 @@ def trained(method: DiffusionMethod, world: World, params: Mapping[str, Any]) ->
     """The rows of ``curve``, as it is trained; in the end the method has its averaged parameters."""
     deterministic()
     meta, seed = params["meta"], params["seed"]
-    knobs = {"lr": meta["outer_lr"], "ema": meta["ema"], "lr_schedule": meta["lr_schedule"]}
-    training = Training(method, steps=meta["steps"], **knobs)
+    hparams = {"lr": meta["outer_lr"], "ema": meta["ema"], "lr_schedule": meta["lr_schedule"]}
+    training = Training(method, steps=meta["steps"], **hparams)
     of_mean = {"of_mean": weight_mse(_mean(world), _trained(world)).mean().item()}
     yield {"step": 0, "seconds": 0.0} | measured(method.eval(), world, seed) | of_mean
     seconds, every = 0.0, max(1, meta["steps"] // MEASURED)
@@ -190,7 +198,7 @@ def measured(method: DiffusionMethod, world: World, seed: int) -> dict[str, floa
     scores, distances = [], []
     for tasks in batches(len(world.test)):
         task = world.test.batch(tasks)
-        w = method.propose(task.context, method.start.centre(task.context), generator=generator(seed, "noise"))
+        w = method.propose(task.context, method.initialization.centre(task.context), generator=generator(seed, "noise"))
         scores.append(method.learner.score(w, task.query))
         distances.append(weight_mse(w, world.recorded.trained(tasks).to(w)))
     found = {"score": torch.cat(scores).mean().item(), "distance2": torch.cat(distances).mean().item()}
@@ -205,5 +213,5 @@ def _trained(world: World) -> Tensor:
 def _mean(world: World) -> Tensor:
     """(1, D): of the training weights, cut to as many classes as a meta-test task has."""
     everything = torch.arange(len(world.trajectories))
-    weights = world.start.learner.space.some_slots(world.trajectories.trained(everything), world.test.n_way)
+    weights = world.initialization.learner.space.some_slots(world.trajectories.trained(everything), world.test.n_way)
     return weights.mean(0, keepdim=True)

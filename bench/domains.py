@@ -35,7 +35,7 @@ ABOUT = """# Domains: the form of the paper's Table 4
 Accuracy in % on tasks of a domain that nothing was learned from or chosen on, {told}. A frozen EfficientNet-lite0 of
 ImageNet at 128 px, which has seen photographs of most of these classes; a linear head; what is changed in
 [`photos.yaml`](../photos.yaml) stands in [`domains.yaml`](../domains.yaml). In brackets the paired difference from the
-best control of the column, picked on these very tasks. PACS is a part of 60 images a class and has seven classes: with
+best baseline of the column, picked on these very tasks. PACS is a part of 60 images a class and has seven classes: with
 three unseen ones column (b) has a single set of classes, and no table of 20 ways can be made. The ordinary classifier
 is logistic regression on all images of the three training domains, restricted to the task's classes: it knows which
 classes they are, and does not look at the few images.
@@ -87,20 +87,22 @@ def params_of(plan: Mapping[str, Any], column: str, method: str, runs: Path) -> 
 def _rows(
     plan: Mapping[str, Any], column: str, place: Mapping[str, Any], n_tasks: int, runs: Path
 ) -> list[dict[str, Any]]:
-    """A row a method and control of one column and number of images."""
+    """A row a method and baseline of one column and number of images."""
     methods: dict[str, Method] = {}
     seconds: dict[str, float] = {}
     for method in METHODS:
         params = override(params_of(plan, column, method, runs), place)
         data = run_stages(params, runs, until="meta_train")
-        controls = params["method"]["controls"] if method == METHODS[0] else []
-        methods |= {name: read_method(data / "model" / "methods", name, None, device()) for name in (method, *controls)}
+        baselines = params["method"]["baselines"] if method == METHODS[0] else []
+        methods |= {
+            name: read_method(data / "model" / "methods", name, None, device()) for name in (method, *baselines)
+        }
         seconds[method] = round(read_json(data / "model" / "metrics.json")["seconds"], 1)
     sources = load_sources(data, splits=["meta_train", "meta_test"], device=device())
     ordinary = None
     if plan["columns"][column].get("ordinary"):
         sets = all_domains(params["data"], size=params["body"]["image_size"])
-        ordinary = Ordinary.fit(sources["meta_train"], sets, methods[METHODS[0]].start.learner)
+        ordinary = Ordinary.fit(sources["meta_train"], sets, methods[METHODS[0]].initialization.learner)
     sizes = {"n_way": params["tasks"]["n_way"], "n_shot": params["tasks"]["n_shot"]}
     scores = scored(methods, ordinary, sources["meta_test"], n_tasks, **sizes, seed=params["seed"])
     against = {name: own for name, own in scores.items() if name not in METHODS}
@@ -127,7 +129,7 @@ def scored(
 ) -> dict[str, Tensor]:
     """The score of each of the same new tasks (M,) by method."""
     stream, found = generator(seed, "domains", n_way, n_shot), []
-    learner = methods[METHODS[0]].start.learner
+    learner = methods[METHODS[0]].initialization.learner
     for names in test.draw(n_tasks, stream, n_way=n_way).split(64):
         task = test.new(names, stream, n_shot=n_shot)
         weights = {
@@ -178,7 +180,7 @@ def _cell(own: pd.DataFrame, names: Mapping[str, str]) -> str:
     if own.empty:
         return ""
     cell = percent(own.accuracy.mean(), pooled(own.ci95))
-    if own.best_control.notna().all():
-        best = " / ".join(names[each] for each in own.best_control.unique())
+    if own.best_baseline.notna().all():
+        best = " / ".join(names[each] for each in own.best_baseline.unique())
         cell += f" ({percent(own.paired_diff.mean(), pooled(own.paired_ci95), sign='+')}, {best})"
     return cell

@@ -165,10 +165,10 @@ def main(
 
 def _note(rows: pd.DataFrame, budget: dict[str, Any]) -> str:
     """What was measured, of how many, with which seeds, where."""
-    seeds, knobs = sorted(set(rows.seed)), budget["overrides"]
+    seeds, hparams = sorted(set(rows.seed)), budget["overrides"]
     band = "; a line is their mean, its band their range" if len(seeds) > 1 else ""
     return (
-        f"{budget['label']}: {knobs['meta.steps']} meta-training steps; {knobs['tasks.meta_test']} meta-test tasks;"
-        f" seeds {', '.join(map(str, seeds))}{band}\nweights at full strength; {origin()['device']},"
+        f"{budget['label']}: {hparams['meta.steps']} meta-training steps; {hparams['tasks.meta_test']} meta-test tasks;"
+        f" seeds {', '.join(map(str, seeds))}{band}\nweights at full update scale; {origin()['device']},"
         f" commit {origin()['commit']}"
     )

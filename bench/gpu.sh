@@ -1,5 +1,5 @@
 #!/bin/sh
-# All that a card has to show, on a bare node with a torch of its own: no DVC, no network. In under 25 minutes.
+# All that a GPU has to show, on a bare node with a torch of its own: no DVC, no network. In under 25 minutes.
 #   bench/gpu.sh <folder that holds the data sets> [folder for what is measured]
 # Without Omniglot in the first folder its rows are left out. Each part says how long it took; one that fails does not
 # stop the others, and makes the script fail at its end.

@@ -59,7 +59,7 @@ class World:
         self.classes = Classes(features, torch.full((CLASSES,), IMAGES)).to(device)
         self.learner = TwoLayerHead(FEATURES, HIDDEN)
         shared = self.learner.initial(1, 5, stream)[0].to(device)
-        self.start = Prototype(self.learner, shared, temperature=0.5, ridge=1.0)
+        self.initialization = Prototype(self.learner, shared, temperature=0.5, ridge=1.0)
         self.body = Conv4(1).eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self.images = torch.randint(256, (1000, 1, SIDE, SIDE), generator=stream, dtype=torch.uint8).to(device)
         self.extractor = FeatureExtractor("glyphs", SIDE, self.body, 1.0, None, device)
@@ -76,14 +76,14 @@ class World:
         setup = Setup(
             Meta(**meta), Diffusion(**params["diffusion"]), Denoiser(**params["denoiser"]), 4, 5, 1, 64, CLASSES
         )
-        made = build("ltdi", self.start, setup, {}, seed=0).to(self.device)
+        made = build("ltdi", self.initialization, setup, {}, seed=0).to(self.device)
         assert isinstance(made, DiffusionMethod)
         return made
 
 
 def hot_paths(device: torch.device) -> Iterator[HotPath]:
     world = World(device)
-    # a card is filled by more than a processor's cache holds
+    # a GPU is filled by more than a processor's cache holds
     times = 1 if device.type == "cpu" else 16
     for n, n_way, sam in ((256, 5, 0.0), (256, 5, SAM), (16, 64, 0.0)):
         for precision in ("float32", "bfloat16"):
@@ -109,8 +109,8 @@ def _collection(world: World, n: int, n_way: int, sam: float, precision: str) ->
     }
     tasks = torch.arange(n)
     name = f"collection, {n_way} classes, {precision}" + (", SAM" if sam else "")
-    ours = partial(collect, world.start, source, tasks, sam=sam, precision=precision, **how)
-    w, batch = world.start.centre(source.context(tasks)), source.fitted_on(tasks)
+    ours = partial(collect, world.initialization, source, tasks, sam=sam, precision=precision, **how)
+    w, batch = world.initialization.centre(source.context(tasks)), source.fitted_on(tasks)
     plain = partial(_loop_of_adam, world.learner, w[:few], batch, sam)
     beside = "a loop over tasks: nn.Sequential, torch.optim.Adam"
     return HotPath(name, "tasks", n, ours, beside, few, plain, getattr(torch, precision))
@@ -188,7 +188,7 @@ def _generation(world: World, n: int) -> HotPath:
 
 def _classification(world: World) -> HotPath:
     source = world.tasks(1, 5)
-    w = world.start.centre(source.context(torch.arange(1)))
+    w = world.initialization.centre(source.context(torch.arange(1)))
     image, body = world.images[:1], world.body
     head = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 5)).to(world.device)
 

@@ -1,4 +1,4 @@
-"""Control of the paper's protocol of domains, where a task's classes are those that were trained on: the ordinary
+"""Baseline of the paper's protocol of domains, where a task's classes are those that were trained on: the ordinary
 classifier of all of them."""
 
 from collections.abc import Mapping, Sequence

@@ -103,7 +103,7 @@ def params_of(setting: str, row: str, seed: int, root: Path) -> dict[str, Any]:
     """The params of a row of paper.yaml in a setting of params.yaml."""
     bench, preset = bench_params(), load_yaml(BENCH / "paper.yaml")
     changes = bench["data"][bench["settings"][setting]["data"]] | _sizes(bench, setting)
-    changes |= preset["shared"] | _changes_of_row(preset, row) | {"method.controls": preset["baselines"]}
+    changes |= preset["shared"] | _changes_of_row(preset, row) | {"method.baselines": preset["baselines"]}
     return override(
         defaults(),
         changes | {"seed": seed, "data.root": str(root), "meta.steps": preset["flat"]["most"]},
@@ -165,8 +165,8 @@ def trained_until_flat(
     """Train until the score on meta-val is flat, as paper.yaml says; yields what was measured. In the end the method
     has the averaged parameters of the best measure."""
     meta, seed = params["meta"], params["seed"]
-    knobs = {"lr": meta["outer_lr"], "ema": meta["ema"], "lr_schedule": meta["lr_schedule"]}
-    training = Training(method, steps=flat["most"], **knobs)
+    hparams = {"lr": meta["outer_lr"], "ema": meta["ema"], "lr_schedule": meta["lr_schedule"]}
+    training = Training(method, steps=flat["most"], **hparams)
     seconds, started = 0.0, time.process_time()
     measures: list[float] = []
     best: dict[str, Tensor] = {}
@@ -207,15 +207,15 @@ def _on_val(method: Method, world: World, seed: int) -> tuple[float, dict[str, f
 
 
 def _weights(method: Method, context: Context, seed: int) -> Tensor:
-    """Weights (B, D) of a context; of a trained generator at full strength, as the paper has it."""
+    """Weights (B, D) of a context; of a trained generator at full update scale, as the paper has it."""
     noise = generator(seed, "noise")
     if isinstance(method, TrainedMethod):
-        return method.propose(context, method.start.centre(context), generator=noise)
+        return method.propose(context, method.initialization.centre(context), generator=noise)
     return method.generate(context, generator=noise)
 
 
 def ways_of(method: Method, world: World) -> dict[str, Tensor]:
-    """The weights (M, D) of the meta-test tasks at full strength, by each sampler of a chain."""
+    """The weights (M, D) of the meta-test tasks at full update scale, by each sampler of a chain."""
     if not isinstance(method, DiffusionMethod):
         return {"": _generated(method, world)}
     found: dict[str, list[Tensor]] = {name: [] for name in (*SAMPLERS, ONE_CALL)}
@@ -223,7 +223,7 @@ def ways_of(method: Method, world: World) -> dict[str, Tensor]:
     for tasks in batches(len(world.test)):
         context = world.test.context(tasks)
         with torch.no_grad():
-            centre = method.start.centre(context)
+            centre = method.initialization.centre(context)
             known = method._known(context, centre)
             x_T, _ = method._draw_noise(centre[:1], context.n_way, generator(0, "noise"), last=True)
             x_T, epsilon = x_T.expand_as(centre), partial(method.epsilon, OWN, task=known)

@@ -15,7 +15,7 @@ ABOUT = """# Photographs: what each part does
 
 One part of [`photos.yaml`](../photos.yaml) changed at a time as [`photo_parts.yaml`](../photo_parts.yaml) says, seed
 {seed}, {n_shot} image a class: accuracy in % on the same {tasks} meta-val tasks, 100 of each domain, and paired with
-the best control. No test set is looked at. {device}, commit {commit}.
+the best baseline. No test set is looked at. {device}, commit {commit}.
 
 """
 
@@ -34,13 +34,13 @@ def main(
         params = override(defaults(), load_yaml(BENCH / "photos.yaml") | said["common"] | changes | fixed)
         say(f"bench: photos, {part}")
         lines.append(line(part, read_json(run_stages(params, runs, until="meta_train") / "model" / "metrics.json")))
-        head = ["part", "accuracy", "best control", "paired", "seconds of meta-training"]
+        head = ["part", "accuracy", "best baseline", "paired", "seconds of meta-training"]
         write_text(RESULTS / "photo_parts.md", about + table(head, lines))
 
 
 def line(part: str, chosen: dict[str, Any]) -> list[str]:
     """What the stage meta_train says of a part."""
-    best, paired = chosen["best_control"], chosen["paired"]
+    best, paired = chosen["best_baseline"], chosen["paired"]
     over = percent(paired["difference"], paired["ci95"], sign="+")
     name = bench_params()["names"].get(best, best)
     return [part, f"{100 * chosen['val_score']:.2f}", name, over, f"{chosen['seconds']:.0f}"]

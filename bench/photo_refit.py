@@ -19,14 +19,14 @@ from ltdi.utils.metrics import best_and_paired, mean_and_ci95
 ABOUT = """# Photographs: learning once more of the classes that all was chosen on
 
 [`photos.yaml`](../photos.yaml) with domains of its meta-training and meta-val held out in turn, as
-[`photo_refit.yaml`](../photo_refit.yaml) says; its own test sets are not read. Lt-Di − the best control of the row in
+[`photo_refit.yaml`](../photo_refit.yaml) says; its own test sets are not read. Lt-Di − the best baseline of the row in
 points, without `meta.refit` and with it, and the difference of the two, all paired over the same tasks ({tasks} a row)
-with 95 % intervals over these. Start, normalisation, strengths and the controls' knobs are those of the first training
-in both; the control is picked by these very tasks. 5 ways, seed {seed}, {device}, commit {commit}.
+with 95 % intervals over these. Start, normalisation, strengths and the baselines' hyperparameters are those of the
+first training in both; the baseline is picked by these very tasks. 5 ways, seed {seed}, {device}, commit {commit}.
 
 """
 SHOTS = [1, 10]
-HEAD = ["held out", "domain", "images a class", "best control", "without", "with", "with − without"]
+HEAD = ["held out", "domain", "images a class", "best baseline", "without", "with", "with − without"]
 
 
 def main(
@@ -58,8 +58,8 @@ def main(
 
 
 def cells(without: Mapping[str, Tensor], refit: Mapping[str, Tensor], method: str) -> list[str]:
-    """The best control of scores (M,) by method, the trained method − it, and the difference that learning once more
-    makes. A control that learns from classes is that of the same run."""
+    """The best baseline of scores (M,) by method, the trained method − it, and the difference that learning once more
+    makes. A baseline that learns from classes is that of the same run."""
     columns: list[str] = []
     for scores in (without, refit):
         best, paired = best_and_paired(scores[method], {name: own for name, own in scores.items() if name != method})

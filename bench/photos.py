@@ -24,8 +24,8 @@ ABOUT = """# Photographs
 
 A frozen EfficientNet-lite0 of ImageNet at 128 px; heads meta-trained and chosen on the domains of
 [`photos.yaml`](../photos.yaml), of which the rows' own are none, and with `meta.refit` trained once more on all of
-them, the choices kept. Accuracy in %, paired over tasks with the best control of the row, which is picked seed by seed
-by its accuracy on these very tasks, and with the control that is the best on meta-val, which a user could pick; 95 %
+them, the choices kept. Accuracy in %, paired over tasks with the best baseline of the row, which is picked seed by seed
+by its accuracy on these very tasks, and with the baseline that is the best on meta-val, which a user could pick; 95 %
 intervals over tasks, which share their images; of several seeds those of their
 mean. 5 ways, {told}.
 
@@ -55,18 +55,18 @@ def n_query(n_shot: int) -> int:
 
 
 def rows(data: Path, n_shot: int, seed: int, *, refit: bool) -> list[dict[str, Any]]:
-    """Of a finished run, a row a meta-test domain and method; the method's beside the best control of the domain."""
+    """Of a finished run, a row a meta-test domain and method; the method's beside the best baseline of the domain."""
     metrics, chosen = read_json(data / "results" / "metrics.json"), read_json(data / "model" / "metrics.json")
     common = {"seed": seed, "n_shot": n_shot, "train_classes": train_classes(data, refit=refit), **origin()}
     found: list[dict[str, Any]] = []
     for domain, scores in by_domain(data).items():
-        controls = {name: scores[name] for name in metrics["controls"]}
-        for name in (metrics["method"], *controls):
+        baselines = {name: scores[name] for name in metrics["baselines"]}
+        for name in (metrics["method"], *baselines):
             row = common | {"setting": domain, "method": name, **summary(scores[name])}
-            if name not in controls:
-                row |= compared(scores[name], controls) | {"seconds_meta_train": round(chosen["seconds"], 1)}
-                difference, half = mean_and_ci95(scores[name] - controls[chosen["best_control"]])
-                row |= {"chosen_control": chosen["best_control"], "chosen_diff": difference, "chosen_ci95": half}
+            if name not in baselines:
+                row |= compared(scores[name], baselines) | {"seconds_meta_train": round(chosen["seconds"], 1)}
+                difference, half = mean_and_ci95(scores[name] - baselines[chosen["best_baseline"]])
+                row |= {"chosen_baseline": chosen["best_baseline"], "chosen_diff": difference, "chosen_ci95": half}
             found.append(row)
     return found
 
@@ -83,11 +83,11 @@ def by_domain(data: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def markdown(measured: pd.DataFrame) -> str:
-    """A row a meta-test domain and number of images: every method's accuracy, and the trained one's − two controls',
+    """A row a meta-test domain and number of images: every method's accuracy, and the trained one's − two baselines',
     over the seeds."""
     names = bench_params()["names"]
-    own = measured[measured.best_control.notna()]
-    methods = [*own.method.unique(), *measured[measured.best_control.isna()].method.unique()]
+    own = measured[measured.best_baseline.notna()]
+    methods = [*own.method.unique(), *measured[measured.best_baseline.isna()].method.unique()]
     lines = []
     for (setting, n_shot), group in measured.groupby(["setting", "n_shot"]):
         trained = own[(own.setting == setting) & (own.n_shot == n_shot)]
@@ -97,7 +97,7 @@ def markdown(measured: pd.DataFrame) -> str:
         seeds = str(trained.seed.nunique())
         lines.append([str(setting), str(n_shot), seeds, *cells, *against])
     head = ["domain", "images a class", "seeds", *(names.get(each, each) for each in methods)]
-    head += ["best control", "paired", "best on meta-val", "paired"]
+    head += ["best baseline", "paired", "best on meta-val", "paired"]
     keys = ["tasks", "device", "commit"]
     told = (
         f"{n:.0f} tasks a row and seed, {device}, commit {of}" for n, device, of in own[keys].drop_duplicates().values
@@ -105,9 +105,9 @@ def markdown(measured: pd.DataFrame) -> str:
     return ABOUT.format(told="; ".join(told)) + table(head, lines)
 
 
-def _against(trained: pd.DataFrame, control: str, columns: str, names: Mapping[str, str]) -> list[str]:
-    """Which control of each seed, and how far the trained method is ahead of it; nothing where a row does not say."""
-    said = trained[f"{control}_control"]
+def _against(trained: pd.DataFrame, baseline: str, columns: str, names: Mapping[str, str]) -> list[str]:
+    """Which baseline of each seed, and how far the trained method is ahead of it; nothing where a row does not say."""
+    said = trained[f"{baseline}_baseline"]
     if said.isna().any():
         return ["", ""]
     difference = percent(trained[f"{columns}_diff"].mean(), pooled(trained[f"{columns}_ci95"]), sign="+")

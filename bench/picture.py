@@ -15,9 +15,9 @@ LEFT_OUT = ("mean_head", "nearest_head")
 
 
 def picture(cells: Cells, path: Path) -> None:
-    """Accuracy, as the paired difference to the best control, against the time from support images to weights."""
+    """Accuracy, as the paired difference to the best baseline, against the time from support images to weights."""
     names, settings = cells.bench["names"], cells.settings
-    methods = [each for each in (*cells.bench["methods"], *cells.bench["controls"]) if each not in LEFT_OUT]
+    methods = [each for each in (*cells.bench["methods"], *cells.bench["baselines"]) if each not in LEFT_OUT]
     columns = min(3, len(settings) + 1)
     lines = -(-(len(settings) + 1) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.8 * lines))
@@ -41,7 +41,7 @@ def _draw(axis: Axes, cells: Cells, setting: str, methods: list[str]) -> dict:
         if (setting, method) not in cells.rows:
             continue
         paired = cells.compared(setting, method)
-        marker = "s" if method in cells.bench["controls"] else "o"
+        marker = "s" if method in cells.bench["baselines"] else "o"
         place = cells.rows[setting, method].to_weights(1), 100 * paired["paired_diff"]
         style: dict[str, Any] = {
             "color": colormaps["tab20"](j % 20),
@@ -52,6 +52,6 @@ def _draw(axis: Axes, cells: Cells, setting: str, methods: list[str]) -> dict:
         shown[method] = axis.errorbar(*place, 100 * paired["paired_ci95"], **style)
     axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     axis.set(xscale="log", title=setting)
-    axis.set(xlabel="ms a task, images to weights", ylabel="accuracy − best control, points")
+    axis.set(xlabel="ms a task, images to weights", ylabel="accuracy − best baseline, points")
     axis.xaxis.set_minor_formatter(NullFormatter())
     return shown

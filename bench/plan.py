@@ -35,7 +35,7 @@ def main(
     chosen = pick(bench, "budgets", budget)
     missing = {data: _why_missing(data, root) for data in bench["data"]}
     for setting, values in bench["settings"].items():
-        for method in ("controls", *bench["methods"]):
+        for method in ("baselines", *bench["methods"]):
             why = _why_left_out(setting, method, budget, chosen["leaves_out"]) or missing[values["data"]]
             cell = {"missing": why}
             if not why:
@@ -67,8 +67,8 @@ def what_runs(bench: Mapping[str, Any], setting: str, method: str, budget: Mappi
     params = cell_params(bench, setting, method, budget)
     names = {"body": name_of_body(params), "bench": name_of_code(BENCH, tuple(BENCH / name for name in OWN_CODE))}
     names |= {stage.name: stage.code(params) for stage in read_stages().values()}
-    # nor are the knobs of methods that do not run a part of what runs
-    used = [params["method"]["name"], *params["method"]["controls"]]
+    # nor are the hyperparameters of methods that do not run a part of what runs
+    used = [params["method"]["name"], *params["method"]["baselines"]]
     params["methods"] = {name: params["methods"][name] for name in used if name in params["methods"]}
     for section in PLACED:
         params[section] = {key: value for key, value in params[section].items() if key not in PLACE}

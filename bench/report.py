@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import CONTROL, FEW_SHOT, RESULTS, adapter_table, audits, cells, few_shot, photos
+from bench import BASELINE, FEW_SHOT, RESULTS, adapter_table, audits, cells, few_shot, photos
 from bench.picture import picture
 from bench.rows import add, pooled, read
 from bench.settings import bench_params
@@ -55,11 +55,11 @@ def _components(file: Path) -> str:
 
 
 def omniglot(runs: pd.DataFrame, bench: Mapping[str, Any]) -> str:
-    """Lt-Di, the controls and the reported figures, a column a setting: of the budget cpu, and apart of full."""
+    """Lt-Di, the baselines and the reported figures, a column a setting: of the budget cpu, and apart of full."""
     names = bench["names"]
     settings = [each for each in bench["settings"] if each.startswith("omniglot-")]
     head = ["head", "training classes", *(each.removeprefix("omniglot-") for each in settings)]
-    runs = runs[runs.setting.isin(settings) & runs.variant.isin(["ltdi", "lvdi", CONTROL])]
+    runs = runs[runs.setting.isin(settings) & runs.variant.isin(["ltdi", "lvdi", BASELINE])]
     cpu, full = (runs[runs.budget == budget] for budget in ("cpu", "full"))
     rows = _of_settings(cpu, settings, bench)
     for name, source in REPORTED.items():
@@ -73,20 +73,20 @@ def omniglot(runs: pd.DataFrame, bench: Mapping[str, Any]) -> str:
 
 def _of_settings(runs: pd.DataFrame, settings: list[str], bench: Mapping[str, Any]) -> list[list[str]]:
     names, rows = bench["names"], []
-    shown = [("ltdi", "ltdi"), ("lvdi", "lvdi"), *((each, CONTROL) for each in (*bench["controls"], "ceiling"))]
+    shown = [("ltdi", "ltdi"), ("lvdi", "lvdi"), *((each, BASELINE) for each in (*bench["baselines"], "ceiling"))]
     for (classes,), group in _groups(runs, "train_classes"):
         for method, variant in shown:
             own = group[(group.method == method) & (group.variant == variant)]
             rows.append([names[method], str(classes), *(_cell(own[own.setting == each]) for each in settings)])
         own = group[(group.method == "ltdi") & (group.variant == "ltdi")]
         best = (_paired(own[own.setting == each]) for each in settings)
-        rows.append(["Lt-Di − best control, paired", str(classes), *best])
+        rows.append(["Lt-Di − best baseline, paired", str(classes), *best])
     return rows
 
 
 def ablation(runs: pd.DataFrame, beside: pd.DataFrame, bench: Mapping[str, Any], components: str) -> str:
-    """Table 1's components, then every variant against the best control of its setting and seed and against Lt-Di."""
-    own = runs[runs.variant != CONTROL]
+    """Table 1's components, then every variant against the best baseline of its setting and seed and against Lt-Di."""
+    own = runs[runs.variant != BASELINE]
     of_noise = own.variant.str.startswith("noise_")
     text = f"# Ablations, accuracy in percent\n\n## The components\n\n{components}\n"
     text += f"## Every measured variant, budgets {' and '.join(ABLATION)}, best first\n\n"
@@ -109,7 +109,7 @@ def _variants(runs: pd.DataFrame, beside: pd.DataFrame) -> str:
         row += [over_ltdi, f"{group.ms_batch_1.mean():.1f}", f"{group.seconds_meta_train.mean():.0f}"]
         rows.append((setting, classes, budget, -group.paired_diff.mean(), row))
     head = ["setting", "training classes", "budget", "variant", "method", "accuracy"]
-    head += ["− best control, paired", "− Lt-Di, paired", "ms, batch 1", "meta-training, s"]
+    head += ["− best baseline, paired", "− Lt-Di, paired", "ms, batch 1", "meta-training, s"]
     return table(head, [row for *_, row in sorted(rows)])
 
 
@@ -142,7 +142,7 @@ def other_sizes(rows: pd.DataFrame, bench: Mapping[str, Any]) -> str:
         "# One run's heads for other tasks, accuracy in percent\n\n"
         "Generated without further training by a run of the setting, whose classes and images a class differ. "
         + _caption(rows, "ways.csv")
-        + table([*head, "Lt-Di − best control, paired"], lines)
+        + table([*head, "Lt-Di − best baseline, paired"], lines)
     )
 
 
@@ -161,7 +161,7 @@ def _cell(group: pd.DataFrame) -> str:
 def _paired(group: pd.DataFrame) -> str:
     if group.empty:
         return "missing"
-    return f"{_difference(group)} ({'/'.join(sorted(set(group.best_control)))})"
+    return f"{_difference(group)} ({'/'.join(sorted(set(group.best_baseline)))})"
 
 
 def _difference(group: pd.DataFrame) -> str:

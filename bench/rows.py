@@ -21,9 +21,9 @@ KEY = tuple(_CELL.split())
 
 _RUN = "setting method variant budget train_classes seed tasks"
 _AUDITED = "setting method variant budget"
-_SCORE = "accuracy ci95 best_control paired_diff paired_ci95"
-_CHOSEN = "chosen_control chosen_diff chosen_ci95"
-_CHOICE = "val_accuracy val_best_control val_paired_diff val_paired_ci95"
+_SCORE = "accuracy ci95 best_baseline paired_diff paired_ci95"
+_CHOSEN = "chosen_baseline chosen_diff chosen_ci95"
+_CHOICE = "val_accuracy val_best_baseline val_paired_diff val_paired_ci95"
 
 TABLES = {
     # every measured row
@@ -36,10 +36,11 @@ TABLES = {
     "sharpness.csv": "setting variant budget seed tasks lambda_max ci95 paired_diff paired_ci95 device commit",
     # heads for other numbers of classes and images than a run was trained on
     "ways.csv": f"setting budget seed n_way n_shot method tasks {_SCORE} device commit",
-    # photographs, a row a meta-test domain; ``chosen``: the control that is the best on meta-val
+    # photographs, a row a meta-test domain; ``chosen``: the baseline that is the best on meta-val
     "photos.csv": f"setting n_shot method train_classes seed tasks {_SCORE} {_CHOSEN} seconds_meta_train device commit",
     # the same with the images to be classified known, unlabelled; ``ahead``: the trained method − the row's
-    "transductive.csv": "setting n_shot present method seed tasks accuracy ci95 ahead ahead_ci95 knobs device commit",
+    "transductive.csv": "setting n_shot present method seed tasks accuracy ci95 ahead ahead_ci95 hyperparameters device"
+    " commit",
     # the three columns of the form of Table 4
     "domains.csv": f"setting n_way n_shot method seed tasks {_SCORE} seconds_meta_train device commit",
     # weights for right and wrong conditions
@@ -99,7 +100,7 @@ def pooled(ci95: pd.Series) -> float:
     return float((ci95**2).sum() ** 0.5 / len(ci95))
 
 
-def compared(own: Tensor, controls: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The columns that say how far a method is ahead of the best control on the same tasks."""
-    best, paired = best_and_paired(own, controls)
-    return {"best_control": best, "paired_diff": paired["difference"], "paired_ci95": paired["ci95"]}
+def compared(own: Tensor, baselines: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The columns that say how far a method is ahead of the best baseline on the same tasks."""
+    best, paired = best_and_paired(own, baselines)
+    return {"best_baseline": best, "paired_diff": paired["difference"], "paired_ci95": paired["ci95"]}

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import CONTROL, RUNS
+from bench import BASELINE, RUNS
 from bench.audits import audit_rows
 from bench.machine import origin
 from bench.options import LTDI, ONE_SEED, RAW, Base, Budget, Root, Runs, Seeds, Settings
@@ -42,17 +42,18 @@ def main(
 
 
 def _write(data: Path, ltdi: Path | None, cell: dict[str, Any], variant: str) -> None:
-    """A run's rows: what it chose by, on meta-val, and what it reports, on meta-test, beside Lt-Di and the controls."""
+    """A run's rows: what it chose by, on meta-val, and what it reports, on meta-test, beside Lt-Di and the
+    baselines."""
     metrics, chosen = read_json(data / "results" / "metrics.json"), read_json(data / "model" / "metrics.json")
     scores, name = scores_by_method(data), metrics["method"]
     common = cell | {"train_classes": train_classes(data), **origin()}
     own = common | {"method": name, "variant": variant, "seconds_meta_train": round(chosen["seconds"], 1)}
-    controls = {each: scores[each] for each in metrics["controls"]}
-    rows = [own | summary(scores[name]) | _times(metrics) | compared(scores[name], controls)]
-    for each, values in metrics["controls"].items():
-        rows.append(common | {"method": each, "variant": CONTROL} | summary(scores[each]) | _times(values))
+    baselines = {each: scores[each] for each in metrics["baselines"]}
+    rows = [own | summary(scores[name]) | _times(metrics) | compared(scores[name], baselines)]
+    for each, values in metrics["baselines"].items():
+        rows.append(common | {"method": each, "variant": BASELINE} | summary(scores[each]) | _times(values))
     ceiling = {"accuracy": metrics["ceiling"]["score"], "ci95": metrics["ceiling"]["ci95"]}
-    rows.append(common | {"method": "ceiling", "variant": CONTROL, "tasks": len(scores[name]), **ceiling})
+    rows.append(common | {"method": "ceiling", "variant": BASELINE, "tasks": len(scores[name]), **ceiling})
     if ltdi:
         mean, ci95 = mean_and_ci95(scores[name] - scores_by_method(ltdi)["ltdi"])
         pair = {"tasks": len(scores[name]), "beside": "ltdi", "paired_diff": mean, "paired_ci95": ci95}
@@ -72,7 +73,7 @@ def _choice(data: Path, chosen: dict[str, Any]) -> dict[str, Any]:
     return {
         "tasks": int((tasks.split == "meta_val").sum()),
         "val_accuracy": chosen["val_score"],
-        "val_best_control": chosen["best_control"],
+        "val_best_baseline": chosen["best_baseline"],
         "val_paired_diff": chosen["paired"]["difference"],
         "val_paired_ci95": chosen["paired"]["ci95"],
     }

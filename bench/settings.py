@@ -21,9 +21,9 @@ def defaults() -> dict[str, Any]:
     return _read_once(ROOT / "params.yaml")
 
 
-def controls() -> list[str]:
+def baselines() -> list[str]:
     """The names of all that bench/params.yaml has."""
-    return _read_once(BENCH / "params.yaml")["controls"]
+    return _read_once(BENCH / "params.yaml")["baselines"]
 
 
 _read_once = cache(load_yaml)
@@ -55,22 +55,22 @@ def changes_of(bench: Mapping[str, Any], setting: str, budget: Mapping[str, Any]
 
 
 def cell_params(bench: Mapping[str, Any], setting: str, method: str, budget: Mapping[str, Any]) -> dict[str, Any]:
-    """The params of a cell; ``budget`` is one of bench/params.yaml, the method "controls" stands for all controls."""
+    """The params of a cell; ``budget`` is one of bench/params.yaml, the method "baselines" stands for all baselines."""
     changes = changes_of(bench, setting, budget)
-    if method == "controls":
-        first, *others = bench["controls"]
-        return override(defaults(), changes | {"method.name": first, "method.controls": others})
+    if method == "baselines":
+        first, *others = bench["baselines"]
+        return override(defaults(), changes | {"method.name": first, "method.baselines": others})
     own = pick(bench, "methods", method) | budget["methods"].get(method, {})
-    return override(defaults(), changes | {"method.name": method, "method.controls": []} | own)
+    return override(defaults(), changes | {"method.name": method, "method.baselines": []} | own)
 
 
 def variant_params(
     setting: str, variant: str, *, base: str, budget: str, seed: int, root: Path, train_on_val: bool = False
 ) -> dict[str, Any]:
-    """The params of a variant of bench/params.yaml, its controls among them."""
+    """The params of a variant of bench/params.yaml, its baselines among them."""
     bench = bench_params()
     chosen = pick(bench, "budgets", budget)
-    changes = changes_of(bench, setting, chosen) | {"method.controls": chosen.get("controls", bench["controls"])}
+    changes = changes_of(bench, setting, chosen) | {"method.baselines": chosen.get("baselines", bench["baselines"])}
     changes |= pick(bench, "bases", base) | pick(bench, "variants", variant)
     # the bodies that are kept have not seen the meta-val classes
     changes |= {"body.weights": None} if train_on_val else {}

@@ -15,7 +15,7 @@ from bench.rows import add
 from bench.settings import prefix_of, variant_params
 from bench.stages import run_stages
 from ltdi.evaluation.sharpness import largest_eigenvalue
-from ltdi.trajectories.storage import load_sources, load_start, load_trajectories
+from ltdi.trajectories.storage import load_initialization, load_sources, load_trajectories
 from ltdi.utils.console import say
 from ltdi.utils.devices import device
 from ltdi.utils.metrics import mean_and_ci95
@@ -52,7 +52,7 @@ def _of_trained_weights(data: Path) -> Tensor:
     """λ_max of each meta-test task's loss on all its data, at its trained weights (M,); NaN where there are none."""
     where = device()
     test = load_sources(data, splits=["meta_test"], device=where)["meta_test"]
-    learner = load_start(data, where)[0].learner
+    learner = load_initialization(data, where)[0].learner
     trajectories, kept = load_trajectories(data, "meta_test")
     found = torch.full((len(test),), float("nan"))
     for part in torch.arange(len(kept)).split(64):

@@ -1,9 +1,9 @@
-"""``python -m bench speed``: how fast the hot paths are -> bench/results/speed.md, of a card speed_card.md.
+"""``python -m bench speed``: how fast the hot paths are -> bench/results/speed.md, of a GPU speed_card.md.
 
 Of each the rate; the ratio to what a user would write, measured alternately with it in one process; and the share of
 the peak: the rate of its products of matrices and convolutions over that of one large product, at that time, on that
 many threads. Figures are medians of the pairs, with the range that holds half of them. And how many operations a call
-is: where they are small, a card waits to be told of each.
+is: where they are small, a GPU waits to be told of each.
 """
 
 import statistics
@@ -29,7 +29,7 @@ SIDE = 1024
 """Of the square matrices whose product is the peak."""
 LEAST = 0.03
 
-Threads = Annotated[list[int], typer.Option(help="May be repeated; a card has rows of its own, of one thread.")]
+Threads = Annotated[list[int], typer.Option(help="May be repeated; a GPU has rows of its own, of one thread.")]
 Pairs = Annotated[int, typer.Option(help="How many pairs of measurements a row is the median of.")]
 Only = Annotated[str, typer.Option(help="The hot paths whose name has this in it.")]
 THREADS = [1, 2]

@@ -18,7 +18,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bench import ROOT, RUNS
-from bench.settings import controls, load_yaml
+from bench.settings import baselines, load_yaml
 from ltdi.bodies import HUB, is_ours
 from ltdi.store import digest, read_table, read_tensors, write_table
 
@@ -52,18 +52,19 @@ class Stage:
         import_module(self.command.split()[-1]).main(params_file, data)
 
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """What it reads of ``params``, by dotted key; of controls' knobs too, which dvc.yaml does not track."""
-        names = (params["method"]["name"], *params["method"]["controls"])
+        """What it reads of ``params``, by dotted key; of baselines' hyperparameters too, which dvc.yaml does not
+        track."""
+        names = (params["method"]["name"], *params["method"]["baselines"])
         keys = (key.replace("${method.name}", name) for key in self.params for name in names)
         return {key: _at(params, key) for key in keys}
 
     def code(self, params: Mapping[str, Any]) -> str:
-        """A name for the code that it runs: the files among its deps, those of controls only where there are any."""
+        """A name for the code that it runs: the files among its deps, those of baselines only where there are any."""
         deps = [re.sub(r"\$\{(.+?)\}", lambda found: str(_at(params, found[1])), dep) for dep in self.deps]
         files = {file for dep in deps if not dep.startswith("data/") for file in _sources(ROOT / dep)}
-        if not params["method"]["controls"]:
+        if not params["method"]["baselines"]:
             # by their names, not by import: a method that cannot be imported stops its own cell alone
-            files -= {ROOT / f"ltdi/methods/{name}.py" for name in controls() if name != params["method"]["name"]}
+            files -= {ROOT / f"ltdi/methods/{name}.py" for name in baselines() if name != params["method"]["name"]}
         return name_of_code(ROOT, tuple(sorted(files)))
 
 

@@ -28,7 +28,7 @@ from ltdi.learners.base import Learner
 from ltdi.learners.fitting import adapt
 from ltdi.store import write_text
 from ltdi.tasks.batch import Batch
-from ltdi.trajectories.storage import load_sources, load_start, load_trajectories, names, read_weights
+from ltdi.trajectories.storage import load_initialization, load_sources, load_trajectories, names, read_weights
 from ltdi.utils.console import say
 from ltdi.utils.devices import device
 from ltdi.utils.metrics import mean_and_ci95
@@ -60,24 +60,24 @@ def main(
     say(f"{RESULTS / 'theorem2.md'}: {len(found)} tasks")
 
 
-def measured(data: Path, n_tasks: int, knobs: dict) -> pd.DataFrame:
+def measured(data: Path, n_tasks: int, hparams: dict) -> pd.DataFrame:
     """A row a task. Losses are of all images of the task's classes, on which w_K was trained."""
     where = device()
     test = load_sources(data, splits=["meta_test"], device=where)["meta_test"]
-    learner = load_start(data, where)[0].learner
+    learner = load_initialization(data, where)[0].learner
     trajectories, kept = load_trajectories(data, "meta_test")
     made = torch.cat([part["w"] for _, part in read_weights(data / "weights" / names(data)[0])])
     rows = []
     for part in torch.arange(min(n_tasks, len(kept))).split(64):
         batch, points = test.fitted_on(kept[part]), trajectories.points(part).to(where)
-        rows.append(pd.DataFrame(_of_tasks(learner, batch, points, made[kept[part]].to(where), knobs)))
+        rows.append(pd.DataFrame(_of_tasks(learner, batch, points, made[kept[part]].to(where), hparams)))
     return pd.concat(rows, ignore_index=True)
 
 
-def _of_tasks(learner: Learner, batch: Batch, points: Tensor, w: Tensor, knobs: dict) -> dict[str, list[float]]:
+def _of_tasks(learner: Learner, batch: Batch, points: Tensor, w: Tensor, hparams: dict) -> dict[str, list[float]]:
     """points (B, P, D) of the tasks' trajectories, generated weights w (B, D)."""
     trained, first = points[:, 0], points[:, -1]
-    how = {"optimizer": knobs["optimizer"], "lr": knobs["lr"]}
+    how = {"optimizer": hparams["optimizer"], "lr": hparams["lr"]}
     best = adapt(learner.loss, trained, repeat(batch), record=[FURTHER], **how).weights[:, 0]
     curvatures = [_largest(learner, each, batch) for each in (trained, *points[:, 1:].unbind(1), w)]
     with torch.no_grad():

@@ -36,20 +36,21 @@ from ltdi.utils.seeding import generator
 N_WAY, A_CLASS, TO_CHOOSE = 5, 20, 200
 PRESENT = {5: 1.0, 2: 0.3}
 """Of how many of the five classes there are images to be classified, and on what share of the tasks that is measured;
-knobs are chosen where all are there."""
-CONTROLS = ["simpleshot", "ridge", "logistic"]
+hyperparameters are chosen where all are there."""
+BASELINES = ["simpleshot", "ridge", "logistic"]
 AGAIN = "+"
 """Behind a method's name: with the unlabelled images, by ``SelfTrained``."""
 NAMES = {"soft_k_means": "soft k-means", "bd_cspn": "BD-CSPN", "laplacian_shot": "LaplacianShot"}
 ABOUT = """# Photographs whose images to be classified are known, unlabelled
 
 Another track than [`photos.md`](photos.md): heads trained in the same way, but never from the meta-val domains
-(`meta.refit`), because knobs are chosen there with the trained method; and tasks of 5 classes in which the 20 images of
-each class that are asked are seen, without labels and in an order that says nothing, before the head is made.
-*Inductive* columns do not look at them. "With them" is `SelfTrained`: a method's own head assigns them softly, and the
-method generates again from the means that they join. Knobs of every column were chosen on the meta-val domains for the
-number of images, each on the same {to_choose} tasks. Accuracy in %; in brackets Lt-Di with them − the column, paired,
-95 % intervals over tasks, which share their images; of several seeds those of their mean. {told}.
+(`meta.refit`), because hyperparameters are chosen there with the trained method; and tasks of 5 classes in which the
+20 images of each class that are asked are seen, without labels and in an order that says nothing, before the head is
+made. *Inductive* columns do not look at them. "With them" is `SelfTrained`: a method's own head assigns them softly,
+and the method generates again from the means that they join. Hyperparameters of every column were chosen on the
+meta-val domains for the number of images, each on the same {to_choose} tasks. Accuracy in %; in brackets Lt-Di with
+them − the column, paired, 95 % intervals over tasks, which share their images; of several seeds those of their mean.
+{told}.
 
 `python -m bench transductive --weights <safetensors file>|hub --seed 0 …`
 
@@ -57,7 +58,8 @@ number of images, each on the same {to_choose} tasks. Accuracy in %; in brackets
 ABSENT = """
 ## Where images of two of the five classes alone are asked
 
-Every method but the inductive ones takes it that all classes are there; here three are not. The same heads and knobs.
+Every method but the inductive ones takes it that all classes are there; here three are not. The same heads and
+hyperparameters.
 
 """
 
@@ -75,7 +77,7 @@ def main(
         for shots in n_shot:
             changes = {"seed": each_seed, "tasks.n_shot": shots, "body.weights": weights, "data.root": str(root)}
             # those of the table are not needed, and their heads are most of the time
-            changes |= {"method.controls": CONTROLS, "tasks.meta_test": 100, "tasks.n_query": n_query(shots)}
+            changes |= {"method.baselines": BASELINES, "tasks.meta_test": 100, "tasks.n_query": n_query(shots)}
             preset = load_yaml(BENCH / "photos.yaml")
             changes |= {"meta.refit": False, "data.domains": with_unlabelled(preset["data.domains"])}
             params = override(defaults(), preset | changes)
@@ -96,8 +98,8 @@ def with_unlabelled(domains: Mapping[str, list[str]]) -> dict[str, list[str]]:
 def rows(data: Path, domains: list[str], n_shot: int, seed: int, n_tasks: int) -> Iterator[dict[str, Any]]:
     """Of a trained run, a row a meta-test domain, number of classes that are there, and method."""
     sources = load_sources(data, splits=["meta_val", "meta_test"], device=device())
-    trained, *controls = names(data)[0], *names(data)[1]
-    methods = methods_of(data, trained, controls)
+    trained, *baselines = names(data)[0], *names(data)[1]
+    methods = methods_of(data, trained, baselines)
     chosen = {"n_tasks": TO_CHOOSE, "n_way": N_WAY, "n_shot": n_shot, "seed": seed}
     for method in methods.values():
         if isinstance(method, TransductiveMethod):
@@ -109,17 +111,25 @@ def rows(data: Path, domains: list[str], n_shot: int, seed: int, n_tasks: int) -
             cell = {"setting": domain, "n_shot": n_shot, "present": present, "seed": seed, **origin()}
             for name, own in scores.items():
                 ahead, half = mean_and_ci95(scores[trained + AGAIN] - own)
-                knobs = " ".join(f"{key}={value}" for key, value in getattr(methods[name], "knobs", {}).items())
-                yield cell | {"method": name, **summary(own), "ahead": ahead, "ahead_ci95": half, "knobs": knobs}
+                hparams = " ".join(
+                    f"{key}={value}" for key, value in getattr(methods[name], "hyperparameters", {}).items()
+                )
+                yield cell | {
+                    "method": name,
+                    **summary(own),
+                    "ahead": ahead,
+                    "ahead_ci95": half,
+                    "hyperparameters": hparams,
+                }
 
 
-def methods_of(data: Path, trained: str, controls: list[str]) -> dict[str, Method]:
+def methods_of(data: Path, trained: str, baselines: list[str]) -> dict[str, Method]:
     """The run's own; then those that see what is asked, the trained one's last."""
     folder = data / "model" / "methods"
-    found: dict[str, Method] = {name: read_method(folder, name, None, device()) for name in (trained, *controls)}
-    start = found[trained].start
-    seeing: dict[str, Method] = {name: control(start) for name, control in TRANSDUCTIVE.items()}
-    again = ("ridge", trained) if "ridge" in controls else (trained,)
+    found: dict[str, Method] = {name: read_method(folder, name, None, device()) for name in (trained, *baselines)}
+    initialization = found[trained].initialization
+    seeing: dict[str, Method] = {name: baseline(initialization) for name, baseline in TRANSDUCTIVE.items()}
+    again = ("ridge", trained) if "ridge" in baselines else (trained,)
     return found | seeing | {name + AGAIN: SelfTrained(found[name]) for name in again}
 
 
@@ -131,7 +141,7 @@ def scored(
     def of_each(context: Context) -> list[Tensor]:
         return [each.generate(context, generator=generator(seed, "noise")) for each in methods.values()]
 
-    learner = next(iter(methods.values())).start.learner
+    learner = next(iter(methods.values())).initialization.learner
     stream = generator(seed, "transductive test", n_shot)
     sizes = {"n_tasks": n_tasks, "n_way": N_WAY, "n_shot": n_shot}
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """``python -m bench ways``: one run's heads for tasks of other sizes than it was trained on -> ways.csv.
 
-On the run's meta-test classes, beside the controls that need no training.
+On the run's meta-test classes, beside the baselines that need no training.
 """
 
 from itertools import product
@@ -26,7 +26,7 @@ from ltdi.utils.console import say
 from ltdi.utils.devices import device
 from ltdi.utils.seeding import generator
 
-# the generator, and the controls that can tell any number of classes
+# the generator, and the baselines that can tell any number of classes
 METHODS = ("ltdi", "prototype", "ridge", "prototype_sgd")
 WAYS, SHOTS = [2, 5, 10, 20], [1, 2, 5]
 MOST_QUERIES = 15
@@ -80,7 +80,7 @@ def _rows(common: dict[str, Any], found: dict[str, Tensor]) -> list[dict[str, An
     rows = [common | {"method": name} | summary(values) for name, values in found.items()]
     own, *others = found
     rows[0] |= compared(found[own], {name: found[name] for name in others})
-    ahead = f"{rows[0]['paired_diff']:+.4f} ± {rows[0]['paired_ci95']:.4f} over {rows[0]['best_control']}"
+    ahead = f"{rows[0]['paired_diff']:+.4f} ± {rows[0]['paired_ci95']:.4f} over {rows[0]['best_baseline']}"
     sizes = f"{common['n_way']} classes of {common['n_shot']}"
     say(f"{common['setting']} seed {common['seed']}, {sizes}: {rows[0]['accuracy']:.4f}, {ahead}")
     return rows

@@ -43,7 +43,7 @@ GENERATORS = ["ltdi", "lvdi", "mcdi", "weight_flow", "meta_hypernetwork", "ghn3"
 GENERATORS += ["reptile_names", "meta_baseline_names"]
 SHUFFLES = (1, 7)
 FOR_GENERATORS = "centred"
-"""Features; chosen on the classes to choose on. Controls have their own best normalisation, but for ``SLOW`` ones."""
+"""Features; chosen on the classes to choose on. Baselines have their own best normalisation, but for ``SLOW`` ones."""
 SLOW = ("eszsl", "conse")
 CODE = ("ltdi.methods.common.name_image_fusion", "ltdi.methods", "ltdi.scenarios.zero_shot")
 
@@ -66,12 +66,12 @@ def main(
     picture: Annotated[Path | None, typer.Option(help="Where to draw a task with its images, for oneself.")] = None,
 ) -> None:
     torch.manual_seed(0)
-    knobs = {"classes": classes, "classifier": body, "encoder": encoder, "prompts": prompts}
+    hparams = {"classes": classes, "classifier": body, "encoder": encoder, "prompts": prompts}
     of = {"tiny": features(tiny, "train", images, body), "cifar": features(cifar, "test", 5 * images, body)}
     of |= further(data, images, body)
     found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     for each in seed:
-        for column, row in _kept(each, of, knobs, method, steps).items():
+        for column, row in _kept(each, of, hparams, method, steps).items():
             for name, values in row.items():
                 found[column][name].append(values)
         done = seed[: seed.index(each) + 1]
@@ -86,12 +86,12 @@ def main(
             say(f"wrote {picture}, with images of {cifar.name}")
 
 
-def _kept(seed: int, of: dict[str, Any], knobs: dict[str, Any], generators: list[str], steps: int) -> Found:
+def _kept(seed: int, of: dict[str, Any], hparams: dict[str, Any], generators: list[str], steps: int) -> Found:
     """What a seed has, from the cache where the same code has measured it."""
     files = [path.read_text(encoding="utf-8") for path in sorted(BENCH.glob("zero_shot*.py"))]
-    read = [knobs["classes"].read_text(encoding="utf-8"), knobs["classifier"].stat().st_size]
+    read = [hparams["classes"].read_text(encoding="utf-8"), hparams["classifier"].stat().st_size]
     seen = {f"{name}/{'/'.join(classes)}": rows for name, (classes, rows) in of.items()}
-    inputs = seed, seen, str(knobs["encoder"]), knobs["prompts"], read, generators, steps, files
+    inputs = seed, seen, str(hparams["encoder"]), hparams["prompts"], read, generators, steps, files
     cache, key = Cache("zero_shot"), name_of("bench zero-shot", *inputs, code=CODE)
     if kept := cache.find(key):
         found: Found = defaultdict(dict)
@@ -99,15 +99,15 @@ def _kept(seed: int, of: dict[str, Any], knobs: dict[str, Any], generators: list
             column, _, name = place.partition("|")
             found[column][name] = values
         return found
-    found = measured(seed, of, knobs, generators, steps)
+    found = measured(seed, of, hparams, generators, steps)
     flat = {f"{column}|{name}": values for column, row in found.items() for name, values in row.items()}
     cache.keep(key, flat, {})
     return found
 
 
-def measured(seed: int, of: dict[str, Any], knobs: dict[str, Any], generators: list[str], steps: int) -> Found:
+def measured(seed: int, of: dict[str, Any], hparams: dict[str, Any], generators: list[str], steps: int) -> Found:
     """All methods of one seed."""
-    sources, labelled, rows = split(seed, of, knobs)
+    sources, labelled, rows = split(seed, of, hparams)
     worlds = {normalise: World.of(sources, normalise, seed) for normalise in NORMALISATIONS}
     found: Found = defaultdict(dict)
     tests = list(of)
@@ -121,13 +121,13 @@ def measured(seed: int, of: dict[str, Any], knobs: dict[str, Any], generators: l
                 val, method, world, chosen = accuracies, candidate, worlds[each], each
         assert val is not None
         found["val"][name] = val
-        strength = getattr(method, "strength", None)
-        if strength is not None:
-            found["strength"][name] = strength[:1]
+        update_scale = getattr(method, "update_scale", None)
+        if update_scale is not None:
+            found["update_scale"][name] = update_scale[:1]
         seconds = time.perf_counter() - started
         say(
             f"seed {seed}, {name}: {chosen} features, meta-val {val.mean():.4f}, {seconds:.0f} s"
-            f"{'' if strength is None else f', strength {strength[0]:.2f}'}"
+            f"{'' if update_scale is None else f', update scale {update_scale[0]:.2f}'}"
         )
         _tested(found, name, method, world, tests, seed)
         if name in zero_shot_tracks.NAMES:
@@ -157,15 +157,15 @@ def _ceilings(
 ) -> None:
     """The start, and what heads of labelled images, the body's own rows, and rows by their likeness to labelled images
     have."""
-    start, means = world.start, {part: world.seen(of).mean(1) for part, of in labelled.items()}
-    found["val"]["start"] = scores(start.learner, world.sources["meta_val"], start.centre)
+    initialization, means = world.initialization, {part: world.seen(of).mean(1) for part, of in labelled.items()}
+    found["val"]["start"] = scores(initialization.learner, world.sources["meta_val"], initialization.centre)
     likeness = of_likeness(world, means, ["meta_val", *tests])
     found["val"]["likeness"] = likeness["meta_val"]
     found["val"]["means"] = of_means(world, means["meta_val"], world.sources["meta_val"])
     for part in rows:
-        values = of_rows(world, world.seen(rows[part]) - start.table.mean, world.sources[part])
+        values = of_rows(world, world.seen(rows[part]) - initialization.table.mean, world.sources[part])
         found["val" if part == "meta_val" else part]["rows"] = values
     for test in tests:
-        found[test]["start"] = scores(start.learner, world.sources[test], start.centre)
+        found[test]["start"] = scores(initialization.learner, world.sources[test], initialization.centre)
         found[test]["means"] = of_means(world, means[test], world.sources[test])
         found[test]["likeness"] = likeness[test]

@@ -18,7 +18,7 @@ from ltdi.datasets.image_files import Streamed
 from ltdi.scenarios.zero_shot import known_rows, with_images
 from ltdi.store import Cache
 from ltdi.store.code_digest import name_of
-from ltdi.tasks.named_class_tasks import DescribedClasses, DescribedTasks, rows_as_features
+from ltdi.tasks.named_class_tasks import NamedClasses, NamedClassTasks, rows_as_features
 from ltdi.utils.console import say
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator
@@ -26,7 +26,7 @@ from ltdi.utils.seeding import generator
 BODY: dict[str, Any] = {"name": "timm/tf_efficientnet_lite0", "image_size": 128, "filters": 0}
 RECORDED, N_QUERY, N_TASKS = 16, 10, 50
 
-Split = dict[str, DescribedTasks]
+Split = dict[str, NamedClassTasks]
 
 
 def features(file: Path, part: str, images: int, body: Path) -> tuple[list[str], Tensor]:
@@ -95,7 +95,7 @@ def _embedded(by_class: dict[str, list[Any]], content: tuple, size: int, body: P
 
 
 def split(
-    seed: int, found: dict[str, Any], knobs: dict[str, Any]
+    seed: int, found: dict[str, Any], hparams: dict[str, Any]
 ) -> tuple[Split, dict[str, Tensor], dict[str, Tensor]]:
     """The tasks of a seed; of each but meta-train the labelled features (C, M, F) of images that are not asked; and of
     Tiny-ImageNet's the rows (C, F) that the body has of its own for them, where it has."""
@@ -103,17 +103,17 @@ def split(
     others, val, test = parts_of(len(wnids), seed)
     order = torch.cat([others, val, test])
     scale = of_tiny[others].square().mean().sqrt()
-    names = read_descriptions(knobs.get("names", knobs["classes"]))
+    names = read_descriptions(hparams.get("names", hparams["classes"]))
 
     def named(chosen: Tensor) -> dict[str, str]:
         return {wnids[j]: names[wnids[j]] for j in chosen.tolist()}
 
-    def tasks(of: Tensor, called: list[str], n_tasks: int, n_way: int, part: str) -> DescribedTasks:
-        texts = embed_names(knobs["encoder"], called, prompts=knobs["prompts"])
+    def tasks(of: Tensor, called: list[str], n_tasks: int, n_way: int, part: str) -> NamedClassTasks:
+        texts = embed_names(hparams["encoder"], called, prompts=hparams["prompts"])
         counts = torch.full((len(of),), of.shape[1])
-        of_part = DescribedClasses((of / scale).flatten(0, 1), counts, texts=texts)
+        of_part = NamedClasses((of / scale).flatten(0, 1), counts, texts=texts)
         sizes = {"n_tasks": n_tasks, "n_way": n_way, "n_query": N_QUERY}
-        return DescribedTasks.of_classes(of_part, **sizes, seed=seed, split=part)
+        return NamedClassTasks.of_classes(of_part, **sizes, seed=seed, split=part)
 
     tests = {"meta_val": of_tiny[val], "tiny": of_tiny[test]}
     called = {"meta_val": list(named(val).values()), "tiny": list(named(test).values())}
@@ -123,10 +123,10 @@ def split(
             tests[name], called[name] = of, classes
             sizes[name] = (max(20, min(4 * N_TASKS, 2000 // len(classes))), len(classes))
     kept = {name: of[:, : of.shape[1] // 2] / scale for name, of in tests.items()}
-    made: Split = {"meta_train": _train(of_tiny[others], scale, named(others), named(order[100:]), knobs, seed)}
+    made: Split = {"meta_train": _train(of_tiny[others], scale, named(others), named(order[100:]), hparams, seed)}
     for name, of in tests.items():
         made[name] = tasks(of[:, of.shape[1] // 2 :], called[name], *sizes[name], name)
-    every, known = known_rows(knobs, {})
+    every, known = known_rows(hparams, {})
     every, place = (
         rows_as_features(every, of_tiny[others].flatten(0, 1)) / scale,
         {key: j for j, key in enumerate(known)},
@@ -142,23 +142,23 @@ def parts_of(n_classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _train(
-    images: Tensor, scale: Tensor, called: dict[str, str], asked: dict[str, str], knobs: dict[str, Any], seed: int
-) -> DescribedTasks:
+    images: Tensor, scale: Tensor, called: dict[str, str], asked: dict[str, str], hparams: dict[str, Any], seed: int
+) -> NamedClassTasks:
     """Tasks of the training classes' images; known are the rows of these and of all classes that are not asked."""
-    rows, known = known_rows(knobs, asked)
+    rows, known = known_rows(hparams, asked)
     counts = torch.full((len(images),), images.shape[1])
     of_images = images.flatten(0, 1)
     place = {key: j for j, key in enumerate(known)}
     rows = rows_as_features(rows, of_images)
     keys, counts, of_images = with_images(known, called, counts, of_images)
-    texts = embed_names(knobs["encoder"], [known[key] for key in keys], prompts=knobs["prompts"])
+    texts = embed_names(hparams["encoder"], [known[key] for key in keys], prompts=hparams["prompts"])
     rows = rows[[place[key] for key in keys]] / scale
-    of = DescribedClasses(of_images / scale, counts, texts=texts, learned_from=True, rows=rows)
+    of = NamedClasses(of_images / scale, counts, texts=texts, learned_from=True, rows=rows)
     sizes = {"n_tasks": RECORDED, "n_way": 50, "n_query": N_QUERY}
-    return DescribedTasks.of_classes(of, **sizes, seed=seed, split="meta_train")
+    return NamedClassTasks.of_classes(of, **sizes, seed=seed, split="meta_train")
 
 
-def shuffled(source: DescribedTasks, by: int) -> DescribedTasks:
+def shuffled(source: NamedClassTasks, by: int) -> NamedClassTasks:
     """Each class has another's name."""
     of = replace(source.of, texts=source.of.texts.roll(by, 0))
-    return DescribedTasks(of, source.classes, source.support, source.query)
+    return NamedClassTasks(of, source.classes, source.support, source.query)

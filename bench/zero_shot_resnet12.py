@@ -59,8 +59,8 @@ def main(
         rows, known = Path(place) / "rows.safetensors", Path(place) / "known.tsv"
         save_file({"fc.weight": classifier}, rows)
         known.write_text("".join(f"{key}\t{names[key]}\n" for key in others), encoding="utf-8")
-        knobs = {"classes": known, "names": classes, "classifier": rows, "encoder": encoder, "prompts": "photos"}
-        found = measured(seed, of, knobs, method, steps)
+        hparams = {"classes": known, "names": classes, "classifier": rows, "encoder": encoder, "prompts": "photos"}
+        found = measured(seed, of, hparams, method, steps)
     one = {column: {name: [values] for name, values in row.items()} for column, row in found.items()}
     command = (
         f"python -m bench zero-shot-resnet12 --tiny … --cifar … --classes … --encoder … --seed {seed} --images {images}"

@@ -10,9 +10,9 @@ from bench import BENCH, zero_shot_tracks
 from bench.machine import origin
 from bench.settings import load_yaml
 from bench.text import percent, table
-from bench.zero_shot_world import START
+from bench.zero_shot_world import INITIALIZATION
 from ltdi.bodies.sentence_encoder import read_descriptions
-from ltdi.methods import CONTROLS
+from ltdi.methods import BASELINES
 from ltdi.utils.metrics import mean_and_ci95
 
 TESTS = {"cifar": "CIFAR-10, 10-way", "tiny": "Tiny-ImageNet, 50-way"}
@@ -43,9 +43,10 @@ def about(command: str, seeds: int) -> str:
         "EfficientNet-lite0 (ImageNet) at 128 px, names by a text encoder in the prompts of `ltdi/prompts.json`; no"
         " image of a class is seen before it is asked. Known are the rows of the body's own classifier but for those"
         " of the classes that are chosen or tested on, and images of 100 other classes of Tiny-ImageNet, from which"
-        " generators learn how heads of images differ from rows; controls have the rows. Each control has the"
+        " generators learn how heads of images differ from rows; baselines have the rows. Each baseline has the"
         " normalisation that is best on meta-val, but ESZSL and ConSE, which take long, centred features; generators"
-        f" begin at {START} on centred features, which is the row *start*, and are told the text and where their row"
+        f" begin at {INITIALIZATION} on centred features, which is the row *start*, and are told the text and where"
+        f" their row"
         " starts; their learning rate was chosen for Lt-Di. ICIS is trained ten times as many steps, from rows alone."
         " What differs from what is published stands in the methods' files: GHN3 has a node for each class, which the"
         " published one lacks; REPTILE and Meta-Baseline of names are ours, for the publications do not say what these"
@@ -54,7 +55,8 @@ def about(command: str, seeds: int) -> str:
         " intervals over tasks, which share their classes: they are of the images, and not of the choice of classes,"
         " which the columns by seed show. Chance is 10 and 2. *names back*: of the known classes, how many get from"
         " their name alone a row that is nearest to their own. ms: from the texts to the weights of a 10-way task, on"
-        f" {origin()['device']}, other work beside. *strength*: by seed, how far meta-val lets generated heads go from"
+        f" {origin()['device']}, other work beside. *update scale*: by seed, how far meta-val lets generated heads go"
+        f" from"
         " their start; 0 is the start itself."
         " With shuffled names no class has its own, so that chance is an upper bound. The body has seen images of all"
         f" classes of Tiny-ImageNet. `{command}`\n\n"
@@ -62,33 +64,35 @@ def about(command: str, seeds: int) -> str:
 
 
 def text(
-    found: Found, controls: tuple[str, ...], generators: tuple[str, ...], of: dict[str, tuple], classes: Path
+    found: Found, baselines: tuple[str, ...], generators: tuple[str, ...], of: dict[str, tuple], classes: Path
 ) -> str:
     """The table, who wins, and the other tracks."""
     return (
-        main_table(found, controls, generators)
+        main_table(found, baselines, generators)
         + _winner(found, generators)
         + _picture(found)
         + zero_shot_tracks.text(found, tuple(each for each in zero_shot_tracks.NAMES if each in found["val"]))
-        + _others(found, (*controls, "start", *generators), of, classes)
+        + _others(found, (*baselines, "start", *generators), of, classes)
     )
 
 
-def main_table(found: Found, controls: tuple[str, ...], generators: tuple[str, ...]) -> str:
-    """Controls, then generators, each against the best control of its test; ceilings."""
-    best = {test: _best(found[test], controls) for test in TESTS}
-    rows = [_row(found, name, best) for name in (*controls, "start", *generators)]
+def main_table(found: Found, baselines: tuple[str, ...], generators: tuple[str, ...]) -> str:
+    """Baselines, then generators, each against the best baseline of its test; ceilings."""
+    best = {test: _best(found[test], baselines) for test in TESTS}
+    rows = [_row(found, name, best) for name in (*baselines, "start", *generators)]
     blank = [""] * 3
     for key, name in ((key, name) for key, name in CEILINGS.items() if key in found["val"]):
         cells = [_percent(found[part][key]) if key in found[part] else "" for part in ("val", *TESTS)]
         rows.append([name, cells[0], cells[1], *blank, cells[2], *blank, "", "", ""])
     rows += [[f"*reported:* {name}", "", str(of["cifar"]), *blank, *[""] * 7] for name, of in REPORTED.items()]
-    columns = [part for name in TESTS.values() for part in (name, "over the best control", "by seed", "shuffled names")]
-    return table(["method", "meta-val, 50-way", *columns, "strength", "names back", "ms"], rows)
+    columns = [
+        part for name in TESTS.values() for part in (name, "over the best baseline", "by seed", "shuffled names")
+    ]
+    return table(["method", "meta-val, 50-way", *columns, "update_scale", "names back", "ms"], rows)
 
 
-def _best(row: dict[str, list[Tensor]], controls: tuple[str, ...]) -> str:
-    return max(controls, key=lambda each: torch.cat(row[each]).mean().item())
+def _best(row: dict[str, list[Tensor]], baselines: tuple[str, ...]) -> str:
+    return max(baselines, key=lambda each: torch.cat(row[each]).mean().item())
 
 
 def _percent(values: list[Tensor]) -> str:
@@ -96,21 +100,21 @@ def _percent(values: list[Tensor]) -> str:
 
 
 def _row(found: Found, name: str, best: dict[str, str]) -> list[str]:
-    row = [f"{name}{' (control)' if name in CONTROLS else ''}", _percent(found["val"][name])]
+    row = [f"{name}{' (baseline)' if name in BASELINES else ''}", _percent(found["val"][name])]
     for test in TESTS:
-        values, control = found[test][name], found[test][best[test]]
+        values, baseline = found[test][name], found[test][best[test]]
         row.append(_percent(values))
         if name == best[test]:
-            row += ["the best control", ""]
+            row += ["the best baseline", ""]
         else:
-            row.append(percent(*mean_and_ci95((torch.cat(values) - torch.cat(control)).double()), sign="+"))
-            row.append(", ".join(f"{100 * (a - b).double().mean():+.1f}" for a, b in zip(values, control)))
+            row.append(percent(*mean_and_ci95((torch.cat(values) - torch.cat(baseline)).double()), sign="+"))
+            row.append(", ".join(f"{100 * (a - b).double().mean():+.1f}" for a, b in zip(values, baseline)))
         row.append(f"{100 * torch.cat(found[f'{test} shuffled'][name]).mean():.1f}" if name != "start" else "")
     if name == "start":
         return [*row, "", "", ""]
-    strengths = ", ".join(f"{each.item():g}" for each in found["strength"].get(name, []))
+    update_scales = ", ".join(f"{each.item():g}" for each in found["update_scale"].get(name, []))
     back, ms = torch.cat(found["back"][name]), torch.cat(found["ms"][name]).mean()
-    return [*row, strengths, f"{100 * back.mean():.1f}" if len(back) else "", f"{ms:.2f}"]
+    return [*row, update_scales, f"{100 * back.mean():.1f}" if len(back) else "", f"{ms:.2f}"]
 
 
 def _winner(found: Found, generators: tuple[str, ...]) -> str:

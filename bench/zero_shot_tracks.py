@@ -18,7 +18,7 @@ from ltdi.methods.common.name_image_fusion import IMAGES, Joiner, chosen, right
 from ltdi.methods.common.name_image_fusion import NAMES as NAMES_ALONE
 from ltdi.tasks.base import batches
 from ltdi.tasks.feature_normalization import FeatureMap
-from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.tasks.named_class_tasks import NamedClassTasks
 from ltdi.utils.metrics import mean_and_ci95
 from ltdi.utils.seeding import generator
 
@@ -61,7 +61,7 @@ def matched(right: Tensor) -> float:
     return float(sum(right[of[j] - 1, j - 1] for j in range(1, n + 1)))
 
 
-def directions(method: Method, source: DescribedTasks, seed: int) -> Tensor:
+def directions(method: Method, source: NamedClassTasks, seed: int) -> Tensor:
     """Of every task's head (M, N, F)."""
     parts = []
     for tasks in batches(len(source)):
@@ -70,7 +70,7 @@ def directions(method: Method, source: DescribedTasks, seed: int) -> Tensor:
     return torch.cat(parts)
 
 
-def asked(source: DescribedTasks, mean: Tensor) -> tuple[Tensor, Tensor]:
+def asked(source: NamedClassTasks, mean: Tensor) -> tuple[Tensor, Tensor]:
     """The images of every task around the mean, of unit length (M, N·Q, F), and their labels (M, N·Q)."""
     task = source.batch(torch.arange(len(source))).query
     return F.normalize(task["inputs"] - mean, dim=-1), task["labels"]
@@ -99,8 +99,8 @@ def right_matched(heads: Tensor, images: Tensor, labels: Tensor) -> Tensor:
 def unlabelled(method: Method, split: Split, mean: Tensor, seed: int) -> dict[str, dict[str, Tensor]]:
     """Track B: test -> how it is scored -> accuracies (M,); sharpness and the share of its own chosen on meta-val."""
     heads, known = directions(method, split["meta_val"], seed), asked(split["meta_val"], mean)
-    knobs = [(sharpness, own) for sharpness in SHARPNESSES for own in OWN]
-    best = max(knobs, key=lambda each: right(with_unlabelled(heads, known[0], *each), *known).mean().item())
+    hparams = [(sharpness, own) for sharpness in SHARPNESSES for own in OWN]
+    best = max(hparams, key=lambda each: right(with_unlabelled(heads, known[0], *each), *known).mean().item())
     found = {}
     for test in ("cifar", "tiny"):
         heads, known = directions(method, split[test], seed), asked(split[test], mean)
@@ -178,7 +178,8 @@ def text(found: dict, names: tuple[str, ...]) -> str:
     heads = [f"{test}, {way}" for test in ("CIFAR-10", "Tiny-ImageNet") for way in (*WAYS, "a name's worth")]
     return (
         "\n## Names and the task's unlabelled images (another track)\n\nSoft k-means from the head over all images that"
-        " are asked, its two knobs chosen on meta-val; *matched*: names are given to the clusters by the Hungarian"
+        " are asked, its two hyperparameters chosen on meta-val; *matched*: names are given to the clusters by the"
+        " Hungarian"
         " algorithm, which needs the labels, so that it is no classifier; beside it the plain head, matched.\n\n"
         + table(["", "CIFAR-10, 10-way", "Tiny-ImageNet, 50-way"], unlabelled_rows)
         + "\n## Names and a few labelled images\n\nAs `ltdi classify --names … --examples …` joins them: a name counts"

@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.settings import defaults
 from bench.zero_shot_data import RECORDED, Split
 from ltdi.initialization.closed_form import linear_classifier, prototype_weights
-from ltdi.initialization.from_names import SHARPNESSES, Described
+from ltdi.initialization.from_names import SHARPNESSES, FromNames
 from ltdi.initialization.selection import of_names
 from ltdi.learners.base import Classifier
 from ltdi.methods import METHODS, build
@@ -22,7 +22,7 @@ from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
 from ltdi.scenarios.zero_shot import ZeroShot
 from ltdi.tasks.base import Context, batches
 from ltdi.tasks.feature_normalization import FeatureMap
-from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.tasks.named_class_tasks import NamedClassTasks
 from ltdi.trajectories.collection import Trajectories, collect
 from ltdi.utils.seeding import generator
 from ltdi.utils.trainer import Training
@@ -33,8 +33,8 @@ META: dict[str, Any] = {
 }
 COLLECTED: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "steps": 3, "length": 4, "sam": 0.0, "augment": False}
 LR, EMA = 1e-3, 0.98
-DENOISER: dict[str, Any] = {"depth": 1, "dropout": 0.5, "direct": False}
-START = "kernel_ridge"
+DENOISER: dict[str, Any] = {"depth": 1, "dropout": 0.5, "linear_map": False}
+INITIALIZATION = "kernel_ridge"
 """Chosen on the classes to choose on, by what generators make of it."""
 
 
@@ -42,7 +42,7 @@ START = "kernel_ridge"
 class World:
     """The tasks of a seed, whose features are seen in one way."""
 
-    start: Described
+    initialization: FromNames
     seen: FeatureMap
     sources: Split
     trajectories: Trajectories
@@ -50,16 +50,16 @@ class World:
     @classmethod
     def of(cls, sources: Split, normalise: str, seed: int) -> "World":
         learner = {"name": "linear_head", "normalise": normalise, "projection": None}
-        start, seen = of_names(sources["meta_train"], sources["meta_val"], learner, START, seed=seed)
-        assert isinstance(start, Described) and seen is not None
+        initialization, seen = of_names(sources["meta_train"], sources["meta_val"], learner, INITIALIZATION, seed=seed)
+        assert isinstance(initialization, FromNames) and seen is not None
         sources = {name: source.through(seen) for name, source in sources.items()}
         numbers = torch.arange(len(sources["meta_train"]))
-        recorded = collect(start, sources["meta_train"], numbers, fit_on="class", seed=seed, **COLLECTED)
-        return cls(start, seen, sources, Trajectories.of(recorded.points))
+        recorded = collect(initialization, sources["meta_train"], numbers, fit_on="class", seed=seed, **COLLECTED)
+        return cls(initialization, seen, sources, Trajectories.of(recorded.points))
 
     def learned(self, name: str, steps: int, seed: int) -> Method:
-        """A method or control, trained where it is."""
-        method = build(name, self.start, self._setup(), defaults()["methods"][name], seed=seed)
+        """A method or baseline, trained where it is."""
+        method = build(name, self.initialization, self._setup(), defaults()["methods"][name], seed=seed)
         train, val = self.sources["meta_train"], self.sources["meta_val"]
         method.prepare(train, self.trajectories, val)
         if name in METHODS:
@@ -85,12 +85,12 @@ class World:
         )
 
 
-def scored(method: Method, source: DescribedTasks, seed: int) -> Tensor:
+def scored(method: Method, source: NamedClassTasks, seed: int) -> Tensor:
     """(M,)"""
     return scores(method.learner, source, lambda c: method.generate(c, generator=generator(seed, "noise")))
 
 
-def milliseconds(method: Method, source: DescribedTasks, seed: int) -> Tensor:
+def milliseconds(method: Method, source: NamedClassTasks, seed: int) -> Tensor:
     """From a task's texts to its weights, the median of twenty."""
     context, times = source.context(torch.arange(1)), []
     for _ in range(21):
@@ -116,7 +116,7 @@ def given_back(method: Method, world: World, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def by_class(method: Method, source: DescribedTasks, seed: int) -> tuple[Tensor, Tensor]:
+def by_class(method: Method, source: NamedClassTasks, seed: int) -> tuple[Tensor, Tensor]:
     """Of all images of a class that are asked in tasks of all classes, the share that is right (C,), and how probable
     each class is said to be (C, C)."""
     n, learner = source.n_way, cast(Classifier, method.learner)
@@ -134,7 +134,7 @@ def by_class(method: Method, source: DescribedTasks, seed: int) -> tuple[Tensor,
 
 
 @torch.no_grad()
-def said_of_images(method: Method, source: DescribedTasks, seed: int, images: int = 2) -> Tensor:
+def said_of_images(method: Method, source: NamedClassTasks, seed: int, images: int = 2) -> Tensor:
     """How probable each class is said to be of the first images of each (C, images, C), by a head for all of them."""
     classes = torch.arange(len(source.of))
     w = method.generate(source.of.context(classes[None]), generator=generator(seed, "noise"))
@@ -144,30 +144,30 @@ def said_of_images(method: Method, source: DescribedTasks, seed: int, images: in
     return logits[0].softmax(-1).unflatten(0, (len(classes), images))
 
 
-def of_means(world: World, means: Tensor, source: DescribedTasks) -> Tensor:
+def of_means(world: World, means: Tensor, source: NamedClassTasks) -> Tensor:
     """The accuracies (M,) of the nearest class mean (C, F) of labelled images."""
-    learner = linear_classifier(world.start.learner, "the ceiling")
+    learner = linear_classifier(world.initialization.learner, "the ceiling")
     return scores_of(world, lambda classes: prototype_weights(learner, means[classes], 1.0), source)
 
 
-def of_rows(world: World, rows: Tensor, source: DescribedTasks) -> Tensor:
+def of_rows(world: World, rows: Tensor, source: NamedClassTasks) -> Tensor:
     """The accuracies (M,) of directions (C, F) from the mean row."""
-    table, learner = world.start.table, linear_classifier(world.start.learner, "the ceiling")
+    table, learner = world.initialization.table, linear_classifier(world.initialization.learner, "the ceiling")
     return scores_of(world, lambda classes: table.classifier(learner, rows[classes], 1.0), source)
 
 
-def scores_of(world: World, weights_of: Any, source: DescribedTasks) -> Tensor:
+def scores_of(world: World, weights_of: Any, source: NamedClassTasks) -> Tensor:
     """(M,) of weights (B, D) for classes (B, N)."""
     found = []
     for tasks in batches(len(source)):
-        found.append(world.start.learner.score(weights_of(source.classes[tasks]), source.batch(tasks).query))
+        found.append(world.initialization.learner.score(weights_of(source.classes[tasks]), source.batch(tasks).query))
     return torch.cat(found)
 
 
 def of_likeness(world: World, means: dict[str, Tensor], tests: list[str]) -> dict[str, Tensor]:
     """The accuracies (M,) by test of the softmax-weighted rows where labelled images of the asked classes, their
     ``means`` (C, F), say which rows are near, and not texts. The sharpness is chosen on meta-val."""
-    table = world.start.table
+    table = world.initialization.table
     rows = F.normalize(table.centred, dim=-1)
 
     def directions(part: str, sharpness: float) -> Tensor:

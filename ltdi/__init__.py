@@ -10,7 +10,7 @@ floor 1 ``learner datasets features provenance diffusion encoder likeness schema
 floor 2 ``bodies tasks texts text_pairs text_examples learners adaptation sharpness``,
 floor 3 ``classes text_tasks extractor starts selection reptile peft_format transductive outputs named``,
 floor 4 ``trajectories domains described pictures``, floor 5 ``head methods prepared streaming pooled scenarios``,
-floor 6 ``artefacts program joined transductive_controls told``, floor 7 ``run adapter audit example``,
+floor 6 ``artefacts program joined transductive_baselines told``, floor 7 ``run adapter audit example``,
 floor 8 ``comparison answering``, floor 9 ``cli``, floor 10 ``__main__``;
 ``pipeline`` stands above all of them.
 """

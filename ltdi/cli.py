@@ -26,7 +26,7 @@ from ltdi.utils.errors import InputError
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 Data = Annotated[Path, typer.Option(help="The folder of a finished run.")]
-Method = Annotated[str, typer.Option(help="A method or a control of the run.", show_default="the trained one")]
+Method = Annotated[str, typer.Option(help="A method or a baseline of the run.", show_default="the trained one")]
 Seed = Annotated[int, typer.Option(help="Of the noise that generation starts from.")]
 Csv = Annotated[
     Path | None,
@@ -203,7 +203,7 @@ def compare(
     seed: Seed = 0,
     data: Data = Path("data"),
 ) -> None:
-    """Does it pay on your images? Generated heads beside every control, on tasks drawn from labelled classes."""
+    """Does it pay on your images? Generated heads beside every baseline, on tasks drawn from labelled classes."""
     with one_line_errors("ltdi compare"), Rows(csv, json) as rows:
         rows.place(data, folder)
         run = Run(data, method=method)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdi.methods.common.trained import STRENGTH_SHOTS
+from ltdi.methods.common.trained import SCALE_SHOTS
 from ltdi.store import read_json, read_table, read_tensors
 from ltdi.store.schemas import PER_TASK
 from ltdi.utils.metrics import mean_and_ci95
@@ -28,7 +28,7 @@ class Bar:
 
 @dataclass(frozen=True, eq=False)
 class MethodRow:
-    """A row of the table: weights from one source, over all meta-test tasks; ``difference`` is to the best control."""
+    """A row of the table: weights from one source, over all meta-test tasks; ``difference`` is to the best baseline."""
 
     name: str
     own: bool
@@ -51,8 +51,8 @@ def heads_of(data: Path, metrics: dict[str, Any]) -> tuple[list[MethodRow], tupl
     """The rows, best first, and the ends of their axis in percent."""
     table = read_table(data / "results" / "per_task.parquet", kind=PER_TASK).sort_values("task")
     scores = {name: torch.tensor(own.score.to_numpy()) for name, own in table.groupby("method", sort=False)}
-    rows = {metrics["method"]: metrics} | metrics.get("controls", {})
-    beside = scores[metrics.get("best_control", metrics["method"])]
+    rows = {metrics["method"]: metrics} | metrics.get("baselines", {})
+    beside = scores[metrics.get("best_baseline", metrics["method"])]
     bars, axis = bars_of([(row["score"], row["ci95"]) for row in rows.values()])
     heads = []
     for (name, row), bar in zip(rows.items(), bars):
@@ -96,7 +96,7 @@ def bars_of(
 
 
 def advice(data: Path, heads: list[MethodRow], metrics: dict[str, Any]) -> list[str]:
-    """Which to use, by the paired differences and the times; where the generator is no better than a control."""
+    """Which to use, by the paired differences and the times; where the generator is no better than a baseline."""
     best, method = heads[0], next(head for head in heads if head.own)
     level = [head for head in heads[1:] if not _is_ahead(best, head)]
     fastest = min([best, *level], key=lambda head: head.ms_1)
@@ -107,9 +107,9 @@ def advice(data: Path, heads: list[MethodRow], metrics: dict[str, Any]) -> list[
             f"{best.name} has the highest mean, and is not ahead beyond chance of {_and(level)}: of these take"
             f" {fastest.name}, which needs least time, {fastest.ms_1:.1f} ms a task."
         ]
-    control = metrics.get("best_control")
-    if control:
-        lines += _beside_control(method, next(head for head in heads if head.name == control), data)
+    baseline = metrics.get("best_baseline")
+    if baseline:
+        lines += _beside_baseline(method, next(head for head in heads if head.name == baseline), data)
     return lines + _of_strength(data, method.name)
 
 
@@ -118,17 +118,18 @@ def _is_ahead(head: MethodRow, other: MethodRow) -> bool:
     return difference > ci95
 
 
-def _beside_control(method: MethodRow, control: MethodRow, data: Path) -> list[str]:
-    better, worse = ((sign * (method.scores - control.scores) > 0).float().mean().item() for sign in (1, -1))
+def _beside_baseline(method: MethodRow, baseline: MethodRow, data: Path) -> list[str]:
+    better, worse = ((sign * (method.scores - baseline.scores) > 0).float().mean().item() for sign in (1, -1))
     seconds = read_json(data / "model" / "metrics.json")["seconds"]
     told = (
-        f"{method.name} is {'ahead of' if _is_ahead(method, control) else 'not ahead beyond chance of'} {control.name},"
-        f" the best control: better in {better:.0%} of the tasks, worse in {worse:.0%}, the same in the rest."
+        f"{method.name} is {'ahead of' if _is_ahead(method, baseline) else 'not ahead beyond chance of'}"
+        f" {baseline.name},"
+        f" the best baseline: better in {better:.0%} of the tasks, worse in {worse:.0%}, the same in the rest."
     )
     return [
         told,
-        f"{control.name} needs no meta-training ({seconds:.0f} s here, after the recorded tasks) and"
-        f" {control.ms_1:.1f} ms a task instead of {method.ms_1:.1f}. It is the better choice where that counts more"
+        f"{baseline.name} needs no meta-training ({seconds:.0f} s here, after the recorded tasks) and"
+        f" {baseline.ms_1:.1f} ms a task instead of {method.ms_1:.1f}. It is the better choice where that counts more"
         " than the difference, and where your classes look like none of the meta-training ones: compare both on a few"
         " labelled tasks of your own.",
     ]
@@ -137,11 +138,11 @@ def _beside_control(method: MethodRow, control: MethodRow, data: Path) -> list[s
 def _of_strength(data: Path, name: str) -> list[str]:
     """How far from the start the weights may go, as meta-val chose it."""
     tensors, values = method_file(data, name)
-    if "strength" not in tensors:
+    if "update_scale" not in tensors:
         return []
-    strengths = dict(zip(STRENGTH_SHOTS, tensors["strength"].tolist()))
-    told = ", ".join(f"{value:g} with {n} known of a class" for n, value in strengths.items())
-    zero = " At 0 its weights are the start's to the digit: take the start." if 0 in strengths.values() else ""
+    update_scales = dict(zip(SCALE_SHOTS, tensors["update_scale"].tolist()))
+    told = ", ".join(f"{value:g} with {n} known of a class" for n, value in update_scales.items())
+    zero = " At 0 its weights are the start's to the digit: take the start." if 0 in update_scales.values() else ""
     return [f"How far {name} goes from its start ({values['start']}), chosen on meta-val: {told}.{zero}"]
 
 

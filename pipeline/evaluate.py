@@ -1,4 +1,4 @@
-"""Stage 6: the generated weights and the controls, scored on the queries of the meta-test tasks -> data/results/."""
+"""Stage 6: the generated weights and the baselines, scored on the queries of the meta-test tasks -> data/results/."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from ltdi.store.run_layout import made_from
 from ltdi.store.schemas import CHAIN, TIMING, WEIGHTS
 from ltdi.tasks.base import TaskSource, batches
 from ltdi.trajectories.collection import Trajectories
-from ltdi.trajectories.storage import load_sources, load_start, load_trajectories, read_weights, taken
+from ltdi.trajectories.storage import load_initialization, load_sources, load_trajectories, read_weights, taken
 from ltdi.utils.console import say
 from ltdi.utils.devices import deterministic, device
 from ltdi.utils.errors import InputError
@@ -29,11 +29,11 @@ def main(params_file: Path, data: Path) -> None:
     params = parameters.load(params_file, "evaluate")
     deterministic()
     where = device()
-    start, _, _ = load_start(data, where)
+    initialization, _, _ = load_initialization(data, where)
     recorded, kept = load_trajectories(data, "meta_test")
     test = load_sources(data, splits=["meta_test"], device=where)["meta_test"]
     taken(test, kept, data)
-    world = SimpleNamespace(learner=start.learner, test=test, recorded=recorded, kept=kept)
+    world = SimpleNamespace(learner=initialization.learner, test=test, recorded=recorded, kept=kept)
     timing = read_table(data / "weights" / "timing.parquet", kind=TIMING)
     if params.evaluate.task >= len(test):
         raise InputError(
@@ -43,9 +43,9 @@ def main(params_file: Path, data: Path) -> None:
     # (T+1, tasks, D) of a method that has one, a state a row, x_T first
     chain = read_tensors(file, kind=CHAIN)[0]["states"] if file.exists() else None
 
-    name, *controls = timing.name.unique()
-    tables = {each: _scored(each, data / "weights" / each, world) for each in (name, *controls)}
-    metrics = {"scored_by": start.learner.scored_by, **_summary(name, controls, tables, timing)}
+    name, *baselines = timing.name.unique()
+    tables = {each: _scored(each, data / "weights" / each, world) for each in (name, *baselines)}
+    metrics = {"scored_by": initialization.learner.scored_by, **_summary(name, baselines, tables, timing)}
     ceiling, ci95 = mean_and_ci95(_trained_scores(world))
     # weights that saw the queries: no method can be expected to pass them
     metrics["ceiling"] = {"score": ceiling, "ci95": ci95}
@@ -95,7 +95,7 @@ def _trained_scores(world: SimpleNamespace) -> Tensor:
     return torch.cat(found)
 
 
-def _summary(name: str, controls: list[str], tables: dict[str, pd.DataFrame], timing: pd.DataFrame) -> dict:
+def _summary(name: str, baselines: list[str], tables: dict[str, pd.DataFrame], timing: pd.DataFrame) -> dict:
     def row(each: str) -> dict:
         mean, ci95 = mean_and_ci95(torch.tensor(tables[each].score.to_numpy()))
         ms = timing[timing.name == each].set_index("batch").drop(columns="name")
@@ -105,15 +105,15 @@ def _summary(name: str, controls: list[str], tables: dict[str, pd.DataFrame], ti
         return values if pd.isna(distance) else values | {"weight_mse": float(distance)}
 
     metrics = {"method": name, **row(name)}
-    if not controls:
+    if not baselines:
         return metrics
     scores = {each: torch.tensor(table.score.to_numpy()) for each, table in tables.items()}
     best, paired = best_and_paired(scores.pop(name), scores)
-    return metrics | {"controls": {each: row(each) for each in controls}, "best_control": best, "paired": paired}
+    return metrics | {"baselines": {each: row(each) for each in baselines}, "best_baseline": best, "paired": paired}
 
 
 def _bars(name: str, metrics: dict) -> pd.DataFrame:
-    rows = {name: metrics} | metrics.get("controls", {}) | {"ceiling": metrics["ceiling"]}
+    rows = {name: metrics} | metrics.get("baselines", {}) | {"ceiling": metrics["ceiling"]}
     return pd.DataFrame([{"head": each, "score": row["score"], "ci95": row["ci95"]} for each, row in rows.items()])
 
 
@@ -130,11 +130,11 @@ def _way(recorded: Trajectories, kept: Tensor, chain: Tensor | None) -> dict[str
     return way | {"chain": {f"x{t}": weight_mse(x_t, trained).mean().item() for t, x_t in timed}}
 
 
-def _landscape(data: Path, world: SimpleNamespace, chain: Tensor | None, knobs: sections.Evaluate) -> None:
+def _landscape(data: Path, world: SimpleNamespace, chain: Tensor | None, hparams: sections.Evaluate) -> None:
     """The paper's Figure 1, left."""
     learner: Learner = world.learner
     test: TaskSource = world.test
-    task = knobs.task if knobs.task in world.kept else int(world.kept[0])
+    task = hparams.task if hparams.task in world.kept else int(world.kept[0])
     place = int((world.kept == task).nonzero())
     everything = {name: value.cpu() for name, value in test.fitted_on(torch.tensor([task])).items()}
 
@@ -144,7 +144,7 @@ def _landscape(data: Path, world: SimpleNamespace, chain: Tensor | None, knobs: 
 
     states = None if chain is None or task >= chain.shape[1] else chain[:, task]
     path = world.recorded.points(torch.tensor([place]))[0]
-    draw_landscape(data / "results" / "trajectory.png", path, states, losses, knobs.landscape_points)
+    draw_landscape(data / "results" / "trajectory.png", path, states, losses, hparams.landscape_points)
 
 
 if __name__ == "__main__":

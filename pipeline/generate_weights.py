@@ -20,7 +20,7 @@ from ltdi.store.run_layout import made_from
 from ltdi.tasks.base import Context, Task, TaskSource, batches
 from ltdi.tasks.batch import Batch, map_batch
 from ltdi.tasks.loading import has_images
-from ltdi.trajectories.storage import SHARD_NUMBERS, load_sources, load_start, names, read_index, write_weights
+from ltdi.trajectories.storage import SHARD_NUMBERS, load_initialization, load_sources, names, read_index, write_weights
 from ltdi.utils.console import say, say_fewer
 from ltdi.utils.devices import deterministic, device
 from ltdi.utils.errors import InputError
@@ -35,32 +35,32 @@ BATCHES = (1, 64)
 
 def main(params_file: Path, data: Path) -> None:
     params = parameters.load(params_file, "seed", "generate")
-    knobs, seed = params.generate, params.seed
+    hparams, seed = params.generate, params.seed
     deterministic()
     read_index(data)  # its seal is written into what is made here
     where = device()
     images_of = ["meta_test"] if has_images(data / "tasks") else []
     test = load_sources(data, splits=["meta_test"], images_of=images_of, device=where)["meta_test"]
     body = read_body(data / "body" / "body.safetensors").to(where).to(memory_format=torch.channels_last)
-    name, controls = names(data)
-    methods = {each: read_method(data / "model" / "methods", each, body, where) for each in (name, *controls)}
+    name, baselines = names(data)
+    methods = {each: read_method(data / "model" / "methods", each, body, where) for each in (name, *baselines)}
     trained = methods[name]
-    methods[name] = Refined(trained, heads=knobs.heads, adapt_steps=knobs.adapt_steps, adapt_lr=knobs.adapt_lr)
+    methods[name] = Refined(trained, heads=hparams.heads, adapt_steps=hparams.adapt_steps, adapt_lr=hparams.adapt_lr)
 
-    seen = load_start(data, where)[1]
+    seen = load_initialization(data, where)[1]
     # texts are read once, by the stage that prepares them
     is_seen = (data / "tasks" / "features.safetensors").is_file()
     extractor = FeatureExtractor.of(data / "tasks", body, seen, where) if is_seen else None
-    clock = _Clock(extractor, test, knobs.timing_repeats, seed)
+    clock = _Clock(extractor, test, hparams.timing_repeats, seed)
     timings = []
     rows = ({"method": j} for j in range(len(methods)))
     for row in follow(rows, name="generate_weights", total=len(methods), show="method"):
         each, method = list(methods.items())[row["method"]]
-        _generate(method, test, data / "weights" / each, seed, knobs)
+        _generate(method, test, data / "weights" / each, seed, hparams)
         timings += clock.rows(each, method)
     if isinstance(trained, DiffusionMethod):
-        say_fewer("generate.chains", knobs.chains, len(test), "meta-test tasks")
-        context = test.context(torch.arange(min(knobs.chains, len(test))))
+        say_fewer("generate.chains", hparams.chains, len(test), "meta-test tasks")
+        context = test.context(torch.arange(min(hparams.chains, len(test))))
         states = trained.generate_chain(context, generator=generator(seed, "noise"))
         file = data / "weights" / "chain.safetensors"
         write_tensors(file, {"states": states}, kind="chain", made_from=made_from(data, "weights"))
@@ -70,10 +70,10 @@ def main(params_file: Path, data: Path) -> None:
     say(", ".join(f"{t['name']} {t['ms_generate']:.2f} ms" for t in timings if t["batch"] == 1))
 
 
-def _generate(method: Method, test: TaskSource, folder: Path, seed: int, knobs: sections.Generate) -> None:
+def _generate(method: Method, test: TaskSource, folder: Path, seed: int, hparams: sections.Generate) -> None:
     """The weights of all tasks, file by file; of a method with a learner of its own, which later stages do not have,
     the scores."""
-    own = method.learner is not method.start.learner
+    own = method.learner is not method.initialization.learner
     held: list[Tensor] = []
     first = 0
     for tasks in batches(len(test), max(BATCHES)):
@@ -84,7 +84,7 @@ def _generate(method: Method, test: TaskSource, folder: Path, seed: int, knobs: 
             # said here, because what has no number is scored like any other
             raise InputError(
                 f"the weights of {folder.name} for task {int(tasks[finite.int().argmin()])} are not finite;"
-                f" {_remedy(method, knobs)}"
+                f" {_remedy(method, hparams)}"
             )
         held.append(method.learner.score(w, task.query) if own else w)
         if sum(part.numel() for part in held) >= SHARD_NUMBERS or int(tasks[-1]) == len(test) - 1:
@@ -92,10 +92,10 @@ def _generate(method: Method, test: TaskSource, folder: Path, seed: int, knobs: 
             first, held = int(tasks[-1]) + 1, []
 
 
-def _remedy(method: Method, knobs: sections.Generate) -> str:
+def _remedy(method: Method, hparams: sections.Generate) -> str:
     """Of weights that are not finite: what to lower."""
     if isinstance(method, Refined) and method.adapt_steps:
-        return f"lower generate.adapt_lr = {knobs.adapt_lr}"
+        return f"lower generate.adapt_lr = {hparams.adapt_lr}"
     return "its training went wrong: lower meta.outer_lr, or meta.inner_lr, and run `dvc repro`"
 
 

@@ -1,4 +1,4 @@
-"""Knobs of meta-training that do not fit together, or not with the tasks: one line each."""
+"""Hyperparameters of meta-training that do not fit together, or not with the tasks: one line each."""
 
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.diffusion import DiffusionMethod
@@ -7,7 +7,7 @@ from ltdi.utils.errors import InputError
 
 
 def check(setup: Setup, one_start: bool, chosen: type[Method]) -> None:
-    """Knobs of two sections that do not fit together."""
+    """Hyperparameters of two sections that do not fit together."""
     denoiser, meta = setup.denoiser, setup.meta
     if denoiser.width % denoiser.heads:
         raise InputError(
@@ -21,8 +21,8 @@ def check(setup: Setup, one_start: bool, chosen: type[Method]) -> None:
             "meta.weight_loss × meta.recorded_tasks and meta.query_loss × meta.new_tasks are 0 and leave nothing to"
             " learn; raise one of each pair"
         )
-    of_one_size = {"denoiser.name = unet": setup.one_size, "trajectories.start = shared": one_start}
-    for key in (key for key, holds in of_one_size.items() if holds):
+    of_fixed_n_way = {"denoiser.name = unet": setup.fixed_n_way, "trajectories.initialization = shared": one_start}
+    for key in (key for key, holds in of_fixed_n_way.items() if holds):
         if new and meta.n_way != setup.n_way:
             raise InputError(
                 f"{key} is for one number of classes, and meta.n_way = {meta.n_way} is not tasks.n_way = {setup.n_way};"

@@ -1,4 +1,5 @@
-"""Stage 4: the method learns from the trajectories; the controls choose their knobs on meta-val -> data/model/."""
+"""Stage 4: the method learns from the trajectories; the baselines choose their hyperparameters on meta-val ->
+data/model/."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from ltdi.store.code_digest import name_of
 from ltdi.tasks.base import TaskSource
 from ltdi.tasks.merging import pooled
 from ltdi.trajectories.collection import Trajectories
-from ltdi.trajectories.storage import load_sources, load_start, load_trajectories, taken
+from ltdi.trajectories.storage import load_initialization, load_sources, load_trajectories, taken
 from ltdi.trajectories.streaming import StreamedTrajectories
 from ltdi.utils import distributed
 from ltdi.utils.console import say, say_fewer
@@ -44,11 +45,13 @@ OPTIMISED = {"steps", "outer_lr", "lr_schedule", "ema", "val_every", "refit"}
 def main(params_file: Path, data: Path) -> None:
     params = parameters.load(params_file, "seed", "method", "methods", "diffusion", "denoiser", "meta")
     deterministic(training=True)
-    names = [params.method.name, *(each for each in params.method.controls if each != params.method.name)]
+    names = [params.method.name, *(each for each in params.method.baselines if each != params.method.name)]
     world = _world(data, names)
     setup = _setup(params, world)
     own = {name: getattr(params.methods, name).model_dump() for name in names if method_class(name)}
-    built = {name: build(name, world.start, setup, own[name], seed=params.seed).to(world.device) for name in names}
+    built = {
+        name: build(name, world.initialization, setup, own[name], seed=params.seed).to(world.device) for name in names
+    }
     for each in built.values():
         each.prepare(world.train, world.trajectories, world.val)
 
@@ -63,7 +66,7 @@ def main(params_file: Path, data: Path) -> None:
     for name, each in built.items():
         write_method(folder, name, each, setup, own[name])
     of = [folder / f"{name}.safetensors" for name in names]
-    write_json(folder / "names.json", {"method": names[0], "controls": names[1:]}, made_from=of)
+    write_json(folder / "names.json", {"method": names[0], "baselines": names[1:]}, made_from=of)
     write_tsv(data / "model" / "curve.tsv", curve.reindex(columns=curve.columns.union(PLOTTED, sort=False)))
     write_json(data / "model" / "metrics.json", _summary(built[names[0]], found.pop(names[0]), found, seconds))
 
@@ -73,9 +76,9 @@ def _world(data: Path, names: list[str]) -> SimpleNamespace:
     where = device()
     images_of = ["meta_train", "meta_val"] if any("images" in method_class(each).needs for each in names) else []
     sources = load_sources(data, splits=["meta_train", "meta_val"], images_of=images_of, device=where)
-    start, _, facts = load_start(data, where)
+    initialization, _, facts = load_initialization(data, where)
     world = SimpleNamespace(
-        start=start,
+        initialization=initialization,
         device=where,
         body=read_body(data / "body" / "body.safetensors"),
         provides=frozenset(facts["provides"]),
@@ -102,10 +105,10 @@ def _setup(params: SimpleNamespace, world: SimpleNamespace) -> Setup:
         body=world.body,
         provides=world.provides,
     )
-    check(setup, world.start.one_size, method_class(params.method.name))
+    check(setup, world.initialization.fixed_n_way, method_class(params.method.name))
     if params.meta.refit:
         check_refit(setup)
-    if setup.one_size and meta.weight_loss > 0 and world.train.n_way != setup.n_way:
+    if setup.fixed_n_way and meta.weight_loss > 0 and world.train.n_way != setup.n_way:
         raise InputError(
             f"denoiser.name = unet is for one number of classes, and tasks.train_n_way = {world.train.n_way} is not"
             f" tasks.n_way = {setup.n_way}; set it to null"
@@ -144,8 +147,12 @@ def _recorded(world: SimpleNamespace, meta: Meta, seed: int) -> Trajectories:
     """The trajectories that meta-training draws from: the stored ones, or such as are collected meanwhile."""
     if not meta.streamed_tasks:
         return world.trajectories
-    sizes = {"pool": meta.streamed_tasks, "uses": meta.uses, "tasks_a_step": meta.recorded_tasks}
-    return StreamedTrajectories(world.trajectories, world.start, world.collection, seed=seed, **sizes)
+    sizes = {
+        "pool": meta.streamed_tasks,
+        "uses_per_trajectory": meta.uses_per_trajectory,
+        "tasks_a_step": meta.recorded_tasks,
+    }
+    return StreamedTrajectories(world.trajectories, world.initialization, world.collection, seed=seed, **sizes)
 
 
 def _refit(
@@ -160,7 +167,7 @@ def _refit(
     if not any(True for _ in method.parameters()):
         return setup, 0.0
     setup = replace(setup, n_classes=both.n_classes)
-    again = build(name, world.start, setup, own, seed=params.seed).to(world.device)
+    again = build(name, world.initialization, setup, own, seed=params.seed).to(world.device)
     again.prepare(world.train, world.trajectories, world.val)
     training, key = _training(again, both, world, params, setup, own)
     recorded = _recorded(world, setup.meta, params.seed)
@@ -176,15 +183,15 @@ def _training(
 ) -> tuple[Training, str]:
     """The training of a method on the tasks of a source, at its first step, and its name."""
     meta = params.meta
-    knobs = {section: getattr(params, section).model_dump() for section in ("diffusion", "denoiser")}
-    knobs["meta"] = meta.model_dump(exclude={"refit"})
-    tensors, values = world.start.state()
-    inputs: tuple[Any, ...] = (params.method.name, own, knobs, params.seed, values, tensors, setup.n_way)
+    hparams = {section: getattr(params, section).model_dump() for section in ("diffusion", "denoiser")}
+    hparams["meta"] = meta.model_dump(exclude={"refit"})
+    tensors, values = world.initialization.state()
+    inputs: tuple[Any, ...] = (params.method.name, own, hparams, params.seed, values, tensors, setup.n_way)
     inputs = (*inputs, world.body.state_dict(), train.description(torch.arange(len(train))), *world.trajectories.parts)
     code: tuple[str, ...] = ()
     if meta.streamed_tasks:
         inputs, code = (*inputs, world.collection), ("ltdi.trajectories.streaming", "ltdi.trajectories.collection")
-    code += (type(method).__module__, type(world.start.learner).__module__, type(train).__module__)
+    code += (type(method).__module__, type(world.initialization.learner).__module__, type(train).__module__)
     training = Training(method, lr=meta.outer_lr, steps=meta.steps, ema=meta.ema, lr_schedule=meta.lr_schedule)
     return training, name_of("meta", *inputs, code=code)
 
@@ -199,15 +206,15 @@ def _finished(
     return found
 
 
-def _summary(method: Method, own: Tensor, controls: dict[str, Tensor], seconds: float) -> dict:
-    """What to choose by: the method and the controls on the same meta-val tasks."""
+def _summary(method: Method, own: Tensor, baselines: dict[str, Tensor], seconds: float) -> dict:
+    """What to choose by: the method and the baselines on the same meta-val tasks."""
     parameters = sum(p.numel() for p in method.parameters())
     metrics: dict[str, Any] = {"val_score": own.mean().item(), "parameters": parameters, "seconds": seconds}
     compared = ""
-    if controls:
-        best, paired = best_and_paired(own, controls)
-        metrics |= {"controls": {name: values.mean().item() for name, values in controls.items()}}
-        metrics |= {"best_control": best, "paired": paired}
+    if baselines:
+        best, paired = best_and_paired(own, baselines)
+        metrics |= {"baselines": {name: values.mean().item() for name, values in baselines.items()}}
+        metrics |= {"best_baseline": best, "paired": paired}
         compared = f", {paired['difference']:+.4f} ± {paired['ci95']:.4f} over {best}"
     say(f"meta-val score {own.mean():.4f}{compared}; {metrics['parameters']} parameters")
     return metrics

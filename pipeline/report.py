@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ltdi.evaluation.condition_ablation import RIGHT, audit_run, told_of_run
 from ltdi.store import read_json, read_tensors, write_text
-from ltdi.trajectories.storage import load_start, load_trajectories, names
+from ltdi.trajectories.storage import load_initialization, load_trajectories, names
 from ltdi.utils.console import say
 from pipeline.common.stage import run
 from pipeline.compared import MethodRow, advice, bars_of, heads_of, method_file
@@ -54,7 +54,7 @@ def _values(data: Path) -> dict[str, Any]:
         "facts": facts.items(),
         "scored_by": metrics["scored_by"],
         "method": metrics["method"],
-        "best_control": metrics.get("best_control"),
+        "best_baseline": metrics.get("best_baseline"),
         "n_tasks": len(heads[0].scores),
         "heads": heads,
         "axis": axis,
@@ -75,7 +75,7 @@ def _values(data: Path) -> dict[str, Any]:
 
 
 def _facts(data: Path) -> dict[str, str]:
-    start, _, scenario = load_start(data)
+    initialization, _, scenario = load_initialization(data)
     method = method_file(data, names(data)[0])[1]
     setup = method["setup"]
     told = {
@@ -83,10 +83,10 @@ def _facts(data: Path) -> dict[str, str]:
         "data set": _data_set(data),
         "tasks": f"{setup['n_way']} classes, {setup['n_shot']} known of each",
         "meta-training": f"{setup['n_tasks']} recorded tasks of {setup['n_classes']} classes",
-        "weights of": _listed(start.learner.facts()),
-        "start": start.kind,
+        "weights of": _listed(initialization.learner.facts()),
+        "initialization": initialization.kind,
         "method": names(data)[0],
-        "controls": ", ".join(names(data)[1]) or "none",
+        "baselines": ", ".join(names(data)[1]) or "none",
     }
     for section in ("diffusion", "denoiser", "meta"):
         told[section] = _listed(setup[section])
@@ -153,11 +153,14 @@ def _commands(data: Path) -> list[tuple[str, str]]:
     """What a user runs next, by what tasks are made of; ``data`` is named where it is not the default."""
     where = "" if data == Path("data") else f" --data {shlex.quote(str(data))}"
     use = {
-        "described": ("Heads for classes of your own, from their names", "ltdi classify --names 'zebra, okapi' photos"),
+        "from_names": (
+            "Heads for classes of your own, from their names",
+            "ltdi classify --names 'zebra, okapi' photos",
+        ),
         "texts": ("An adapter for labelled texts of your own, which peft loads", "ltdi adapt my_task --out adapter"),
     }
     of_images = ("A head for classes of your own, from a folder of images of each", "ltdi classify my_classes photos")
-    what, command = use.get(load_start(data)[2]["source"], of_images)
+    what, command = use.get(load_initialization(data)[2]["source"], of_images)
     return [
         ("The same run again: what has not changed is kept", "make repro"),
         (what, command + where),

@@ -11,7 +11,7 @@ from ltdi.utils.console import console, say
 
 
 def show(data: Path) -> None:
-    """Accuracy, time and distance of the generated heads and of every control, best first."""
+    """Accuracy, time and distance of the generated heads and of every baseline, best first."""
     metrics = read_json(data / "results" / "metrics.json", kind=RESULTS)
     table = Table(title="Heads for meta-test tasks")
     columns: tuple[tuple[str, Literal["left", "right"]], ...] = (
@@ -24,7 +24,7 @@ def show(data: Path) -> None:
     )
     for column, justify in columns:
         table.add_column(column, justify=justify)
-    rows = metrics.get("controls", {}) | {metrics["method"]: metrics}
+    rows = metrics.get("baselines", {}) | {metrics["method"]: metrics}
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["score"]):
         own = name == metrics["method"]
         times = row["ms_per_task"]
@@ -58,7 +58,7 @@ def outcome(metrics: dict) -> str:
         return f"{metrics['method']}: {metrics['score']:.4f} ± {metrics['ci95']:.4f}"
     paired = metrics["paired"]
     difference = f"{paired['difference']:+.4f} ± {paired['ci95']:.4f}"
-    return f"{metrics['method']} − {metrics['best_control']}, the best control: {difference} (paired over tasks)"
+    return f"{metrics['method']} − {metrics['best_baseline']}, the best baseline: {difference} (paired over tasks)"
 
 
 if __name__ == "__main__":

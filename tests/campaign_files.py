@@ -28,7 +28,7 @@ def attempts(world: World, chance: random.Random) -> Iterator[tuple[str, Callabl
         folder = world.runs[0] / chance.choice(READ[stage])
         files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in UNREAD)
         if stage == "generate_weights" and folder.name == "trajectories":
-            files = [folder / "start.safetensors"]  # it reads no other
+            files = [folder / "initialization.safetensors"]  # it reads no other
         file = chance.choice(files).relative_to(world.runs[0])
         # a body of another run is as good as any, before there are features
         kind = chance.choice([each for each in ALTER if stage != "prepare_tasks" or each != "of another run"])
@@ -135,7 +135,7 @@ def _nan(file: Path, *_: object) -> None:
     """Whole, with seals that are right, and no numbers."""
     if file.suffix != ".safetensors":
         return _empty(file)
-    kinds = ("body", "features", "images", "start", "trajectories", "method", "weights", "chain")
+    kinds = ("body", "features", "images", "initialization", "trajectories", "method", "weights", "chain")
     for kind in kinds:
         try:
             tensors, values = read_tensors(file, kind=kind)

@@ -41,7 +41,7 @@ def attempts(world: World, chance: random.Random) -> Iterator[tuple[str, Callabl
         yield f"two of {stage}", partial(_beside, world, stage)
 
 
-def _start(world: World, stage: str, data: os.PathLike, store: os.PathLike) -> subprocess.Popen:
+def _initialization(world: World, stage: str, data: os.PathLike, store: os.PathLike) -> subprocess.Popen:
     command = [sys.executable, "-c", PROGRAM, stage, FOLDERS[stage]]
     command += ["--params", str(world.params[0]), "--data", str(data)]
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "LTDI_STORE": str(store)}
@@ -56,7 +56,7 @@ def _killed(world: World, stage: str, how: signal.Signals, seconds: float) -> No
     with world.copy() as data:
         os.environ["LTDI_STORE"] = str(data.parent / "store")
         try:
-            running = _start(world, stage, data, data.parent / "store")
+            running = _initialization(world, stage, data, data.parent / "store")
             time.sleep(seconds)
             running.send_signal(how)
             said = running.communicate()[0]
@@ -70,7 +70,7 @@ def _killed(world: World, stage: str, how: signal.Signals, seconds: float) -> No
 def _beside(world: World, stage: str) -> None:
     """Of two at once one is refused, or both have the same result one after the other."""
     with world.copy() as data:
-        running = [_start(world, stage, data, data.parent / "store") for _ in range(2)]
+        running = [_initialization(world, stage, data, data.parent / "store") for _ in range(2)]
         said = [each.communicate()[0] for each in running]
         if any("Traceback" in each for each in said):
             raise RuntimeError("\n".join(said))

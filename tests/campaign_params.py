@@ -1,4 +1,5 @@
-"""params.yaml as nobody should write it, knobs that make numbers infinite, and environments that make no sense."""
+"""params.yaml as nobody should write it, hyperparameters that make numbers infinite, and environments that make no
+sense."""
 
 import os
 import random
@@ -107,7 +108,7 @@ def _place(world: World, make: Callable[[Path], object]) -> None:
 
 
 def _infinite(world: World, stage: str, key: str, value: float) -> None:
-    """The line names the knob that is at fault, and no other."""
+    """The line names the hyperparameter that is at fault, and no other."""
     with world.copy() as data:
         params = write_tiny(data.parent / "params", {"generate.adapt_steps": 3, key: value})
         try:

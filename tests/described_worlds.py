@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 from worlds import World
 
-from ltdi.initialization import STARTS
+from ltdi.initialization import INITIALIZATIONS
 from ltdi.initialization.base import shared_draw
 from ltdi.learners import LinearHead
 from ltdi.methods.common.setup import Setup
-from ltdi.tasks.named_class_tasks import DescribedClasses, DescribedTasks
+from ltdi.tasks.named_class_tasks import NamedClasses, NamedClassTasks
 from ltdi.utils.seeding import generator
 
 F, E, N_WAY, IMAGES = 8, 12, 5, 10
 CLASSES = {"train": 60, "val": 20, "test": 20}
 
 
-def named_classes(split: str, *, shuffled: bool = False) -> DescribedClasses:
+def named_classes(split: str, *, shuffled: bool = False) -> NamedClasses:
     """Of a split; ``shuffled``: each has another's text."""
     stream = generator(0, "named", split)
     n = CLASSES[split]
@@ -25,7 +25,7 @@ def named_classes(split: str, *, shuffled: bool = False) -> DescribedClasses:
     turn = torch.linalg.qr(torch.randn(E, E, generator=generator(0, "turn")))[0][:, :F]
     texts = centres @ turn.mT + 0.1 * torch.randn(n, E, generator=stream)
     features = centres[:, None] + 0.3 * torch.randn(n, IMAGES, F, generator=stream)
-    return DescribedClasses(
+    return NamedClasses(
         features.flatten(0, 1),
         torch.full((n,), IMAGES),
         texts=texts.roll(1, 0) if shuffled else texts,
@@ -33,9 +33,9 @@ def named_classes(split: str, *, shuffled: bool = False) -> DescribedClasses:
     )
 
 
-def named_tasks(split: str, n_tasks: int, **changes: bool) -> DescribedTasks:
+def named_tasks(split: str, n_tasks: int, **changes: bool) -> NamedClassTasks:
     of = named_classes(split, **changes)
-    return DescribedTasks.of_classes(of, n_tasks=n_tasks, n_way=N_WAY, n_query=5, seed=0, split=split)
+    return NamedClassTasks.of_classes(of, n_tasks=n_tasks, n_way=N_WAY, n_query=5, seed=0, split=split)
 
 
 class NamedWorld(World):
@@ -49,9 +49,9 @@ class NamedWorld(World):
         learner = LinearHead(F, E)
         shared = shared_draw(learner, N_WAY, 0)
         own = {} if kind == "shared" else {"texts": self.train.of.texts, "rows": self.train.of.means()}
-        self.start = STARTS[kind](learner, shared, **own)
+        self.initialization = INITIALIZATIONS[kind](learner, shared, **own)
         if own:
-            self.start = self.start.calibrated(self.train, self.val)
+            self.initialization = self.initialization.calibrated(self.train, self.val)
         self.record()
 
     def setup(self, **changes) -> Setup:
@@ -60,6 +60,6 @@ class NamedWorld(World):
 
     def permuted(self, w: Tensor, order: Tensor) -> Tensor:
         """Weights with the class slots of others, (B, D)."""
-        space = self.start.learner.space
+        space = self.initialization.learner.space
         tokens = space.tokens(w)
         return space.from_tokens(tokens | {space.slot_layer: tokens[space.slot_layer][:, order]})

@@ -1,4 +1,4 @@
-"""Every method and control that the small world of tasks can try, by its name."""
+"""Every method and baseline that the small world of tasks can try, by its name."""
 
 import torch
 from worlds import World
@@ -11,22 +11,22 @@ from ltdi.tasks.class_tasks import context_of
 from ltdi.utils.seeding import generator
 
 # those that tell classes from each other by their names have a world of their own, in test_described.py
-METHODS, CONTROLS = (
+METHODS, BASELINES = (
     {name: method for name, method in each.items() if "names" not in method.needs}
-    for each in (methods.METHODS, methods.CONTROLS)
+    for each in (methods.METHODS, methods.BASELINES)
 )
 DIFFUSIONS = [name for name, cls in METHODS.items() if issubclass(cls, DiffusionMethod)]
 
-STARTS = ("fresh", "shared", "prototype", "ridge")
+INITIALIZATIONS = ("fresh", "shared", "prototype", "ridge")
 
 
 def every_world() -> dict[tuple[str, bool], World]:
     """By the start, and whether there are images."""
-    return {(kind, images): World(kind, with_images=images) for kind in STARTS for images in (False, True)}
+    return {(kind, images): World(kind, with_images=images) for kind in INITIALIZATIONS for images in (False, True)}
 
 
 def from_images(name: str) -> bool:
-    return "images" in (METHODS | CONTROLS)[name].needs
+    return "images" in (METHODS | BASELINES)[name].needs
 
 
 TRAINED = [name for name, cls in METHODS.items() if issubclass(cls, TrainedMethod)]

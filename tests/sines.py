@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from worlds import World
 
-from ltdi.initialization import STARTS
+from ltdi.initialization import INITIALIZATIONS
 from ltdi.initialization.base import shared_draw
 from ltdi.learners.base import Learner
 from ltdi.learners.weight_space import WeightSpace
@@ -148,7 +148,7 @@ class SineWorld(World):
 
     def __init__(self, kind: str) -> None:
         self.body, learner = None, SineNetwork(HIDDEN)
-        self.start = STARTS[kind](learner, shared_draw(learner, 1, 0))
+        self.initialization = INITIALIZATIONS[kind](learner, shared_draw(learner, 1, 0))
         self.train, self.val = self.source.sample(40, "train"), self.source.sample(8, "val")
         self.record()
 

@@ -32,8 +32,8 @@ def batches():
     return map(batch, range(STEPS + 1))
 
 
-def train(w, data, **knobs):
-    return adapt(HEAD.loss, w, data, **({"optimizer": "sgd", "lr": 0.1, "record": range(STEPS + 1)} | knobs))
+def train(w, data, **hparams):
+    return adapt(HEAD.loss, w, data, **({"optimizer": "sgd", "lr": 0.1, "record": range(STEPS + 1)} | hparams))
 
 
 def loss_of(w, of, b):

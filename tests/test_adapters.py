@@ -21,7 +21,7 @@ from ltdi.datasets.text_files import read_text_set
 from ltdi.evaluation.condition_ablation import audit_run
 from ltdi.inference.adapter_run import AdapterRun
 from ltdi.learners.peft_io import read_adapter
-from ltdi.trajectories.storage import load_sources, load_start, load_trajectories, read_weights
+from ltdi.trajectories.storage import load_initialization, load_sources, load_trajectories, read_weights
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator
 from pipeline.report import page
@@ -41,10 +41,10 @@ ADAPTERS = {
     "tasks.meta_val": 5,
     "tasks.meta_test": 6,
     "tasks.views": 1,
-    "trajectories.start": "shared",
+    "trajectories.initialization": "shared",
     "trajectories.steps": 6,
     "trajectories.lr": 5e-3,
-    "method.controls": ["mean_head", "nearest_head"],
+    "method.baselines": ["mean_head", "nearest_head"],
     "meta.n_way": 2,
     "meta.query_images": 3,
     "meta.steps": 4,
@@ -135,19 +135,19 @@ def test_it_is_a_source_of_tasks(sources):
 
 def test_trajectories_lower_the_loss_from_one_start(run):
     recorded, _ = load_trajectories(run.data, "meta_train")
-    start, seen, facts = load_start(run.data)
+    initialization, seen, facts = load_initialization(run.data)
     points = recorded.points(torch.arange(len(recorded)))
     assert seen is None and facts["provides"] == ["examples"]
-    assert (points[:, -1] == start.shared).all()
+    assert (points[:, -1] == initialization.shared).all()
     source = load_sources(run.data, splits=["meta_train"])["meta_train"]
     everything = source.fitted_on(torch.arange(12))
-    losses = [start.learner.loss(points[:, i], everything).mean().item() for i in range(4)]
+    losses = [initialization.learner.loss(points[:, i], everything).mean().item() for i in range(4)]
     assert losses == sorted(losses) and losses[0] < math.log(2)
 
 
 def test_all_stages_end_with_finite_scores(run):
     metrics = json.loads((run.data / "results" / "metrics.json").read_text())
-    assert metrics["scored_by"] == "accuracy" and set(metrics["controls"]) == {"mean_head", "nearest_head"}
+    assert metrics["scored_by"] == "accuracy" and set(metrics["baselines"]) == {"mean_head", "nearest_head"}
     assert 0 <= metrics["score"] <= 1 and 0 <= metrics["ceiling"]["score"] <= 1
     audited = audit_run(run.data).set_index("weights")
     assert len(audited) == 9 and audited.score.between(0, 1).all()
@@ -157,14 +157,14 @@ def test_all_stages_end_with_finite_scores(run):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_that_fits_generates_adapters(name, run, tmp_path):
-    data = run.again(tmp_path, ["meta_train", "generate_weights"], {"method.name": name, "method.controls": []})
-    start, _, _ = load_start(data)
+    data = run.again(tmp_path, ["meta_train", "generate_weights"], {"method.name": name, "method.baselines": []})
+    initialization, _, _ = load_initialization(data)
     (_, made), *_ = read_weights(data / "weights" / name)
-    assert made["w"].shape == (6, start.learner.space.dim(2)) and made["w"].isfinite().all()
+    assert made["w"].shape == (6, initialization.learner.space.dim(2)) and made["w"].isfinite().all()
 
 
 def test_head_sgd_and_gradient_steps_work_on_the_examples(run, tmp_path):
-    changes = {"method.controls": ["head_sgd"], "generate.adapt_steps": 2, "tasks.meta_val": 5}
+    changes = {"method.baselines": ["head_sgd"], "generate.adapt_steps": 2, "tasks.meta_val": 5}
     data = run.again(tmp_path, ["meta_train", "generate_weights"], changes)
     assert len(read_weights(data / "weights" / "head_sgd")) == 1
 
@@ -223,7 +223,7 @@ def test_what_is_generated_knows_how_frequent_classes_are(run, tmp_path):
     assert_close(after, before + math.log(n[1] / n[0]), rtol=1e-4, atol=1e-4)
 
 
-def test_the_control_of_likeness_tells_what_is_the_same_from_what_is_not(run):
+def test_the_baseline_of_likeness_tells_what_is_the_same_from_what_is_not(run):
     made, texts = (
         AdapterRun(run.data),
         [(f"w{j} w{j + 1}", f"w{j} w{j + 1}" if j % 3 else f"w{59 - j}") for j in range(24)],
@@ -248,8 +248,8 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
             table = pd.DataFrame(texts | {label: words if name == "QNLI" else labels})
             table.to_csv(tmp_path / name / f"{part}.tsv", sep="\t", index=False)
     made = AdapterRun(run.data)
-    knobs = {"train": 20, "dev": 20, "lora_steps": [2, 4], "inputs_a_step": 8, "chosen_on": ["QQP"]}
-    rows = pd.DataFrame(measure(((seed, made) for seed in (0, 1)), tmp_path, knobs))
+    hparams = {"train": 20, "dev": 20, "lora_steps": [2, 4], "inputs_a_step": 8, "chosen_on": ["QQP"]}
+    rows = pd.DataFrame(measure(((seed, made) for seed in (0, 1)), tmp_path, hparams))
     rows = rows.assign(method="ltdi", start_steps=600, start_inputs=32)
     chosen_on, rows = rows[rows.data_set == "QQP"], rows[rows.data_set != "QQP"]
     assert set(chosen_on.what) == set(rows[(rows.steps == 0) & (rows.what != "qqp")].what)
@@ -273,7 +273,7 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
         ("prepare_tasks", {"tasks.n_shot": 50}, "tasks.n_shot .* is more than the .* examples of a class"),
         ("prepare_tasks", {"texts.meta_val": ["z"]}, "no z/train.tsv, .csv or .parquet"),
         ("collect_trajectories", {"learner.name": "linear_head"}, "none of the scenario adapters; allowed: lora"),
-        ("collect_trajectories", {"trajectories.start": "ridge"}, "start = ridge is none of an adapter"),
+        ("collect_trajectories", {"trajectories.initialization": "ridge"}, "start = ridge is none of an adapter"),
         ("collect_trajectories", {"learner.modules": ["conv"]}, "learner.modules = conv is not in a layer"),
         ("meta_train", {"meta.refit": True}, "meta.refit = true is for classes that images are given of"),
         ("meta_train", {"method.name": "reptile"}, "needs .*, and Lora on these tasks has none"),

@@ -15,7 +15,7 @@ from ltdi.initialization.adapter_candidates import WINDOWS, Mixture, batches, mi
 from ltdi.store import read_tensors
 from ltdi.tasks.loading import read_text_tasks
 from ltdi.tasks.text_examples import Examples
-from ltdi.trajectories.storage import load_sources, load_start
+from ltdi.trajectories.storage import load_initialization, load_sources
 from ltdi.utils.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def prepared(tmp_path_factory, write_params, run_stage):
     sets = {"texts.meta_train": ["a", "b"], "texts.meta_val": ["c"], "texts.meta_test": ["d"]}
 
     def params(target, changes):
-        return write_params(target, ADAPTERS | places | sets | {"trajectories.start": "joint"} | changes)
+        return write_params(target, ADAPTERS | places | sets | {"trajectories.initialization": "joint"} | changes)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("LTDI_STORE", str(folder / "store"))
@@ -49,7 +49,7 @@ def tensors_under(data):
         f"{file.name}/{name}": value
         for folder, kind in folders.items()
         for file in sorted((data / folder).glob("*.safetensors"))
-        if file.stem != "start"
+        if file.stem != "initialization"
         for name, value in read_tensors(file, kind=kind)[0].items()
     }
 
@@ -58,11 +58,11 @@ def killed_after(monkeypatch, module, name, calls):
     """The function raises as a kill does, instead of its call after so many."""
     whole, done = getattr(module, name), []
 
-    def call(*arguments, **knobs):
+    def call(*arguments, **hparams):
         if len(done) == calls:
             raise KeyboardInterrupt
         done.append(None)
-        return whole(*arguments, **knobs)
+        return whole(*arguments, **hparams)
 
     monkeypatch.setattr(module, name, call)
 
@@ -96,14 +96,17 @@ def test_the_joint_start_is_one_adapter_for_all_training_tasks(prepared, run_sta
     monkeypatch.setenv("LTDI_STORE", str(tmp_path / "store"))
     shutil.copytree(data, tmp_path / "data")
     run_stage(THIRD, params(tmp_path, {"learner.joint.steps": 60}), tmp_path / "data")
-    start, _, _ = load_start(tmp_path / "data")
+    initialization, _, _ = load_initialization(tmp_path / "data")
     source = load_sources(tmp_path / "data", splits=["meta_train"])["meta_train"]
     tasks = torch.arange(len(source))
-    centre = start.shared.expand(len(tasks), -1)
-    assert start.kind == "joint" and source.pairs is not None
+    centre = initialization.shared.expand(len(tasks), -1)
+    assert initialization.kind == "joint" and source.pairs is not None
     everything, drawn = source.fitted_on(tasks), torch.zeros_like(centre)
     # of zeros the logits are zero, as those of the draw are
-    assert start.learner.loss(centre, everything).mean() < start.learner.loss(drawn, everything).mean() - 0.02
+    assert (
+        initialization.learner.loss(centre, everything).mean()
+        < initialization.learner.loss(drawn, everything).mean() - 0.02
+    )
 
 
 def test_candidates_for_the_joint_start():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.initialization import STARTS, start_of
+from ltdi.initialization import INITIALIZATIONS, initialization_of
 from ltdi.initialization.adaptive_ridge import AdaptiveRidge, _described, _Sums, _tasks
 from ltdi.initialization.closed_form import Ridge, ridge_weights
 from ltdi.learners import LinearHead, TwoLayerHead
@@ -30,7 +30,7 @@ def support():
     return context_of(torch.rand(B, N, K, F, generator=generator(0, "support")))
 
 
-def start(head, *log_penalty, temperature=1.0):
+def initialization(head, *log_penalty, temperature=1.0):
     return AdaptiveRidge(head, torch.zeros(1), temperature=temperature, log_penalty=log_penalty)
 
 
@@ -46,13 +46,13 @@ def test_penalties_of_tasks_are_those_of_each_alone(head, support):
 def test_with_a_constant_alone_it_is_ridge_with_the_mean_squared_length(head, support):
     x = support.rows.flatten(1, 2)
     size = (x - x.mean(1, keepdim=True)).square().sum(-1).mean(1)
-    w = start(head, math.log(0.3), 0.0, 0.0, 0.0, temperature=2.0).centre(support)
+    w = initialization(head, math.log(0.3), 0.0, 0.0, 0.0, temperature=2.0).centre(support)
     assert_close(w, ridge_weights(head, support, 0.3 * size, 2.0))
 
 
 def test_what_features_are_measured_in_does_not_matter(support):
     head, asked = LinearHead(F), torch.rand(B, 7, F, generator=generator(0, "asked"))
-    of = start(head, 0.2, 0.7, 0.3, -0.1)
+    of = initialization(head, 0.2, 0.7, 0.3, -0.1)
     logits = head.logits(of.centre(support), asked)
     scaled = head.logits(of.centre(context_of(30 * support.rows)), 30 * asked)
     assert_close(scaled, logits, rtol=1e-3, atol=1e-4)
@@ -72,7 +72,7 @@ def test_rows_that_are_not_there_change_nothing(head, support):
     mask = torch.ones(B, N, K, dtype=torch.bool)
     mask[:, 2:, 1:] = False
     held = context_of(torch.where(mask[..., None], support.rows, 9.0), mask)
-    of = start(head, 0.2, 0.7, 0.3, -0.1)
+    of = initialization(head, 0.2, 0.7, 0.3, -0.1)
     _, size, phi = _described(held)
     rows = support.rows[mask].unflatten(0, (B, -1))
     centred = rows - rows.mean(1, keepdim=True)
@@ -86,7 +86,7 @@ def test_rows_that_are_not_there_change_nothing(head, support):
 
 
 def test_one_row_that_all_classes_share_gives_finite_weights(head):
-    assert start(head, 0.0, 1.0, 1.0, 1.0).centre(context_of(torch.ones(1, 2, 1, F))).isfinite().all()
+    assert initialization(head, 0.0, 1.0, 1.0, 1.0).centre(context_of(torch.ones(1, 2, 1, F))).isfinite().all()
 
 
 # --- the fit
@@ -98,7 +98,7 @@ def test_the_loss_of_the_fit_is_that_of_the_weights(support):
     query["labels"][0, 3:] = ABSENT
     a, b = torch.tensor([[0.2, 0.7, 0.3, -0.1], [0.5, 0.1, -0.2, 0.3]], dtype=torch.float64)
     _, _, phi = _described(support)
-    w = start(head, *a.tolist()).centre(support)
+    w = initialization(head, *a.tolist()).centre(support)
     logits = (phi @ b.float()).exp()[:, None, None] * head.logits(w, query["inputs"])
     there = query["labels"] >= 0
     of_weights = torch.nn.functional.cross_entropy(logits[there], query["labels"][there])
@@ -153,8 +153,9 @@ def test_every_part_and_size_that_has_images_is_fitted_on():
 
 def test_a_fitted_start_is_read_back_as_it_was(support):
     fitted = replace(
-        start(LinearHead(F), 0.1, 0.2, 0.3, 0.4, temperature=3.0), shared=torch.zeros(LinearHead(F).space.dim(N))
+        initialization(LinearHead(F), 0.1, 0.2, 0.3, 0.4, temperature=3.0),
+        shared=torch.zeros(LinearHead(F).space.dim(N)),
     )
-    again = start_of(fitted.learner, *fitted.state())
-    assert type(again) is STARTS["adaptive_ridge"]
+    again = initialization_of(fitted.learner, *fitted.state())
+    assert type(again) is INITIALIZATIONS["adaptive_ridge"]
     assert torch.equal(again.centre(support), fitted.centre(support))

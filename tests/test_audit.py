@@ -131,7 +131,7 @@ def test_a_method_that_ignores_its_condition_is_found_out(finished):
 
 
 @pytest.mark.parametrize("method", ["ridge", "head_sgd", "nearest_head"])
-def test_controls_are_audited(method, finished):
+def test_baselines_are_audited(method, finished):
     table = audit_run(finished.data, method=method, n_tasks=20).set_index("weights")
     assert table.score[RIGHT] > table.score["another task's"]
 

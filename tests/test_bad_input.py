@@ -111,7 +111,13 @@ def case(stage: str, changes: dict, *parts: object):
         case("prepare_tasks", {"tasks.transforms": "all"}, "tasks.transforms", "'all'", "mirrored"),
         case("prepare_tasks", {"scenario.name": "zero"}, "scenario.name", "'zero'", "few_shot"),
         case("collect_trajectories", {"learner.name": "mlp"}, "learner.name", "'mlp'", "two_layer_head"),
-        case("collect_trajectories", {"trajectories.start": "zero"}, "trajectories.start", "'zero'", "closed_form"),
+        case(
+            "collect_trajectories",
+            {"trajectories.initialization": "zero"},
+            "trajectories.initialization",
+            "'zero'",
+            "closed_form",
+        ),
         case("meta_train", {"method.name": "maml"}, "method.name", "'maml'", "ltdi"),
         case("meta_train", {"denoiser.name": "mlp"}, "denoiser.name", "'mlp'", "unet"),
         # values that do not fit the data or each other
@@ -123,7 +129,7 @@ def case(stage: str, changes: dict, *parts: object):
         case("collect_trajectories", {"learner.hidden": 15}, "learner.hidden = 15", "16 features"),
         case(
             "collect_trajectories",
-            {"learner.hidden": 15, "trajectories.start": "ridge"},
+            {"learner.hidden": 15, "trajectories.initialization": "ridge"},
             "learner.hidden = 15",
             "16 features",
         ),
@@ -202,7 +208,7 @@ LATE = [
     ("evaluate.landscape_points", 3, "evaluate.landscape_points = 3 is not allowed"),
     ("methods.metadiff.classifier", "none", "methods.metadiff.classifier = 'none' is not allowed"),
     ("method.name", "maml", "method.name = 'maml' is unknown; allowed: ltdi,"),
-    ("method.controls", ["ridge", "rigde"], "method.controls = 'rigde' is unknown; allowed: ltdi,"),
+    ("method.baselines", ["ridge", "rigde"], "method.baselines = 'rigde' is unknown; allowed: ltdi,"),
 ]
 
 
@@ -241,7 +247,7 @@ def test_short_numbers_are_numbers(write_params, tmp_path):
         ("prepare_tasks", "body/body.safetensors"),
         ("collect_trajectories", "tasks/features.safetensors"),
         ("collect_trajectories", "tasks/tasks.parquet"),
-        ("meta_train", "trajectories/start.safetensors"),
+        ("meta_train", "trajectories/initialization.safetensors"),
         ("meta_train", "trajectories/index.parquet"),
         ("meta_train", "trajectories/meta_val-0000.safetensors"),
         ("generate_weights", "model/methods/ltdi.safetensors"),
@@ -276,7 +282,7 @@ READ = {
         "body/body.safetensors",
         "tasks/features.safetensors",
         "tasks/tasks.parquet",
-        "trajectories/start.safetensors",
+        "trajectories/initialization.safetensors",
         "trajectories/index.parquet",
         "trajectories/meta_train-0000.safetensors",
         "trajectories/meta_val-0000.safetensors",
@@ -286,7 +292,7 @@ READ = {
         "tasks/features.safetensors",
         "tasks/images.safetensors",
         "tasks/tasks.parquet",
-        "trajectories/start.safetensors",
+        "trajectories/initialization.safetensors",
         "model/methods/names.json",
         "model/methods/ltdi.safetensors",
         "model/methods/ridge.safetensors",
@@ -294,7 +300,7 @@ READ = {
     "evaluate": [
         "tasks/features.safetensors",
         "tasks/tasks.parquet",
-        "trajectories/start.safetensors",
+        "trajectories/initialization.safetensors",
         "trajectories/index.parquet",
         "trajectories/meta_test-0000.safetensors",
         "weights/ltdi/000000.safetensors",
@@ -339,8 +345,8 @@ def test_a_shard_of_another_run(finished, write_params, run_stage, tmp_path, ref
     "again, changes, stage, file, other",
     [
         ("pretrain_body", {"seed": 1}, "collect_trajectories", "tasks/features.safetensors", "body/body.safetensors"),
-        ("prepare_tasks", {"seed": 1}, "meta_train", "trajectories/start.safetensors", "tasks/tasks.parquet"),
-        ("prepare_tasks", {"seed": 1}, "evaluate", "trajectories/start.safetensors", "tasks/tasks.parquet"),
+        ("prepare_tasks", {"seed": 1}, "meta_train", "trajectories/initialization.safetensors", "tasks/tasks.parquet"),
+        ("prepare_tasks", {"seed": 1}, "evaluate", "trajectories/initialization.safetensors", "tasks/tasks.parquet"),
         (
             "collect_trajectories",
             {"trajectories.lr": 0.02},
@@ -390,8 +396,8 @@ def test_features_that_tell_nothing(factors, parts, finished, refused):
     refused("prepare_tasks", finished.params, finished.data, *parts)
 
 
-def test_a_head_too_small_for_the_closed_form_controls(finished, write_params, run_stage, tmp_path, refused):
-    params = write_params(tmp_path / "bad", {"trajectories.start": "fresh", "learner.hidden": 15})
+def test_a_head_too_small_for_the_closed_form_baselines(finished, write_params, run_stage, tmp_path, refused):
+    params = write_params(tmp_path / "bad", {"trajectories.initialization": "fresh", "learner.hidden": 15})
     run_stage("collect_trajectories", params, finished.data)
     refused("meta_train", params, finished.data, "learner.hidden = 15", "16 features")
 
@@ -408,13 +414,13 @@ def test_a_trained_body_of_another_size(finished, write_params, tmp_path, refuse
 
 
 def test_new_tasks_of_other_sizes_than_a_shared_head(finished, write_params, run_stage, tmp_path, refused):
-    params = write_params(tmp_path / "bad", {"trajectories.start": "shared"})
+    params = write_params(tmp_path / "bad", {"trajectories.initialization": "shared"})
     run_stage("collect_trajectories", params, finished.data)
     refused(
         "meta_train",
         params,
         finished.data,
-        "trajectories.start = shared",
+        "trajectories.initialization = shared",
         "meta.n_way = 8",
         "tasks.n_way = 5",
         "meta.new_tasks = 0",
@@ -425,7 +431,7 @@ def test_new_tasks_of_other_sizes_than_a_shared_head(finished, write_params, run
 def test_a_unet_of_one_size_is_trained_on_tasks_of_that_size(changes, finished, write_params, run_stage, tmp_path):
     run_stage(
         "meta_train",
-        write_params(tmp_path / "unet", {"denoiser.name": "unet", "method.controls": []} | changes),
+        write_params(tmp_path / "unet", {"denoiser.name": "unet", "method.baselines": []} | changes),
         finished.data,
     )
     assert (finished.data / "model" / "methods" / "ltdi.safetensors").exists()

@@ -129,18 +129,18 @@ def code(tmp_path, monkeypatch):
     ("file", "stale"),
     [
         ("ltdi/methods/generators/lvdi.py", {("meta_train", "lvdi"), ("generate_weights", "lvdi")}),
-        ("ltdi/methods/baselines/ridge.py", {("meta_train", "controls"), ("generate_weights", "controls")}),
+        ("ltdi/methods/baselines/ridge.py", {("meta_train", "baselines"), ("generate_weights", "baselines")}),
         ("ltdi/methods/__init__.py", set()),
-        ("pipeline/common/knobs.py", set()),
-        ("pipeline/evaluate.py", {("evaluate", method) for method in ("lvdi", "ltdi", "controls")}),
+        ("pipeline/common/hyperparameters.py", set()),
+        ("pipeline/evaluate.py", {("evaluate", method) for method in ("lvdi", "ltdi", "baselines")}),
         (
             "ltdi/bodies/conv4.py",
-            {(stage, method) for stage in list(STAGES)[:-1] for method in ("lvdi", "ltdi", "controls")},
+            {(stage, method) for stage in list(STAGES)[:-1] for method in ("lvdi", "ltdi", "baselines")},
         ),
     ],
 )
 def test_edited_code_makes_its_stages_and_cells_new(code, bench, file, stale):
-    methods = ("lvdi", "ltdi", "controls")
+    methods = ("lvdi", "ltdi", "baselines")
 
     def names() -> tuple[dict, dict]:
         stages.name_of_code.cache_clear()
@@ -190,7 +190,7 @@ def test_everything_in_the_params_is_made_of_known_keys(params, bench):
     for setting in bench["settings"]:
         for budget in bench["budgets"].values():
             override(params, changes_of(bench, setting, budget))
-            for method in ("controls", *bench["methods"]):
+            for method in ("baselines", *bench["methods"]):
                 cell_params(bench, setting, method, budget)
     for changes in (
         *bench["variants"].values(),
@@ -202,9 +202,9 @@ def test_everything_in_the_params_is_made_of_known_keys(params, bench):
 
 
 def test_every_method_has_a_column_a_name_and_the_same_number_of_candidates(bench):
-    # a control of the loss, in the ablation alone, and what is of names alone
+    # a baseline of the loss, in the ablation alone, and what is of names alone
     assert set(bench["methods"]) == set(METHODS) - {"naive_local", "icis", "reptile_names", "meta_baseline_names"}
-    assert set(bench["methods"]) | set(bench["controls"]) <= set(bench["names"])
+    assert set(bench["methods"]) | set(bench["baselines"]) <= set(bench["names"])
     assert {len(bench["search"][method]) for method in bench["methods"]} == {3}
 
 

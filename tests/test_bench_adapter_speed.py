@@ -23,9 +23,9 @@ def test_both_ways_end_at_the_same_weights(tmp_path):
     stream = generator(0, "speed")
     parts = [[(sentence(torch.randint(0, 60, (5,), generator=stream)),) for _ in range(4)] for _ in range(3)]
     labels = torch.tensor([[0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 0, 1]])
-    start = learner.initial(1, 2, stream)
-    found = [way(learner, start, parts, labels, 3) for way in (together, one_by_one)]
-    assert not torch.allclose(found[0], start.expand(3, -1), atol=1e-3)
+    initialization = learner.initial(1, 2, stream)
+    found = [way(learner, initialization, parts, labels, 3) for way in (together, one_by_one)]
+    assert not torch.allclose(found[0], initialization.expand(3, -1), atol=1e-3)
     assert_close(found[0], found[1], rtol=1e-3, atol=2e-4)
 
 

@@ -14,7 +14,7 @@ def test_the_plan_is_one_of_valid_params(setting, tmp_path):
     bench = bench_params()
     plan = bench["backbones"]
     for name, body in plan["bodies"].items():
-        for method in ("controls", *plan["methods"]):
+        for method in ("baselines", *plan["methods"]):
             params = cell_params(bench, setting, method, bench["budgets"][plan["budget"]])
             params = override(params, plan["shared"] | body)
             with open(tmp_path / "params.yaml", "w", encoding="utf-8") as file:
@@ -25,8 +25,8 @@ def test_the_plan_is_one_of_valid_params(setting, tmp_path):
 def test_seeds_are_pooled_and_what_is_missing_is_said():
     common = {"setting": "omniglot-5w1s", "body": "resnet18", "tasks": 50, "device": "a machine"}
     rows = [
-        common | {"seed": 0, "method": "ltdi", "accuracy": 0.9, "ci95": 0.03, "best_control": "ridge"},
-        common | {"seed": 1, "method": "ltdi", "accuracy": 0.8, "ci95": 0.04, "best_control": "prototype"},
+        common | {"seed": 0, "method": "ltdi", "accuracy": 0.9, "ci95": 0.03, "best_baseline": "ridge"},
+        common | {"seed": 1, "method": "ltdi", "accuracy": 0.8, "ci95": 0.04, "best_baseline": "prototype"},
         common | {"seed": 0, "method": "ridge", "accuracy": 0.7, "ci95": 0.01},
     ]
     table = pd.DataFrame(rows).assign(paired_diff=[0.02, -0.04, None], paired_ci95=[0.003, 0.004, None])

@@ -84,14 +84,14 @@ def test_reported_figures_stand_in_columns_of_their_own():
     rows = []
     for column, ways in (("a", 5), ("b", 3)):
         cell = common | {"setting": column, "n_way": ways, "n_shot": 1}
-        paired = {"best_control": "ridge", "paired_diff": 0.02, "paired_ci95": 0.005}
+        paired = {"best_baseline": "ridge", "paired_diff": 0.02, "paired_ci95": 0.005}
         rows.append(cell | paired | {"method": "ltdi", "accuracy": 0.6})
         rows.append(cell | {"method": "ridge", "accuracy": 0.58})
     rows.append(common | {"setting": "a", "n_way": 5, "n_shot": 1, "method": "ordinary", "accuracy": 0.7})
     photos = [
         common | {"setting": place, "n_shot": 1, "method": "ridge", "accuracy": 0.5} for place in ("cifar10", "x")
     ]
-    more = domains.of_photos(pd.DataFrame(photos).assign(best_control=None), PLAN)
+    more = domains.of_photos(pd.DataFrame(photos).assign(best_baseline=None), PLAN)
     text = domains.markdown(pd.concat([pd.DataFrame(rows), more]), PLAN)
     assert "(a) 5-way 1-shot | (b) 3-way 1-shot | (c) 5-way 1-shot |" in text
     cell = "60.00 ± 1.00 (+2.00 ± 0.50, ridge)"

@@ -57,7 +57,7 @@ def world():
     made = World("prototype")
     trajectories = made.trajectories
     return curves.World(
-        made.start,
+        made.initialization,
         made.train,
         trajectories,
         made.val,
@@ -73,17 +73,17 @@ def test_what_is_measured_is_the_chains_end_at_full_strength(world):
     params = {"seed": 0, "method": {"name": "ltdi"}, "methods": {"ltdi": {}}, "meta": META | OPTIMISED}
     params |= {"diffusion": DIFFUSION, "denoiser": DENOISER}
     method = world.build(params)
-    method.strength.zero_()  # a weaker one does not count
+    method.update_scale.zero_()  # a weaker one does not count
     found = list(curves.trained(method, world, params))
     assert [row["step"] for row in found] == [0, 2, 4, 6, 8, 10]
     assert [row["seconds"] for row in found] == sorted(row["seconds"] for row in found)
     with torch.no_grad():
         context = world.test.context(torch.arange(len(world.test)))
-        w = method.propose(context, method.start.centre(context), generator=generator(0, "noise"))
+        w = method.propose(context, method.initialization.centre(context), generator=generator(0, "noise"))
     trained = world.recorded.trained(torch.arange(len(world.test)))
     assert found[-1]["distance2"] == pytest.approx(weight_mse(w, trained).mean().item(), rel=1e-5)
     weights = world.trajectories.trained(torch.arange(len(world.trajectories)))
-    mean = world.start.learner.space.some_slots(weights, world.test.n_way).mean(0)
+    mean = world.initialization.learner.space.some_slots(weights, world.test.n_way).mean(0)
     expected = (world.recorded.trained(torch.arange(len(world.recorded))) - mean).square().mean()
     assert_close(torch.tensor(found[0]["of_mean"]), expected, rtol=1e-4, atol=0)
     assert {"val_loss_w0", "val_loss_w1"} <= set(found[0])

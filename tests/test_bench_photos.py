@@ -1,4 +1,4 @@
-"""Photographs: a row a domain and method, the method's paired with the domain's own best control; the table over the
+"""Photographs: a row a domain and method, the method's paired with the domain's own best baseline; the table over the
 seeds; and the parts of the preset."""
 
 import pandas as pd
@@ -17,7 +17,7 @@ def test_the_preset_is_one_of_valid_params(repository, tmp_path):
     params = override(defaults(), load_yaml(repository / "bench" / "photos.yaml"))
     YAML().dump(params, tmp_path / "params.yaml")
     found = load(tmp_path / "params.yaml", *params)
-    assert found.scenario.name == "domains" and found.trajectories.start == "adaptive_ridge"
+    assert found.scenario.name == "domains" and found.trajectories.initialization == "adaptive_ridge"
     assert found.data.domains.test == ["cifar10", "pacs/sketch", "omniglot/test"]
     of = found.data.domains
     assert not (set(of.train) & set(of.val) or set(of.train + of.val) & set(of.test))
@@ -35,7 +35,7 @@ def test_no_more_is_asked_than_characters_have(repository):
     assert "glyphs/val" not in asked["val"] and len(asked["val"]) == 4
 
 
-def test_each_domain_has_its_own_best_control(tmp_path):
+def test_each_domain_has_its_own_best_baseline(tmp_path):
     domains = ["a", "b"] * 4
     tasks = pd.DataFrame({"split": ["meta_val", *["meta_test"] * 8], "domain": ["v", *domains]})
     scores = {
@@ -48,8 +48,8 @@ def test_each_domain_has_its_own_best_control(tmp_path):
     ]
     write_table(tmp_path / "tasks" / "tasks.parquet", tasks)
     write_table(tmp_path / "results" / "per_task.parquet", pd.DataFrame(table))
-    write_json(tmp_path / "results" / "metrics.json", {"method": "ltdi", "controls": {"prototype": {}, "ridge": {}}})
-    write_json(tmp_path / "model" / "metrics.json", {"seconds": 3.0, "best_control": "ridge"})
+    write_json(tmp_path / "results" / "metrics.json", {"method": "ltdi", "baselines": {"prototype": {}, "ridge": {}}})
+    write_json(tmp_path / "model" / "metrics.json", {"seconds": 3.0, "best_baseline": "ridge"})
     features = {"x": torch.zeros(1)}
     write_tensors(
         tmp_path / "tasks" / "features.safetensors", features, {"train_classes": 7, "val_classes": 3}, kind="features"
@@ -57,10 +57,10 @@ def test_each_domain_has_its_own_best_control(tmp_path):
 
     rows = pd.DataFrame(photos.rows(tmp_path, 1, 0, refit=True))
     own = rows[rows.method == "ltdi"].set_index("setting")
-    assert dict(own.best_control) == {"a": "prototype", "b": "ridge"}
+    assert dict(own.best_baseline) == {"a": "prototype", "b": "ridge"}
     assert own.paired_diff.tolist() == pytest.approx([0.1, -0.1])
     # meta-val picks one for all domains
-    assert set(own.chosen_control) == {"ridge"} and own.chosen_diff.tolist() == pytest.approx([0.2, -0.1])
+    assert set(own.chosen_baseline) == {"ridge"} and own.chosen_diff.tolist() == pytest.approx([0.2, -0.1])
     assert set(rows.tasks) == {4} and set(rows.train_classes) == {10}
 
 
@@ -68,9 +68,9 @@ def test_the_table_is_of_all_seeds_and_its_interval_of_their_mean():
     common = {"setting": "a", "n_shot": 1, "tasks": 500, "device": "a machine", "commit": "c"}
     rows = []
     for seed, (own, best, diff, half) in enumerate([(0.60, "ridge", 0.02, 0.003), (0.64, "lda", 0.04, 0.004)]):
-        row = common | {"seed": seed, "method": "ltdi", "accuracy": own, "best_control": best}
+        row = common | {"seed": seed, "method": "ltdi", "accuracy": own, "best_baseline": best}
         rows.append(row | {"paired_diff": diff, "paired_ci95": half})
-        rows[-1] |= {"chosen_control": "lda", "chosen_diff": 0.05, "chosen_ci95": 0.01}
+        rows[-1] |= {"chosen_baseline": "lda", "chosen_diff": 0.05, "chosen_ci95": 0.01}
         rows += [common | {"seed": seed, "method": name, "accuracy": own - 0.05} for name in ("ridge", "lda")]
     text = photos.markdown(pd.DataFrame(rows))
     assert "| a | 1 | 2 | 62.00 | 57.00 | 57.00 | ridge / LDA | +3.00 ± 0.25 | LDA | +5.00 ± 0.71 |" in text
@@ -78,7 +78,7 @@ def test_the_table_is_of_all_seeds_and_its_interval_of_their_mean():
 
 
 def test_a_part_is_a_line_of_what_meta_val_says():
-    said = {"val_score": 0.5, "best_control": "lda", "paired": {"difference": 0.01, "ci95": 0.002}, "seconds": 3.2}
+    said = {"val_score": 0.5, "best_baseline": "lda", "paired": {"difference": 0.01, "ci95": 0.002}, "seconds": 3.2}
     assert photo_parts.line("a part", said) == ["a part", "50.00", "LDA", "+1.00 ± 0.20", "3"]
 
 

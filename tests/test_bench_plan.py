@@ -41,12 +41,12 @@ def test_what_a_cell_runs_says_neither_where_the_data_lie_nor_what_others_do(ben
     def written(method: str) -> str:
         return json.dumps(what_runs(bench, "glyphs-5w1s", method, bench["budgets"]["quick"]))
 
-    before, controls = written("ltdi"), written("controls")
+    before, baselines = written("ltdi"), written("baselines")
     bench["methods"]["ocd"] = bench["budgets"]["quick"]["methods"]["ocd"] = {"meta.outer_lr": 0.5}
     bench["data"]["omniglot"]["body.lr"] = 0.5
-    assert (written("ltdi"), written("controls")) == (before, controls) and "root" not in before
+    assert (written("ltdi"), written("baselines")) == (before, baselines) and "root" not in before
     bench["methods"]["ltdi"] = {"meta.outer_lr": 0.5}
-    assert written("ltdi") != before and written("controls") == controls
+    assert written("ltdi") != before and written("baselines") == baselines
 
 
 def test_an_unknown_budget_is_named(monkeypatch, tmp_path):
@@ -76,7 +76,7 @@ def tiny_bench(tmp_path_factory, repository, write_params):
     project.commit("tiny")
     ran = project.repro("repro", "bench/dvc.yaml")
     assert sorted(ran) == sorted(
-        ["plan", "controls@glyphs-5w1s", "controls@omniglot-5w1s", *cells_of("ltdi"), *cells_of("meta_hypernetwork")]
+        ["plan", "baselines@glyphs-5w1s", "baselines@omniglot-5w1s", *cells_of("ltdi"), *cells_of("meta_hypernetwork")]
     )
     return project, bench
 
@@ -116,8 +116,8 @@ def test_only_what_changed_is_measured_again(tiny_bench):
     save(project, bench)
     assert again(project) == ["cell@glyphs-5w1s-ltdi"]
 
-    # a method that is new comes with its line in METHODS and its knobs
-    for known in ("ltdi/methods/__init__.py", "pipeline/common/knobs.py"):
+    # a method that is new comes with its line in METHODS and its hyperparameters
+    for known in ("ltdi/methods/__init__.py", "pipeline/common/hyperparameters.py"):
         with open(project.folder / known, "a", encoding="utf-8") as edited:
             edited.write("# one more\n")
     bench["methods"]["llo_vae"] = {}

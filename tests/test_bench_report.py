@@ -31,7 +31,7 @@ def row(**changes) -> dict:
     return (
         values
         | {
-            "best_control": "prototype",
+            "best_baseline": "prototype",
             "paired_diff": 0.002,
             "paired_ci95": 0.001,
             "ms_batch_1": 5.0,
@@ -62,7 +62,7 @@ def test_variants_of_another_base_stand_beside_its_ltdi(bench):
     first, second = report.ablation(runs, pairs, bench, "").split("## From noise")
     assert "| omniglot-5w1s | 800 | cpu | ltdi |" in first and "glyphs" not in first
     (line,) = [line for line in second.splitlines() if "| lvdi | lvdi |" in line]
-    assert "| -3.000 ± 0.071, sd 1.41 |" in line and "trajectories.start = shared" in second
+    assert "| -3.000 ± 0.071, sd 1.41 |" in line and "trajectories.initialization = shared" in second
 
 
 def test_variants_are_compared_within_a_budget(bench):
@@ -124,7 +124,7 @@ def test_tables_pool_seeds_and_say_what_is_missing(bench):
         [
             row(accuracy=0.98, paired_diff=0.001),
             row(seed=1, accuracy=0.99, paired_diff=0.003),
-            row(method="prototype", variant="control", accuracy=0.9),
+            row(method="prototype", variant="baseline", accuracy=0.9),
         ]
     )
     bar = report.omniglot(runs, bench)
@@ -132,7 +132,7 @@ def test_tables_pool_seeds_and_say_what_is_missing(bench):
     assert "98.50 ± 0.07, sd 0.71 over 2 seeds" in bar and "+0.200 ± 0.071 (prototype)" in bar
     assert "missing" in bar and "97.12" in bar and "90.00 ± 0.10" in bar
     assert "| cpu | ltdi | ltdi | 98.50" in report.ablation(runs, beside(), bench, "")
-    full = [row(budget="full", accuracy=0.97), row(budget="full", variant="control", method="ridge")]
+    full = [row(budget="full", accuracy=0.97), row(budget="full", variant="baseline", method="ridge")]
     others = pd.DataFrame([*full, row(budget="quick", accuracy=0.5)])
     first, _, apart = report.omniglot(pd.concat([runs, others]), bench).partition("## The full budget")
     assert first.strip() == bar.strip() and "97.00 ± 0.10" in apart and "| ridge |" in apart and "reported" not in apart
@@ -218,9 +218,9 @@ def measured(tmp_path, monkeypatch, bench):
             {"missing": "", "budget": "quick", "device": "cpu", "commit": "abc", "seeds": {"0": facts, "1": facts}},
         )
 
-    controls = {name: [[0.80, 0.70, 0.60], [0.50, 0.60, 0.70]] for name in bench["controls"]}
-    controls["ridge"] = [[0.81, 0.71, 0.61], [0.51, 0.61, 0.71]]
-    write("controls", controls, 0.5)
+    baselines = {name: [[0.80, 0.70, 0.60], [0.50, 0.60, 0.70]] for name in bench["baselines"]}
+    baselines["ridge"] = [[0.81, 0.71, 0.61], [0.51, 0.61, 0.71]]
+    write("baselines", baselines, 0.5)
     write("ltdi", {"ltdi": [[0.86, 0.76, 0.65], [0.56, 0.66, 0.76]]}, 4.0)
     write("ocd", {"ocd": [[0.80, 0.72, 0.61], [0.50, 0.62, 0.71]]}, 8.0)
     write("ghn3", {"ghn3": [[0.71, 0.61, 0.50], [0.41, 0.51, 0.61]]}, 8.0)
@@ -239,7 +239,7 @@ def test_the_few_shot_table(measured, bench):
     assert "97.12" in lines["Lt-Di"] and "missing" in lines["Lt-Di"] and "missing" in lines["REPTILE"]
     assert text.count("- missing: omniglot-5w1s: no Omniglot; get it") == 1
     assert "reduced budget" in text
-    assert "above the best control (ridge), paired over tasks: Lt-Di (+4.83" in text
+    assert "above the best baseline (ridge), paired over tasks: Lt-Di (+4.83" in text
 
 
 def test_the_times_table(measured, bench):
@@ -254,9 +254,9 @@ def test_long_rows_have_a_row_a_seed(measured, bench):
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["accuracy"] == pytest.approx(0.7567, abs=1e-4) and second["accuracy"] == pytest.approx(0.66)
     assert (first["variant"], first["budget"]) == ("few_shot", "quick")
-    assert first["best_control"] == "ridge" and first["paired_diff"] == pytest.approx(0.14 / 3)
+    assert first["best_baseline"] == "ridge" and first["paired_diff"] == pytest.approx(0.14 / 3)
     assert set(first) <= set(rows.TABLES["runs.csv"].split()) and first["ms_batch_1"] == 5.0
-    assert all("paired_diff" not in each for each in table if each["method"] in bench["controls"])
+    assert all("paired_diff" not in each for each in table if each["method"] in bench["baselines"])
 
 
 def test_the_components_and_the_picture(measured, bench, tmp_path):
@@ -273,4 +273,4 @@ def test_the_audits_of_cells_are_kept_and_told(measured, bench, tmp_path, monkey
     (line,) = [line for line in text.splitlines() if "| Lt-Di |" in line]
     assert "| 70.00 ± 1.00 | 20.00 ± 1.00 |" in line and line.endswith("| no: none |")
     assert line.count("not of these weights") == 4
-    assert "| prototype |" in text  # of the controls the first
+    assert "| prototype |" in text  # of the baselines the first

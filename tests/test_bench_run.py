@@ -19,7 +19,7 @@ def tiny(tmp_path_factory, write_params, repository, few_glyphs):
     folder = tmp_path_factory.mktemp("bench")
     write_params(folder)
     bench = YAML(typ="safe").load(repository / "bench" / "params.yaml")
-    bench["budgets"]["tiny"] = {"controls": ["prototype"], "overrides": {}}
+    bench["budgets"]["tiny"] = {"baselines": ["prototype"], "overrides": {}}
     bench["data"]["glyphs"] = {}
     (folder / "bench").mkdir()
     YAML().dump(bench, folder / "bench" / "params.yaml")
@@ -46,17 +46,17 @@ def measured(tiny):
 
 
 @pytest.mark.slow
-def test_a_variant_has_a_row_beside_the_controls(measured):
+def test_a_variant_has_a_row_beside_the_baselines(measured):
     assert all(set(measured.table(f"{name}.csv").budget) == {"tiny"} for name in ("runs", "beside", "choices", "audit"))
     runs = measured.table("runs.csv").set_index(["method", "variant"])
     assert set(runs.index) == {
         ("lvdi", "noise_lvdi"),
         ("ltdi", "noise_adapt_5"),
-        ("prototype", "control"),
-        ("ceiling", "control"),
+        ("prototype", "baseline"),
+        ("ceiling", "baseline"),
     }
-    own, best = runs.loc["lvdi", "noise_lvdi"], runs.loc["prototype", "control"]
-    assert own.best_control == "prototype" and own.paired_diff == pytest.approx(own.accuracy - best.accuracy, abs=2e-6)
+    own, best = runs.loc["lvdi", "noise_lvdi"], runs.loc["prototype", "baseline"]
+    assert own.best_baseline == "prototype" and own.paired_diff == pytest.approx(own.accuracy - best.accuracy, abs=2e-6)
     audit = measured.table("audit.csv")
     assert set(audit.variant) == {"noise_lvdi", "noise_adapt_5"} and set(CONDITIONS) < set(audit.weights)
     assert own.tasks == 30 and own.train_classes == 36 and own.ms_batch_1 > own.ms_batch_64 > 0

@@ -18,7 +18,7 @@ B = 5
 def measured():
     """Bowls with the optimum at zero, where training ended; ŵ lies on the steepest axis."""
     learner = SimpleNamespace(loss=lambda w, batch: (EIGENVALUES * w.square()).sum(-1) / 2 + 0 * batch["zero"])
-    first = 1 + torch.rand(B, 3, generator=generator(0, "start"))
+    first = 1 + torch.rand(B, 3, generator=generator(0, "initialization"))
     trained = torch.zeros(B, 3)
     points = torch.stack([trained, first / 2, first], 1)
     w = torch.tensor([0.3, 0.0, 0.0]).repeat(B, 1)
@@ -61,7 +61,7 @@ def test_equal_loss_is_found_between_two_steps():
 
 def test_with_sam_the_loss_is_the_same():
     learner = SimpleNamespace(loss=lambda w, batch: (EIGENVALUES * w.square()).sum(-1) / 2 + 0 * batch["zero"])
-    batch, first = {"zero": torch.zeros(B)}, 1 + torch.rand(B, 3, generator=generator(0, "start"))
+    batch, first = {"zero": torch.zeros(B)}, 1 + torch.rand(B, 3, generator=generator(0, "initialization"))
     loss = learner.loss(first, batch) / 2
     found = _sam(learner, batch, first, loss, {"optimizer": "sgd", "lr": 0.05})
     assert_close(found["loss_sam"], loss, rtol=1e-4, atol=0)

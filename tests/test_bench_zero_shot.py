@@ -15,7 +15,7 @@ from bench import zero_shot, zero_shot_data, zero_shot_resnet12, zero_shot_world
 from bench.zero_shot_data import shuffled
 from bench.zero_shot_text import overlapping
 from bench.zero_shot_tracks import matched, right, right_matched, with_unlabelled
-from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.tasks.named_class_tasks import NamedClassTasks
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator
 
@@ -64,7 +64,7 @@ def named():
 def every_class(source):
     """Tasks of all classes of a source, each in an order of its own."""
     sizes = {"n_tasks": 6, "n_way": len(source.of), "n_query": 5}
-    return DescribedTasks.of_classes(source.of, **sizes, seed=0, split="all")
+    return NamedClassTasks.of_classes(source.of, **sizes, seed=0, split="all")
 
 
 def test_names_of_known_classes_give_their_rows_back(named):
@@ -90,7 +90,7 @@ def test_ceilings_are_above_what_names_give(named):
     of_names = zero_shot_world.scored(named.prepared("kernel_ridge"), source, 0).mean()
     means = {"test": source.of.means(), "meta_val": val.of.means()}
     assert zero_shot_world.of_means(named, means["test"], source).mean() > of_names
-    rows = zero_shot_world.of_rows(named, means["test"] - named.start.table.mean, source).mean()
+    rows = zero_shot_world.of_rows(named, means["test"] - named.initialization.table.mean, source).mean()
     likeness = zero_shot_world.of_likeness(named, means, ["test"])["test"].mean()
     assert rows > of_names and rows >= likeness > 0.8
     others = {part: of.roll(1, 0) for part, of in means.items()}
@@ -120,18 +120,18 @@ def made_up(tmp_path_factory):
         "cifar": (["cat", "dog", "okapi", "tapir"], images(centres[-4:], 6)),
         "pets": (["Egyptian Mau", "cat", "okapi"], images(centres[-3:], 6)),
     }
-    knobs = {
+    hparams = {
         "classes": folder / "classes.tsv",
         "body": folder / "classifier.safetensors",
         "encoder": str(write_encoder(folder / "encoder")),
     }
-    return found, knobs
+    return found, hparams
 
 
 @pytest.mark.slow
 def test_the_table_of_every_method(made_up, monkeypatch, tmp_path):
     """The second call measures nothing again."""
-    found, knobs = made_up
+    found, hparams = made_up
     monkeypatch.setenv("LTDI_STORE", str(tmp_path / "store"))
     monkeypatch.setattr(zero_shot, "BENCH", tmp_path)
     monkeypatch.setattr(zero_shot, "features", lambda file, *known: found[file.name])
@@ -141,8 +141,8 @@ def test_the_table_of_every_method(made_up, monkeypatch, tmp_path):
     monkeypatch.setattr(zero_shot, "further", lambda *known: {"pets": found["pets"]})
     monkeypatch.setattr(zero_shot, "draw_task", lambda file, said, *known: file.write_text(str(said.shape)))
     places = tmp_path / "tiny", tmp_path / "cifar"
-    knobs |= {"seed": [0], "images": 6, "steps": 2, "prompts": "name", "data": ["pets=somewhere"]}
-    zero_shot.main(*places, **knobs, picture=tmp_path / "own.png", method=zero_shot.GENERATORS)
+    hparams |= {"seed": [0], "images": 6, "steps": 2, "prompts": "name", "data": ["pets=somewhere"]}
+    zero_shot.main(*places, **hparams, picture=tmp_path / "own.png", method=zero_shot.GENERATORS)
     text = (tmp_path / "results" / "zero_shot.md").read_text()
     for name in (*zero_shot.OF_NAMES, *zero_shot.GENERATORS):
         assert text.count(f"| {name}") >= 2, name
@@ -150,7 +150,7 @@ def test_the_table_of_every_method(made_up, monkeypatch, tmp_path):
     assert (tmp_path / "results" / "figures" / "zero_shot.png").stat().st_size < 200_000
     assert (tmp_path / "own.png").read_text() == "torch.Size([4, 2, 4])"
     monkeypatch.setattr(zero_shot, "measured", None)
-    zero_shot.main(*places, **knobs, method=zero_shot.GENERATORS)
+    zero_shot.main(*places, **hparams, method=zero_shot.GENERATORS)
     assert (tmp_path / "results" / "zero_shot.md").read_text() == text
 
 

@@ -110,14 +110,14 @@ def test_it_normalises_as_timm_says_and_pools_as_timm_does(timm):
 def test_weights_in_timms_keys_are_taken_and_the_classifier_left_out(timm, tmp_path):
     model = timm.create_model("test_efficientnet", num_classes=7).eval()
     save_file(model.state_dict(), tmp_path / "timm.safetensors")
-    knobs = section(name=SMALL, image_size=48, weights=tmp_path / "timm.safetensors")
-    body = pretrained_body(knobs, 3)
+    hparams = section(name=SMALL, image_size=48, weights=tmp_path / "timm.safetensors")
+    body = pretrained_body(hparams, 3)
     assert_close(body.model.state_dict(), {k: v for k, v in model.state_dict().items() if "classifier" not in k})
     # as it is kept by the stage, and read back where it is named as weights again
     write_body(tmp_path / "body.safetensors", body, body.facts())
     for again in (
         read_body(tmp_path / "body.safetensors"),
-        pretrained_body(knobs | {"weights": tmp_path / "body.safetensors"}, 3),
+        pretrained_body(hparams | {"weights": tmp_path / "body.safetensors"}, 3),
     ):
         assert_close(embed(again, images()), embed(body, images()), rtol=0, atol=0)
 
@@ -127,9 +127,9 @@ def test_a_model_of_one_image_size_is_built_for_another(timm):
     assert embed(body, images(3, 32)).shape == (4, body.width)
 
 
-def refused(knobs, *words, channels=3, build=pretrained_body):
+def refused(hparams, *words, channels=3, build=pretrained_body):
     with pytest.raises(InputError) as caught:
-        build(knobs, channels)
+        build(hparams, channels)
     line = str(caught.value)
     assert "\n" not in line and all(word in line for word in words), line
 
@@ -142,8 +142,8 @@ def test_an_unknown_name_is_one_line(timm):
 
 def test_weights_of_another_model_are_one_line(timm, tmp_path):
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "other.safetensors")
-    knobs = section(name=SMALL, weights=tmp_path / "other.safetensors")
-    refused(knobs, "body.weights", "does not fit body.name = timm/test_efficientnet")
+    hparams = section(name=SMALL, weights=tmp_path / "other.safetensors")
+    refused(hparams, "body.weights", "does not fit body.name = timm/test_efficientnet")
     half = {k: v[:1] if v.dim() == 4 else v for k, v in timm.create_model("test_efficientnet").state_dict().items()}
     save_file({k: v.clone() for k, v in half.items()}, tmp_path / "half.safetensors")
     refused(section(name=SMALL, weights=tmp_path / "half.safetensors"), "in the file and", "in the model")

@@ -112,7 +112,9 @@ def test_an_edit_that_changes_no_result(file, made, finished, run_again):
 
 def test_an_edit_that_changes_features(finished, run_again, monkeypatch):
     as_they_are = embedding.embedded
-    monkeypatch.setattr(embedding, "embedded", lambda *given, **knobs: map(torch.square, as_they_are(*given, **knobs)))
+    monkeypatch.setattr(
+        embedding, "embedded", lambda *given, **hparams: map(torch.square, as_they_are(*given, **hparams))
+    )
     before = contents(finished.data)
     assert run_again("bodies/embedding.py", last="evaluate") == EVERYTHING - {"body"}
     different = changed(before, contents(finished.data))

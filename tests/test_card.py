@@ -9,10 +9,10 @@ import torch
 from language import write_bert
 from worlds import World, read, stirred
 
-from ltdi.initialization import STARTS
+from ltdi.initialization import INITIALIZATIONS
 from ltdi.learners import LinearHead, Lora
 from ltdi.learners.fitting import gradient, train
-from ltdi.methods import CONTROLS, METHODS
+from ltdi.methods import BASELINES, METHODS
 from ltdi.trajectories.collection import collect
 from ltdi.utils.devices import deterministic, precision
 from ltdi.utils.seeding import generator
@@ -44,11 +44,11 @@ def worlds():
 
 
 def collected(world, where, *, optimizer="adam", sam=0.0, linear=False, precision="float32"):
-    start = world.start
+    initialization = world.initialization
     if linear:
-        start = STARTS["prototype"](LinearHead(8), torch.zeros(27), temperature=1.0, ridge=1.0)
+        initialization = INITIALIZATIONS["prototype"](LinearHead(8), torch.zeros(27), temperature=1.0, ridge=1.0)
     how = HOW | {"optimizer": optimizer, "sam": sam, "precision": precision}
-    return collect(start.to(where), world.train.to(where), torch.arange(12), **how)
+    return collect(initialization.to(where), world.train.to(where), torch.arange(12), **how)
 
 
 @pytest.mark.parametrize("optimizer, sam", [("adam", 0.0), ("adam", 0.05), ("sgd", 0.05)])
@@ -69,7 +69,7 @@ def test_collection_in_bfloat16(worlds):
 def trained(world, name, where):
     """The losses of some steps of meta-training, and the weights for some tasks afterwards."""
     method = world.build(name).to(where)
-    method.start = world.start.to(where)
+    method.initialization = world.initialization.to(where)
     training = Training(method, lr=1e-3, steps=STEPS, ema=0.9)
     rows = read(method.meta_train(training, world.train.to(where), world.trajectories, seed=0))
     method = method.eval()
@@ -91,14 +91,14 @@ def test_meta_training_and_generation(worlds, name):
     assert (card[1] - processor[1]).norm() < 0.05 * processor[1].norm()
 
 
-@pytest.mark.parametrize("name", [name for name in CONTROLS if "names" not in CONTROLS[name].needs])
-def test_controls(worlds, name):
-    world = worlds["images" in CONTROLS[name].needs]
+@pytest.mark.parametrize("name", [name for name in BASELINES if "names" not in BASELINES[name].needs])
+def test_baselines(worlds, name):
+    world = worlds["images" in BASELINES[name].needs]
     method = stirred(world.prepared(name))
     made = []
     for where in (CARD, PROCESSOR):
         method = method.to(where)
-        method.start = world.start.to(where)
+        method.initialization = world.initialization.to(where)
         context = world.val.to(where).context(torch.arange(5))
         made.append(method.generate(context, generator=generator(0, "noise")).detach().cpu())
     torch.testing.assert_close(made[0], made[1], **CLOSE)

@@ -1,4 +1,4 @@
-"""``ltdi compare``: what a run's method and controls are worth on somebody's own classes."""
+"""``ltdi compare``: what a run's method and baselines are worth on somebody's own classes."""
 
 import pandas as pd
 import pytest
@@ -55,7 +55,7 @@ def test_a_class_of_too_few_images_is_asked_for_a_fair_share(finished, folder, t
 
 @pytest.mark.parametrize(
     ("ahead", "ci95", "told"),
-    [(0.02, 0.01, "+0.0200 ± 0.0100: it pays"), (-0.02, 0.01, "take the control"), (-0.01, 0.02, "beyond chance")],
+    [(0.02, 0.01, "+0.0200 ± 0.0100: it pays"), (-0.02, 0.01, "take the baseline"), (-0.01, 0.02, "beyond chance")],
 )
 def test_the_line_says_what_to_do(ahead, ci95, told):
     rows = [
@@ -72,7 +72,7 @@ def test_the_command_shows_the_table_and_writes_all_of_it(finished, folder, tmp_
     ended = call("compare", folder, *asked, "--csv", tmp_path / "table.csv")
     assert ended.exit_code == 0, ended.output
     told = " ".join(ended.output.split())
-    assert "left out" in told and "head_sgd, mean_head, nearest_head" in told and "the best control here" in told
+    assert "left out" in told and "head_sgd, mean_head, nearest_head" in told and "the best baseline here" in told
     assert pd.read_csv(tmp_path / "table.csv").method[0] == "ltdi"
     # of what a class has, all that is not learned from is asked, where nothing else is said
     few = call("compare", folder, "--n-way", 5, "--n-shot", 5, "--tasks", 5, "--data", finished.data)

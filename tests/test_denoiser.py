@@ -21,7 +21,7 @@ def denoiser_of(name, head=None, *, n_way=N, started=True, **sizes):
     """A denoiser; ``started``: with its zero-initialised last layers perturbed, as after some training."""
     torch.manual_seed(0)
     head = head or TwoLayerHead(F, 6)
-    knobs = {
+    hparams = {
         "channels": 1,
         "steps": 30,
         "width": 16,
@@ -31,7 +31,7 @@ def denoiser_of(name, head=None, *, n_way=N, started=True, **sizes):
         "condition": "mean",
         "dropout": 0.0,
     } | sizes
-    denoiser = DENOISERS[name](head.space, head.n_features, n_way=n_way, **knobs)
+    denoiser = DENOISERS[name](head.space, head.n_features, n_way=n_way, **hparams)
     if started:
         with torch.no_grad():
             for out in denoiser.tokens.out:
@@ -332,14 +332,14 @@ def test_a_skip_hands_the_noisy_input_on_layer_by_layer(name):
 
 
 def test_a_direct_map_knows_a_class_and_the_mean_of_the_others(name):
-    denoiser = denoiser_of(name, direct=True, started=False)
+    denoiser = denoiser_of(name, linear_map=True, started=False)
     x, t, support, present = inputs()
     assert denoiser(x, t, support, present).eq(0).all()
     with torch.no_grad():
-        denoiser.direct.map.weight.normal_()
+        denoiser.linear_map.map.weight.normal_()
     space = TwoLayerHead(F, 6).space
     output = space.tokens(denoiser(x, t, support, present))
     z = support.mean(2)
     others = torch.stack([z[:, [m for m in range(N) if m != n]].mean(1) for n in range(N)], 1)
-    assert_close(output["output"], torch.cat([z, others], -1) @ denoiser.direct.map.weight.mT, rtol=1e-4, atol=1e-5)
+    assert_close(output["output"], torch.cat([z, others], -1) @ denoiser.linear_map.map.weight.mT, rtol=1e-4, atol=1e-5)
     assert output["hidden"].eq(0).all()

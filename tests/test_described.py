@@ -9,7 +9,7 @@ from described_worlds import N_WAY, NamedWorld, named_tasks
 from torch.testing import assert_close
 from worlds import draw
 
-from ltdi.initialization import STARTS, start_of
+from ltdi.initialization import INITIALIZATIONS, initialization_of
 from ltdi.initialization.from_names import (
     NOISE,
     SHARPNESSES,
@@ -24,7 +24,7 @@ from ltdi.methods.common.base import scores
 from ltdi.methods.storage import read_method, write_method
 from ltdi.store import read_table, write_table
 from ltdi.tasks.base import Context
-from ltdi.tasks.named_class_tasks import DescribedTasks, left_out, rows_as_features
+from ltdi.tasks.named_class_tasks import NamedClassTasks, left_out, rows_as_features
 from ltdi.trajectories.collection import collect
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator
@@ -46,12 +46,12 @@ def world():
 
 @pytest.fixture(scope="module")
 def table(world):
-    return world.start.table
+    return world.initialization.table
 
 
 @pytest.fixture(scope="module")
 def learned(world):
-    """Every method and control as it is after its training."""
+    """Every method and baseline as it is after its training."""
     found = {}
     for name in (*FROM_ROWS, *TRAINED):
         method = world.prepared(name, own=OWN.get(name, {}), meta=LEARNING)
@@ -86,7 +86,7 @@ def test_new_tasks_have_queries_of_their_own(world):
 
 def test_tasks_come_back_from_their_table(world, tmp_path):
     write_table(tmp_path / "tasks.parquet", world.val.to_table())
-    again = DescribedTasks.from_table(world.val.of, read_table(tmp_path / "tasks.parquet"))
+    again = NamedClassTasks.from_table(world.val.of, read_table(tmp_path / "tasks.parquet"))
     tasks = torch.tensor([3, 1])
     assert_close(again.batch(tasks).query, world.val.batch(tasks).query, rtol=0, atol=0)
     assert again.take(tasks).description(torch.arange(2)) == again.take(tasks).to("cpu").description(torch.arange(2))
@@ -162,7 +162,7 @@ def test_eszsl_solves_its_equation(world):
     x = (of.features - of.means().mean(0)).double()
     y = 2 * F.one_hot(torch.arange(60).repeat_interleave(10)).double() - 1
     gram, right = x.mT @ x, texts.mT @ texts
-    gamma, lam = (knob * matrix.trace() / len(matrix) for knob, matrix in zip(method.knobs, (gram, right)))
+    gamma, lam = (hparam * matrix.trace() / len(matrix) for hparam, matrix in zip(method.hparams, (gram, right)))
     left, right = gram + gamma * torch.eye(len(gram)), right + lam * torch.eye(len(right))
     vec = torch.linalg.solve(torch.kron(left, right), (x.mT @ y @ texts).flatten())
     expected = vec.unflatten(0, method.bilinear.shape).float()
@@ -174,7 +174,7 @@ def test_names_of_known_classes_give_their_rows_back(table, world):
     rows = table.centred[[4, 9, 30]]
     assert_close(softmax_directions(table, asked, 1e-5)[0], rows)
     assert similarities(table, asked).argmax(-1).tolist() == [[4, 9, 30]]
-    expected = table.classifier(world.start.learner, rows[None], 1.0)
+    expected = table.classifier(world.initialization.learner, rows[None], 1.0)
     w = draw(world.prepared("nearest_name"), asked)
     cosine = F.cosine_similarity(w, expected)
     assert cosine.item() == pytest.approx(1, abs=1e-5)
@@ -198,40 +198,49 @@ def test_the_classifier_scores_by_cosine_from_the_mean(table):
 @pytest.mark.parametrize("kind", ["softmax_rows", "text_ridge", "kernel_ridge"])
 def test_a_start_is_made_again_from_its_state(kind, world):
     own = {"texts": world.train.of.texts, "rows": world.train.of.means()}
-    start = STARTS[kind](world.start.learner, world.start.shared, **own, temperature=2.0, knob=0.25)
-    again, context = start_of(start.learner, *start.state()).to("cpu"), world.val.context(torch.arange(3))
-    assert_close(again.centre(context), start.centre(context), rtol=0, atol=0)
+    initialization = INITIALIZATIONS[kind](
+        world.initialization.learner, world.initialization.shared, **own, temperature=2.0, hparam=0.25
+    )
+    again, context = (
+        initialization_of(initialization.learner, *initialization.state()).to("cpu"),
+        world.val.context(torch.arange(3)),
+    )
+    assert_close(again.centre(context), initialization.centre(context), rtol=0, atol=0)
 
 
 def test_calibration_takes_the_knob_with_the_lowest_loss(world):
     task = world.val.batch(torch.arange(len(world.val)))
 
-    def loss(start) -> float:
-        return start.learner.loss(start.centre(task.context), task.query).mean().item()
+    def loss(initialization) -> float:
+        return initialization.learner.loss(initialization.centre(task.context), task.query).mean().item()
 
-    others = [replace(world.start, knob=knob) for knob in SHARPNESSES if knob != world.start.knob]
-    assert loss(world.start) < min(map(loss, others))
+    others = [
+        replace(world.initialization, hparam=hparam) for hparam in SHARPNESSES if hparam != world.initialization.hparam
+    ]
+    assert loss(world.initialization) < min(map(loss, others))
 
 
 def test_rows_are_the_end_of_a_straight_trajectory(world):
-    knobs = {"augment": False, "optimizer": "adam", "lr": 0.1, "steps": 3, "length": 4, "sam": 0.0, "seed": 0}
-    recorded = collect(world.start, world.train, torch.arange(6), fit_on="rows", **knobs)
+    hparams = {"augment": False, "optimizer": "adam", "lr": 0.1, "steps": 3, "length": 4, "sam": 0.0, "seed": 0}
+    recorded = collect(world.initialization, world.train, torch.arange(6), fit_on="rows", **hparams)
     context = world.train.context(torch.arange(6))
-    expected = world.start.table.classifier(
-        world.start.learner, world.start.table.centred[context.known], world.start.temperature
+    expected = world.initialization.table.classifier(
+        world.initialization.learner,
+        world.initialization.table.centred[context.known],
+        world.initialization.temperature,
     )
     assert_close(recorded.points[:, 0], expected)
-    assert_close(recorded.points[:, 3], world.start.centre(context))
+    assert_close(recorded.points[:, 3], world.initialization.centre(context))
     assert_close(recorded.points[:, 1], torch.lerp(recorded.points[:, 0], recorded.points[:, 3], 1 / 3))
     asked, trained = (
-        collect(world.start, world.val, torch.arange(6), fit_on=each, **knobs) for each in ("rows", "class")
+        collect(world.initialization, world.val, torch.arange(6), fit_on=each, **hparams) for each in ("rows", "class")
     )
     assert_close(asked.points, trained.points, rtol=0, atol=0)
-    shared = STARTS["shared"](world.start.learner, world.start.shared)
+    shared = INITIALIZATIONS["shared"](world.initialization.learner, world.initialization.shared)
     with pytest.raises(
-        InputError, match="^trajectories.fit_on = rows needs weights .* trajectories.start = described$"
+        InputError, match="^trajectories.fit_on = rows needs weights .* trajectories.initialization = described$"
     ):
-        collect(shared, world.train, torch.arange(6), fit_on="rows", **knobs)
+        collect(shared, world.train, torch.arange(6), fit_on="rows", **hparams)
 
 
 # --- every method
@@ -274,9 +283,9 @@ def test_a_method_comes_back_from_its_file(name, learned, world, tmp_path):
 def test_what_needs_examples_or_names_refuses_in_one_line(world):
     for name in ("prototype", "ridge", "head_sgd", "metadiff"):
         with pytest.raises(InputError, match=f"^method.name = '{name}' needs labelled examples[^\n]*$"):
-            build(name, world.start, world.setup(), {}, seed=0)
+            build(name, world.initialization, world.setup(), {}, seed=0)
     for name in ("conse", "icis"):
         setup = world.setup()
         object.__setattr__(setup, "provides", frozenset({"classes", "examples"}))
         with pytest.raises(InputError, match=f"^method.name = '{name}' needs the names of its classes[^\n]*$"):
-            build(name, world.start, setup, {}, seed=0)
+            build(name, world.initialization, setup, {}, seed=0)

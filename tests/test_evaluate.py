@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from ltdi.store import read_json, read_tensors, write_tensors
 from ltdi.trajectories.collection import Trajectories
-from ltdi.trajectories.storage import load_sources, load_start, load_trajectories, read_weights
+from ltdi.trajectories.storage import load_initialization, load_sources, load_trajectories, read_weights
 from ltdi.utils.metrics import weight_mse
 from pipeline.evaluate import _way
 from pipeline.summary import show
@@ -42,7 +42,7 @@ def at_full_strength(finished, mixed, run_stage):
     """A run whose heads are not drawn back to the start, so that its chain goes somewhere."""
     file = finished.data / "model" / "methods" / "ltdi.safetensors"
     tensors, values = read_tensors(file, kind="method")
-    write_tensors(file, tensors | {"strength": torch.ones_like(tensors["strength"])}, values, kind="method")
+    write_tensors(file, tensors | {"update_scale": torch.ones_like(tensors["update_scale"])}, values, kind="method")
     for stage in ("generate_weights", "evaluate"):
         run_stage(stage, finished.params, finished.data)
     return finished.data
@@ -56,7 +56,7 @@ def test_the_chain_leads_from_the_start_to_the_generated_heads(at_full_strength)
     some = torch.arange(chains)
     trained = load_trajectories(data, "meta_test")[0].trained(some)
     tasks = load_sources(data, splits=["meta_test"])["meta_test"]
-    begin = load_start(data)[0].centre(tasks.context(some))
+    begin = load_initialization(data)[0].centre(tasks.context(some))
     ((numbers, weights),) = read_weights(data / "weights" / "ltdi")
     generated = weights["w"][:chains]
     assert torch.equal(numbers, torch.arange(30))
@@ -96,9 +96,9 @@ def test_a_run_on_training_tasks_of_more_classes(finished, run_stage, write_para
     params = write_params(tmp_path / "wide", {"tasks.train_n_way": 8})
     for stage in ("prepare_tasks", "collect_trajectories", "meta_train", "generate_weights", "evaluate"):
         run_stage(stage, params, finished.data)
-    sources, learner = load_sources(finished.data), load_start(finished.data)[0].learner
+    sources, learner = load_sources(finished.data), load_initialization(finished.data)[0].learner
     for split, n_way in {"meta_train": 8, "meta_val": 5, "meta_test": 5}.items():
         assert sources[split].n_way == n_way
         assert load_trajectories(finished.data, split)[0].dim == learner.space.dim(n_way)
     metrics = read_json(finished.data / "results" / "metrics.json")
-    assert all(0 < row["score"] < 1 and row["weight_mse"] > 0 for row in (metrics, *metrics["controls"].values()))
+    assert all(0 < row["score"] < 1 and row["weight_mse"] > 0 for row in (metrics, *metrics["baselines"].values()))

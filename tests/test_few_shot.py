@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from worlds import World, frozen_body, patterns
 
 from ltdi.datasets import DATASETS, ImageSet
-from ltdi.initialization import STARTS, Prototype
+from ltdi.initialization import INITIALIZATIONS, Prototype
 from ltdi.initialization.closed_form import ClosedForm
 from ltdi.initialization.selection import CLOSED_FORMS, IMAGE_TASKS, _calibrated, accuracies_of, of_images
 from ltdi.learners import LinearHead, TwoLayerHead
@@ -73,10 +73,12 @@ def test_the_scenario_is_there_by_its_name():
 
 
 def test_only_a_gain_beyond_chance_counts(world):
-    good = _calibrated(world.start, world.val)
+    good = _calibrated(world.initialization, world.val)
     # all classes score the same
-    chance = STARTS["fresh"](good.learner, good.shared)
-    of_good, of_chance = (accuracies_of(start, world.val, n_tasks=IMAGE_TASKS, seed=0) for start in (good, chance))
+    chance = INITIALIZATIONS["fresh"](good.learner, good.shared)
+    of_good, of_chance = (
+        accuracies_of(initialization, world.val, n_tasks=IMAGE_TASKS, seed=0) for initialization in (good, chance)
+    )
     assert is_ahead(of_good, of_chance)
     assert not is_ahead(of_chance, of_good)
     assert not is_ahead(of_good, of_good)
@@ -96,22 +98,26 @@ def test_a_start_without_a_choice_is_left_alone(kind, world):
 
 @pytest.mark.parametrize("kind", FROM_EXAMPLES)
 def test_a_closed_form_is_calibrated_and_what_is_none_has_nothing_to_calibrate(kind):
-    start, _ = begin(stretched("meta_train"), stretched(), kind)
-    assert "temperature" not in start.values() or (isinstance(start, ClosedForm) and start.temperature != 1.0)
+    initialization, _ = begin(stretched("meta_train"), stretched(), kind)
+    assert "temperature" not in initialization.values() or (
+        isinstance(initialization, ClosedForm) and initialization.temperature != 1.0
+    )
 
 
 # --- which normalisation
 
 
 def test_unit_length_is_taken_where_it_is_better():
-    start, seen = begin(directions("meta_train"), directions("meta_val"), "prototype", normalise="auto")
+    initialization, seen = begin(directions("meta_train"), directions("meta_val"), "prototype", normalise="auto")
     assert seen.normalise == "unit"
-    assert isinstance(start, Prototype) and start.learner.floor == seen.floor(torch.zeros(1, F)) < 0
+    assert isinstance(initialization, Prototype) and initialization.learner.floor == seen.floor(torch.zeros(1, F)) < 0
     plain, unseen = begin(directions("meta_train"), directions("meta_val"), "prototype")
     assert unseen.normalise == "none" and plain.learner.floor == 0.0
     val = directions("meta_val")
     sizes = {"n_tasks": IMAGE_TASKS, "seed": 0}
-    gained = accuracies_of(start, val.through(seen), **sizes) - accuracies_of(plain, val.through(unseen), **sizes)
+    gained = accuracies_of(initialization, val.through(seen), **sizes) - accuracies_of(
+        plain, val.through(unseen), **sizes
+    )
     assert gained.mean() > 0.1
 
 
@@ -128,22 +134,22 @@ def test_features_stay_as_they_are_where_nothing_is_gained(world):
 @pytest.mark.parametrize("of", NORMALISATIONS)
 def test_a_normalisation_by_name_is_taken_whatever_it_is_worth(of):
     for make in (directions, lengths):
-        start, seen = begin(make("meta_train"), make("meta_val"), "prototype", normalise=of)
-        assert seen.normalise == of and start.kind == "prototype"
+        initialization, seen = begin(make("meta_train"), make("meta_val"), "prototype", normalise=of)
+        assert seen.normalise == of and initialization.kind == "prototype"
 
 
 @pytest.mark.parametrize("kind", ["fresh", "shared"])
 def test_a_start_without_closed_form_is_seen_through_what_is_better_for_one(kind):
-    start, seen = begin(directions("meta_train"), directions("meta_val"), kind, normalise="auto")
-    assert start.kind == kind and seen.normalise != "none"
-    start, seen = begin(lengths("meta_train"), lengths("meta_val"), kind, normalise="auto")
-    assert start.kind == kind and seen.normalise == "none"
+    initialization, seen = begin(directions("meta_train"), directions("meta_val"), kind, normalise="auto")
+    assert initialization.kind == kind and seen.normalise != "none"
+    initialization, seen = begin(lengths("meta_train"), lengths("meta_val"), kind, normalise="auto")
+    assert initialization.kind == kind and seen.normalise == "none"
 
 
 @pytest.mark.parametrize("make, normalise", [(directions, "unit"), (lengths, "none")])
 def test_closed_form_and_normalisation_are_chosen_together(make, normalise):
-    start, seen = begin(make("meta_train"), make("meta_val"), normalise="auto")
-    assert (start.kind, seen.normalise) == ("prototype", normalise)
+    initialization, seen = begin(make("meta_train"), make("meta_val"), normalise="auto")
+    assert (initialization.kind, seen.normalise) == ("prototype", normalise)
 
 
 def test_the_mean_is_that_of_the_meta_training_images_without_the_copies():
@@ -166,23 +172,27 @@ def test_the_mean_is_that_of_the_meta_training_images_without_the_copies():
 @pytest.mark.parametrize("kind", ["closed_form", "prototype", "ridge"])
 @pytest.mark.parametrize("normalise", ["none", "unit", "centred", "auto"])
 def test_a_closed_form_fits_fewer_hidden_units_than_features_behind_a_projection(kind, normalise, world):
-    start, seen = begin(world.train, world.val, kind, hidden=5, projection=5, normalise=normalise)
-    assert start.learner.n_features == seen.width == 5 and start.learner.hidden == 5
+    initialization, seen = begin(world.train, world.val, kind, hidden=5, projection=5, normalise=normalise)
+    assert initialization.learner.n_features == seen.width == 5 and initialization.learner.hidden == 5
     # the head is the linear classifier itself: one without hidden units says the same of training classes
     context = world.train.through(seen).context(torch.arange(10))
     inputs = context.examples["inputs"]
-    plain = type(start)(LinearHead(5), start.shared, **start.values())
+    plain = type(initialization)(LinearHead(5), initialization.shared, **initialization.values())
     expected = plain.learner.logits(plain.centre(context), inputs)
-    assert_close(start.learner.logits(start.centre(context), inputs), expected, rtol=1e-3, atol=1e-3)
-    assert accuracies_of(start, world.val.through(seen), n_tasks=IMAGE_TASKS, seed=0).mean() > 0.6
+    assert_close(initialization.learner.logits(initialization.centre(context), inputs), expected, rtol=1e-3, atol=1e-3)
+    assert accuracies_of(initialization, world.val.through(seen), n_tasks=IMAGE_TASKS, seed=0).mean() > 0.6
 
 
 def test_a_learner_is_the_one_that_is_named(world):
-    start, seen = begin(world.train, world.val, name="linear_head", projection=6)
-    assert isinstance(start.learner, LinearHead) and start.learner.n_features == seen.width == 6
-    start, seen = begin(world.train, world.val)
-    assert isinstance(start.learner, TwoLayerHead)
-    assert (start.learner.n_features, start.learner.hidden, start.learner.floor) == (F, 12, 0.0)
+    initialization, seen = begin(world.train, world.val, name="linear_head", projection=6)
+    assert isinstance(initialization.learner, LinearHead) and initialization.learner.n_features == seen.width == 6
+    initialization, seen = begin(world.train, world.val)
+    assert isinstance(initialization.learner, TwoLayerHead)
+    assert (initialization.learner.n_features, initialization.learner.hidden, initialization.learner.floor) == (
+        F,
+        12,
+        0.0,
+    )
 
 
 def test_a_linear_head_and_one_with_hidden_units_have_the_same_closed_forms(world):
@@ -211,8 +221,8 @@ def test_every_data_set_is_loaded_by_what_params_say(name, monkeypatch, write_pa
     """All that ``data`` says reaches the data set that takes it, and no other."""
     told = {}
 
-    def load(root, **knobs):
-        told.update(knobs)
+    def load(root, **hparams):
+        told.update(hparams)
         return {}
 
     monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], load=load))

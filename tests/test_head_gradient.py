@@ -38,7 +38,7 @@ def batch(step=0, absent=True):
 
 def found(learner, w, of):
     """The gradient (B, D) and the losses (B,) that are written out."""
-    written = learner.written_out(w)
+    written = learner.analytic_gradient(w)
     written.show(of)
     written.forward()
     written.backward()
@@ -66,7 +66,7 @@ def test_in_single_precision_it_is_autograds_to_rounding(learner, w):
 def test_products_in_another_format_round_the_gradient_and_leave_the_weights(learner, w):
     w, of = w.float(), {name: value.float() if value.is_floating_point() else value for name, value in batch().items()}
     expected, losses = gradient(learner.loss, w, of)
-    written = learner.written_out(w, torch.bfloat16)
+    written = learner.analytic_gradient(w, torch.bfloat16)
     written.show(of)
     written.forward()
     written.backward()
@@ -83,7 +83,7 @@ def test_where_products_are_exact_another_format_changes_nothing(learner):
     of = labelled(torch.randint(-2, 3, (B, N, K, F), generator=generator(0, "inputs")).float())
     seen = []
     for products in (None, torch.bfloat16):
-        written = learner.written_out(w, products)
+        written = learner.analytic_gradient(w, products)
         written.show(of)
         written.forward()
         seen.append(written.z.clone())
@@ -91,7 +91,7 @@ def test_where_products_are_exact_another_format_changes_nothing(learner):
 
 
 def test_the_weights_come_back_as_they_were(learner, w):
-    written = learner.written_out(w)
+    written = learner.analytic_gradient(w)
     assert written.weights().equal(w)
     written.numbers.mul_(2)
     assert written.weights().equal(2 * w)

@@ -27,7 +27,7 @@ def test_a_paired_generation_starts_at_a_new_draw_of_the_same_law():
     world = World("fresh")
     method = world.prepared("lvdi", diffusion={"noise": "initialization"})
     states = method.generate_chain(world.context, generator=generator(3, "noise"))
-    first = world.start.initial(1, N_WAY, generator(3, "noise"))
+    first = world.initialization.initial(1, N_WAY, generator(3, "noise"))
     assert_close(method.to_w(method.to_x(first, 0 * first), 0 * first), first, rtol=1e-4, atol=1e-5)
     assert_close(states[0, 0], first[0], rtol=1e-4, atol=1e-5)
 
@@ -39,8 +39,10 @@ def test_one_draw_for_all_tasks_is_no_noise_of_their_own():
 
 def test_the_output_layer_is_drawn_at_its_scale():
     world = World("fresh")
-    small = replace(world.start, output_scale=0.01)
-    (a, b) = (world.head.space.tokens(each.initial(4, N_WAY, generator(0, "scale"))) for each in (world.start, small))
+    small = replace(world.initialization, output_scale=0.01)
+    (a, b) = (
+        world.head.space.tokens(each.initial(4, N_WAY, generator(0, "scale"))) for each in (world.initialization, small)
+    )
     assert_close(b["output"], 0.01 * a["output"])
     assert_close(b["hidden"], a["hidden"])
     assert small.values() == {"output_scale": 0.01}

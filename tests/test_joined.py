@@ -24,7 +24,7 @@ def task(world, of=None, n_shot=2):
     """Directions of names (B, N, F), rows of images (B, N, K, F), which are there: the second class has one, the third
     none."""
     context = world.val.context(torch.arange(4))
-    named = F.normalize(world.start.directions(context), dim=-1)
+    named = F.normalize(world.initialization.directions(context), dim=-1)
     rows = torch.randn(4, 5, n_shot, 8, generator=generator(0, "rows"))
     present = torch.ones(4, 5, n_shot)
     present[:, 1, 1:], present[:, 2] = 0, 0
@@ -69,13 +69,13 @@ def test_what_is_not_there_changes_nothing(world):
 @pytest.mark.parametrize("shots", [[1, 1, 1, 1, 1], [3, 0, 1, 0, 0], [4] * 30])
 def test_what_is_chosen_on_meta_val_is_worse_there_than_neither(shots, world):
     def named(context):
-        return F.normalize(world.start.directions(context), dim=-1)
+        return F.normalize(world.initialization.directions(context), dim=-1)
 
     known = torch.tensor(shots)
-    best, found = chosen(named, world.val.of, world.start.table.mean, known, generator(0, "joined"))
+    best, found = chosen(named, world.val.of, world.initialization.table.mean, known, generator(0, "joined"))
     assert found[best] == max(found.values()) and found[best] >= max(found[NAMES], found[IMAGES])
     assert 1 / min(len(shots), 20) < found[NAMES] < 1 and best not in (NAMES, IMAGES)
-    again = chosen(named, world.val.of, world.start.table.mean, known, generator(0, "joined"))
+    again = chosen(named, world.val.of, world.initialization.table.mean, known, generator(0, "joined"))
     assert again == (best, found)
 
 
@@ -83,12 +83,12 @@ def test_useless_names_leave_the_images_alone_and_useless_images_the_names(world
     def useless(context):
         return F.normalize(torch.randn(*context.means.shape[:2], 8, generator=generator(0, "noise")), dim=-1)
 
-    mean, shots = world.start.table.mean, torch.tensor([5] * 5)
+    mean, shots = world.initialization.table.mean, torch.tensor([5] * 5)
     best, _ = chosen(useless, world.val.of, mean, shots, generator(0, "joined"))
     assert best.worth <= 0.5
 
     def named(context):
-        return F.normalize(world.start.directions(context), dim=-1)
+        return F.normalize(world.initialization.directions(context), dim=-1)
 
     of = named_classes("val")
     noise = torch.randn(of.features.shape, generator=generator(0, "other"))
@@ -98,8 +98,8 @@ def test_useless_names_leave_the_images_alone_and_useless_images_the_names(world
 
 def test_the_head_answers_as_its_directions(world):
     method = world.prepared("kernel_ridge")
-    mean, context = world.start.table.mean, world.test.context(torch.arange(1))
-    joiner = Joiner(world.start.learner, method, mean, world.val.of)
+    mean, context = world.initialization.table.mean, world.test.context(torch.arange(1))
+    joiner = Joiner(world.initialization.learner, method, mean, world.val.of)
     w = method.generate(context, generator=generator(0, "noise"))
     rows = [torch.randn(n, 8, generator=generator(0, "rows", n)) if n else None for n in (2, 0, 1, 3, 0)]
     joint, told = joiner(w, rows, 0)
@@ -113,7 +113,7 @@ def test_the_head_answers_as_its_directions(world):
     directions = best.directions(joiner.named(context), padded, present[None].float(), centre)
     query = world.test.batch(torch.arange(1)).query
     assert_close(
-        world.start.learner.score(joint, query).double(),
+        world.initialization.learner.score(joint, query).double(),
         right(directions, query["inputs"] - centre[:, None], query["labels"]),
     )
     assert f"names alone have {100 * scores[NAMES]:.1f} % right" in told

@@ -7,7 +7,7 @@ import torch
 from language import sentence, write_bert
 from torch.testing import assert_close
 
-from ltdi.initialization import STARTS, start_of
+from ltdi.initialization import INITIALIZATIONS, initialization_of
 from ltdi.initialization.joint_adapter import TRUSTS, best_joint
 from ltdi.learners import Lora
 from ltdi.tasks.base import Context, Task
@@ -68,7 +68,7 @@ def middle(learner, w, context):
 
 
 def joint(learner, shared, trust):
-    return STARTS["joint"](learner, shared, trust)
+    return INITIALIZATIONS["joint"](learner, shared, trust)
 
 
 def test_without_trust_or_examples_it_is_one_adapter_for_all(learner, shared, context):
@@ -92,8 +92,8 @@ def test_the_way_there_is_that_of_n_examples_beside_the_starts_word(learner, sha
 
 
 def test_a_task_does_not_depend_on_its_neighbours(learner, shared, context):
-    start = joint(learner, shared, 0.25)
-    assert_close(start.centre(context)[2:3], start.centre(context[2:3]), rtol=1e-5, atol=1e-6)
+    initialization = joint(learner, shared, 0.25)
+    assert_close(initialization.centre(context)[2:3], initialization.centre(context[2:3]), rtol=1e-5, atol=1e-6)
 
 
 def test_where_a_class_has_no_example_nothing_moves(learner, shared, context):
@@ -124,11 +124,11 @@ def test_meta_val_says_how_far_examples_are_trusted(learner, shared, surplus, by
     val = SimpleNamespace(draw=lambda n, stream: torch.zeros(n, 2), new=new)
     one = joint(learner, shared, 0.0)
     worse = joint(learner, -shared, 0.0)
-    start = best_joint({"worse": worse, "one": one}, val, n_tasks=32, stream=stream)
-    assert start.shared is shared
-    assert start.trust in TRUSTS and (start.trust == 0 if by_chance else start.trust > 0)
-    tensors, values = start.state()
-    assert start_of(learner, tensors, values).trust == start.trust
+    initialization = best_joint({"worse": worse, "one": one}, val, n_tasks=32, stream=stream)
+    assert initialization.shared is shared
+    assert initialization.trust in TRUSTS and (initialization.trust == 0 if by_chance else initialization.trust > 0)
+    tensors, values = initialization.state()
+    assert initialization_of(learner, tensors, values).trust == initialization.trust
 
 
 def test_more_bias_is_more_of_the_logit(learner, shared):

@@ -64,14 +64,14 @@ def logits(learner, w, batch):
 def test_no_change_is_the_frozen_model(learner, texts, batch):
     model = learner.encoder.model
     head = model.get_submodule(learner.encoder.head)
-    start = with_head(learner, learner.initial(B, 2, generator(0, "start")), head.weight, head.bias)
+    initialization = with_head(learner, learner.initial(B, 2, generator(0, "initialization")), head.weight, head.bias)
     with torch.no_grad():
         whole = model(**learner.encoder.tokens(texts, L)).logits
-    assert_close(logits(learner, start, batch).flatten(0, 1), whole, rtol=1e-5, atol=1e-5)
+    assert_close(logits(learner, initialization, batch).flatten(0, 1), whole, rtol=1e-5, atol=1e-5)
     # of one arithmetic, to the bit: what is added is zero, and nothing else has changed
-    removed = learner.space.unflatten(start)
+    removed = learner.space.unflatten(initialization)
     removed |= {name: torch.zeros_like(value) for name, value in removed.items() if name.endswith("lora_A.weight")}
-    assert logits(learner, start, batch).equal(logits(learner, learner.space.flatten(removed), batch))
+    assert logits(learner, initialization, batch).equal(logits(learner, learner.space.flatten(removed), batch))
 
 
 def added(change):
@@ -153,8 +153,8 @@ def test_classes_are_interchangeable(learner, batch):
 
 def test_training_lowers_every_loss_and_leaves_the_model_alone(learner, batch):
     before = {name: value.clone() for name, value in learner.encoder.model.state_dict().items()}
-    start = learner.initial(B, 2, generator(0, "start"))
-    path = adapt(learner.loss, start, iter([batch] * 31), optimizer="adam", lr=1e-2, record=[0, 30])
+    initialization = learner.initial(B, 2, generator(0, "initialization"))
+    path = adapt(learner.loss, initialization, iter([batch] * 31), optimizer="adam", lr=1e-2, record=[0, 30])
     assert (path.losses[:, 1] < 0.9 * path.losses[:, 0]).all()
     assert_close(path.losses[:, 0], torch.full((B,), 2.0).log(), rtol=1e-5, atol=1e-5)
     assert_close(dict(learner.encoder.model.state_dict()), before, rtol=0, atol=0)
@@ -201,9 +201,9 @@ def test_a_prefix_of_dylora_is_lora_of_that_rank(learner, body, batch):
 
 
 def test_every_prefix_of_dylora_learns(learner, batch):
-    start = learner.initial(B, 2, generator(0, "start"))
+    initialization = learner.initial(B, 2, generator(0, "initialization"))
     stream = generator(0, "ranks")
-    w = dylora.train(learner, start, repeat(batch), steps=40, lr=1e-2, stream=stream)
+    w = dylora.train(learner, initialization, repeat(batch), steps=40, lr=1e-2, stream=stream)
     for rank in (1, 2):
         prefixed = dylora.prefix(learner, w, rank)
-        assert (learner.loss(prefixed, batch) < 0.9 * learner.loss(start, batch)).all()
+        assert (learner.loss(prefixed, batch) < 0.9 * learner.loss(initialization, batch)).all()

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from worlds import OWN, PAPER, draw, stirred
 
-from ltdi.initialization import STARTS
+from ltdi.initialization import INITIALIZATIONS
 from ltdi.learners import LEARNERS
-from ltdi.methods import CONTROLS, METHODS, build
+from ltdi.methods import BASELINES, METHODS, build
 from ltdi.methods.common.base import scores
 from ltdi.methods.common.test_time_refinement import Refined
 from ltdi.methods.common.trained import TrainedMethod
@@ -53,7 +53,7 @@ REFUSING = {
 }
 DIFFUSIONS = ("lvdi", "ltdi", "mcdi", "naive_local")
 NETWORKS = (*DIFFUSIONS, "ocd", "weight_flow")
-TRAINED = sorted(name for name in FITTING if issubclass((METHODS | CONTROLS)[name], TrainedMethod))
+TRAINED = sorted(name for name in FITTING if issubclass((METHODS | BASELINES)[name], TrainedMethod))
 # name, start, changes of DIFFUSION, changes of DENOISER
 VARIANTS = [
     *((name, "shared", {}, {}) for name in sorted(FITTING)),
@@ -85,7 +85,7 @@ def test_it_is_a_source_of_tasks(world):
 
 
 def test_training_fits_the_sines(world):
-    learner, everything = world.start.learner, world.train.fitted_on(torch.arange(40))
+    learner, everything = world.initialization.learner, world.train.fitted_on(torch.arange(40))
     losses = [learner.loss(world.points[:, i], everything).mean() for i in range(4)]
     assert losses == sorted(losses)
 
@@ -93,15 +93,15 @@ def test_training_fits_the_sines(world):
 # --- who takes it
 
 
-def test_every_method_and_control_either_fits_or_refuses():
-    assert set(METHODS | CONTROLS) == FITTING | set(REFUSING) and not FITTING & set(REFUSING)
+def test_every_method_and_baseline_either_fits_or_refuses():
+    assert set(METHODS | BASELINES) == FITTING | set(REFUSING) and not FITTING & set(REFUSING)
 
 
 @pytest.mark.parametrize("name", REFUSING)
 @pytest.mark.parametrize("kind", ["shared", "fresh"])
 def test_refusing_is_one_line_with_what_is_needed_and_allowed(name, kind, worlds):
     with pytest.raises(InputError) as refused:
-        build(name, worlds[kind].start, worlds[kind].setup(), OWN.get(name, {}), seed=0)
+        build(name, worlds[kind].initialization, worlds[kind].setup(), OWN.get(name, {}), seed=0)
     message = str(refused.value)
     assert "\n" not in message
     assert message.startswith(f"method.name = '{name}' needs {REFUSING[name]}, and SineNetwork on these tasks has none")
@@ -111,7 +111,7 @@ def test_refusing_is_one_line_with_what_is_needed_and_allowed(name, kind, worlds
 @pytest.mark.parametrize("kind", ["prototype", "ridge"])
 def test_a_closed_form_is_refused_in_one_line(kind, world):
     with pytest.raises(InputError, match=f"^the start {kind} is a linear classifier.*SineNetwork.*choose another$"):
-        STARTS[kind](world.start.learner, world.start.shared).centre(world.context)
+        INITIALIZATIONS[kind](world.initialization.learner, world.initialization.shared).centre(world.context)
 
 
 # --- the contract
@@ -164,7 +164,7 @@ def test_a_task_does_not_depend_on_its_neighbours(case):
 def test_what_is_known_is_heard(case):
     method, _, context = case
     w = draw(method, context)
-    assert (len(w.unique(dim=0)) == 1) == (type(method) is CONTROLS["mean_head"])
+    assert (len(w.unique(dim=0)) == 1) == (type(method) is BASELINES["mean_head"])
 
 
 def test_the_order_of_the_rows_changes_nothing(case):
@@ -205,7 +205,7 @@ def test_what_is_learned_helps_on_new_tasks_and_is_kept(name, world):
     before = score()
     world.rows(method, Training(method, lr=1e-2, steps=60, ema=0.9))
     method.eval().finish(world.val, seed=0)
-    assert (method.strength > 0).any()
+    assert (method.update_scale > 0).any()
     assert score() > before
     assert all(math.isfinite(loss) for loss in method.validate(world.val, world.val_trajectories, seed=0).values())
 
@@ -231,7 +231,7 @@ def test_gradient_steps_on_the_examples_lower_their_loss(world):
     method = stirred(world.prepared("ltdi"))
     adapted = Refined(method, heads=2, adapt_steps=20, adapt_lr=1e-2)
     before, after = (
-        world.start.learner.loss(draw(m, world.context), world.context.examples) for m in (method, adapted)
+        world.initialization.learner.loss(draw(m, world.context), world.context.examples) for m in (method, adapted)
     )
     assert (after < before).all()
 
@@ -284,8 +284,8 @@ def test_what_takes_steps_on_examples_is_refused_in_one_line(untold):
     refused(lambda: untold.build("ltdi", diffusion=gradient), "gradient_input = true .* labelled examples.*; set false")
     refined = Refined(method, heads=1, adapt_steps=2, adapt_lr=0.1)
     refused(lambda: draw(refined, untold.context), "generate.adapt_steps = 2 .* labelled examples.*; set 0")
-    knobs = {"augment": False, "optimizer": "adam", "lr": 0.1, "steps": 2, "length": 2, "sam": 0.0, "seed": 0}
-    fit = partial(collect, untold.start, untold.train, torch.arange(4), fit_on="support", **knobs)
+    hparams = {"augment": False, "optimizer": "adam", "lr": 0.1, "steps": 2, "length": 2, "sam": 0.0, "seed": 0}
+    fit = partial(collect, untold.initialization, untold.train, torch.arange(4), fit_on="support", **hparams)
     refused(fit, "fit_on = support .* labelled examples.*; set class")
 
 

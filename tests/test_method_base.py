@@ -80,7 +80,7 @@ def test_the_number_of_images_is_even_in_its_logarithm(world):
     ],
 )
 def test_what_has_no_weight_in_the_loss_is_not_drawn(world, meta, sizes):
-    method = TrainedMethod(world.start, world.setup(meta=meta))
+    method = TrainedMethod(world.initialization, world.setup(meta=meta))
     chosen = TaskBatch.draw(world.train, method.meta, generator(0, "batch"))
     assert (len(chosen.recorded), len(chosen.names)) == sizes
     kinds = [
@@ -96,9 +96,9 @@ def test_a_method_without_records_draws_new_tasks_alone(world):
 
 
 def test_weights_and_x_are_inverse_and_the_scale_is_that_of_the_trained_heads(world):
-    method = TrainedMethod(world.start, world.setup())
+    method = TrainedMethod(world.initialization, world.setup())
     method.prepare(world.train, world.trajectories, world.val)
-    centre = world.start.centre(world.train.context(torch.arange(len(world.train))))
+    centre = world.initialization.centre(world.train.context(torch.arange(len(world.train))))
     w = world.points[:, 0]
     x = method.to_x(w, centre)
     assert_close(method.to_w(x, centre), w)
@@ -107,10 +107,10 @@ def test_weights_and_x_are_inverse_and_the_scale_is_that_of_the_trained_heads(wo
 
 
 def test_a_bias_of_x_is_what_a_logit_gains_at_the_mean_activation(world):
-    method = TrainedMethod(world.start, world.setup())
+    method = TrainedMethod(world.initialization, world.setup())
     method.prepare(world.train, world.trajectories, world.val)
     context = world.train.context(torch.arange(len(world.train)))
-    centre = world.start.centre(context)
+    centre = world.initialization.centre(context)
     w, hidden = world.points[:, 0], world.head.space.unflatten(centre)
     activations = context.examples["inputs"] @ hidden["hidden.weight"].mT + hidden["hidden.bias"][:, None]
     assert_close(method.reference, activations.relu().mean((0, 1)))
@@ -125,7 +125,7 @@ def test_a_bias_of_x_is_what_a_logit_gains_at_the_mean_activation(world):
 
 
 def test_the_scale_of_a_layer_holds_for_any_number_of_classes(world):
-    method = TrainedMethod(world.start, world.setup())
+    method = TrainedMethod(world.initialization, world.setup())
     method.prepare(world.train, world.trajectories, world.val)
     for n_way in (2, N_WAY, 7):
         scale = method.space.tokens(method.scale(method.space.dim(n_way)))
@@ -134,7 +134,7 @@ def test_the_scale_of_a_layer_holds_for_any_number_of_classes(world):
 
 
 def test_recorded_tasks_count_by_their_heads_as_well_and_new_ones_by_their_queries_alone(world):
-    method = TrainedMethod(world.start, world.setup(meta={"weight_loss": 0.3, "query_loss": 0.7}))
+    method = TrainedMethod(world.initialization, world.setup(meta={"weight_loss": 0.3, "query_loss": 0.7}))
     method.prepare(world.train, world.trajectories, world.val)
     task, points = world.train.batch(torch.arange(4)), world.points[:4]
     # the trained heads, moved by half a unit of x

@@ -33,7 +33,7 @@ def method(worlds):
 
 
 def made(method, context):
-    return method.weights(context, method.start.centre(context))
+    return method.weights(context, method.initialization.centre(context))
 
 
 def test_shortest_paths_by_hand():
@@ -161,7 +161,7 @@ def test_a_block_is_repeated_and_cut():
 
 
 def test_larger_tensors_share_blocks(method, worlds):
-    x = method.space.unflatten(method.to_x(made(method, worlds["shared"].context), method.start.shared))
+    x = method.space.unflatten(method.to_x(made(method, worlds["shared"].context), method.initialization.shared))
     block = 5  # of OWN
     for name, axes in {"hidden.weight": (1, 2), "hidden.bias": (1,), "output.weight": (2,)}.items():
         for axis in axes:
@@ -200,7 +200,7 @@ def test_without_the_condition_it_is_the_original_one_head_for_all_tasks(kind, w
     method = stirred(world.prepared("ghn3"))
 
     def x():
-        return method.to_x(draw(method, world.context), method.start.centre(world.context))
+        return method.to_x(draw(method, world.context), method.initialization.centre(world.context))
 
     assert (x() - x()[:1]).abs().max() > 0.01
     nn.init.zeros_(method.condition[1].weight)
@@ -230,7 +230,7 @@ def test_the_gradient_of_every_tensor_reaches_every_row_of_the_context(name, met
 def test_permuted_classes_permute_the_output_layer(kind, worlds):
     method, context, permutation = stirred(worlds[kind].prepared("ghn3")), worlds[kind].context, torch.tensor([2, 0, 1])
     w, permuted = (
-        method.space.unflatten(method.to_x(draw(method, c), method.start.centre(c)))
+        method.space.unflatten(method.to_x(draw(method, c), method.initialization.centre(c)))
         for c in (context, context_of(context.rows[:, permutation]))
     )
     for name in ("output.weight", "output.bias"):
@@ -246,7 +246,7 @@ def test_permuted_classes_permute_the_output_layer(kind, worlds):
 def test_a_new_network_keeps_the_start(worlds):
     for world in worlds.values():
         method = world.prepared("ghn3")
-        assert_close(draw(method, world.context), method.start.centre(world.context), rtol=0, atol=0)
+        assert_close(draw(method, world.context), method.initialization.centre(world.context), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["prototype", "shared"])

@@ -10,7 +10,7 @@ from described_worlds import NamedWorld
 from torch.testing import assert_close
 from worlds import read, stirred
 
-from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.tasks.named_class_tasks import NamedClassTasks
 from ltdi.utils.seeding import generator
 from ltdi.utils.trainer import Training
 
@@ -50,7 +50,7 @@ def test_icis_sees_no_image(world):
     noise = torch.randn(of.features.shape, generator=generator(0, "noise")).unflatten(0, (60, 10))
     noisy = (of.features.unflatten(0, (60, 10)) + noise - noise.mean(1, keepdim=True)).flatten(0, 1)
     drawn = world.train.classes, world.train.support, world.train.query
-    other = DescribedTasks(replace(of, features=noisy), *drawn)
+    other = NamedClassTasks(replace(of, features=noisy), *drawn)
     again = world.build("icis", meta=LEARNING)
     again.prepare(other, world.trajectories, world.val)
     assert_close(again.rows, method.rows, rtol=1e-4, atol=1e-5)

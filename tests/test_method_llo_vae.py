@@ -146,7 +146,9 @@ def test_the_gradient_goes_through_the_draw(world):
 @pytest.mark.parametrize("kind", ["prototype", "shared", "fresh"])
 def test_it_begins_at_the_start(kind):
     world = World(kind)
-    assert_close(draw(world.prepared(NAME), world.context), world.start.centre(world.context).clone(), rtol=0, atol=0)
+    assert_close(
+        draw(world.prepared(NAME), world.context), world.initialization.centre(world.context).clone(), rtol=0, atol=0
+    )
 
 
 def test_heads_are_decoded_from_draws_of_the_temperature(world):
@@ -154,14 +156,16 @@ def test_heads_are_decoded_from_draws_of_the_temperature(world):
     assert_close(draw(cold, world.context, 0), draw(cold, world.context, 1), rtol=0, atol=0)
     assert not torch.allclose(draw(warm, world.context, 0), draw(warm, world.context, 1), atol=1e-3)
     # at the mean all tokens of a layer have the same latent; their places tell them apart
-    x = cold.to_x(draw(cold, world.context), world.start.centre(world.context))
+    x = cold.to_x(draw(cold, world.context), world.initialization.centre(world.context))
     first, second, _ = cold.space.tokens(x)["hidden"].unflatten(1, (3, HIDDEN // 3)).unbind(1)
     assert not torch.allclose(first, second, atol=1e-3)
     z = 2.0 * torch.randn(1, *warm.vae.latent_shape(N_WAY), generator=generator(0, "noise")).expand(
         len(world.context), -1, -1
     )
     x = warm.vae.decode(z, world.context.rows, world.context.present).detach()
-    assert_close(draw(warm, world.context), warm.to_w(x, world.start.centre(world.context)), rtol=1e-4, atol=1e-5)
+    assert_close(
+        draw(warm, world.context), warm.to_w(x, world.initialization.centre(world.context)), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_new_tasks_show_the_query_loss_the_draws_that_heads_are_decoded_from(world):
@@ -173,7 +177,7 @@ def test_new_tasks_show_the_query_loss_the_draws_that_heads_are_decoded_from(wor
         rtol=0.05,
         atol=0,
     )
-    w = method.to_w(method.vae.decode(2.0 * batch["z"], *known(batch)), world.start.centre(task.context))
+    w = method.to_w(method.vae.decode(2.0 * batch["z"], *known(batch)), world.initialization.centre(task.context))
     loss = method.loss_of(dict(method.named_parameters()), batch)
     assert_close(loss, 3 * world.head.loss(w, task.query))
 
@@ -258,7 +262,7 @@ def test_every_step_and_every_inner_step_has_its_own_draws(world):
 def test_validation_says_how_heads_come_back(world):
     method = world.prepared(NAME)
     values = method.validate(world.val, world.val_trajectories, seed=0)
-    centre = world.start.centre(world.val.context(torch.arange(len(world.val))))
+    centre = world.initialization.centre(world.val.context(torch.arange(len(world.val))))
     assert_close(values["val_loss_w0"], method.to_x(world.val_points[:, 0], centre).square().mean().item())
     further = Trajectories.of(2 * world.val_points)
     assert method.validate(world.val, further, seed=0)["val_kl"] != values["val_kl"] > 0

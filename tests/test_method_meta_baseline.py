@@ -127,9 +127,9 @@ def test_both_phases_lower_their_own_loss(world):
         with torch.no_grad():
             return sum(method.episodic_loss(world.train, generator(0, "episode", j)).item() for j in range(5))
 
-    start = episodes()
+    initialization = episodes()
     assert [row["step"] for row in rows] == list(range(31, 61))
-    assert episodes() < 0.6 * start
+    assert episodes() < 0.6 * initialization
     assert method.log_temperature.item() != pytest.approx(temperature, abs=1e-3)
     assert_close(method.classifier.state_dict(), classifier, rtol=0, atol=0)
     assert score(method, world) > max(before, 0.9)

@@ -33,7 +33,7 @@ def doubled(batch: Batch) -> dict:
 def test_it_begins_at_the_start(own, kind):
     world = World(kind)
     method = world.prepared(NAME, own=own)
-    assert_close(draw(method, world.context), world.start.centre(world.context).clone(), rtol=0, atol=0)
+    assert_close(draw(method, world.context), world.initialization.centre(world.context).clone(), rtol=0, atol=0)
 
 
 @both_forms
@@ -73,7 +73,7 @@ def test_the_loss_reaches_the_condition_as_finite_differences_say(own):
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
         context = context_of(rows)
-        return method.learner.loss(method.weights(context, method.start.centre(context)), query).sum()
+        return method.learner.loss(method.weights(context, method.initialization.centre(context)), query).sum()
 
     direction = torch.zeros_like(rows)
     direction[:, 1] = torch.randn(rows[:, 1].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -32,7 +32,7 @@ def named():
 
 
 def direction(world, context):
-    return F.normalize(world.start.directions(context), dim=-1)
+    return F.normalize(world.initialization.directions(context), dim=-1)
 
 
 # --- what is told
@@ -45,13 +45,13 @@ def test_every_network_is_told_where_it_begins(name, world):
     method = stirred(world.prepared(name, own=own, meta=LEARNING))
     text = torch.randn(1, 5, 1, E, generator=generator(0, "text")).expand(2, -1, -1, -1)
     context = Context(text, known=torch.stack([torch.arange(5), torch.arange(5, 10)]))
-    moved = draw(method, context) - method.start.centre(context)
+    moved = draw(method, context) - method.initialization.centre(context)
     assert not torch.allclose(moved[0], moved[1], rtol=0.05)
 
 
 def test_what_is_told_is_the_text_and_the_row_of_unit_size(world):
     method, context = world.prepared("ghn3", meta=LEARNING), world.val.context(torch.arange(3))
-    centre = method.start.centre(context)
+    centre = method.initialization.centre(context)
     told = method.told(context, centre)
     assert told.shape == (3, N_WAY, E + FEATURES + 1) == (3, N_WAY, method.n_told)
     assert_close(told[..., :E], context.means)
@@ -59,7 +59,7 @@ def test_what_is_told_is_the_text_and_the_row_of_unit_size(world):
 
 
 def test_the_graph_of_a_linear_head(named):
-    space = named.start.learner.space
+    space = named.initialization.learner.space
     assert list(chain_of(space)) == ["input", "output.weight", "output.bias", "output"]
     assert chain_of(TwoLayerHead(4, 4).space) == CHAIN and set(HIDDEN) < set(CHAIN)
     assert head_distances(2, 4).tolist() == [
@@ -76,7 +76,7 @@ def test_without_its_condition_ghn3_tells_no_class_from_another(named):
     method, context = stirred(named.prepared("ghn3", meta=LEARNING)), named.test.context(torch.arange(4))
 
     def x():
-        return method.to_x(draw(method, context), method.start.centre(context)).unflatten(1, (N_WAY, -1))
+        return method.to_x(draw(method, context), method.initialization.centre(context)).unflatten(1, (N_WAY, -1))
 
     assert (x() - x()[:, :1]).abs().max() > 0.01
     torch.nn.init.zeros_(method.condition[1].weight)
@@ -88,7 +88,7 @@ def test_without_its_condition_ghn3_tells_no_class_from_another(named):
 
 def test_reptile_of_names_generates_from_its_initialisation_without_a_step(named):
     method, context = stirred(named.prepared("reptile_names", meta=LEARNING)), named.test.context(torch.arange(4))
-    centre = method.start.centre(context)
+    centre = method.initialization.centre(context)
     assert_close(
         method.propose(context, centre, generator=generator(0, "noise")),
         method.to_w(method.map(method.told(context, centre)).flatten(1), centre),
@@ -129,18 +129,18 @@ def test_untrained_meta_baseline_of_names_is_the_cosine_to_the_starts_rows(named
     method, context = named.prepared("meta_baseline_names", meta=LEARNING), named.test.context(torch.arange(4))
     rows = method.space.unflatten(draw(method, context))
     assert_close(rows["output.weight"], 5 * direction(named, context), rtol=1e-4, atol=1e-4)
-    assert_close(rows["output.bias"], -(rows["output.weight"] @ named.start.table.mean), rtol=1e-4, atol=1e-4)
+    assert_close(rows["output.bias"], -(rows["output.weight"] @ named.initialization.table.mean), rtol=1e-4, atol=1e-4)
 
 
 def test_its_linear_head_answers_as_the_cosines_of_mapped_features(named):
     method, task = stirred(named.prepared("meta_baseline_names", meta=LEARNING)), named.test.batch(torch.arange(6))
     inputs, centroids = task.query["inputs"], direction(named, task.context)
-    mapped = (inputs - named.start.table.mean) @ method.map.weight.mT
+    mapped = (inputs - named.initialization.table.mean) @ method.map.weight.mT
     expected = method.log_temperature.exp() * F.cosine_similarity(
         mapped[:, :, None], (centroids @ method.map.weight.mT)[:, None], dim=-1
     )
     assert_close(method.cosines(inputs, method.map(centroids)), expected, rtol=1e-3, atol=1e-4)
-    w = method.propose(task.context, method.start.centre(task.context), generator=generator(0, "noise"))
+    w = method.propose(task.context, method.initialization.centre(task.context), generator=generator(0, "noise"))
     # of each image the logits are those times the length of its mapped features
     assert_close(method.learner.logits(w, inputs), expected * mapped.norm(dim=-1, keepdim=True), rtol=1e-3, atol=1e-3)
 
@@ -161,10 +161,12 @@ def test_it_classifies_first_and_then_sees_episodes(named):
 
 def test_known_classes_have_their_own_rows_as_centroids(world):
     method, context = world.prepared("meta_baseline_names", meta=LEARNING), world.train.context(torch.arange(3))
-    assert_close(method.centroids(context), world.start.table.centred[context.known])
+    assert_close(method.centroids(context), world.initialization.table.centred[context.known])
 
 
 def test_a_start_that_is_not_of_names_is_refused_in_one_line():
     shared = NamedWorld("shared")
     with pytest.raises(InputError, match="^method.name = 'meta_baseline_names' has its centroids [^\n]* described$"):
-        build("meta_baseline_names", shared.start, shared.setup(), {"classify": 0.5, "temperature": 5.0}, seed=0)
+        build(
+            "meta_baseline_names", shared.initialization, shared.setup(), {"classify": 0.5, "temperature": 5.0}, seed=0
+        )

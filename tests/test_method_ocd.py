@@ -57,7 +57,7 @@ class Constant(nn.Module):
 
 def make_perfect(method, task, points):
     """The method with networks that know the trained heads of these tasks."""
-    base = method.start.centre(task.context)
+    base = method.initialization.centre(task.context)
     x_0, log_scale = method.normalised(points[:, 0] - base)
     method.denoiser = Knowing(method.process, x_0, method.diffusion.prediction)
     method.scale_network = Constant(log_scale - method.mean_log_scale)
@@ -69,7 +69,7 @@ def make_perfect(method, task, points):
 
 def test_base_plus_scale_times_direction_is_the_trained_head(world):
     method, (task, points) = world.prepared("ocd"), a_task(world)
-    base = method.start.centre(task.context)
+    base = method.initialization.centre(task.context)
     x_0, log_scale = method.normalised(points[:, 0] - base)
     assert_close(base + method.spread(log_scale, base.shape[-1]) * x_0, points[:, 0])
     assert not torch.allclose(points[:, 0], base, atol=1e-2)
@@ -93,7 +93,7 @@ def test_every_layer_of_every_task_has_its_own_scale(world):
 
 def test_the_scale_before_training_is_the_mean_log_scale(world):
     method = world.prepared("ocd")
-    base = world.start.centre(world.train.context(torch.arange(len(world.train))))
+    base = world.initialization.centre(world.train.context(torch.arange(len(world.train))))
     _, log_scale = method.normalised(world.points[:, 0] - base)
     assert_close(method.log_scale(world.context), log_scale.mean(0).expand(len(world.context), -1))
 
@@ -101,7 +101,7 @@ def test_the_scale_before_training_is_the_mean_log_scale(world):
 @pytest.mark.parametrize("kind", ["prototype", "shared"])
 def test_untrained_it_generates_the_base(kind, worlds):
     w = draw(worlds[kind].prepared("ocd"), worlds[kind].context)
-    assert_close(w, worlds[kind].start.centre(worlds[kind].context).expand_as(w))
+    assert_close(w, worlds[kind].initialization.centre(worlds[kind].context).expand_as(w))
 
 
 # --- generation and loss, against networks that know the answer
@@ -118,7 +118,7 @@ def test_perfect_networks_generate_the_trained_head(kind, diffusion, worlds):
 @pytest.mark.parametrize("weighting", ["weights", "theorem"])
 def test_perfect_networks_have_no_weight_loss(weighting, world):
     task, points = a_task(world)
-    diffusion = {"visited": 0.5, "weighting": weighting}
+    diffusion = {"on_policy": 0.5, "weighting": weighting}
     method = make_perfect(world.prepared("ocd", diffusion=diffusion, meta={"query_loss": 0.0}), task, points)
     assert loss_of(method, task, points).abs().max() < 1e-6
     log_scale = method.scale_network.value
@@ -160,8 +160,8 @@ def test_the_query_loss_reaches_both_networks_and_the_condition(diffusion, world
     method, (task, _) = stirred(world.prepared("ocd", diffusion=diffusion, meta={"weight_loss": 0.0})), a_task(world)
     rows = task.context.rows.clone().requires_grad_()
     # the base depends on the context as well: leave only what goes through the two networks
-    base = world.start.centre(task.context)
-    method.start = SimpleNamespace(learner=world.head, centre=lambda context: base)
+    base = world.initialization.centre(task.context)
+    method.initialization = SimpleNamespace(learner=world.head, centre=lambda context: base)
     loss_of(method, Task(context_of(rows), task.query), None).sum().backward()
     for network in (method.denoiser, method.scale_network):
         assert [
@@ -203,7 +203,8 @@ def test_the_scale_network_learns_a_function_of_the_condition(world):
     for step in range(training.steps):
         task = world.train.new(world.train.classes, generator(0, "images", step))
         trained = (
-            world.start.centre(task.context) + method.spread(wanted(task.context), direction.shape[-1]) * direction
+            world.initialization.centre(task.context)
+            + method.spread(wanted(task.context), direction.shape[-1]) * direction
         )
         method.loss(task, trained[:, None], generator(0, "loss", step)).mean().backward()
         training.descend()
@@ -228,7 +229,7 @@ def test_noised_states_are_of_the_direction(world):
     method = world.prepared("ocd", diffusion=PAPER, meta={"query_loss": 0.0})
     seen = []
     method.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append((inputs[0][:, 0], inputs[1])))
-    base = world.start.centre(task.context)
+    base = world.initialization.centre(task.context)
     difference = points[:, 0] - base
     for factor in (1, 1000, -1):
         loss_of(method, task, (base + factor * difference)[:, None])
@@ -242,18 +243,18 @@ def test_noised_states_are_of_the_direction(world):
 def test_noised_and_visited_states_have_their_shares(world):
     """With one step a chain visits one state, whatever is drawn."""
     task, points = a_task(world)
-    noised, visited, mixed = (
-        loss_of(stirred(world.prepared("ocd", diffusion={"steps": 1, "visited": share})), task, points)
+    noised, on_policy, mixed = (
+        loss_of(stirred(world.prepared("ocd", diffusion={"steps": 1, "on_policy": share})), task, points)
         for share in (0.0, 1.0, 0.25)
     )
-    assert_close(mixed, 0.75 * noised + 0.25 * visited)
-    assert not torch.allclose(noised, visited, rtol=1e-2)
+    assert_close(mixed, 0.75 * noised + 0.25 * on_policy)
+    assert not torch.allclose(noised, on_policy, rtol=1e-2)
 
 
-@pytest.mark.parametrize("knob", ["start_noise", "chain_noise"])
-def test_noise_enters_where_it_is_asked_for(knob, world):
+@pytest.mark.parametrize("hyperparameter", ["start_noise", "chain_noise"])
+def test_noise_enters_where_it_is_asked_for(hparam, world):
     def changes(amount):
-        method = stirred(world.prepared("ocd", diffusion={"start_noise": 0.0, "chain_noise": 0.0, knob: amount}))
+        method = stirred(world.prepared("ocd", diffusion={"start_noise": 0.0, "chain_noise": 0.0, hparam: amount}))
         return (draw(method, world.context, seed=0) - draw(method, world.context, seed=1)).abs().max()
 
     assert changes(0.0) == 0

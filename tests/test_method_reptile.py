@@ -86,7 +86,7 @@ def test_without_steps_it_is_the_frozen_body_and_its_closed_form(world):
     method = world.prepared("reptile", own={"adapt_steps": 0})
     task = world.train.batch(torch.arange(6))
     w = draw(method, task.context)
-    logits = world.head.logits(world.start.centre(task.context), task.query["inputs"])
+    logits = world.head.logits(world.initialization.centre(task.context), task.query["inputs"])
     assert_close(method.learner.logits(w, task.query["images"]), logits, rtol=1e-4, atol=1e-4)
     tensors = method.space.unflatten(w)
     for name, value in world.body.named_parameters():
@@ -121,12 +121,12 @@ def test_the_space_is_every_parameter_of_body_and_head(world):
 def test_generation_is_steps_on_the_support_images_in_turn(world):
     method = world.prepared("reptile", own={"adapt_steps": 3, "inner_images": 1, "inner_lr": 1e-3})
     w, labels = method.first(world.context), torch.arange(N_WAY)
-    start = w.clone()
+    initialization = w.clone()
     for step in range(3):
         images = world.context.examples["images"].unflatten(1, (N_WAY, -1))[:, :, step % N_SHOT]
         w = torch.stack([w[j] - 1e-3 * plain_gradient(method, w[j], images[j], labels) for j in range(len(w))])
-    assert (w - start).abs().max() > 1e-3
-    assert_close(draw(method, world.context) - start, w - start, rtol=1e-3, atol=1e-6)
+    assert (w - initialization).abs().max() > 1e-3
+    assert_close(draw(method, world.context) - initialization, w - initialization, rtol=1e-3, atol=1e-6)
 
 
 def test_the_head_starts_in_the_features_of_the_initialisation(world):
@@ -136,9 +136,9 @@ def test_the_head_starts_in_the_features_of_the_initialisation(world):
         method.shift.zero_()
     tensors = method.space.unflatten(method.first(world.context))
     features = method.learner.features(tensors, world.context.examples["images"]).unflatten(1, (N_WAY, N_SHOT))
-    centre = world.head.space.unflatten(world.start.centre(context_of(features)))
+    centre = world.head.space.unflatten(world.initialization.centre(context_of(features)))
     assert_close(tensors["output.weight"], centre["output.weight"], rtol=1e-4, atol=1e-5)
-    frozen = world.head.space.unflatten(world.start.centre(world.context))
+    frozen = world.head.space.unflatten(world.initialization.centre(world.context))
     assert not torch.allclose(tensors["output.weight"], frozen["output.weight"], rtol=0.1)
 
 

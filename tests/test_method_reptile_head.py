@@ -62,7 +62,7 @@ def test_one_step_of_sgd_is_joint_training(kind, worlds):
     gradient, _ = pseudo_gradient(world, method)
 
     images = images_of(world, method)
-    centre = method.start.centre(context_of(images[:, :, :N_SHOT]))
+    centre = method.initialization.centre(context_of(images[:, :, :N_SHOT]))
     phi = method.phi.detach().requires_grad_()
     (joint,) = torch.autograd.grad(world.head.loss(centre + phi, labelled(images)).mean(), phi)
     assert_close(gradient, 0.3 * joint, rtol=1e-4, atol=1e-6)
@@ -82,7 +82,7 @@ def test_the_pseudo_gradient_of_many_steps_leads_to_the_mean_of_the_adapted(worl
         w = w.detach().requires_grad_()
         (g,) = torch.autograd.grad(world.head.loss(w, labelled(images)).sum(), w)
         w = w - 0.3 * g
-    assert_close(gradient, method.start.shared - w.detach().mean(0), rtol=1e-4, atol=1e-6)
+    assert_close(gradient, method.initialization.shared - w.detach().mean(0), rtol=1e-4, atol=1e-6)
     assert_close(loss, world.head.loss(w, labelled(images)).mean())
 
 
@@ -90,7 +90,10 @@ def test_no_step_returns_the_initialisation(worlds):
     for world in worlds.values():
         method = moved(world.prepared("reptile_head", own={"adapt_steps": 0}), 0.1)
         assert_close(
-            draw(method, world.context), method.start.centre(world.context) + method.phi.detach(), rtol=0, atol=0
+            draw(method, world.context),
+            method.initialization.centre(world.context) + method.phi.detach(),
+            rtol=0,
+            atol=0,
         )
 
 
@@ -99,7 +102,9 @@ def test_it_begins_at_the_start_or_at_the_shared_draw(worlds):
         w = draw(world.prepared("reptile_head", own={"adapt_steps": 0}), world.context)
         assert_close(
             w,
-            world.start.shared.expand_as(w) if kind != "prototype" else world.start.centre(world.context),
+            world.initialization.shared.expand_as(w)
+            if kind != "prototype"
+            else world.initialization.centre(world.context),
             rtol=0,
             atol=0,
         )
@@ -167,12 +172,12 @@ def test_mini_batches_hold_as_many_images_of_each_class(worlds):
 def test_the_inner_loop_knows_train_shots_images_and_its_start_those_of_a_support(train_shots, worlds):
     world = worlds["prototype"]
     method = world.prepared("reptile_head", own={"train_shots": train_shots, "inner_images": 1, "inner_steps": 40})
-    starts, pools, first, mini_batches = [], [], method.first, method._mini_batches
-    method.first = lambda context: starts.append(context.rows) or first(context)
+    initializations, pools, first, mini_batches = [], [], method.first, method._mini_batches
+    method.first = lambda context: initializations.append(context.rows) or first(context)
     method._mini_batches = lambda images, stream: pools.append(images) or mini_batches(images, stream)
     pseudo_gradient(world, method)
     assert pools[0].equal(images_of(world, method)) and pools[0].shape[2] == train_shots
-    assert starts[0].equal(pools[0][:, :, :N_SHOT])
+    assert initializations[0].equal(pools[0][:, :, :N_SHOT])
 
 
 def test_more_train_shots_than_images_are_refused(worlds):

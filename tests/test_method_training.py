@@ -1,4 +1,4 @@
-"""Meta-training: it lowers the loss, resumes bit for bit, and chooses its strength on meta-val."""
+"""Meta-training: it lowers the loss, resumes bit for bit, and chooses its update scale on meta-val."""
 
 from itertools import islice
 
@@ -34,29 +34,29 @@ def world(worlds):
 def test_the_strength_scales_the_way_from_the_centre(name, worlds):
     world = worlds["prototype", False]
     method = stirred(world.prepared(name))
-    centre, whole = world.start.centre(world.context), draw(method, world.context)
-    method.strength.fill_(0.25)
+    centre, whole = world.initialization.centre(world.context), draw(method, world.context)
+    method.update_scale.fill_(0.25)
     assert_close(draw(method, world.context), torch.lerp(centre, whole, 0.25), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("n_shot, strength", [(1, 0.25), (2, 0.5), (3, 0.5), (4, 1.0), (5, 1.0), (9, 1.0)])
-def test_the_strength_is_that_of_the_nearest_number_of_images(n_shot, strength, worlds):
+def test_the_strength_is_that_of_the_nearest_number_of_images(n_shot, update_scale, worlds):
     """By their ratio."""
     world = worlds["prototype", False]
     method, context = stirred(world.prepared("ltdi")), context_with(world, N_WAY, n_shot)
-    centre, whole = world.start.centre(context), draw(method, context)
-    method.strength.copy_(torch.tensor([0.25, 0.5, 1.0]))
-    assert_close(draw(method, context), torch.lerp(centre, whole, strength), rtol=1e-4, atol=1e-5)
+    centre, whole = world.initialization.centre(context), draw(method, context)
+    method.update_scale.copy_(torch.tensor([0.25, 0.5, 1.0]))
+    assert_close(draw(method, context), torch.lerp(centre, whole, update_scale), rtol=1e-4, atol=1e-5)
 
 
 def test_of_classes_of_unequal_numbers_their_mean_decides_the_strength(worlds):
     world = worlds["prototype", False]
     method = stirred(world.prepared("ltdi"))
     context = masked(context_with(world, N_WAY, 4, n_tasks=2), torch.tensor([[1, 1, 4], [4, 4, 1]]))
-    centre, whole = world.start.centre(context), draw(method, context)
-    method.strength.copy_(torch.tensor([0.25, 0.5, 0.75]))
+    centre, whole = world.initialization.centre(context), draw(method, context)
+    method.update_scale.copy_(torch.tensor([0.25, 0.5, 0.75]))
     assert_close(draw(method, context)[0], torch.lerp(centre, whole, 0.5)[0], rtol=1e-4, atol=1e-5)
-    method.strength.copy_(torch.tensor([0.0, 0.5, 0.75]))
+    method.update_scale.copy_(torch.tensor([0.0, 0.5, 0.75]))
     assert_close(draw(method, context)[1], torch.lerp(centre, whole, 0.5)[1], rtol=1e-4, atol=1e-5)
 
 
@@ -65,9 +65,9 @@ def test_a_number_of_images_that_meta_val_has_not_takes_the_strength_of_the_one_
     few = Classes(world.val.of.features.unflatten(0, (12, 10))[:, :5].flatten(0, 1), torch.full((12,), 5))
     val = ClassTasks.sample(few, n_tasks=4, n_way=N_WAY, n_shot=2, n_query=3, seed=0, split="few")
     method = stirred(world.prepared("ltdi"))
-    method.strength.copy_(torch.tensor([1.0, 1.0, 0.125]))
+    method.update_scale.copy_(torch.tensor([1.0, 1.0, 0.125]))
     method.finish(val, seed=0)
-    assert method.strength[2] == method.strength[1]
+    assert method.update_scale[2] == method.update_scale[1]
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_what_does_harm_on_meta_val_is_left_out(name, worlds):
     if name == "ocd":
         method.mean_log_scale.add_(6)
     method.finish(world.val, seed=0)
-    assert (method.strength < 1).all()
+    assert (method.update_scale < 1).all()
 
 
 def test_what_helps_on_meta_val_is_kept(worlds):
@@ -89,7 +89,7 @@ def test_what_helps_on_meta_val_is_kept(worlds):
     method = world.prepared("ltdi", meta={"query_loss": 1.0})
     world.rows(method, Training(method, lr=1e-2, steps=60, ema=0.9))
     method.finish(world.val, seed=0)
-    assert (method.strength > 0.5).all()
+    assert (method.update_scale > 0.5).all()
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_inner_loops_of_several_steps_learn(optimizer, denoiser, worlds):
 def test_the_loss_is_that_of_the_state_that_generation_visits(name, world):
     method = stirred(world.prepared(name, diffusion={"start_noise": 0.0}, meta={"weight_loss": 0.3, "query_loss": 0.7}))
     task, points = world.train.batch(torch.arange(6)), world.points[:6]
-    centre, process, phi = world.start.centre(task.context), method.process, dict(method.named_parameters())
+    centre, process, phi = world.initialization.centre(task.context), method.process, dict(method.named_parameters())
     recorded, new = (method.draw(task, given, generator(0, "batch")) for given in (points, None))
     states = method.to_x(method.chain(task.context, centre, generator=generator(0, "noise")), centre).detach()
     for visit in range(1, 5):

@@ -94,16 +94,16 @@ def batch_of(world, method, n=6):
 
 @pytest.mark.parametrize("kind", ["prototype", "fresh"])
 @pytest.mark.parametrize("steps", [2, 3])
-@pytest.mark.parametrize("visited", [0.0, 0.5, 1.0])
-def test_the_loss_is_least_at_the_paths_velocity(kind, steps, visited, worlds):
+@pytest.mark.parametrize("on_policy", [0.0, 0.5, 1.0])
+def test_the_loss_is_least_at_the_paths_velocity(kind, steps, on_policy, worlds):
     """Zero there, as the network knows of each state which path it is on; anything else costs its distance at the
     step's end."""
     world = worlds[kind]
     method = world.prepared(
-        "weight_flow", own={"steps": steps, "visited": visited}, meta={"weight_loss": 1.0, "query_loss": 0.0}
+        "weight_flow", own={"steps": steps, "on_policy": on_policy}, meta={"weight_loss": 1.0, "query_loss": 0.0}
     )
     task, points = batch_of(world, method)
-    centre = method.start.centre(task.context)
+    centre = method.initialization.centre(task.context)
     path = method._path(method._begin(6, N_WAY, generator(0, "same")), points, centre)
 
     def exact(x, u, context, centre, off=0.0):
@@ -115,19 +115,19 @@ def test_the_loss_is_least_at_the_paths_velocity(kind, steps, visited, worlds):
     assert method.loss(task, points, generator(0, "same")).abs().max() < 1e-8
     method.velocity = lambda *seen: exact(*seen, off=0.1)
     loss = method.loss(task, points, generator(0, "same"))
-    if visited == 1:
+    if on_policy == 1:
         assert_close(loss, torch.full_like(loss, 0.01), rtol=1e-3, atol=1e-6)
     assert (loss > 0).all()
 
 
-@pytest.mark.parametrize("visited", [0.0, 1.0])
-def test_the_query_loss_is_that_of_the_head_at_the_end_of_the_step(visited, worlds):
+@pytest.mark.parametrize("on_policy", [0.0, 1.0])
+def test_the_query_loss_is_that_of_the_head_at_the_end_of_the_step(on_policy, worlds):
     world = worlds["prototype"]
     method = world.prepared(
-        "weight_flow", own={"steps": 1, "visited": visited}, meta={"weight_loss": 0.0, "query_loss": 2.0}
+        "weight_flow", own={"steps": 1, "on_policy": on_policy}, meta={"weight_loss": 0.0, "query_loss": 2.0}
     )
     task, points = batch_of(world, method)
-    trained = method.to_x(points[:, 0], method.start.centre(task.context))
+    trained = method.to_x(points[:, 0], method.initialization.centre(task.context))
     method.velocity = lambda x, u, *known: (trained - x) / (1 - u)[:, None]
     expected = method.weights_loss(points[:, 0], task, None)
     assert expected.min() > 0
@@ -137,8 +137,8 @@ def test_the_query_loss_is_that_of_the_head_at_the_end_of_the_step(visited, worl
 def test_visited_is_the_share_of_the_visited_states_in_the_loss(worlds):
     """With one step the integration visits one state, whatever is drawn."""
 
-    def loss(visited):
-        method = stirred(worlds["prototype"].prepared("weight_flow", own={"steps": 1, "visited": visited}))
+    def loss(on_policy):
+        method = stirred(worlds["prototype"].prepared("weight_flow", own={"steps": 1, "on_policy": on_policy}))
         return method.loss(*batch_of(worlds["prototype"], method), generator(0, "loss"))
 
     assert_close(loss(0.3), 0.7 * loss(0.0) + 0.3 * loss(1.0))
@@ -148,7 +148,7 @@ def test_visited_is_the_share_of_the_visited_states_in_the_loss(worlds):
 def test_the_visited_state_is_one_of_the_generations_and_given(worlds):
     """Every one of them in some step, without a gradient that runs back to it."""
     world = worlds["prototype"]
-    method = stirred(world.prepared("weight_flow", own={"steps": 3, "visited": 1.0, "noise": 0.0}))
+    method = stirred(world.prepared("weight_flow", own={"steps": 3, "on_policy": 1.0, "noise": 0.0}))
     task, points = batch_of(world, method)
     seen = []
     velocity = method.velocity
@@ -169,7 +169,7 @@ def test_the_path_begins_where_generation_does_and_ends_at_the_trained_head(kind
     world = worlds[kind]
     method = world.prepared("weight_flow", own={"noise": 0.0})
     task, points = batch_of(world, method)
-    centre, begin = method.start.centre(task.context), method._begin(6, N_WAY, generator(0, "begin"))
+    centre, begin = method.initialization.centre(task.context), method._begin(6, N_WAY, generator(0, "begin"))
     path = method._path(begin, points, centre)
     assert_close(method.to_w(path[:, 1:], centre[:, None]), points.flip(1)[:, 1:], rtol=1e-4, atol=1e-5)
     if kind == "fresh":
@@ -184,7 +184,7 @@ def test_noise_has_its_deviation_and_is_one_draw_for_all_tasks(worlds):
     method = worlds["prototype"].prepared("weight_flow", own={"noise": 0.5})
     assert_close(method._begin(400, N_WAY, generator(0, "noise")).std(), torch.tensor(0.5), rtol=0.02, atol=0)
     context = worlds["prototype"].context
-    x = method.to_x(draw(method, context), method.start.centre(context))
+    x = method.to_x(draw(method, context), method.initialization.centre(context))
     assert_close(x, x[:1].expand_as(x), rtol=1e-3, atol=1e-4)
     assert x.std() > 0.4
 
@@ -197,7 +197,7 @@ def test_a_new_network_keeps_the_start(denoiser, worlds):
     for kind in ("prototype", "shared"):
         method = worlds[kind].prepared("weight_flow", own={"noise": 0.0}, denoiser={"name": denoiser})
         context = worlds[kind].context
-        assert_close(draw(method, context), method.start.centre(context), rtol=0, atol=0)
+        assert_close(draw(method, context), method.initialization.centre(context), rtol=0, atol=0)
 
 
 def test_generation_depends_on_the_context_beyond_its_start(worlds):
@@ -207,10 +207,10 @@ def test_generation_depends_on_the_context_beyond_its_start(worlds):
 
 
 @pytest.mark.parametrize("kind, visited, query_loss", [("shared", 0.0, 0.1), ("shared", 1.0, 0.1), ("fresh", 1.0, 0.0)])
-def test_the_loss_falls(kind, visited, query_loss, worlds):
+def test_the_loss_falls(kind, on_policy, query_loss, worlds):
     world = worlds[kind]
     method = world.prepared(
-        "weight_flow", own={"visited": visited, "noise": 0.0}, meta={"recorded_tasks": 40, "query_loss": query_loss}
+        "weight_flow", own={"on_policy": on_policy, "noise": 0.0}, meta={"recorded_tasks": 40, "query_loss": query_loss}
     )
     losses = [row["loss"] for row in world.rows(method, Training(method, lr=1e-2, steps=40, ema=0.9))]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
@@ -222,7 +222,7 @@ def test_recorded_tasks_count_in_the_weight_loss_as_well_and_new_ones_in_the_que
     def losses(weight_loss, query_loss):
         method = stirred(
             world.prepared(
-                "weight_flow", meta={"weight_loss": weight_loss, "query_loss": query_loss}, own={"visited": 1.0}
+                "weight_flow", meta={"weight_loss": weight_loss, "query_loss": query_loss}, own={"on_policy": 1.0}
             )
         )
         task, points = batch_of(world, method)

@@ -21,7 +21,7 @@ def linear_weights(world, method, source):
     tasks = torch.arange(len(source))
     context = source.context(tasks)
     tokens = {}
-    centre = world.start.centre(context)
+    centre = world.initialization.centre(context)
     for layer, x in zip(method.layers, method._inputs(context)):
         of_slots = layer == world.head.space.slot_layer
         numbers = world.head.space.numbers[layer] * (1 if of_slots else world.head.space.neurons[layer])
@@ -48,7 +48,11 @@ def test_ridge_by_its_closed_form(world):
     method = world.prepared("weight_regression")
     context = world.train.context(torch.arange(len(world.train)))
     x = dict(zip(method.layers, method._inputs(context)))["output"].double()
-    away = world.head.space.tokens(world.points[:, 0] - world.start.centre(context))["output"].flatten(0, 1).double()
+    away = (
+        world.head.space.tokens(world.points[:, 0] - world.initialization.centre(context))["output"]
+        .flatten(0, 1)
+        .double()
+    )
     solutions = [torch.linalg.solve(x.mT @ x + p * torch.eye(x.shape[1]), x.mT @ away).float() for p in PENALTIES]
     found = method.maps[method.layers.index("output")]
     assert any(torch.allclose(found, each, rtol=1e-3, atol=1e-4) for each in solutions)
@@ -58,8 +62,10 @@ def test_a_class_gets_the_same_row_in_whatever_slot(world):
     method, context = world.prepared("weight_regression"), world.context
     order = torch.tensor([2, 0, 1])
     turned = type(context)(context.rows[:, order], None, {})
-    if world.start.kind == "shared":
-        tokens, moved = (world.head.space.tokens(draw(method, each) - world.start.shared) for each in (context, turned))
+    if world.initialization.kind == "shared":
+        tokens, moved = (
+            world.head.space.tokens(draw(method, each) - world.initialization.shared) for each in (context, turned)
+        )
     else:
         tokens, moved = (world.head.space.tokens(draw(method, each)) for each in (context, turned))
     assert_close(moved["output"], tokens["output"][:, order], rtol=1e-4, atol=1e-5)
@@ -78,5 +84,5 @@ def test_the_penalty_is_the_best_on_meta_val(world):
     task: Task = world.val.batch(torch.arange(len(world.val)))
     score = world.head.score(draw(method, task.context), task.query).mean()
     context = world.val.context(torch.arange(len(world.val)))
-    of_start = world.head.score(world.start.centre(context), task.query).mean()
+    of_start = world.head.score(world.initialization.centre(context), task.query).mean()
     assert score >= of_start - 0.02

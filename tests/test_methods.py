@@ -1,9 +1,9 @@
-"""The contract that every method and every control keeps."""
+"""The contract that every method and every baseline keeps."""
 
 import pytest
 import torch
 from every_method import (
-    CONTROLS,
+    BASELINES,
     DIFFUSIONS,
     METHODS,
     TRAINED,
@@ -28,9 +28,9 @@ VARIANTS = [
     *((name, "shared", {}, {}) for name in METHODS if name not in DIFFUSIONS),
     *((name, "fresh", PAPER, {"name": "unet"}) for name in DIFFUSIONS),
     ("ltdi", "shared", {"prediction": "v", "gradient_input": True}, {"condition": "attention"}),
-    ("ltdi", "ridge", {"prediction": "difference"}, {}),
+    ("ltdi", "ridge", {"prediction": "residual"}, {}),
     ("ltdi", "ridge", {"chain_noise": 1.0}, {"name": "unet", "condition": "attention"}),
-    *((name, "prototype", {}, {}) for name in CONTROLS),
+    *((name, "prototype", {}, {}) for name in BASELINES),
     ("head_sgd", "fresh", {}, {}),
     ("prototype_sgd", "ridge", {}, {}),
 ]
@@ -98,8 +98,8 @@ def test_a_task_does_not_depend_on_its_neighbours(case):
     assert_close(draw(method, context[torch.tensor([4, 1])]) / size, alone[[4, 1]] / size, rtol=1e-4, atol=1e-5)
 
 
-def test_controls_are_learned_without_gradients(world):
-    for name in CONTROLS:
+def test_baselines_are_learned_without_gradients(world):
+    for name in BASELINES:
         method = world.build(name)
         training = Training(torch.nn.Linear(1, 1), lr=0.1, steps=3, ema=0.9)
         assert not list(method.parameters())
@@ -107,7 +107,7 @@ def test_controls_are_learned_without_gradients(world):
         assert method.validate(world.val, world.val_trajectories, seed=0) == {}
 
 
-ANY_SIZE = [name for name, cls in (METHODS | CONTROLS).items() if not cls.one_size]
+ANY_SIZE = [name for name, cls in (METHODS | BASELINES).items() if not cls.fixed_n_way]
 NO_NOISE = {"diffusion": {"start_noise": 0.0}}
 # methods whose weights are a function of the context alone, and what makes them so
 FUNCTIONS = {
@@ -120,7 +120,7 @@ FUNCTIONS = {
 
 
 def test_which_methods_are_of_one_size(worlds):
-    assert {name for name in METHODS | CONTROLS if name not in ANY_SIZE} == {
+    assert {name for name in METHODS | BASELINES if name not in ANY_SIZE} == {
         "reptile",
         "reptile_head",
         "head_sgd",
@@ -129,7 +129,8 @@ def test_which_methods_are_of_one_size(worlds):
     }
     for name in (*DIFFUSIONS, "ocd", "weight_flow"):
         assert [
-            worlds["prototype", False].build(name, denoiser={"name": each}).one_size for each in ("transformer", "unet")
+            worlds["prototype", False].build(name, denoiser={"name": each}).fixed_n_way
+            for each in ("transformer", "unet")
         ] == [False, True]
 
 

@@ -21,12 +21,12 @@ from worlds import World, draw
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed_there
 from ltdi.bodies.feature_extractor import FeatureExtractor
-from ltdi.initialization import STARTS
+from ltdi.initialization import INITIALIZATIONS
 from ltdi.initialization.adapter_candidates import Mixture, batches, side_by_side, soft_loss
 from ltdi.initialization.joint_adapter import Joint
 from ltdi.learners import LinearHead, Lora
 from ltdi.learners.fitting import adapt, train
-from ltdi.methods import CONTROLS, METHODS
+from ltdi.methods import BASELINES, METHODS
 from ltdi.methods.common.class_semantics import KnownRows
 from ltdi.tasks.text_examples import Examples
 from ltdi.tasks.text_pairs import Pairs
@@ -62,7 +62,7 @@ def one_device():
 def worlds():
     made = {False: World("prototype"), True: World("prototype", with_images=True)}
     for world in made.values():
-        world.there = world.start.to(META)
+        world.there = world.initialization.to(META)
         world.train_there, world.val_there = world.train.to(META), world.val.to(META)
     return made
 
@@ -87,11 +87,13 @@ def test_embedding():
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_collection(worlds, optimizer, sam, fit_on, linear, precision):
-    world, start = worlds[False], worlds[False].there
+    world, initialization = worlds[False], worlds[False].there
     if linear:
-        start = STARTS["prototype"](LinearHead(8), torch.zeros(27, device=META), temperature=1.0, ridge=1.0)
+        initialization = INITIALIZATIONS["prototype"](
+            LinearHead(8), torch.zeros(27, device=META), temperature=1.0, ridge=1.0
+        )
     how = {"fit_on": fit_on, "augment": False, "optimizer": optimizer, "lr": 0.1, "steps": 4, "length": 3, "seed": 0}
-    recorded = collect(start, world.train_there, torch.arange(6), sam=sam, precision=precision, **how)
+    recorded = collect(initialization, world.train_there, torch.arange(6), sam=sam, precision=precision, **how)
     assert {each.device for each in vars(recorded).values()} == {META}
     assert recorded.points.shape[:2] == (6, 3) and recorded.scores.shape == (6, 3)
 
@@ -102,7 +104,7 @@ def test_a_step_of_meta_training(worlds, name):
     if "names" in METHODS[name].needs:
         pytest.skip("of names")
     method = world.build(name).to(META)
-    method.start = world.there
+    method.initialization = world.there
     training = Training(method, lr=1e-3, steps=3, ema=0.9)
     rows = method.meta_train(training, world.train_there, world.trajectories, seed=0)
     assert next(rows)["loss"].device == META
@@ -113,26 +115,26 @@ def test_a_step_of_meta_training(worlds, name):
 ASK = {"head_sgd", "prototype_sgd", "logistic"}
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS | CONTROLS if name not in ASK])
+@pytest.mark.parametrize("name", [name for name in METHODS | BASELINES if name not in ASK])
 def test_generation(worlds, name):
-    world = worlds["images" in (METHODS | CONTROLS)[name].needs]
-    if "names" in (METHODS | CONTROLS)[name].needs:
+    world = worlds["images" in (METHODS | BASELINES)[name].needs]
+    if "names" in (METHODS | BASELINES)[name].needs:
         pytest.skip("of names")
     method = world.build(name).eval().to(META)
-    method.start = world.there
+    method.initialization = world.there
     task = world.val_there.batch(torch.arange(5))
     w = draw(method, task.context)
     assert w.device == META and w.shape[0] == 5
     assert method.learner.score(w, task.query).device == META
 
 
-OF_NAMES = [name for name, method in (METHODS | CONTROLS).items() if "names" in method.needs]
+OF_NAMES = [name for name, method in (METHODS | BASELINES).items() if "names" in method.needs]
 
 
 @pytest.fixture(scope="module")
 def named():
     world = NamedWorld()
-    world.there = world.start.to(META)
+    world.there = world.initialization.to(META)
     world.train_there, world.val_there = world.train.to(META), world.val.to(META)
     return world
 
@@ -140,9 +142,9 @@ def named():
 @pytest.mark.parametrize("name", OF_NAMES)
 def test_methods_of_names(named, name):
     prepared = named.prepared(name)
-    knobs = {key: value for key, value in prepared.named_buffers() if key in ("knobs", "temperature")}
+    hparams = {key: value for key, value in prepared.named_buffers() if key in ("hyperparameters", "temperature")}
     method = prepared.to(META)
-    method.start = named.there
+    method.initialization = named.there
     if isinstance(method, KnownRows):
         method.learn(named.train_there)
     else:
@@ -153,7 +155,7 @@ def test_methods_of_names(named, name):
         rows = method.meta_train(training, named.train_there, named.trajectories, seed=0)
         assert next(rows)["loss"].device == META
     # these it is asked for once a call, which a number on the processor answers
-    for key, value in knobs.items():
+    for key, value in hparams.items():
         setattr(method, key, value)
     method = method.eval()
     task = named.val_there.batch(torch.arange(5))
@@ -202,9 +204,9 @@ def test_tasks_of_texts_are_drawn_without_asking(texts):
     task = source.new(source.draw(3, stream), stream, n_shot=1, n_query=2)
     assert task.context.rows.device == META and task.context.rows.shape == (3, 2, 1, 32)
     assert task.query["hidden"].device == META and task.query["hidden"].shape == (3, 4, 6, 2)
-    start = Joint(learner, torch.zeros(learner.space.dim(2), device=META), 1.0)
-    assert start.centre(task.context).shape == (3, learner.space.dim(2))
-    assert start.cross_entropies([task]).device == META
+    initialization = Joint(learner, torch.zeros(learner.space.dim(2), device=META), 1.0)
+    assert initialization.centre(task.context).shape == (3, learner.space.dim(2))
+    assert initialization.cross_entropies([task]).device == META
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -219,16 +221,16 @@ def test_the_training_of_the_joint_start(texts, share):
 
 def test_trajectories_and_meta_training_of_adapters(texts):
     learner, source = texts
-    start = Joint(learner, torch.zeros(learner.space.dim(2), device=META), 1.0)
+    initialization = Joint(learner, torch.zeros(learner.space.dim(2), device=META), 1.0)
     how = {"fit_on": "class", "augment": True, "optimizer": "adam", "lr": 0.1, "steps": 4, "length": 4, "seed": 0}
-    recorded = collect(start, source, torch.arange(4), sam=0.0, **how)
+    recorded = collect(initialization, source, torch.arange(4), sam=0.0, **how)
     assert recorded.points.device == META
     sizes = {"n_way": 2, "n_shot": 2, "n_tasks": 4, "n_classes": 0, "length": 4, "provides": frozenset({"examples"})}
     setup = replace(World("prototype").setup(), body=None, **sizes)
     setup = replace(setup, meta=replace(setup.meta, new_tasks=2, recorded_tasks=2, n_way=2, weight_loss=0.1))
     for name in ("ltdi", "mean_head", "nearest_head"):
-        method = (METHODS | CONTROLS)[name](start, setup).to(META)
-        method.start = start
+        method = (METHODS | BASELINES)[name](initialization, setup).to(META)
+        method.initialization = initialization
         if name == "ltdi":
             training = Training(method, lr=1e-3, steps=3, ema=0.9)
             points = Trajectories.of(torch.zeros(4, 4, learner.space.dim(2)))

@@ -76,7 +76,7 @@ def test_what_is_written_is_what_peft_computes(body, texts, modules, layers, tmp
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "hyperparameters",
     [
         {"target_modules": ["query", "value"]},
         {"target_modules": ["value"], "layers_to_transform": [1, 2]},
@@ -85,8 +85,8 @@ def test_what_is_written_is_what_peft_computes(body, texts, modules, layers, tmp
     ],
     ids=str,
 )
-def test_what_peft_trains_is_what_is_read(body, texts, knobs, tmp_path):
-    model = trained(body, peft.LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=10, **knobs), texts)
+def test_what_peft_trains_is_what_is_read(body, texts, hparams, tmp_path):
+    model = trained(body, peft.LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=10, **hparams), texts)
     model.save_pretrained(tmp_path)
     learner, w = read_adapter(tmp_path)
     lacking = [name for name in learner.encoder.drawn if "pooler" in name]

@@ -125,15 +125,15 @@ def hashes(project: Project) -> dict[str, str]:
 def test_metrics(project):
     metrics = metrics_of(project)
     assert metrics["method"] == "ltdi" and metrics["scored_by"] == "accuracy"
-    controls = metrics["controls"]
-    assert {"prototype", "ridge", "head_sgd", "mean_head", "nearest_head"} <= set(controls)
-    for row in (metrics, *controls.values()):
+    baselines = metrics["baselines"]
+    assert {"prototype", "ridge", "head_sgd", "mean_head", "nearest_head"} <= set(baselines)
+    for row in (metrics, *baselines.values()):
         assert 0 < row["score"] < 1
         assert 0 < row["ci95"] < 0.5
         assert row["weight_mse"] > 0
         assert row["ms_per_task"]["batch_64"] > 0
         assert row["ms_per_task"]["batch_1"] > 0
-    assert controls["prototype"]["score"] > controls["mean_head"]["score"] + 0.1
+    assert baselines["prototype"]["score"] > baselines["mean_head"]["score"] + 0.1
     assert metrics["ceiling"]["score"] > metrics["score"]
     # DVC drops lists and nulls without a word: the seal, and nothing else
     assert metrics == read_json(project.folder / METRICS)
@@ -145,7 +145,7 @@ def test_an_experiment_with_another_method(project):
     assert ran == ["meta_train", "generate_weights", "evaluate"]
     metrics = metrics_of(project)
     assert metrics["method"] == "lvdi"
-    assert metrics["controls"]["ridge"]["score"] == before["controls"]["ridge"]["score"]
+    assert metrics["baselines"]["ridge"]["score"] == before["baselines"]["ridge"]["score"]
 
     revisions = json.loads(project.run("dvc", "exp", "show", "--json"))
     (experiment,) = [each for revision in revisions for each in revision["experiments"] or []]
@@ -172,9 +172,9 @@ def test_plots(project):
 
     metrics = metrics_of(project)
     shown = {
-        row["head"]: float(row["score"]) for row in drawn(page, "Score of the generated heads and of the controls")
+        row["head"]: float(row["score"]) for row in drawn(page, "Score of the generated heads and of the baselines")
     }
-    expected = {name: row["score"] for name, row in metrics["controls"].items()} | {
+    expected = {name: row["score"] for name, row in metrics["baselines"].items()} | {
         "ltdi": metrics["score"],
         "ceiling": metrics["ceiling"]["score"],
     }
@@ -193,7 +193,7 @@ def test_every_plot_is_shown_once(project):
 def test_the_papers_options_run_end_to_end(run_stage, write_params, tmp_path):
     options = {
         "tasks.views": 2,
-        "trajectories.start": "fresh",
+        "trajectories.initialization": "fresh",
         "trajectories.fit_on": "support",
         "trajectories.augment": True,
         "trajectories.sam": 0.05,
@@ -201,7 +201,7 @@ def test_the_papers_options_run_end_to_end(run_stage, write_params, tmp_path):
         "diffusion.schedule": "linear",
         "diffusion.prediction": "epsilon",
         "diffusion.weighting": "theorem",
-        "diffusion.visited": 0.0,
+        "diffusion.on_policy": 0.0,
         "denoiser.name": "unet",
         "meta.inner_steps": 2,
         "meta.inner_optimizer": "adam",

@@ -14,7 +14,7 @@ from ltdi.utils.trainer import Training
 
 @pytest.mark.slow
 def test_a_trained_body_is_taken_as_it_is(finished, write_params, run_stage, tmp_path):
-    """Whatever the knobs of its training say."""
+    """Whatever the hyperparameters of its training say."""
     file = finished.data / "body" / "body.safetensors"
     params = write_params(tmp_path / "taken", {"body.weights": str(file), "body.steps": 10**6, "seed": 3})
     run_stage("pretrain_body", params, tmp_path / "other")
@@ -49,8 +49,8 @@ def patterns(counts):
 def train(images, steps=12, augment=lambda images, stream: images, images_a_class=4):
     torch.manual_seed(0)
     training = Training(EpisodicLoss(Conv4(1, filters=8)), lr=1e-2, steps=steps, ema=0.9)
-    knobs = {"classes_a_batch": 4, "images_a_class": images_a_class, "precision": torch.float32, "seed": 0}
-    return training, list(pretrain(training, images, augment=augment, **knobs))
+    hparams = {"classes_a_batch": 4, "images_a_class": images_a_class, "precision": torch.float32, "seed": 0}
+    return training, list(pretrain(training, images, augment=augment, **hparams))
 
 
 def test_a_body_learns_from_classes_of_unequal_numbers():
@@ -89,12 +89,12 @@ def test_a_resumed_training_goes_on_with_the_same_batches():
     whole, rows = train(images)
     torch.manual_seed(0)
     half = Training(EpisodicLoss(Conv4(1, filters=8)), lr=1e-2, steps=12, ema=0.9)
-    knobs = {"classes_a_batch": 4, "images_a_class": 4, "precision": torch.float32, "seed": 0}
-    going = pretrain(half, images, augment=lambda images, stream: images, **knobs)
+    hparams = {"classes_a_batch": 4, "images_a_class": 4, "precision": torch.float32, "seed": 0}
+    going = pretrain(half, images, augment=lambda images, stream: images, **hparams)
     first = [next(going) for _ in range(5)]
     resumed = Training(EpisodicLoss(Conv4(1, filters=8)), lr=1e-2, steps=12, ema=0.9)
     resumed.load_state_dict({name: value.clone() for name, value in half.state_dict().items()})
-    rest = list(pretrain(resumed, images, augment=lambda images, stream: images, **knobs))
+    rest = list(pretrain(resumed, images, augment=lambda images, stream: images, **hparams))
     assert first + rest == rows
     assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 

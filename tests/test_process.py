@@ -183,7 +183,7 @@ def test_the_four_predictions_say_the_same(kind):
     velocity = a.sqrt() * noise - (1 - a).sqrt() * w
     from_weights = process.epsilon(w, x_t, t, "weights")
     assert_close(process.epsilon(velocity, x_t, t, "v"), from_weights)
-    assert_close(process.epsilon(w - x_t, x_t, t, "difference"), from_weights)
+    assert_close(process.epsilon(w - x_t, x_t, t, "residual"), from_weights)
     assert_close(process.epsilon(from_weights, x_t, t, "epsilon"), from_weights)
     if kind is VanillaProcess:
         assert_close(from_weights, noise)
@@ -194,7 +194,7 @@ def test_a_step_of_the_whole_segment_adds_the_difference():
     process = process_of(TrajectoryProcess, k=range(T + 1))
     x_t, output = normal(2, 5, D)
     for t in range(1, T + 1):
-        epsilon = process.epsilon(output, x_t, torch.full((5,), t), "difference")
+        epsilon = process.epsilon(output, x_t, torch.full((5,), t), "residual")
         assert_close(step(process, x_t, epsilon, t), x_t + output)
 
 
@@ -202,11 +202,11 @@ def test_constants_move_with_the_process():
     for kind in PROCESSES:
         process = process_of(kind)
         assert {"k", "given", "schedule.alpha", "schedule.taken"} < dict(process.named_buffers()).keys()
-        assert process.state_dict() == {}  # they are made again from the knobs
+        assert process.state_dict() == {}  # they are made again from the hyperparameters
         assert all(each.is_meta for each in process.to("meta").buffers())
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "weights", "difference", "v"])
+@pytest.mark.parametrize("prediction", ["epsilon", "weights", "residual", "v"])
 @pytest.mark.parametrize("kind", [VanillaProcess, TrajectoryProcess])
 def test_the_linear_guess_is_the_least_squares_one(kind, prediction):
     """In every form it is the regression of the predicted number on x_t, for weights and noise of variance 1."""
@@ -217,5 +217,5 @@ def test_the_linear_guess_is_the_least_squares_one(kind, prediction):
         root_a, root_rest, correction = process.toward[t]
         x_t = root_a * w + root_rest * noise
         v = root_a * noise - root_rest * w
-        truth = {"epsilon": correction * noise, "weights": w, "difference": w - x_t, "v": v}[prediction]
+        truth = {"epsilon": correction * noise, "weights": w, "residual": w - x_t, "v": v}[prediction]
         assert guess[t].item() == pytest.approx(((truth * x_t).mean() / x_t.square().mean()).item(), abs=0.01)

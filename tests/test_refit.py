@@ -26,7 +26,7 @@ from pipeline import meta_train
 from pipeline.common import checkpoints
 from pipeline.common.params import load
 
-CHANGES = {"meta.refit": True, "method.controls": []}
+CHANGES = {"meta.refit": True, "method.baselines": []}
 
 
 # --- the classes of two splits
@@ -101,7 +101,7 @@ def refitted(finished, write_params, run_stage, tmp_path, monkeypatch):
 def test_what_is_chosen_is_of_the_first_training_and_what_is_learned_of_both_splits(refitted):
     before, data = refitted({"meta.refit": False}, "first"), refitted()
     first, again = (read_method(each / "model" / "methods", "ltdi", None, "cpu") for each in (before, data))
-    assert again.strength.equal(first.strength)
+    assert again.update_scale.equal(first.update_scale)
     said = [read_json(each / "model" / "metrics.json") for each in (before, data)]
     assert said[0].pop("seconds") < said[1].pop("seconds") and said[0] == said[1]
     assert (data / "model/curve.tsv").read_text() == (before / "model/curve.tsv").read_text()
@@ -109,22 +109,22 @@ def test_what_is_chosen_is_of_the_first_training_and_what_is_learned_of_both_spl
     # by hand
     params = load(data.parent / "params.yaml", "method", "diffusion", "denoiser", "meta")
     world = meta_train._world(data, ["ltdi"])
-    method = build("ltdi", world.start, meta_train._setup(params, world), {}, seed=0)
+    method = build("ltdi", world.initialization, meta_train._setup(params, world), {}, seed=0)
     method.prepare(world.train, world.trajectories, world.val)
     training = Training(method, lr=params.meta.outer_lr, steps=params.meta.steps, ema=params.meta.ema)
     for _ in method.meta_train(training, pooled(world.train, world.val), world.trajectories, seed=0):
         pass
-    expected = training.average | {"strength": first.strength}
+    expected = training.average | {"update_scale": first.update_scale}
     assert_close(dict(again.state_dict()), expected, rtol=0, atol=0)
     assert any(not value.equal(first.state_dict()[key]) for key, value in again.state_dict().items())
 
 
 @pytest.mark.slow
-def test_controls_learn_of_both_splits_what_they_choose_on_meta_val_stays(refitted):
-    controls = {"method.name": "prototype", "method.controls": ["simpleshot", "lda", "ridge"]}
+def test_baselines_learn_of_both_splits_what_they_choose_on_meta_val_stays(refitted):
+    baselines = {"method.name": "prototype", "method.baselines": ["simpleshot", "lda", "ridge"]}
     found = {}
     for name, refit in (("first", False), ("again", True)):
-        data = refitted(controls | {"meta.refit": refit, "learner.name": "linear_head"}, name)
+        data = refitted(baselines | {"meta.refit": refit, "learner.name": "linear_head"}, name)
         found[name] = {each: read_method(data / "model/methods", each, None, "cpu") for each in ("simpleshot", "lda")}
         ridge = (data / "model/methods/ridge.safetensors").read_bytes()
         assert found.setdefault("ridge", ridge) == ridge
@@ -172,7 +172,7 @@ def test_a_killed_run_goes_on_in_either_training(after, refitted, tmp_path, monk
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llo_vae", "meta_baseline"])
 def test_other_methods_learn_once_more_and_are_read_back(name, refitted):
-    data = refitted({"method.name": name, "method.controls": []}, name)
+    data = refitted({"method.name": name, "method.baselines": []}, name)
     body = read_body(data / "body" / "body.safetensors")
     method = read_method(data / "model" / "methods", name, body, "cpu")
     if name == "meta_baseline":

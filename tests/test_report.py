@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ltdi.evaluation.condition_ablation import CONDITIONS
-from ltdi.methods.common.trained import STRENGTH_SHOTS
+from ltdi.methods.common.trained import SCALE_SHOTS
 from ltdi.store import read_json, read_table, read_tensors, write_json, write_table, write_tensors
 from ltdi.utils.errors import InputError
 from pipeline import report
@@ -88,14 +88,14 @@ def test_what_may_be_wide_scrolls_by_itself(text):
 
 def test_its_figures_are_those_of_the_run(finished, text):
     page, metrics = Page(text), read_json(finished.data / "results" / "metrics.json")
-    rows = {metrics["method"]: metrics} | metrics["controls"]
+    rows = {metrics["method"]: metrics} | metrics["baselines"]
     order = [row[0] for row in page.rows if row and row[0] in rows and len(row) > 2]
     assert order == sorted(rows, key=lambda name: -rows[name]["score"])
     for name, row in rows.items():
         assert f"{100 * row['score']:.2f} ± {100 * row['ci95']:.2f}" in page.row(name)
     paired = metrics["paired"]
     assert f"{100 * paired['difference']:+.2f} ± {100 * paired['ci95']:.2f}" in page.row(metrics["method"])
-    assert page.row(metrics["best_control"])[3] == ""
+    assert page.row(metrics["best_baseline"])[3] == ""
     for condition in CONDITIONS:
         assert "±" in page.row(condition)[1]
     assert page.row("ceiling")[1].startswith(f"{100 * metrics['ceiling']['score']:.2f} ±")
@@ -119,15 +119,15 @@ def with_scores(data, changes):
     write_table(file, table)
     metrics = read_json(data / "results" / "metrics.json")
     for name, own in table.groupby("method"):
-        row = metrics if name == metrics["method"] else metrics["controls"][name]
+        row = metrics if name == metrics["method"] else metrics["baselines"][name]
         row["score"] = float(own.score.mean())
-    write_json(data / "results" / "metrics.json", metrics | {"best_control": "ridge"})
+    write_json(data / "results" / "metrics.json", metrics | {"best_baseline": "ridge"})
     return " ".join(re.sub(r"<[^>]+>", " ", html.unescape(report.page(data))).split())
 
 
-def test_a_control_is_recommended_where_the_generator_is_not_ahead(finished):
+def test_a_baseline_is_recommended_where_the_generator_is_not_ahead(finished):
     metrics = read_json(finished.data / "results" / "metrics.json")
-    metrics["ms_per_task"]["batch_1"], metrics["controls"]["ridge"]["ms_per_task"]["batch_1"] = 9.0, 0.1
+    metrics["ms_per_task"]["batch_1"], metrics["baselines"]["ridge"]["ms_per_task"]["batch_1"] = 9.0, 0.1
     write_json(finished.data / "results" / "metrics.json", metrics)
     told = with_scores(finished.data, {"ridge": lambda scores: scores["ltdi"]})
     assert "not ahead beyond chance of ridge" in told and "of these take ridge" in told
@@ -140,10 +140,10 @@ def test_a_control_is_recommended_where_the_generator_is_not_ahead(finished):
 def test_a_strength_of_nothing_is_said(finished, mixed):
     file = finished.data / "model" / "methods" / "ltdi.safetensors"
     tensors, values = read_tensors(file, kind="method")
-    for strength, expected in (([1.0, 0.5, 0.25], False), ([1.0, 0.5, 0.0], True)):
-        write_tensors(file, tensors | {"strength": torch.tensor(strength)}, values, kind="method")
+    for update_scale, expected in (([1.0, 0.5, 0.25], False), ([1.0, 0.5, 0.0], True)):
+        write_tensors(file, tensors | {"update_scale": torch.tensor(update_scale)}, values, kind="method")
         told = html.unescape(report.page(finished.data))
-        assert f"{strength[1]:g} with {STRENGTH_SHOTS[1]} known of a class" in told
+        assert f"{update_scale[1]:g} with {SCALE_SHOTS[1]} known of a class" in told
         assert ("take the start" in told) == expected
 
 

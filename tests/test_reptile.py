@@ -57,9 +57,9 @@ class Recorder:
         self.gradients = {name: parameter.grad.clone() for name, parameter in self.model.named_parameters()}
 
 
-def pseudo_gradient(model, data, **knobs):
+def pseudo_gradient(model, data, **hparams):
     recorder = Recorder(model)
-    value = meta_step(recorder, loss_with(model), data, **knobs)
+    value = meta_step(recorder, loss_with(model), data, **hparams)
     return recorder.gradients, value.item()
 
 
@@ -114,8 +114,10 @@ def test_the_inner_loops_are_a_loop_over_tasks(model, name, steps):
 def test_the_pseudo_gradient_points_from_the_mean_end_to_the_start(model, steps, name):
     gradients, _ = pseudo_gradient(model, [batches(steps)], inner_optimizer=name, inner_lr=0.05)
     ends, _ = loop(batches(steps), name, 0.05)
-    start = dict(model.named_parameters())
-    assert_close(gradients, {key: start[key].detach() - ends[key].mean(0) for key in ends}, rtol=1e-4, atol=1e-6)
+    initialization = dict(model.named_parameters())
+    assert_close(
+        gradients, {key: initialization[key].detach() - ends[key].mean(0) for key in ends}, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_one_step_of_sgd_is_joint_training(model):
@@ -196,9 +198,9 @@ def two_parts(steps):
 
 @pytest.mark.parametrize(("steps", "name"), [(1, "sgd"), (1, "adam"), (3, "sgd"), (3, "adam")])
 def test_the_pseudo_gradient_of_parts_is_the_sum_of_their_own(model, steps, name):
-    knobs = {"inner_optimizer": name, "inner_lr": 0.05}
-    (one, of_one), (other, of_other) = (pseudo_gradient(Model(), [part], **knobs) for part in two_parts(steps))
-    together, value = pseudo_gradient(model, two_parts(steps), **knobs)
+    hparams = {"inner_optimizer": name, "inner_lr": 0.05}
+    (one, of_one), (other, of_other) = (pseudo_gradient(Model(), [part], **hparams) for part in two_parts(steps))
+    together, value = pseudo_gradient(model, two_parts(steps), **hparams)
     assert_close(together, {key: one[key] + other[key] for key in one}, rtol=1e-4, atol=1e-6)
     assert value == pytest.approx(of_one + of_other, rel=1e-5)
 

@@ -44,7 +44,11 @@ def finished_entries(store: Path) -> list[Path]:
 
 def kind_of(file: Path) -> str:
     """What a file of a model's or a trajectories' folder holds."""
-    return {"methods": "method", "trajectories": "trajectories"}[file.parent.name] if file.stem != "start" else "start"
+    return (
+        {"methods": "method", "trajectories": "trajectories"}[file.parent.name]
+        if file.stem != "initialization"
+        else "initialization"
+    )
 
 
 def tensors_under(folder: Path) -> dict[str, torch.Tensor]:
@@ -121,11 +125,13 @@ def test_meta_training_goes_on_after_a_kill(
 # --- shards
 
 
-@pytest.mark.parametrize("start", ["fresh", "prototype"])
-def test_shards_of_any_size_hold_the_same_trajectories(start, finished, write_params, run_stage, tmp_path):
+@pytest.mark.parametrize("initialization", ["fresh", "prototype"])
+def test_shards_of_any_size_hold_the_same_trajectories(initialization, finished, write_params, run_stage, tmp_path):
     found = {}
     for size in (7, 500):
-        params = write_params(tmp_path / str(size), {"trajectories.shard_size": size, "trajectories.start": start})
+        params = write_params(
+            tmp_path / str(size), {"trajectories.shard_size": size, "trajectories.initialization": initialization}
+        )
         shutil.rmtree(finished.data / "trajectories")
         run_stage("collect_trajectories", params, finished.data)
         found[size] = points(finished.data)
@@ -175,7 +181,9 @@ def test_shards_of_two_runs_that_were_exchanged_are_collected_again(finished, wr
     store, made = tmp_path / "store" / "trajectories", {}
     for seed in (1, 2):
         before = set(finished_entries(store)) if store.is_dir() else set()
-        params = write_params(tmp_path / str(seed), {"trajectories.start": "fresh", "trajectories.lr": 0.01 * seed})
+        params = write_params(
+            tmp_path / str(seed), {"trajectories.initialization": "fresh", "trajectories.lr": 0.01 * seed}
+        )
         shutil.rmtree(finished.data / "trajectories")
         run_stage("collect_trajectories", params, finished.data)
         made[seed] = params, points(finished.data), sorted(set(finished_entries(store)) - before)

@@ -293,7 +293,7 @@ def test_a_kept_head_classifies_as_it_did_at_first(task, tmp_path):
     assert task.csv.read_text() == first
 
 
-def test_a_control_answers_too(task):
+def test_a_baseline_answers_too(task):
     ended = task.call(task.support, task.query, "--method", "prototype")
     assert ended.exit_code == 0 and ", by prototype" in ended.output
 
@@ -439,7 +439,7 @@ def test_a_class_of_no_image_that_is_read(task):
 
 def test_no_run_yet(tmp_path):
     refused(call("classify", tmp_path, "--data", tmp_path / "none"), tmp_path / "none", "dvc repro")
-    refused(call("example", "--data", tmp_path / "none"), "start.safetensors", "dvc repro")
+    refused(call("example", "--data", tmp_path / "none"), "initialization.safetensors", "dvc repro")
 
 
 def test_a_task_that_is_not_there(finished):

@@ -100,11 +100,11 @@ def test_the_chain_yields_what_it_visits(process):
         calls.append((t, x_t))
         return 0.1 * x_t + t[:, None] / 100
 
-    visited = list(chain(process, epsilon, x_T, noise))
-    assert [t.tolist() for t, _, _ in visited] == [[t] * 3 for t in range(20, -1, -1)]
-    assert visited[0][1].equal(x_T)
+    on_policy = list(chain(process, epsilon, x_T, noise))
+    assert [t.tolist() for t, _, _ in on_policy] == [[t] * 3 for t in range(20, -1, -1)]
+    assert on_policy[0][1].equal(x_T)
     assert len(calls) == 20
-    for (t, x_t, e), (_, x_next, _) in zip(visited, visited[1:]):
+    for (t, x_t, e), (_, x_next, _) in zip(on_policy, on_policy[1:]):
         t = int(t[0])
         assert e.equal(0.1 * x_t + t / 100)
         assert_close(x_next, step(process, x_t, e, t) + process.posterior_std[t] * noise[t - 1])

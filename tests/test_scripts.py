@@ -100,7 +100,7 @@ def test_tables_as_json_and_a_run_too(finished, task):
     table = rows_of(call("audit", task.data, "--tasks", 20, "--json"))
     assert table[0]["weights"] == "right" and table[0]["distance2"] == 0
     ended = call("compare", task.query, "--n-query", 2, "--tasks", 5, "--csv", "-", "--data", task.data)
-    assert pd.read_csv(io.StringIO(ended.stdout)).method[0] == "ltdi" and "best control" in ended.stderr
+    assert pd.read_csv(io.StringIO(ended.stdout)).method[0] == "ltdi" and "best baseline" in ended.stderr
 
 
 def test_two_tables_on_one_stream_are_refused(task):

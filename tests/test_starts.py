@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.initialization import STARTS
+from ltdi.initialization import INITIALIZATIONS
 from ltdi.initialization.closed_form import (
     PENALTIES,
     TEMPERATURES,
@@ -292,11 +292,13 @@ def test_the_calibrated_temperature_undoes_a_scale_of_the_features(head, support
 @pytest.mark.parametrize("kind", ["prototype", "ridge"])
 def test_a_start_is_calibrated_on_the_queries_of_its_tasks_and_on_those_that_are_there(kind, head, support, query):
     shared = torch.zeros(head.space.dim(N))
-    start = STARTS[kind](head, shared, temperature=99.0)
-    found = start.calibrated(OneBatch(support, query))
+    initialization = INITIALIZATIONS[kind](head, shared, temperature=99.0)
+    found = initialization.calibrated(OneBatch(support, query))
     penalties = PENALTIES if kind == "ridge" else (found.ridge,)
     losses = {
-        (penalty, t): head.loss(replace(start, ridge=penalty, temperature=t).centre(support), query).mean().item()
+        (penalty, t): head.loss(replace(initialization, ridge=penalty, temperature=t).centre(support), query)
+        .mean()
+        .item()
         for penalty in penalties
         for t in TEMPERATURES
     }
@@ -308,7 +310,7 @@ def test_a_start_is_calibrated_on_the_queries_of_its_tasks_and_on_those_that_are
         "inputs": torch.cat([query["inputs"], query["inputs"].flip(1)], 1),
         "labels": torch.cat([query["labels"], torch.full_like(query["labels"], ABSENT)], 1),
     }
-    again = start.calibrated(OneBatch(support, spoilt))
+    again = initialization.calibrated(OneBatch(support, spoilt))
     assert (again.ridge, again.temperature) == (found.ridge, found.temperature)
 
 
@@ -318,4 +320,4 @@ def test_a_learner_that_is_no_classifier_has_no_closed_form(support):
 
     for kind in ("prototype", "ridge"):
         with pytest.raises(InputError, match=f"start {kind} is a linear classifier, which Other does not hold"):
-            STARTS[kind](Other(), torch.zeros(1)).centre(support)
+            INITIALIZATIONS[kind](Other(), torch.zeros(1)).centre(support)

@@ -28,15 +28,15 @@ def world():
 
 
 def streamed(world, seed=0, **sizes):
-    sizes = {"pool": 12, "uses": 2, "tasks_a_step": 4} | sizes
-    return StreamedTrajectories(world.trajectories, world.start, SETTINGS, seed=seed, **sizes)
+    sizes = {"pool": 12, "uses_per_trajectory": 2, "tasks_a_step": 4} | sizes
+    return StreamedTrajectories(world.trajectories, world.initialization, SETTINGS, seed=seed, **sizes)
 
 
 def test_a_chunk_is_what_collection_makes_of_its_tasks(world):
     source, trajectories = streamed(world).at(0, world.train)
     seed = generator(0, "streamed trajectories", 0).initial_seed()
     tasks = torch.arange(12)
-    assert trajectories.points(tasks).equal(collect(world.start, source, tasks, seed=seed, **SETTINGS).points)
+    assert trajectories.points(tasks).equal(collect(world.initialization, source, tasks, seed=seed, **SETTINGS).points)
     assert source.classes.shape == (12, 3) and not source.classes.equal(world.train.classes[:12])
 
 
@@ -65,7 +65,7 @@ def test_seeds_differ(world):
 
 
 def test_a_method_learns_from_the_stream_alone(world, monkeypatch):
-    method = world.prepared("lvdi", meta={"query_loss": 0.0, "new_tasks": 0}, diffusion={"visited": 0.5})
+    method = world.prepared("lvdi", meta={"query_loss": 0.0, "new_tasks": 0}, diffusion={"on_policy": 0.5})
     stream, drawn = streamed(world, tasks_a_step=8), []
     monkeypatch.setattr(world.train, "batch", lambda tasks: pytest.fail("a stored task was drawn"))
     training = Training(method, lr=1e-3, steps=4, ema=0.9)
@@ -76,6 +76,8 @@ def test_a_method_learns_from_the_stream_alone(world, monkeypatch):
 
 def test_weights_that_diverge_are_refused(world):
     settings = SETTINGS | {"lr": 1e30}
-    stream = StreamedTrajectories(world.trajectories, world.start, settings, pool=4, uses=1, tasks_a_step=4, seed=0)
+    stream = StreamedTrajectories(
+        world.trajectories, world.initialization, settings, pool=4, uses_per_trajectory=1, tasks_a_step=4, seed=0
+    )
     with pytest.raises(InputError, match=r"lower trajectories\.lr"):
         stream.at(0, world.train)

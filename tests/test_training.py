@@ -28,8 +28,8 @@ class Model(nn.Module):
         return ((x - self.mean) @ self.weight.T + self.bias - x[:, :3].sin()).square().mean()
 
 
-def training_of(model, **knobs):
-    return Training(model, **({"lr": 0.05, "steps": 10, "ema": 0.9, "weight_decay": 0.01} | knobs))
+def training_of(model, **hparams):
+    return Training(model, **({"lr": 0.05, "steps": 10, "ema": 0.9, "weight_decay": 0.01} | hparams))
 
 
 def train(training, steps):
@@ -93,21 +93,21 @@ def test_gradients_lie_as_their_parameters_when_a_step_is_taken():
 
 def test_the_average_of_a_constant_model_is_the_constant():
     training = training_of(Model(), weight_decay=0.0)
-    start = {name: value.clone() for name, value in training.average.items()}
+    initialization = {name: value.clone() for name, value in training.average.items()}
     for _ in range(10):
         for parameter in training.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         training.descend()
-    assert_close(training.average, start)
+    assert_close(training.average, initialization)
 
 
 def test_the_average_moves_with_the_model_and_lags_behind_it():
     training = training_of(Model(), lr_schedule="constant")
-    start = {name: value.clone() for name, value in training.average.items()}
+    initialization = {name: value.clone() for name, value in training.average.items()}
     train(training, 10)
     for name in ("weight", "bias", "mean"):
         end = training.model.state_dict()[name]
-        assert 0 < (training.average[name] - end).norm() < (start[name] - end).norm()
+        assert 0 < (training.average[name] - end).norm() < (initialization[name] - end).norm()
     assert training.average["count"] == 10
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ltdi.initialization import STARTS, start_of
+from ltdi.initialization import INITIALIZATIONS, initialization_of
 from ltdi.initialization.closed_form import ClosedForm, prototype_weights, ridge_weights
-from ltdi.initialization.from_names import Described
+from ltdi.initialization.from_names import FromNames
 from ltdi.learners import LinearHead, TwoLayerHead, learner_of
 from ltdi.learners.fitting import train
 from ltdi.store import read_tensors, write_tensors
@@ -21,7 +21,7 @@ from ltdi.utils.seeding import generator
 
 C, M, F, N, K, Q = 10, 12, 8, 3, 2, 3
 HEAD = TwoLayerHead(F, F + 2)
-KINDS = [kind for kind, start in STARTS.items() if not issubclass(start, Described)]
+KINDS = [kind for kind, initialization in INITIALIZATIONS.items() if not issubclass(initialization, FromNames)]
 PRECISIONS = ("float32", "bfloat16")
 TASKS = torch.tensor([4, 0, 2])
 KNOBS = {
@@ -57,12 +57,12 @@ def source():
 
 
 def start_at(kind, learner=HEAD):
-    values = {"temperature": 0.5, "ridge": 0.3} if issubclass(STARTS[kind], ClosedForm) else {}
-    return STARTS[kind](learner, learner.initial(1, N, generator(0, "shared"))[0], **values)
+    values = {"temperature": 0.5, "ridge": 0.3} if issubclass(INITIALIZATIONS[kind], ClosedForm) else {}
+    return INITIALIZATIONS[kind](learner, learner.initial(1, N, generator(0, "shared"))[0], **values)
 
 
-def run(kind, source, tasks=TASKS, **knobs):
-    return collect(start_at(kind), source, tasks, **(KNOBS | knobs))
+def run(kind, source, tasks=TASKS, **hparams):
+    return collect(start_at(kind), source, tasks, **(KNOBS | hparams))
 
 
 @pytest.fixture(params=KINDS)
@@ -114,11 +114,11 @@ def test_fresh_starts_are_gaussian_and_each_tasks_own(source):
 
 
 def test_a_fresh_start_does_not_depend_on_the_other_tasks(source):
-    start, tasks = start_at("fresh"), torch.arange(6)
-    w = start.draw(source.context(tasks), tasks, seed=0)
+    initialization, tasks = start_at("fresh"), torch.arange(6)
+    w = initialization.draw(source.context(tasks), tasks, seed=0)
     for some in ([4], [2, 5], [5, 4, 3, 2, 1, 0]):
         some = torch.tensor(some)
-        assert start.draw(source.context(some), some, seed=0).equal(w[some])
+        assert initialization.draw(source.context(some), some, seed=0).equal(w[some])
 
 
 @pytest.mark.parametrize("n_way", [2, 7])
@@ -143,14 +143,14 @@ def test_one_draw_for_all_tasks_is_of_one_number_of_classes(source):
 
 
 def test_a_start_comes_back_from_its_state(tmp_path, source, kind):
-    start = start_at(kind)
-    tensors, values = start.state()
-    write_tensors(tmp_path / "start.safetensors", tensors, values, kind="start")
-    tensors, values = read_tensors(tmp_path / "start.safetensors", kind="start")
-    again = start_of(learner_of(values["learner"]), tensors, values)
+    initialization = start_at(kind)
+    tensors, values = initialization.state()
+    write_tensors(tmp_path / "initialization.safetensors", tensors, values, kind="initialization")
+    tensors, values = read_tensors(tmp_path / "initialization.safetensors", kind="initialization")
+    again = initialization_of(learner_of(values["learner"]), tensors, values)
     context = source.context(TASKS)
-    assert again.kind == kind and again.values() == start.values()
-    assert again.draw(context, TASKS, seed=0).equal(start.draw(context, TASKS, seed=0))
+    assert again.kind == kind and again.values() == initialization.values()
+    assert again.draw(context, TASKS, seed=0).equal(initialization.draw(context, TASKS, seed=0))
     assert again.learner.space.shapes == HEAD.space.shapes
 
 
@@ -168,10 +168,12 @@ def test_points_count_down_to_the_trained_head(source, kind):
 
 def test_a_trajectory_is_the_path_of_training_turned_round(source, kind):
     everything = source.fitted_on(TASKS)
-    start = start_at(kind).draw(source.context(TASKS), TASKS, seed=0)
+    initialization = start_at(kind).draw(source.context(TASKS), TASKS, seed=0)
     for optimizer, sam in (("sgd", 0.0), ("adam", 0.05)):
         recorded = run(kind, source, optimizer=optimizer, lr=0.05, sam=sam)
-        path = train(HEAD, start, repeat(everything), optimizer=optimizer, lr=0.05, record=[0, 10, 20, 30], sam=sam)
+        path = train(
+            HEAD, initialization, repeat(everything), optimizer=optimizer, lr=0.05, record=[0, 10, 20, 30], sam=sam
+        )
         assert recorded.points.equal(path.weights.flip(1))
         assert recorded.losses.equal(path.losses.flip(1))
 
@@ -329,12 +331,12 @@ def own(source, task, *views):
 def test_trajectories_on_unequal_classes_are_those_of_each_classs_own_images(kind, learner):
     source = unequal()
     tasks = torch.arange(6)
-    start = start_at(kind, learner)
-    recorded = collect(start, source, tasks, **KNOBS)
+    initialization = start_at(kind, learner)
+    recorded = collect(initialization, source, tasks, **KNOBS)
     assert (source.fitted_on(tasks)["labels"] < 0).any()
     for task in range(6):
         context, (everything,) = own(source, task)
-        w = start.draw(context, torch.tensor([task]), seed=0)
+        w = initialization.draw(context, torch.tensor([task]), seed=0)
         path = train(learner, w, repeat(everything), optimizer="sgd", lr=0.2, record=[0, 10, 20, 30])
         assert_close(recorded.points[task], path.weights[0].flip(0), rtol=1e-4, atol=1e-4)
         assert_close(recorded.losses[task], path.losses[0].flip(0), rtol=1e-4, atol=1e-4)

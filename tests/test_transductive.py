@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from worlds import N_WAY, World, draw, stirred
 
-from ltdi.initialization import STARTS
+from ltdi.initialization import INITIALIZATIONS
 from ltdi.initialization.closed_form import prototype_weights
 from ltdi.learners import LinearHead
 from ltdi.methods.transductive.base import joined_means, rectified
@@ -24,7 +24,7 @@ from ltdi.utils.seeding import generator
 WIDTH, U = 8, 15
 SHOTS = torch.tensor([[4, 1, 2], [1, 4, 3]])
 HEAD = LinearHead(WIDTH)
-START = STARTS["prototype"](HEAD, torch.zeros(HEAD.space.dim(N_WAY)))
+INITIALIZATION = INITIALIZATIONS["prototype"](HEAD, torch.zeros(HEAD.space.dim(N_WAY)))
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +43,15 @@ def blobs(shots: torch.Tensor | None = None) -> Context:
 
 
 def methods() -> list:
-    return [pytest.param(control, id=name) for name, control in TRANSDUCTIVE.items()]
+    return [pytest.param(baseline, id=name) for name, baseline in TRANSDUCTIVE.items()]
 
 
-every_control = pytest.mark.parametrize("control", methods())
+every_baseline = pytest.mark.parametrize("baseline", methods())
 
 
-def made(control, context: Context, **knobs) -> torch.Tensor:
-    method = control(START)
-    method.knobs = method.knobs | knobs
+def made(baseline, context: Context, **hparams) -> torch.Tensor:
+    method = baseline(INITIALIZATION)
+    method.hparams = method.hparams | hparams
     return draw(method, context)
 
 
@@ -89,18 +89,18 @@ def test_self_training_round_the_prototype_is_soft_k_means(world):
     context = knowing(world.context, asked)
     prototype = world.build("prototype")
     prototype.temperature.fill_(2.0)
-    again, control = SelfTrained(prototype), TRANSDUCTIVE["soft_k_means"](world.start)
-    again.knobs, control.knobs = {"sharpness": 1.0, "rounds": 3, "part": 1.0}, {"temperature": 2.0, "rounds": 3}
-    assert_close(draw(again, context), draw(control, context), rtol=1e-4, atol=1e-5)
+    again, baseline = SelfTrained(prototype), TRANSDUCTIVE["soft_k_means"](world.initialization)
+    again.hparams, baseline.hparams = {"sharpness": 1.0, "rounds": 3, "part": 1.0}, {"temperature": 2.0, "rounds": 3}
+    assert_close(draw(again, context), draw(baseline, context), rtol=1e-4, atol=1e-5)
 
 
 def test_self_training_without_a_round_is_the_method(world):
     context = knowing(world.context, world.val.batch(torch.arange(5)).query["inputs"])
     method = stirred(world.prepared("ltdi"))
     again = SelfTrained(method)
-    again.knobs = {"sharpness": 1.0, "rounds": 0, "part": 1.0}
+    again.hparams = {"sharpness": 1.0, "rounds": 0, "part": 1.0}
     assert_close(draw(again, context), draw(method, world.context), rtol=0, atol=0)
-    again.knobs = {"sharpness": 1.0, "rounds": 1, "part": 1.0}
+    again.hparams = {"sharpness": 1.0, "rounds": 1, "part": 1.0}
     assert not torch.allclose(draw(again, context), draw(method, world.context))
 
 
@@ -111,18 +111,18 @@ def test_a_generator_goes_a_part_of_its_way_in_every_round(world):
     again = SelfTrained(method)
     w = {}
     for part in (0.0, 0.5, 1.0):
-        again.knobs = {"sharpness": 2.0, "rounds": 1, "part": part}
+        again.hparams = {"sharpness": 2.0, "rounds": 1, "part": part}
         w[part] = draw(again, context)
     prototype = world.build("prototype")
-    prototype.temperature.fill_(world.start.temperature)
+    prototype.temperature.fill_(world.initialization.temperature)
     of_start = SelfTrained(prototype)
-    of_start.knobs = {"sharpness": 2.0, "rounds": 1, "part": 1.0}
+    of_start.hparams = {"sharpness": 2.0, "rounds": 1, "part": 1.0}
     assert_close(w[0.0], draw(of_start, context), rtol=1e-4, atol=1e-5)
-    half = torch.lerp(world.start.centre(world.context), draw(method, world.context), 0.5)
+    half = torch.lerp(world.initialization.centre(world.context), draw(method, world.context), 0.5)
     shares = (2 * world.head.logits(half, asked)).softmax(-1)
     joined_rows = joined_means(context, asked, shares)[:, :, None].expand_as(context.rows)
     seen = context_of(joined_rows)
-    assert_close(w[0.5], torch.lerp(world.start.centre(seen), draw(method, seen), 0.5), rtol=1e-4, atol=1e-5)
+    assert_close(w[0.5], torch.lerp(world.initialization.centre(seen), draw(method, seen), 0.5), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(w[0.5], w[1.0])
 
 
@@ -162,7 +162,7 @@ def test_without_neighbours_say_the_nearest_prototype_is_taken():
     context = blobs()
     prototypes, shift = rectified(context, context.unlabelled, 10.0)
     moved = F.normalize(context.unlabelled + shift[:, None], dim=-1)
-    y = assignments(context, context.unlabelled, neighbours=3, strength=0.0)
+    y = assignments(context, context.unlabelled, neighbours=3, update_scale=0.0)
     assert_close(y, (-torch.cdist(moved, prototypes).square()).softmax(-1), rtol=1e-4, atol=1e-5)
 
 
@@ -181,7 +181,7 @@ def test_neighbours_that_agree_overrule_the_prototype():
     rows = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
     asked = F.normalize(torch.tensor([[[1.0, 0.35], [1.0, 0.45], [0.7, 0.72], [0.0, 1.0], [0.01, 1.0]]]), dim=-1)
     context = knowing(context_of(rows), asked)
-    alone, together = (assignments(context, asked, neighbours=2, strength=s).argmax(-1)[0] for s in (0.0, 5.0))
+    alone, together = (assignments(context, asked, neighbours=2, update_scale=s).argmax(-1)[0] for s in (0.0, 5.0))
     assert alone[:2].unique().tolist() == [0] and alone[3:].unique().tolist() == [1]
     assert together[2] == together[1] == 0
 
@@ -200,48 +200,48 @@ def test_the_head_gives_its_rows_their_assignments(width):
 # --- all
 
 
-@every_control
-def test_the_order_of_images_and_of_classes_does_not_matter(control):
+@every_baseline
+def test_the_order_of_images_and_of_classes_does_not_matter(baseline):
     context = blobs()
-    w, order = made(control, context), torch.randperm(U, generator=generator(0, "order"))
+    w, order = made(baseline, context), torch.randperm(U, generator=generator(0, "order"))
     mixed = knowing(context_of(context.rows[:, :, [2, 0, 3, 1]]), context.unlabelled[:, order])
-    assert_close(made(control, mixed), w, rtol=1e-3, atol=1e-4)
+    assert_close(made(baseline, mixed), w, rtol=1e-3, atol=1e-4)
     slots = [2, 0, 1]
     turned = HEAD.logits(
-        made(control, knowing(context_of(context.rows[:, slots]), context.unlabelled)), context.rows[:, 0]
+        made(baseline, knowing(context_of(context.rows[:, slots]), context.unlabelled)), context.rows[:, 0]
     )
     assert_close(turned, HEAD.logits(w, context.rows[:, 0])[..., slots], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["soft_k_means", "bd_cspn"])
 def test_everything_twice_is_the_same(name):
-    context, control = blobs(), TRANSDUCTIVE[name]
+    context, baseline = blobs(), TRANSDUCTIVE[name]
     twice = knowing(context_of(context.rows.repeat(1, 1, 2, 1)), context.unlabelled.repeat(1, 2, 1))
-    assert_close(made(control, twice), made(control, context), rtol=1e-4, atol=1e-5)
+    assert_close(made(baseline, twice), made(baseline, context), rtol=1e-4, atol=1e-5)
 
 
-@every_control
-def test_neither_neighbours_nor_what_is_masked_matter(control):
+@every_baseline
+def test_neither_neighbours_nor_what_is_masked_matter(baseline):
     context = blobs(SHOTS)
-    w = made(control, context)
-    assert_close(made(control, context[torch.tensor([1])]), w[1:], rtol=1e-4, atol=1e-5)
+    w = made(baseline, context)
+    assert_close(made(baseline, context[torch.tensor([1])]), w[1:], rtol=1e-4, atol=1e-5)
     spoilt = replace(context, rows=context.rows.where(context.mask[..., None], torch.tensor(1e3)))
-    assert_close(made(control, spoilt), w, rtol=1e-4, atol=1e-5)
+    assert_close(made(baseline, spoilt), w, rtol=1e-4, atol=1e-5)
 
 
-@every_control
-def test_the_best_candidate_on_meta_val_is_taken(control, world):
+@every_baseline
+def test_the_best_candidate_on_meta_val_is_taken(baseline, world):
     source, sizes = Transductive(world.val, 5), {"n_tasks": 20, "n_way": N_WAY, "n_shot": 2}
-    method = control(world.start).choose(source, **sizes, seed=3)
+    method = baseline(world.initialization).choose(source, **sizes, seed=3)
     stream = generator(3, "transductive", 2)
     task = source.new(source.draw(20, stream, n_way=N_WAY), stream, n_shot=2)
     means = []
-    for knobs in method.candidates:
-        other = control(world.start)
-        other.knobs = knobs
+    for hparams in method.candidates:
+        other = baseline(world.initialization)
+        other.hparams = hparams
         means.append(world.head.score(draw(other, task.context), task.query).double().mean().item())
-    assert max(means) > min(means), "knobs that change nothing choose nothing"
-    assert method.knobs == method.candidates[means.index(max(means))]
+    assert max(means) > min(means), "hyperparameters that change nothing choose nothing"
+    assert method.hparams == method.candidates[means.index(max(means))]
 
 
 @pytest.mark.parametrize(("present", "labels"), [(None, {0, 1, 2}), (2, {0, 1})])

@@ -40,7 +40,7 @@ def test_where_nothing_is_asked_or_a_class_joins_it_is_refused(mistake, task):
 
 def test_the_runs_of_the_table_are_the_photographs(repository):
     params = override(defaults(), load_yaml(repository / "bench" / "photos.yaml"))
-    assert set(transductive.CONTROLS) < set(params["method"]["controls"])
+    assert set(transductive.BASELINES) < set(params["method"]["baselines"])
 
 
 def test_a_column_a_method_and_the_trained_one_beside_it():

@@ -12,14 +12,14 @@ from ltdi.diffusion.schedule import cosine, linear
 from ltdi.utils.seeding import generator
 
 
-def visited(process, ideal, x_T):
+def on_policy(process, ideal, x_T):
     return {int(t[0]): x_t for t, x_t, _ in chain(process, ideal, x_T)}
 
 
 def misses(process, w, ideal=None):
     """The largest distance of the chain from w_i at time k(i), for i = 0 … n - 1."""
     ideal = ideal or (lambda x_t, t: process.epsilon(w[process.target(t)], x_t, t, "weights"))
-    x = visited(process, ideal, normal(7, D))
+    x = on_policy(process, ideal, normal(7, D))
     return torch.stack([(x[int(k)] - w_i).norm(dim=-1).max() for k, w_i in zip(process.k[:-1], w)])
 
 

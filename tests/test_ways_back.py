@@ -21,10 +21,10 @@ STAGES = """stages:
 """
 
 
-def recipes(repository, start):
+def recipes(repository, initialization):
     """The commands in the paragraph of the document that begins so."""
     text = (repository / "docs" / "TROUBLESHOOTING.md").read_text(encoding="utf-8")
-    (paragraph,) = (each for each in text.split("\n\n") if each.startswith(f"**{start}"))
+    (paragraph,) = (each for each in text.split("\n\n") if each.startswith(f"**{initialization}"))
     spans = re.findall(r"`([^`]+)`", paragraph.replace("\n", " "))
     return [span for span in spans if span.startswith(("git ", "dvc ", "rm "))]
 
@@ -44,8 +44,8 @@ def project(tmp_path):
     made = Project(tmp_path / "clone" / "project")
     made.folder.parent.mkdir()
     first.run("git", "clone", "-q", str(first.folder), str(made.folder))
-    for knob, value in (("user.name", "test"), ("user.email", "test@localhost")):
-        made.run("git", "config", knob, value)
+    for hparam, value in (("user.name", "test"), ("user.email", "test@localhost")):
+        made.run("git", "config", hparam, value)
     assert made.repro() == ["body", "model"]
     return made
 

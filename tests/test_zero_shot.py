@@ -14,7 +14,7 @@ from ltdi.cli import app
 from ltdi.initialization.selection import of_names
 from ltdi.scenarios.zero_shot import ZeroShot, known_rows, names_of
 from ltdi.store import read_json
-from ltdi.trajectories.storage import load_sources, load_start, load_trajectories
+from ltdi.trajectories.storage import load_initialization, load_sources, load_trajectories
 from ltdi.utils.errors import InputError
 from pipeline import collect_trajectories, evaluate, generate_weights, meta_train, prepare_tasks, pretrain_body
 from pipeline.report import page
@@ -22,7 +22,7 @@ from pipeline.report import page
 pytestmark = pytest.mark.slow
 
 STAGES = (pretrain_body, prepare_tasks, collect_trajectories, meta_train, generate_weights, evaluate)
-CONTROLS = ["nearest_name", "softmax_rows", "text_ridge", "eszsl", "conse", "mean_head"]
+BASELINES = ["nearest_name", "softmax_rows", "text_ridge", "eszsl", "conse", "mean_head"]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def stages(finished, write_params, world, tmp_path, few_glyphs):
             "tasks.names.encoder": str(world.encoder),
             "learner.name": "linear_head",
             "learner.normalise": "auto",
-            "trajectories.start": "described",
-            "method.controls": CONTROLS,
+            "trajectories.initialization": "from_names",
+            "method.baselines": BASELINES,
         }
         params, data = write_params(tmp_path / "run", common | changes), tmp_path / "run" / "data"
         for stage in stages:
@@ -60,8 +60,8 @@ def call(*arguments):
 def test_all_stages_and_the_tool(stages, finished):
     data = stages({})
     metrics = read_json(data / "results" / "metrics.json")
-    assert set(metrics["controls"]) == set(CONTROLS) and 0 <= metrics["score"] <= 1
-    assert metrics["ceiling"]["score"] > metrics["controls"]["mean_head"]["score"]
+    assert set(metrics["baselines"]) == set(BASELINES) and 0 <= metrics["score"] <= 1
+    assert metrics["ceiling"]["score"] > metrics["baselines"]["mean_head"]["score"]
 
     assert call("example", "--data", finished.data).exit_code == 0
     photos = finished.data / "example" / "query"
@@ -97,7 +97,7 @@ def test_all_stages_and_the_tool(stages, finished):
 
 
 def test_a_head_from_names_is_kept_and_read_again(stages, finished, tmp_path):
-    data = stages({"method.name": "icis", "method.controls": []})
+    data = stages({"method.name": "icis", "method.baselines": []})
     assert call("example", "--data", finished.data).exit_code == 0
     photos, kept = finished.data / "example" / "query", tmp_path / "head.safetensors"
     first = call("classify", "--names", "zebra, okapi", photos, "--head", kept, "--data", data)
@@ -123,10 +123,10 @@ def test_learned_from_a_classifier_and_no_image(stages, world, few_glyphs):
     )
     train = load_sources(data, splits=["meta_train"])["meta_train"]
     assert len(train.of) == 40 and train.of.counts.eq(1).all()
-    start, _, _ = load_start(data)
+    initialization, _, _ = load_initialization(data)
     trajectories, _ = load_trajectories(data, "meta_train")
     tasks = torch.arange(3)
-    assert_close(trajectories.trained(tasks), start.ends(train.context(tasks)))
+    assert_close(trajectories.trained(tasks), initialization.ends(train.context(tasks)))
 
 
 def test_learned_from_a_classifier_and_from_how_heads_of_images_differ_from_it(stages, finished, world):
@@ -140,11 +140,11 @@ def test_learned_from_a_classifier_and_from_how_heads_of_images_differ_from_it(s
     train = load_sources(data, splits=["meta_train"])["meta_train"]
     others = sum(len(each.of) for each in load_sources(data, splits=["meta_val", "meta_test"]).values())
     assert len(train.of) == 60 - others and train.of.n_drawn == train.classes.max() + 1
-    start, _, _ = load_start(data)
+    initialization, _, _ = load_initialization(data)
     context = train.context(torch.arange(3))
-    assert_close(start.centre(context), start.ends(context))
+    assert_close(initialization.centre(context), initialization.ends(context))
     trajectories, _ = load_trajectories(data, "meta_train")
-    assert_close(trajectories.points(torch.arange(3))[:, -1], start.centre(context))
+    assert_close(trajectories.points(torch.arange(3))[:, -1], initialization.centre(context))
 
 
 # --- mistakes
@@ -154,11 +154,11 @@ def test_known_rows_leave_out_what_is_asked(world):
     rows = torch.randn(3, 4)
     save_file({"fc.weight": rows}, world.folder / "three.safetensors")
     (world.folder / "three.tsv").write_text("n1\tzebra\nn2\tokapi\nn3\ttapir\n")
-    knobs = {"classes": world.folder / "three.tsv", "classifier": world.folder / "three.safetensors"}
-    found, names = known_rows(knobs, {"n3": "something", "x": "Zebra"})
+    hparams = {"classes": world.folder / "three.tsv", "classifier": world.folder / "three.safetensors"}
+    found, names = known_rows(hparams, {"n3": "something", "x": "Zebra"})
     assert names == {"n2": "okapi"}
     assert_close(found, rows[1:2])
-    assert names_of(("n1", "red_dog"), knobs) == {"n1": "zebra", "red_dog": "red dog"}
+    assert names_of(("n1", "red_dog"), hparams) == {"n1": "zebra", "red_dog": "red dog"}
     save_file({"other": rows}, world.folder / "none.safetensors")
     for changes, expected in (
         ({"classifier": None}, "tasks.names.classifier = null"),
@@ -166,11 +166,13 @@ def test_known_rows_leave_out_what_is_asked(world):
         ({"classifier": world.folder / "three.tsv"}, "no safetensors file"),
     ):
         with pytest.raises(InputError, match=f"^[^\n]*{expected}[^\n]*$"):
-            known_rows(knobs | changes, {})
+            known_rows(hparams | changes, {})
 
 
 def test_starts_that_need_examples_are_refused():
-    with pytest.raises(InputError, match="^trajectories.start = prototype is made of labelled examples.*allowed: desc"):
+    with pytest.raises(
+        InputError, match="^trajectories.initialization = prototype is made of labelled examples.*allowed: desc"
+    ):
         of_names(None, None, {}, "prototype", seed=0)
 
 

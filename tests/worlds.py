@@ -8,7 +8,7 @@ import torch
 
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed
-from ltdi.initialization import STARTS
+from ltdi.initialization import INITIALIZATIONS
 from ltdi.initialization.closed_form import ClosedForm
 from ltdi.learners import TwoLayerHead
 from ltdi.methods import build
@@ -20,8 +20,8 @@ from ltdi.trajectories.collection import Trajectories, collect
 from ltdi.utils.seeding import generator
 from ltdi.utils.trainer import Row, Training
 
-Knobs = Mapping[str, Any]
-NONE: Knobs = MappingProxyType({})
+Hyperparameters = Mapping[str, Any]
+NONE: Hyperparameters = MappingProxyType({})
 F, HIDDEN, N_WAY, N_SHOT, N_QUERY, SIDE = 8, 12, 3, 2, 5, 16
 DIFFUSION = {
     "steps": 4,
@@ -29,12 +29,12 @@ DIFFUSION = {
     "max_beta": 0.999,
     "prediction": "weights",
     "weighting": "weights",
-    "visited": 1.0,
+    "on_policy": 1.0,
     "chain_noise": 0.0,
     "start_noise": 1.0,
     "gradient_input": False,
 }
-PAPER = {"schedule": "linear", "prediction": "epsilon", "weighting": "theorem", "visited": 0.0}
+PAPER = {"schedule": "linear", "prediction": "epsilon", "weighting": "theorem", "on_policy": 0.0}
 DENOISER = {
     "name": "transformer",
     "width": 16,
@@ -69,7 +69,7 @@ OWN: dict[str, dict] = {
         "inner_images": 2,
     },
     "ghn3": {"width": 16, "depth": 2, "heads": 2, "block": 5},
-    "weight_flow": {"steps": 3, "noise": 0.5, "visited": 0.5},
+    "weight_flow": {"steps": 3, "noise": 0.5, "on_policy": 0.5},
     "reptile": {
         "tasks_a_batch": 4,
         "inner_steps": 2,
@@ -117,14 +117,14 @@ class World:
         self.body = frozen_body()
         self.head = TwoLayerHead(F, HIDDEN)
         shared = self.head.initial(1, N_WAY, generator(0, "shared"))[0]
-        values = {"temperature": 2.0, "ridge": 1.0} if issubclass(STARTS[kind], ClosedForm) else {}
-        self.start = STARTS[kind](self.head, shared, **values)
+        values = {"temperature": 2.0, "ridge": 1.0} if issubclass(INITIALIZATIONS[kind], ClosedForm) else {}
+        self.initialization = INITIALIZATIONS[kind](self.head, shared, **values)
         self.train, self.val = (self._source(name, n, with_images) for name, n in (("train", 40), ("val", 8)))
         self.record()
 
     def record(self) -> None:
         """The trajectories of both splits, and some contexts."""
-        knobs = {
+        hparams = {
             "fit_on": "class",
             "augment": False,
             "optimizer": "adam",
@@ -135,7 +135,8 @@ class World:
             "seed": 0,
         }
         self.points, self.val_points = (
-            collect(self.start, source, torch.arange(len(source)), **knobs).points for source in (self.train, self.val)
+            collect(self.initialization, source, torch.arange(len(source)), **hparams).points
+            for source in (self.train, self.val)
         )
         self.trajectories, self.val_trajectories = Trajectories.of(self.points), Trajectories.of(self.val_points)
         self.context = self.val.context(torch.arange(5))
@@ -151,13 +152,18 @@ class World:
         return source.with_images(images.flatten(0, 1)) if images is not None else source
 
     def setup(
-        self, *, n_way: int = N_WAY, diffusion: Knobs = NONE, denoiser: Knobs = NONE, meta: Knobs = NONE
+        self,
+        *,
+        n_way: int = N_WAY,
+        diffusion: Hyperparameters = NONE,
+        denoiser: Hyperparameters = NONE,
+        meta: Hyperparameters = NONE,
     ) -> Setup:
         """``n_way``: classes of a task of the table; new tasks have more, but where there is no generator of more."""
         denoiser = DENOISER | denoiser
-        of_one_size = {"n_way": n_way} if self.start.one_size or denoiser["name"] == "unet" else {}
+        of_fixed_n_way = {"n_way": n_way} if self.initialization.fixed_n_way or denoiser["name"] == "unet" else {}
         return Setup(
-            meta=Meta(**(META | of_one_size | meta)),
+            meta=Meta(**(META | of_fixed_n_way | meta)),
             diffusion=Diffusion(**(DIFFUSION | diffusion)),
             denoiser=Denoiser(**denoiser),
             length=4,
@@ -169,8 +175,8 @@ class World:
             provides=frozenset({"classes", "examples", "images"}),
         )
 
-    def build(self, name: str, *, own: Knobs = NONE, **changes) -> Method:
-        return build(name, self.start, self.setup(**changes), OWN.get(name, {}) | own, seed=0)
+    def build(self, name: str, *, own: Hyperparameters = NONE, **changes) -> Method:
+        return build(name, self.initialization, self.setup(**changes), OWN.get(name, {}) | own, seed=0)
 
     def prepared(self, name: str, **changes) -> Method:
         method = self.build(name, **changes)

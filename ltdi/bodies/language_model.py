@@ -20,7 +20,7 @@ from ltdi.utils.nn import masked_mean
 OF_FIRST_TOKEN = ("bert", "roberta", "xlm-roberta")
 """Kinds of models, of one structure, whose head reads the first token alone."""
 
-TOGETHER, ON_A_CARD = 64, 1024
+TOGETHER, ON_GPU = 64, 1024
 
 NEEDED = "needs the package {}, which is not installed; pip install 'ltdi[adapters]'"
 
@@ -77,8 +77,8 @@ class Encoder:
 
     @property
     def texts_together(self) -> int:
-        """How many a pass reads: a card has more units than a few texts keep busy."""
-        return ON_A_CARD if device().type == "cuda" else TOGETHER
+        """How many a pass reads: a GPU has more units than a few texts keep busy."""
+        return ON_GPU if device().type == "cuda" else TOGETHER
 
     @torch.no_grad()
     def read(self, tokens: dict[str, Tensor], layer: int) -> dict[str, Tensor]:

@@ -206,10 +206,10 @@ def _glue(file: Any, name: str) -> tuple[list[tuple[str, ...]], Tensor]:
     if file.name.endswith("parquet"):
         table = _parquet(file).astype(str)
     else:
-        knobs: dict[str, Any] = {"sep": "\t" if file.name.endswith("tsv") else ",", "quoting": csv.QUOTE_NONE}
-        knobs |= {"dtype": str, "keep_default_na": False, "header": "infer" if glue.header else None}
+        hparams: dict[str, Any] = {"sep": "\t" if file.name.endswith("tsv") else ",", "quoting": csv.QUOTE_NONE}
+        hparams |= {"dtype": str, "keep_default_na": False, "header": "infer" if glue.header else None}
         try:
-            table = pd.read_csv(io.StringIO(text_of(file)), **knobs).rename(columns=str)
+            table = pd.read_csv(io.StringIO(text_of(file)), **hparams).rename(columns=str)
         except ValueError as error:  # what pandas says of ragged and of empty tables is of this type
             raise InputError(f"{file}: no table of GLUE ({' '.join(str(error).split())}); get it again") from error
     if missing := [column for column in (*glue.texts, glue.label) if column not in table]:

@@ -108,7 +108,7 @@ class Skip(nn.Module):
         return self.space.spread(_at(self.factor, t), x_t.shape[-1]) * x_t
 
 
-class Direct(nn.Module):
+class LinearMap(nn.Module):
     """g[t]·A(z_n, mean of the other classes' z) added to the slots' part of the output (B, D), z the standardised class
     means: the linear map from classes to their weights, which a network of many layers takes long to learn."""
 
@@ -122,8 +122,8 @@ class Direct(nn.Module):
     def forward(self, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
         others = (z.sum(1, keepdim=True) - z) / max(1, z.shape[1] - 1)
         tokens = self.space.tokens(output)
-        direct = _at(self.factor, t)[:, None, None] * self.map(torch.cat([z, others], -1))
-        return self.space.from_tokens(tokens | {self.slots: tokens[self.slots] + direct})
+        linear_map = _at(self.factor, t)[:, None, None] * self.map(torch.cat([z, others], -1))
+        return self.space.from_tokens(tokens | {self.slots: tokens[self.slots] + linear_map})
 
 
 class TransformerDenoiser(nn.Module):
@@ -144,13 +144,13 @@ class TransformerDenoiser(nn.Module):
         condition: str,
         dropout: float,
         skip: bool = False,
-        direct: bool = False,
+        linear_map: bool = False,
     ) -> None:
         super().__init__()
         self.tokens = Tokens(space, channels, width, neurons_a_token)
         self.condition = ClassCondition(n_features, width, heads, condition, dropout)
         self.skip = Skip(space, steps) if skip else None
-        self.direct = Direct(space, n_features, steps) if direct and space.slot_layer else None
+        self.linear_map = LinearMap(space, n_features, steps) if linear_map and space.slot_layer else None
         self.time = TimeEmbedding(width, steps)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(depth))
 
@@ -163,8 +163,8 @@ class TransformerDenoiser(nn.Module):
         for block in self.blocks:
             h = block(h)
         output = self.tokens.write(dict(zip(tokens, h.split(lengths, dim=1))))
-        if self.direct is not None:
-            output = self.direct(output, masked_mean(self.condition.standardise(features), present), t)
+        if self.linear_map is not None:
+            output = self.linear_map(output, masked_mean(self.condition.standardise(features), present), t)
         return output if self.skip is None else output + self.skip(x[:, 0], t)
 
 
@@ -190,13 +190,13 @@ class UNetDenoiser(nn.Module):
         condition: str,
         dropout: float,
         skip: bool = False,
-        direct: bool = False,
+        linear_map: bool = False,
     ) -> None:
         super().__init__()
         self.tokens = Tokens(space, channels, width, neurons_a_token)
         self.condition = ClassCondition(n_features, width, heads, condition, dropout)
         self.skip = Skip(space, steps) if skip else None
-        self.direct = Direct(space, n_features, steps) if direct and space.slot_layer else None
+        self.linear_map = LinearMap(space, n_features, steps) if linear_map and space.slot_layer else None
         self.label = nn.Parameter(0.02 * torch.randn(n_way, width))
         self.time = TimeEmbedding(width, steps)
         widths = [width * min(2**level, 4) for level in range(depth + 1)]
@@ -223,8 +223,8 @@ class UNetDenoiser(nn.Module):
             h = h.repeat_interleave(2, dim=-1)[..., : skip.shape[-1]]
             h = block(torch.cat([h, skip], dim=1), time, context)
         output = self.tokens.write(dict(zip(tokens, h.mT.split(lengths, dim=1))))
-        if self.direct is not None:
-            output = self.direct(output, masked_mean(self.condition.standardise(features), present), t)
+        if self.linear_map is not None:
+            output = self.linear_map(output, masked_mean(self.condition.standardise(features), present), t)
         return output if self.skip is None else output + self.skip(x[:, 0], t)
 
 

@@ -85,7 +85,7 @@ class VanillaProcess(nn.Module):
     def epsilon(self, output: Tensor, x_t: Tensor, t: Tensor, prediction: str) -> Tensor:
         """The denoiser's output, read as ``prediction``, as the ε_φ of equation 1.
 
-        "epsilon" is the paper's. "weights", "difference" and "v" predict the end w of the sub-chain of
+        "epsilon" is the paper's. "weights", "residual" and "v" predict the end w of the sub-chain of
         ``target(t)``, w − x_t, and the velocity along it; Theorem 1 read backwards turns them into ε_φ.
         """
         if prediction == "epsilon":
@@ -93,7 +93,7 @@ class VanillaProcess(nn.Module):
         root_a, root_rest, correction = self.toward[t].split(1, -1)
         w = {
             "weights": lambda: output,
-            "difference": lambda: x_t + output,
+            "residual": lambda: x_t + output,
             "v": lambda: root_a * x_t - root_rest * output,
         }[prediction]()
         # (x_t − √a·w)/√(1 − a) is the noise of the sub-chain, times √((1 − ᾱ_t)/(1 − a)) from Theorem 1
@@ -106,7 +106,7 @@ class VanillaProcess(nn.Module):
         guess = {
             "epsilon": correction * root_rest,
             "weights": root_a,
-            "difference": root_a - 1,
+            "residual": root_a - 1,
             "v": torch.zeros_like(root_a),
         }[prediction]
         return torch.cat([torch.zeros_like(guess[:1]), guess[1:]])
@@ -165,7 +165,7 @@ class LocalConsistencyProcess(TrajectoryProcess):
 
 
 class NaiveLocalProcess(TrajectoryProcess):
-    """A control: DDPM's loss on each segment without Theorem 1's correction. Its chain
+    """A baseline: DDPM's loss on each segment without Theorem 1's correction. Its chain
     reaches w_0, on whose segment the correction is 1, and misses every point on the way."""
 
     corrected = False

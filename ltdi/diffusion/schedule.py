@@ -10,7 +10,7 @@ class Schedule(nn.Module):
     """``alpha`` (T+1,) with α_0 = 1, and ``alpha_bar``, ᾱ_t = α_1 … α_t (T+1,), ᾱ_0 = 1; times t are integer tensors of
     any shape.
 
-    What equation 1 makes of them is made once, for a card takes as long to be told of a number as of a thousand:
+    What equation 1 makes of them is made once, for a GPU takes as long to be told of a number as of a thousand:
     ``root_alpha``, √α_t, and ``taken``, (1 − α_t)/√(1 − ᾱ_t), of which t = 0 has none.
     """
 

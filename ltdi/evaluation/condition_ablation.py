@@ -21,7 +21,7 @@ from ltdi.methods.storage import read_method
 from ltdi.tasks.base import Context, batches
 from ltdi.tasks.batch import map_batch
 from ltdi.trajectories.collection import Trajectories
-from ltdi.trajectories.storage import load_sources, load_start, load_trajectories, method_of_run
+from ltdi.trajectories.storage import load_initialization, load_sources, load_trajectories, method_of_run
 from ltdi.utils.console import say_fewer
 from ltdi.utils.devices import device, exact
 from ltdi.utils.errors import InputError
@@ -133,7 +133,7 @@ def audit_run(data: Path, *, method: str = "", n_tasks: int = 500, seed: int = 0
 def _read(data: Path, method: str, where: torch.device) -> Method:
     name = method_of_run(data, method)
     # adapters hold their frozen model themselves
-    of_images = load_start(data)[2]["source"] != "texts"
+    of_images = load_initialization(data)[2]["source"] != "texts"
     body = read_body(data / "body" / "body.safetensors") if of_images else None
     return read_method(data / "model" / "methods", name, body, where)
 
@@ -176,7 +176,7 @@ class _Training:
     def of(cls, data: Path, method: Method, n_way: int) -> "_Training | None":
         """None where they do not fit the method's weights for tasks of ``n_way`` classes."""
         trajectories, _ = load_trajectories(data, "meta_train")
-        if method.learner is not method.start.learner or trajectories.dim < method.space.dim(n_way):
+        if method.learner is not method.initialization.learner or trajectories.dim < method.space.dim(n_way):
             return None
         return cls(trajectories, method.space, n_way)
 

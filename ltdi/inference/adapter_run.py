@@ -15,7 +15,7 @@ from ltdi.store import read_tensors
 from ltdi.store.schemas import EXAMPLES, METHOD
 from ltdi.tasks.base import Context
 from ltdi.tasks.batch import Batch
-from ltdi.trajectories.storage import load_start, method_of_run
+from ltdi.trajectories.storage import load_initialization, method_of_run
 from ltdi.utils.console import say
 from ltdi.utils.devices import device, exact
 from ltdi.utils.errors import InputError
@@ -27,7 +27,7 @@ class AdapterRun:
 
     Args:
         data: the folder that its stages wrote.
-        method: the trained method, if no other of the run's methods and controls is named.
+        method: the trained method, if no other of the run's methods and baselines is named.
 
     Raises:
         InputError: the folder holds no finished run, not that method, or a run of another scenario.
@@ -37,7 +37,7 @@ class AdapterRun:
     def __init__(self, data: Path, *, method: str = "") -> None:
         self.data, self.device = data, device()
         self.name = method_of_run(data, method)
-        facts = load_start(data, self.device)[2]
+        facts = load_initialization(data, self.device)[2]
         if facts["source"] != "texts":
             raise InputError(f"{data}: a run of {facts['scenario']}, and adapters are of the scenario adapters")
         self.method: Method = read_method(data / "model" / "methods", self.name, None, self.device)

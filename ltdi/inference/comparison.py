@@ -1,6 +1,6 @@
-"""Does a run pay on classes of one's own? Its method beside its controls, on tasks drawn from labelled images.
+"""Does a run pay on classes of one's own? Its method beside its baselines, on tasks drawn from labelled images.
 
-Body, methods and knobs are the run's; nothing is learned from the images but what a task's few examples say.
+Body, methods and hyperparameters are the run's; nothing is learned from the images but what a task's few examples say.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ def compare(
     n_tasks: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """A row for the run's method, then one for each control, the best first: ``method``; the ``accuracy`` on
+    """A row for the run's method, then one for each baseline, the best first: ``method``; the ``accuracy`` on
     ``n_query`` further images of each class, 15 or what the largest class has where none is said, and half its 95 %
     interval over the tasks, ``ci95``; and ``ahead``, by how much the method is above it, paired over the same tasks,
     with ``ahead_ci95``.
@@ -88,13 +88,13 @@ def told_of(table: pd.DataFrame) -> str:
     """What ``compare`` found, in a line."""
     own, *others = table.to_dict("records")
     if not others:
-        return f"{own['method']}: {own['accuracy']:.4f} ± {own['ci95']:.4f}; the run has no control beside it"
+        return f"{own['method']}: {own['accuracy']:.4f} ± {own['ci95']:.4f}; the run has no baseline beside it"
     best = others[0]
     ahead, ci95 = best["ahead"], best["ahead_ci95"]
-    told = f"{own['method']} − {best['method']}, the best control here: {ahead:+.4f} ± {ci95:.4f}"
+    told = f"{own['method']} − {best['method']}, the best baseline here: {ahead:+.4f} ± {ci95:.4f}"
     if abs(ahead) <= ci95:
         return f"{told}: no difference beyond chance"
-    return f"{told}: it pays" if ahead > 0 else f"{told}: take the control"
+    return f"{told}: it pays" if ahead > 0 else f"{told}: take the baseline"
 
 
 def _comparable(run: Run, n_way: int) -> dict[str, Method]:
@@ -102,7 +102,7 @@ def _comparable(run: Run, n_way: int) -> dict[str, Method]:
     found, left_out = {}, []
     for name in (run.name, *(each for each in run.names if each != run.name)):
         method = run.read(name)
-        if method.from_images or (method.one_size and run.n_way(name) != n_way):
+        if method.from_images or (method.fixed_n_way and run.n_way(name) != n_way):
             left_out.append(name)
         else:
             found[name] = method

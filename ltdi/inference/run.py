@@ -31,7 +31,7 @@ from ltdi.store import digest, read_tensors
 from ltdi.store.schemas import FEATURES, METHOD
 from ltdi.tasks.base import Context
 from ltdi.tasks.transductive_tasks import knowing
-from ltdi.trajectories.storage import load_sources, load_start, method_of_run, names
+from ltdi.trajectories.storage import load_initialization, load_sources, method_of_run, names
 from ltdi.utils.devices import device, exact
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator
@@ -42,7 +42,7 @@ class Run:
 
     Args:
         data: the folder that its stages wrote.
-        method: the trained method, if no other of the run's methods and controls is named.
+        method: the trained method, if no other of the run's methods and baselines is named.
 
     Raises:
         InputError: the folder holds no finished run, or not that method.
@@ -53,9 +53,9 @@ class Run:
         self.data = Path(data)
         self.device = device()
         self.name = method_of_run(self.data, method)
-        trained, controls = names(self.data)
-        self.names = (trained, *controls)
-        _, seen, self.facts = load_start(self.data, self.device)
+        trained, baselines = names(self.data)
+        self.names = (trained, *baselines)
+        _, seen, self.facts = load_initialization(self.data, self.device)
         self.body: nn.Module = read_body(self.data / "body" / "body.safetensors")
         self.extractor = FeatureExtractor.of(self.data / "tasks", self.body, seen, self.device)
         self.method = self.read(self.name)
@@ -103,9 +103,9 @@ class Run:
     @exact()
     def context_of_names(self, names: Sequence[str]) -> Context:
         """What the names of some classes say of their task."""
-        knobs = self.naming
-        told = read_descriptions(Path(knobs["descriptions"])) if knobs["descriptions"] else None
-        texts = embed_names(knobs["encoder"], names, prompts=knobs["prompts"], descriptions=told)
+        hparams = self.naming
+        told = read_descriptions(Path(hparams["descriptions"])) if hparams["descriptions"] else None
+        texts = embed_names(hparams["encoder"], names, prompts=hparams["prompts"], descriptions=told)
         return Context(texts[None, :, None].to(self.device))
 
     @exact()
@@ -178,7 +178,7 @@ class Run:
 
     def _head(self, name: str, method: Method, classes: tuple[str, ...], context: Context, seed: int) -> Head:
         known, generator_name = self.n_way(name), self._training(name)
-        if method.one_size and context.n_way != known:
+        if method.fixed_n_way and context.n_way != known:
             raise InputError(
                 f"{name} has learned heads of {known} classes, and generates none of {context.n_way}; set"
                 f" tasks.n_way = {context.n_way} in params.yaml and run `dvc repro`, or choose another method"
@@ -213,7 +213,7 @@ class Run:
 
     @exact()
     def read(self, name: str) -> Method:
-        """A method or a control of the run."""
+        """A method or a baseline of the run."""
         return read_method(self.data / "model" / "methods", name, self.body, self.device)
 
     def n_way(self, name: str) -> int:

@@ -13,19 +13,19 @@ def info_of(
     data: Path, scenario: str, method: Method, setup: Mapping[str, Any], names: tuple[str, Sequence[str]]
 ) -> dict[str, Any]:
     """Of the run in a folder: one of its methods and that one's ``setup``; ``names`` are the trained one and the
-    controls."""
+    baselines."""
     facts = read_tensors(data / "tasks" / "features.safetensors", kind=FEATURES)[1]
-    trained, controls = names
+    trained, baselines = names
     told = {
         "scenario": scenario,
         "data set": facts["data_set"],
         "images": f"{facts['size']} × {facts['size']}",
-        "learner": method.start.learner.facts()["name"],
-        "start": method.start.kind,
+        "learner": method.initialization.learner.facts()["name"],
+        "initialization": method.initialization.kind,
         "tasks": f"{setup['n_way']} classes, {setup['n_shot']} images of each",
         "method": trained,
-        "controls": ", ".join(controls) or "none",
-        "any number of classes": "no" if method.one_size else "yes",
+        "baselines": ", ".join(baselines) or "none",
+        "any number of classes": "no" if method.fixed_n_way else "yes",
     }
     results = data / "results" / "metrics.json"
     if results.is_file():
@@ -33,5 +33,5 @@ def info_of(
         told[metrics["scored_by"]] = f"{metrics['score']:.4f} ± {metrics['ci95']:.4f} on meta-test tasks"
         if "paired" in metrics:
             paired = metrics["paired"]
-            told |= {f"over {metrics['best_control']}": f"{paired['difference']:+.4f} ± {paired['ci95']:.4f}"}
+            told |= {f"over {metrics['best_baseline']}": f"{paired['difference']:+.4f} ± {paired['ci95']:.4f}"}
     return told

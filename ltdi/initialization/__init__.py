@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ltdi.initialization.adaptive_ridge import AdaptiveRidge
-from ltdi.initialization.base import Start
+from ltdi.initialization.base import Initialization
 from ltdi.initialization.closed_form import Prototype, Ridge
 from ltdi.initialization.from_names import KernelRidge, SoftmaxRows, TextRidge
 from ltdi.initialization.gaussian import Fresh, Shared
@@ -15,18 +15,24 @@ from ltdi.learners.base import Learner
 
 OF_EXAMPLES = (Fresh, Shared, Joint, Prototype, Ridge, AdaptiveRidge)
 OF_NAMES = (SoftmaxRows, TextRidge, KernelRidge)
-STARTS: dict[str, type[Start]] = {start.kind: start for start in (*OF_EXAMPLES, *OF_NAMES)}
+INITIALIZATIONS: dict[str, type[Initialization]] = {
+    initialization.kind: initialization for initialization in (*OF_EXAMPLES, *OF_NAMES)
+}
 
 
-def start_of_kind(kind: str, learner: Learner, shared: Tensor, output_scale: float) -> Start:
+def initialization_of_kind(kind: str, learner: Learner, shared: Tensor, output_scale: float) -> Initialization:
     """Build a start from one draw ``shared`` (D,); draws of a task's own have their output layer times
     ``output_scale``."""
-    return Fresh(learner, shared, output_scale) if kind == Fresh.kind else STARTS[kind](learner, shared)
+    return Fresh(learner, shared, output_scale) if kind == Fresh.kind else INITIALIZATIONS[kind](learner, shared)
 
 
-def start_of(learner: Learner, tensors: dict[str, Tensor], values: dict[str, Any]) -> Start:
+def initialization_of(learner: Learner, tensors: dict[str, Tensor], values: dict[str, Any]) -> Initialization:
     """The start whose ``state`` this is."""
-    own = {name.removeprefix("start/"): value for name, value in tensors.items() if name.startswith("start/")}
-    kind = STARTS[values["start"]]
+    own = {
+        name.removeprefix("initialization/"): value
+        for name, value in tensors.items()
+        if name.startswith("initialization/")
+    }
+    kind = INITIALIZATIONS[values["initialization"]]
     own |= {field.name: values[field.name] for field in fields(kind) if field.name in values.keys() - {"learner"}}
     return kind(learner, **own)

@@ -60,7 +60,7 @@ def mixtures(groups: Sequence[int], pairs: bool, of: Sequence[str | int]) -> lis
 
 def candidates(
     lora: Lora,
-    start: Tensor,
+    initialization: Tensor,
     source: TextTasks,
     seed: int,
     *,
@@ -76,31 +76,37 @@ def candidates(
     names = {group: f"texts.meta_train[{group}]" for group in examples.groups}
     how = {"steps": steps, "inputs": inputs, "lr": lr}
     there = {} if source.pairs is None else source.pairs.tensors()
-    known = (lora.facts(), start.cpu(), examples.name, there, seed, how)
+    known = (lora.facts(), initialization.cpu(), examples.name, there, seed, how)
     mixed = mixtures(examples.groups, source.pairs is not None, of)
-    together = max(1, (lora.inputs_together if start.device.type == "cpu" else lora.inputs_on_a_card) // inputs)
+    together = max(1, (lora.inputs_together if initialization.device.type == "cpu" else lora.inputs_on_gpu) // inputs)
     for first in range(0, len(mixed), together):
         part = mixed[first : first + together]
-        for mixture, means in zip(part, _trained(lora, start, source, part, seed, how, known), strict=True):
+        for mixture, means in zip(part, _trained(lora, initialization, source, part, seed, how, known), strict=True):
             for (begin, end), w in zip(WINDOWS, means, strict=True):
                 found[f"{mixture.told(names)}, steps {round(begin * steps)} to {round(end * steps)}"] = w
     return found
 
 
 def _trained(
-    lora: Lora, start: Tensor, source: TextTasks, of: list[Mixture], seed: int, how: dict[str, Any], known: tuple
+    lora: Lora,
+    initialization: Tensor,
+    source: TextTasks,
+    of: list[Mixture],
+    seed: int,
+    how: dict[str, Any],
+    known: tuple,
 ) -> Tensor:
     """(mixtures, windows, D), trained side by side."""
     cache = Cache("joint")
     key = name_of("joint", *known, [[each.share, *each.groups] for each in of], code=(__name__,))
     if kept := cache.find(key):
-        return kept[1]["w"].to(start)
+        return kept[1]["w"].to(initialization)
     steps = how["steps"]
     record = sorted({round(steps * (j + 1) / AVERAGED) for j in range(AVERAGED)} | {steps})
     streams = [batches(source.of, source.pairs, each, how["inputs"], seed) for each in of]
     path = adapt(
         partial(soft_loss, lora),
-        start.expand(len(of), -1),
+        initialization.expand(len(of), -1),
         (side_by_side(each) for each in zip(*streams)),
         optimizer="adam",
         lr=how["lr"],

@@ -13,14 +13,14 @@ from ltdi.utils.seeding import generator
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class Initialization:
     """Where training starts. ``shared`` (D,) is one Gaussian draw for all tasks, of one number of classes."""
 
     learner: Learner
     shared: Tensor
 
     kind: ClassVar[str]
-    one_size: ClassVar[bool] = False
+    fixed_n_way: ClassVar[bool] = False
     """Whether it is there for as many classes as ``shared`` has, and for no other number."""
     shown: ClassVar[bool] = False
     """Whether denoisers are shown the centre: where it holds more of what is known than the context's rows."""
@@ -49,10 +49,10 @@ class Start:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values from which it is made again."""
-        tensors = {f"start/{name}": value for name, value in self.tensors().items()}
-        return tensors, {"start": self.kind, "learner": self.learner.facts(), **self.values()}
+        tensors = {f"initialization/{name}": value for name, value in self.tensors().items()}
+        return tensors, {"initialization": self.kind, "learner": self.learner.facts(), **self.values()}
 
-    def to(self, device: torch.device | str) -> "Start":
+    def to(self, device: torch.device | str) -> "Initialization":
         tensors = {name: value.to(device) for name, value in self.tensors().items()}
         return type(self)(self.learner, **tensors, **self.values())
 

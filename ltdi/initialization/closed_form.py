@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ltdi.initialization.base import Start
+from ltdi.initialization.base import Initialization
 from ltdi.learners.base import Classifier, Learner
 from ltdi.tasks.base import Context, TaskSource, batches
 from ltdi.utils.errors import InputError
@@ -80,7 +80,7 @@ def linear_classifier(learner: Learner, what: str) -> Classifier:
 
 
 @dataclass(frozen=True, eq=False)
-class ClosedForm(Start):
+class ClosedForm(Initialization):
     """The classifier that a closed form gives for the context."""
 
     temperature: float = 1.0

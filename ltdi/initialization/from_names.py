@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltdi.initialization.base import Start
+from ltdi.initialization.base import Initialization
 from ltdi.initialization.closed_form import PENALTIES, calibrated_temperature, linear_classifier
 from ltdi.learners.base import Classifier
 from ltdi.tasks.base import Context, TaskSource
@@ -32,7 +32,8 @@ class Table:
     texts: Tensor
     rows: Tensor
     solved: dict[tuple[str, float], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Of the regressions that were asked for, by kind and knob, the inverse (C, C) and the coefficients (C, F)."""
+    """Of the regressions that were asked for, by kind and hyperparameter, the inverse (C, C) and the coefficients (C,
+    F)."""
 
     @cached_property
     def mean(self) -> Tensor:
@@ -108,9 +109,9 @@ def _regression(
 
 
 @dataclass(frozen=True, eq=False)
-class Described(Start):
-    """``texts`` (C, E) and ``rows`` (C, F) of the known classes, the logits' temperature, and the one knob of what
-    makes new rows of them.
+class FromNames(Initialization):
+    """``texts`` (C, E) and ``rows`` (C, F) of the known classes, the logits' temperature, and the one hyperparameter
+    of what makes new rows of them.
 
     A known class begins at what the others say of it, or, ``from_own``, at its own row: then what is learned is how
     heads of images differ from the rows that are known, and no error of the text stands between.
@@ -119,11 +120,11 @@ class Described(Start):
     texts: Tensor
     rows: Tensor
     temperature: float = 1.0
-    knob: float = 1.0
+    hparam: float = 1.0
     from_own: bool = False
 
     shown: ClassVar[bool] = True
-    knobs: ClassVar[tuple[float, ...]]
+    hparams: ClassVar[tuple[float, ...]]
 
     @cached_property
     def table(self) -> Table:
@@ -133,7 +134,7 @@ class Described(Start):
         return super().tensors() | {"texts": self.texts, "rows": self.rows}
 
     def values(self) -> dict[str, Any]:
-        return {"temperature": self.temperature, "knob": self.knob, "from_own": self.from_own}
+        return {"temperature": self.temperature, "hyperparameter": self.hparam, "from_own": self.from_own}
 
     def directions(self, context: Context) -> Tensor:
         """(B, N, F)"""
@@ -151,13 +152,13 @@ class Described(Start):
         learner = linear_classifier(self.learner, f"the start {self.kind}")
         return self.table.classifier(learner, self.table.centred[context.known], self.temperature)
 
-    def calibrated(self, train: TaskSource, val: TaskSource) -> "Described":
+    def calibrated(self, train: TaskSource, val: TaskSource) -> "FromNames":
         """Knob and temperature by the cross-entropy of the queries of meta-val tasks. With ``from_own`` the temperature
         is that of the known rows on their own images: what is learned there is then a change of direction, not of
         size, and as large beside a new class's row; its probabilities are the surer for it."""
         learner, fitted = linear_classifier(self.learner, self.kind), []
-        for knob in self.knobs:
-            candidate = replace(self, temperature=1.0, knob=knob)
+        for hparam in self.hparams:
+            candidate = replace(self, temperature=1.0, hparam=hparam)
             temperature, loss = calibrated_temperature(learner, val, candidate.centre)
             fitted.append((loss, replace(candidate, temperature=temperature)))
         best = min(fitted, key=lambda each: each[0])[1]
@@ -167,31 +168,31 @@ class Described(Start):
         return replace(best, temperature=own)
 
 
-class SoftmaxRows(Described):
+class SoftmaxRows(FromNames):
     """The mean of the known rows, weighted by how near their texts are."""
 
     kind: ClassVar[str] = "softmax_rows"
-    knobs: ClassVar[tuple[float, ...]] = SHARPNESSES
+    hparams: ClassVar[tuple[float, ...]] = SHARPNESSES
 
     def directions(self, context: Context) -> Tensor:
-        return softmax_directions(self.table, context, self.knob)
+        return softmax_directions(self.table, context, self.hparam)
 
 
-class TextRidge(Described):
+class TextRidge(FromNames):
     """Ridge regression from texts to rows."""
 
     kind: ClassVar[str] = "text_ridge"
-    knobs: ClassVar[tuple[float, ...]] = PENALTIES
+    hparams: ClassVar[tuple[float, ...]] = PENALTIES
 
     def directions(self, context: Context) -> Tensor:
-        return ridge_directions(self.table, context, self.knob)
+        return ridge_directions(self.table, context, self.hparam)
 
 
-class KernelRidge(Described):
+class KernelRidge(FromNames):
     """Ridge regression from texts to rows in a kernel."""
 
     kind: ClassVar[str] = "kernel_ridge"
-    knobs: ClassVar[tuple[float, ...]] = BANDWIDTHS
+    hparams: ClassVar[tuple[float, ...]] = BANDWIDTHS
 
     def directions(self, context: Context) -> Tensor:
-        return kernel_directions(self.table, context, self.knob)
+        return kernel_directions(self.table, context, self.hparam)

@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ltdi.initialization.base import Start
+from ltdi.initialization.base import Initialization
 from ltdi.tasks.base import Context
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator
 
 
 @dataclass(frozen=True, eq=False)
-class Fresh(Start):
+class Fresh(Initialization):
     """Gaussian weights of each task's own: the paper's (Algorithm 1). The output layer's are multiplied by
     ``output_scale``."""
 
@@ -34,20 +34,20 @@ class Fresh(Start):
 
     def draw(self, context: Context, tasks: Tensor, seed: int) -> Tensor:
         """Named after its task, so that it does not depend on the task's neighbours."""
-        draws = [self.initial(1, context.n_way, generator(seed, "start", task)) for task in tasks.tolist()]
+        draws = [self.initial(1, context.n_way, generator(seed, "initialization", task)) for task in tasks.tolist()]
         return torch.cat(draws).to(self.shared)
 
 
-class Shared(Start):
+class Shared(Initialization):
     """One Gaussian draw for all tasks, so that hidden units mean the same in all of them."""
 
     kind: ClassVar[str] = "shared"
-    one_size: ClassVar[bool] = True
+    fixed_n_way: ClassVar[bool] = True
 
     def centre(self, context: Context) -> Tensor:
         if self.learner.space.dim(context.n_way) != len(self.shared):
             raise InputError(
-                "trajectories.start = shared is one head for all tasks, and there is none of"
+                "trajectories.initialization = shared is one head for all tasks, and there is none of"
                 f" {context.n_way} classes; set tasks.train_n_way = null, or choose another start"
             )
         return self.shared.expand(len(context), -1)

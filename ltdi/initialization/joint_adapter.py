@@ -79,14 +79,14 @@ def _moved(middle: Tensor, n: Tensor, trust: float) -> Tensor:
 
 
 @torch.no_grad()
-def best_joint(starts: Mapping[str, Joint], val: NewTasks, *, n_tasks: int, stream: torch.Generator) -> Joint:
+def best_joint(initializations: Mapping[str, Joint], val: NewTasks, *, n_tasks: int, stream: torch.Generator) -> Joint:
     """Of the starts, each with each of ``TRUSTS``, the one with the least cross-entropy on the queries of new tasks of
     meta-val, the same for all. Says what each, by its name, has at its best."""
     tasks = [val.new(names, stream) for names in val.draw(n_tasks, stream).split(TASKS_A_PASS)]
     found: list[tuple[float, Joint]] = []
-    for name, start in starts.items():
-        losses = start.cross_entropies(tasks).tolist()
+    for name, initialization in initializations.items():
+        losses = initialization.cross_entropies(tasks).tolist()
         loss, trust = min(zip(losses, TRUSTS, strict=True), key=lambda each: each[0])
         say(f"joint start, {name}: cross-entropy on meta-val {loss:.4f} with a trust of {trust:g}")
-        found.append((loss, replace(start, trust=trust)))
+        found.append((loss, replace(initialization, trust=trust)))
     return min(found, key=lambda each: each[0])[1]

@@ -5,26 +5,26 @@ from typing import Any
 
 from torch import Tensor
 
-from ltdi.initialization import STARTS, Start, start_of_kind
+from ltdi.initialization import INITIALIZATIONS, Initialization, initialization_of_kind
 from ltdi.initialization.adapter_candidates import candidates
 from ltdi.initialization.base import shared_draw
 from ltdi.initialization.closed_form import ClosedForm
-from ltdi.initialization.from_names import Described
+from ltdi.initialization.from_names import FromNames
 from ltdi.initialization.joint_adapter import Joint, best_joint
 from ltdi.learners import LinearHead, Lora, TwoLayerHead
 from ltdi.learners.base import Learner
 from ltdi.meta_learning.model_selection import first_or_ahead, scores_on_new_tasks
 from ltdi.tasks.class_tasks import Classes, ClassTasks
 from ltdi.tasks.feature_normalization import NORMALISATIONS, FeatureMap
-from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.tasks.named_class_tasks import NamedClassTasks
 from ltdi.tasks.text_tasks import TextTasks
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator
 
 CLOSED_FORMS = ("prototype", "ridge")
-"""``trajectories.start = closed_form`` is the first of these, or another that is ahead of it."""
-DESCRIBED = ("softmax_rows", "text_ridge", "kernel_ridge")
-"""The same of ``trajectories.start = described``."""
+"""``trajectories.initialization = closed_form`` is the first of these, or another that is ahead of it."""
+FROM_NAMES = ("softmax_rows", "text_ridge", "kernel_ridge")
+"""The same of ``trajectories.initialization = described``."""
 OF_ADAPTERS = ("shared", "joint", "fresh")
 IMAGE_TASKS, NAME_TASKS = 2000, 200
 """How many new meta-val tasks initializations are compared on."""
@@ -38,7 +38,7 @@ def of_images(
     *,
     seed: int,
     output_scale: float = 1.0,
-) -> tuple[Start, FeatureMap]:
+) -> tuple[Initialization, FeatureMap]:
     """The start and what features are seen through, of meta-training and meta-val tasks.
 
     Of the closed forms, and of the normalisations of features where ``learner.normalise`` is auto, the first, or the
@@ -51,22 +51,25 @@ def of_images(
         for each in (NORMALISATIONS if normalise == "auto" else (normalise,))
     ]
     kinds = CLOSED_FORMS if kind == "closed_form" else (kind,)
-    judged = kinds if issubclass(STARTS[kinds[0]], ClosedForm) else CLOSED_FORMS[:1] if len(maps) > 1 else kinds
+    judged = (
+        kinds if issubclass(INITIALIZATIONS[kinds[0]], ClosedForm) else CLOSED_FORMS[:1] if len(maps) > 1 else kinds
+    )
     candidates = []
     for seen in maps:
         mapped = _learner_of_images(learner, seen, train.of)
         shared = shared_draw(mapped, val.n_way, seed, output_scale).to(val.of.features.device)
         candidates += [
-            (_calibrated(start_of_kind(each, mapped, shared, output_scale), val.through(seen)), seen) for each in judged
+            (_calibrated(initialization_of_kind(each, mapped, shared, output_scale), val.through(seen)), seen)
+            for each in judged
         ]
 
-    def accuracies(candidate: tuple[Start, FeatureMap]) -> Tensor:
+    def accuracies(candidate: tuple[Initialization, FeatureMap]) -> Tensor:
         return accuracies_of(candidate[0], val.through(candidate[1]), n_tasks=IMAGE_TASKS, seed=seed)
 
-    start, seen = first_or_ahead(candidates, accuracies)
-    if start.kind not in kinds:
-        start = start_of_kind(kind, start.learner, start.shared, output_scale)
-    return start, seen
+    initialization, seen = first_or_ahead(candidates, accuracies)
+    if initialization.kind not in kinds:
+        initialization = initialization_of_kind(kind, initialization.learner, initialization.shared, output_scale)
+    return initialization, seen
 
 
 def _learner_of_images(learner: Mapping[str, Any], seen: FeatureMap, of: Classes) -> Learner:
@@ -76,50 +79,53 @@ def _learner_of_images(learner: Mapping[str, Any], seen: FeatureMap, of: Classes
     return TwoLayerHead(seen.width, learner["hidden"], seen.floor(of.features[: of.n_rows]))
 
 
-def _calibrated(start: Start, val: ClassTasks) -> Start:
-    return start.calibrated(val) if isinstance(start, ClosedForm) else start
+def _calibrated(initialization: Initialization, val: ClassTasks) -> Initialization:
+    return initialization.calibrated(val) if isinstance(initialization, ClosedForm) else initialization
 
 
-def accuracies_of(start: Start, val: ClassTasks, *, n_tasks: int, seed: int) -> Tensor:
+def accuracies_of(initialization: Initialization, val: ClassTasks, *, n_tasks: int, seed: int) -> Tensor:
     """Of where it starts, on new meta-val tasks, the same for all starts (n_tasks,)."""
-    stream = generator(seed, "start")
-    return scores_on_new_tasks(start.learner, val, lambda c: [start.centre(c)], n_tasks=n_tasks, stream=stream)[0]
+    stream = generator(seed, "initialization")
+    return scores_on_new_tasks(
+        initialization.learner, val, lambda c: [initialization.centre(c)], n_tasks=n_tasks, stream=stream
+    )[0]
 
 
 def of_names(
-    train: DescribedTasks,
-    val: DescribedTasks,
+    train: NamedClassTasks,
+    val: NamedClassTasks,
     learner: Mapping[str, Any],
     kind: str,
     *,
     seed: int,
     output_scale: float = 1.0,
-) -> tuple[Start, FeatureMap]:
+) -> tuple[Initialization, FeatureMap]:
     """Of the starts from words, and of the normalisations of features where ``learner.normalise`` is auto, the
     first, or the best of the others where its accuracy on new meta-val tasks is ahead of the first's."""
-    if kind not in ("described", *DESCRIBED, "shared", "fresh"):
+    if kind not in ("from_names", *FROM_NAMES, "shared", "fresh"):
         raise InputError(
-            f"trajectories.start = {kind} is made of labelled examples, which tasks of names do not have; allowed:"
-            f" described, {', '.join(DESCRIBED)}, shared, fresh"
+            f"trajectories.initialization = {kind} is made of labelled examples, which tasks of names do not have;"
+            f" allowed:"
+            f" described, {', '.join(FROM_NAMES)}, shared, fresh"
         )
-    normalise, kinds = learner["normalise"], DESCRIBED if kind == "described" else (kind,)
+    normalise, kinds = learner["normalise"], FROM_NAMES if kind == "from_names" else (kind,)
     candidates = []
     for each in reversed(NORMALISATIONS) if normalise == "auto" else (normalise,):
         rows = train.of.features[: train.of.n_rows]
         seen = FeatureMap.fit(rows, normalise=each, projection=learner["projection"])
         through = train.through(seen), val.through(seen)
         candidates += [
-            (_start(name, _learner_of_names(learner, seen, train), *through, seed, output_scale), seen)
+            (_initialization(name, _learner_of_names(learner, seen, train), *through, seed, output_scale), seen)
             for name in kinds
         ]
 
-    def accuracies(candidate: tuple[Start, FeatureMap]) -> Tensor:
+    def accuracies(candidate: tuple[Initialization, FeatureMap]) -> Tensor:
         return accuracies_of(candidate[0], val.through(candidate[1]), n_tasks=NAME_TASKS, seed=seed)
 
     return first_or_ahead(candidates, accuracies)
 
 
-def _learner_of_names(learner: Mapping[str, Any], seen: FeatureMap, train: DescribedTasks) -> Learner:
+def _learner_of_names(learner: Mapping[str, Any], seen: FeatureMap, train: NamedClassTasks) -> Learner:
     of = train.of
     if learner["name"] == "linear_head":
         return LinearHead(seen.width, of.texts.shape[1])
@@ -127,15 +133,15 @@ def _learner_of_names(learner: Mapping[str, Any], seen: FeatureMap, train: Descr
     return TwoLayerHead(seen.width, learner["hidden"], floor, of.texts.shape[1])
 
 
-def _start(
-    kind: str, learner: Learner, train: DescribedTasks, val: DescribedTasks, seed: int, output_scale: float
-) -> Start:
+def _initialization(
+    kind: str, learner: Learner, train: NamedClassTasks, val: NamedClassTasks, seed: int, output_scale: float
+) -> Initialization:
     shared = shared_draw(learner, val.n_way, seed, output_scale).to(val.of.features.device)
-    made = STARTS[kind]
-    if not issubclass(made, Described):
-        return start_of_kind(kind, learner, shared, output_scale)
-    start = made(learner, shared, train.of.texts, train.of.means(), from_own=train.of.rows is not None)
-    return start.calibrated(train, val)
+    made = INITIALIZATIONS[kind]
+    if not issubclass(made, FromNames):
+        return initialization_of_kind(kind, learner, shared, output_scale)
+    initialization = made(learner, shared, train.of.texts, train.of.means(), from_own=train.of.rows is not None)
+    return initialization.calibrated(train, val)
 
 
 def of_adapters(
@@ -146,30 +152,33 @@ def of_adapters(
     *,
     seed: int,
     output_scale: float = 1.0,
-) -> tuple[Start, None]:
+) -> tuple[Initialization, None]:
     """One draw of A for all tasks, or one each; B and the head zero. Or what becomes of the former in training on
     all data sets of meta-training at once, on pairs, or on both: what meta-val shows to be the best, as is how far
     examples move its bias."""
     if kind not in OF_ADAPTERS:
-        raise InputError(f"trajectories.start = {kind} is none of an adapter; allowed: {', '.join(OF_ADAPTERS)}")
+        raise InputError(
+            f"trajectories.initialization = {kind} is none of an adapter; allowed: {', '.join(OF_ADAPTERS)}"
+        )
     reading = train.reading
-    knobs = {key: learner[key] for key in ("rank", "alpha", "modules", "choose_on")}
-    lora = Lora(reading.body, **knobs, layers=reading.layers, digest=reading.digest)
+    hparams = {key: learner[key] for key in ("rank", "alpha", "modules", "selection_tasks")}
+    lora = Lora(reading.body, **hparams, layers=reading.layers, digest=reading.digest)
     where = train.names.device
     shared = shared_draw(lora, lora.encoder.n_classes, seed).to(where)
     if kind != "joint":
-        return start_of_kind(kind, lora, shared, output_scale), None
+        return initialization_of_kind(kind, lora, shared, output_scale), None
     found = candidates(lora, shared, train, seed, **learner["joint"])
-    starts = {name: Joint(lora, each) for name, each in found.items()}
+    initializations = {name: Joint(lora, each) for name, each in found.items()}
     stream = generator(seed, "joint start's trust")
-    return best_joint(starts, val, n_tasks=lora.tasks_to_choose_on, stream=stream), None
+    return best_joint(initializations, val, n_tasks=lora.selection_tasks, stream=stream), None
 
 
-INITIALIZATIONS: dict[str, Callable[..., tuple[Start, FeatureMap | None]]] = {
+SELECTIONS: dict[str, Callable[..., tuple[Initialization, FeatureMap | None]]] = {
     "classes": of_images,
     "domains": of_images,
-    "described": of_names,
+    "from_names": of_names,
     "texts": of_adapters,
 }
 """By the kind of tasks, ``Scenario.source``: (meta-training tasks, meta-val tasks, the section ``learner`` of
-params.yaml, ``trajectories.start``) -> the initialization with its learner, and the normalization of features."""
+params.yaml, ``trajectories.initialization``) -> the initialization with its learner, and the normalization of
+features."""

@@ -16,7 +16,7 @@ Loss = Callable[[Tensor, Batch], Tensor]
 """w (B, D) and a batch -> the loss of each task (B,)."""
 
 
-class WrittenOut(Protocol):
+class AnalyticGradient(Protocol):
     """A loss whose gradient is written out, at the weights of B tasks that are kept in one place and change there.
 
     ``numbers`` are all numbers of all tasks (B·D,), in an order of its own, and ``gradient`` is what ``backward`` found
@@ -64,17 +64,17 @@ class Learner(ABC):
     inputs_together: int
     """How many inputs one pass should hold: tasks do not touch each other, and those whose activations stay in the
     processor's cache are trained twice as fast."""
-    inputs_on_a_card: int = 0
-    """The same where a card computes, which has more units than a few tasks keep busy; 0 for no other number."""
+    inputs_on_gpu: int = 0
+    """The same where a GPU computes, which has more units than a few tasks keep busy; 0 for no other number."""
 
-    tasks_to_choose_on: int = 1000
+    selection_tasks: int = 1000
     """On how many new tasks what is left open is chosen: as many as minutes hold."""
 
     @abstractmethod
     def loss(self, w: Tensor, batch: Batch) -> Tensor:
         """What training lowers: w (B, D) -> (B,)."""
 
-    def written_out(self, w: Tensor, products: torch.dtype | None = None) -> WrittenOut | None:
+    def analytic_gradient(self, w: Tensor, products: torch.dtype | None = None) -> AnalyticGradient | None:
         """The same loss at weights w (B, D), where its gradient is written out; else autograd finds it. Its products of
         matrices are in the format ``products``, null for that of ``w``."""
         return None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from ltdi.learners.base import Learner, Loss, WrittenOut
+from ltdi.learners.base import AnalyticGradient, Learner, Loss
 from ltdi.tasks.batch import Batch
 
 
@@ -95,7 +95,7 @@ def train(
     """``adapt`` of a learner's loss: the same path but for rounding, in place, where the gradient is written out. Then
     products of matrices may be in another format than ``w``: of a path that autograd finds, ``products`` is no part."""
     with torch.no_grad():
-        written = learner.written_out(w, products)
+        written = learner.analytic_gradient(w, products)
         if written is None:
             return adapt(learner.loss, w, batches, optimizer=optimizer, lr=lr, record=record, sam=sam)
         update = _in_place(optimizer, written, lr)
@@ -116,18 +116,18 @@ def train(
     return TrainingPath(torch.stack(weights, 1), torch.stack(losses, 1), torch.stack(scores, 1))
 
 
-def _in_place(optimizer: str, written: WrittenOut, lr: float) -> Callable[[], object]:
+def _in_place(optimizer: str, written: AnalyticGradient, lr: float) -> Callable[[], object]:
     """A step of the optimiser on the gradient that is there."""
     w, g = written.numbers, written.gradient
     if optimizer == "sgd":
         return lambda: w.sub_(g, alpha=lr)
     m, v, step = torch.zeros_like(w), torch.zeros_like(w), torch.zeros((), device=w.device)
     # number by number, it does not mind whose they are; one pass over memory where ours takes eight
-    knobs: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "lr": lr, "weight_decay": 0.0}
-    return lambda: adam([w], [g], [m], [v], [], [step], fused=True, amsgrad=False, maximize=False, **knobs)
+    hparams: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "lr": lr, "weight_decay": 0.0}
+    return lambda: adam([w], [g], [m], [v], [], [step], fused=True, amsgrad=False, maximize=False, **hparams)
 
 
-def _at_the_worst_neighbour(written: WrittenOut, radius: float) -> None:
+def _at_the_worst_neighbour(written: AnalyticGradient, radius: float) -> None:
     """The gradient at ŵ = w + ρ·g/‖g‖ in the place of the one at w."""
     here, g = written.numbers.clone(), written.parts(written.gradient)
     norm = torch.stack([part.flatten(1).square().sum(1) for part in g]).sum(0).sqrt()

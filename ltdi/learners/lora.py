@@ -47,7 +47,7 @@ class Lora(Learner):
     """
 
     scored_by = "accuracy"
-    inputs_together, inputs_on_a_card = 64, 1024
+    inputs_together, inputs_on_gpu = 64, 1024
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class Lora(Learner):
         alpha: float,
         modules: Sequence[str],
         layers: int | None = None,
-        choose_on: int = 50,
+        selection_tasks: int = 50,
         digest: str | None = None,
     ) -> None:
         self.body, self.rank, self.alpha, self.modules, self.layers = body, rank, alpha, tuple(modules), layers
-        self.tasks_to_choose_on = choose_on
+        self.selection_tasks = selection_tasks
         self.classes: tuple[str, ...] = ()
         """The names of its classes, where a task gave them some."""
         self.encoder = read_encoder(body, N_CLASSES)
@@ -119,7 +119,7 @@ class Lora(Learner):
 
     def facts(self) -> dict[str, Any]:
         own = {"body": self.body, "rank": self.rank, "alpha": self.alpha, "modules": list(self.modules)}
-        own |= {"layers": self.layers, "choose_on": self.tasks_to_choose_on}
+        own |= {"layers": self.layers, "selection_tasks": self.selection_tasks}
         return {"name": "lora", **own, "digest": self.encoder.digest}
 
     def initial(self, n_tasks: int, n_way: int, generator: torch.Generator, *, output_scale: float = 1.0) -> Tensor:
@@ -153,7 +153,7 @@ class Lora(Learner):
     def _logits(self, tensors: dict[str, Tensor], hidden: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
         """Of these of the inputs, ``rows`` (B, m), as long as the longest of them: (B, m, N)."""
         mask = mask.take_along_dim(rows[..., None], 1)
-        # a card would have to be asked for the number
+        # a GPU would have to be asked for the number
         last = int(mask.flatten(0, 1).any(0).nonzero().max()) + 1 if mask.device.type == "cpu" else mask.shape[-1]
         hidden, mask = hidden[:, :, :last].take_along_dim(rows[..., None, None], 1), mask[:, :, :last]
         # of four axes, because such a mask is taken as it is
@@ -168,7 +168,7 @@ class Lora(Learner):
 
     def score(self, w: Tensor, batch: Batch) -> Tensor:
         """The share of the inputs that are labelled rightly; as many tasks at once as memory holds."""
-        inputs = self.inputs_together if w.device.type == "cpu" else self.inputs_on_a_card
+        inputs = self.inputs_together if w.device.type == "cpu" else self.inputs_on_gpu
         together = max(1, inputs // batch["labels"].shape[1])
         parts = [value.split(together) for value in (w, batch["hidden"], batch["mask"], batch["labels"])]
         return torch.cat([accuracy(self.logits(*known), labels) for *known, labels in zip(*parts)])

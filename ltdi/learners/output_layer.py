@@ -10,9 +10,9 @@ from ltdi.learners.base import Classifier
 class OutputLayer(Classifier):
     """Its gradient is written out, and its biases may be counted at any activations of the layer's inputs."""
 
-    inputs_on_a_card = 2**18
+    inputs_on_gpu = 2**18
 
-    def written_out(self, w: Tensor, products: torch.dtype | None = None) -> HeadGradient:
+    def analytic_gradient(self, w: Tensor, products: torch.dtype | None = None) -> HeadGradient:
         return HeadGradient(self.space, w, products)
 
     def rebased(self, w: Tensor, reference: Tensor) -> Tensor:

@@ -103,10 +103,10 @@ def read_adapter(folder: Path, body: str = "") -> tuple[Lora, Tensor]:
     numbers = (re.search(r"\.(\d+)\..*lora_A\.weight$", name) for name in tensors)
     lowest = min((int(number[1]) for number in numbers if number), default=0)
     body = body or config["base_model_name_or_path"]
-    knobs = {"rank": config["r"], "alpha": scale * config["lora_alpha"], "modules": lasts}
-    learner = Lora(body, **knobs)
+    hparams = {"rank": config["r"], "alpha": scale * config["lora_alpha"], "modules": lasts}
+    learner = Lora(body, **hparams)
     if lowest:
-        learner = Lora(body, **knobs, layers=learner.encoder.depth - lowest)
+        learner = Lora(body, **hparams, layers=learner.encoder.depth - lowest)
     if (folder / MODEL).is_file():
         names = read_any_json(folder / MODEL).get("id2label") or {}
         learner.classes = tuple(str(names[label]) for label in sorted(names))

@@ -1,11 +1,11 @@
-"""Every method by its name; each file is one paper or one control."""
+"""Every method by its name; each file is one paper or one baseline."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.learners.base import Classifier
 from ltdi.methods.baselines.adaptive_ridge import AdaptiveRidge
 from ltdi.methods.baselines.conse import Conse
@@ -72,7 +72,7 @@ METHODS: dict[str, type[Method]] = {
     "icis": Icis,
 }
 
-CONTROLS: dict[str, type[Method]] = {
+BASELINES: dict[str, type[Method]] = {
     "prototype": Prototype,
     "ridge": Ridge,
     "adaptive_ridge": AdaptiveRidge,
@@ -99,25 +99,26 @@ def method_class(name: str) -> type[Method]:
     Raises:
         InputError: there is none of that name.
     """
-    classes = METHODS | CONTROLS
+    classes = METHODS | BASELINES
     if name not in classes:
         raise InputError(f"method.name = {name!r} is unknown; allowed: {', '.join(classes)}")
     return classes[name]
 
 
-def build(name: str, start: Start, setup: Setup, own: Mapping[str, Any], *, seed: int) -> Method:
-    """The method or control of that name with its ``own`` knobs, its weights drawn from the seed.
+def build(name: str, initialization: Initialization, setup: Setup, own: Mapping[str, Any], *, seed: int) -> Method:
+    """The method or baseline of that name with its ``own`` hyperparameters, its weights drawn from the seed.
 
     Raises:
         InputError: the name is unknown, or the method needs what the learner or the tasks do not have.
     """
     chosen, there = method_class(name), set(setup.provides)
-    there |= {"head"} if isinstance(start.learner, Classifier) else set()
+    there |= {"head"} if isinstance(initialization.learner, Classifier) else set()
     if missing := [need for need in chosen.needs if need not in there]:
-        fitting = [each for each, cls in (METHODS | CONTROLS).items() if set(cls.needs) <= there]
+        fitting = [each for each, cls in (METHODS | BASELINES).items() if set(cls.needs) <= there]
         raise InputError(
-            f"method.name = {name!r} needs {NEEDS[missing[0]]}, and {type(start.learner).__name__} on these tasks has"
+            f"method.name = {name!r} needs {NEEDS[missing[0]]}, and {type(initialization.learner).__name__} on these"
+            f" tasks has"
             f" none; allowed: {', '.join(fitting)}"
         )
     torch.manual_seed(generator(seed, "denoiser").initial_seed())
-    return chosen(start, setup, **own)
+    return chosen(initialization, setup, **own)

@@ -1,4 +1,4 @@
-"""A meta-trained method, or a control, as a file."""
+"""A meta-trained method, or a baseline, as a file."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdi.initialization import start_of
+from ltdi.initialization import initialization_of
 from ltdi.learners import learner_of
 from ltdi.methods import build
 from ltdi.methods.common.base import Method
@@ -19,7 +19,7 @@ from ltdi.store.schemas import METHOD
 
 
 def write_method(folder: Path, name: str, method: Method, setup: Setup, own: Mapping[str, Any]) -> None:
-    tensors, values = method.start.state()
+    tensors, values = method.initialization.state()
     facts = {key: value for key, value in vars(setup).items() if key != "body"}
     facts |= {key: asdict(facts[key]) for key in ("meta", "diffusion", "denoiser")}
     values |= {"setup": facts | {"provides": sorted(setup.provides)}, "own": dict(own)}
@@ -38,12 +38,12 @@ def read_method(folder: Path, name: str, body: nn.Module | None, device: torch.d
 def _built(
     name: str, tensors: dict[str, Tensor], values: dict[str, Any], body: nn.Module | None, device: torch.device | str
 ) -> Method:
-    of_start = {name: tensors.pop(name) for name in list(tensors) if name.startswith("start/")}
-    start = start_of(learner_of(values["learner"]), of_start, values)
+    of_start = {name: tensors.pop(name) for name in list(tensors) if name.startswith("initialization/")}
+    initialization = initialization_of(learner_of(values["learner"]), of_start, values)
     facts = values["setup"]
     sections = {"meta": Meta, "diffusion": Diffusion, "denoiser": Denoiser}
     facts |= {key: section(**facts[key]) for key, section in sections.items()}
     setup = Setup(**(facts | {"body": body, "provides": frozenset(facts["provides"])}))
-    method = build(name, start.to(device), setup, values["own"], seed=0)
+    method = build(name, initialization.to(device), setup, values["own"], seed=0)
     method.load_state_dict(tensors)
     return method.to(device).eval()

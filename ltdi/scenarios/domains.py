@@ -115,8 +115,8 @@ def domains_of(data: Mapping[str, Any], split: str, *, size: int) -> dict[str, I
     others = {name for name, place in _table(data).items() if SPLITS[place] != split}
     found: dict[str, ImageSet] = {}
     for entry in entries:
-        knobs = {"size": size, "download": data["download"], "most": most, "without": others}
-        for each in domains(entry, Path(data["root"]), **knobs):
+        hparams = {"size": size, "download": data["download"], "most": most, "without": others}
+        for each in domains(entry, Path(data["root"]), **hparams):
             assert each.domains is not None
             found[each.domains[0]] = each
     return found

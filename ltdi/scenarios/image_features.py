@@ -105,10 +105,10 @@ def scale_of(features: Tensor) -> Tensor:
 def image_sets(data: Mapping[str, Any]) -> dict[str, ImageSet]:
     """The splits of the data set, the meta-val classes among the meta-training ones if ``train_on_val``."""
     data_set = DATASETS[data["name"]]
-    knobs: dict[str, Any] = {"size": data["size"]} if data_set.sized else {}
+    hparams: dict[str, Any] = {"size": data["size"]} if data_set.sized else {}
     if data_set.classes_split:
-        knobs["table"] = data["splits"]
-    splits = data_set.load(Path(data["root"]), download=data["download"], **knobs)
+        hparams["table"] = data["splits"]
+    splits = data_set.load(Path(data["root"]), download=data["download"], **hparams)
     if data["train_on_val"]:
         splits["meta_train"] = join(splits["meta_train"], splits["meta_val"])
     return splits

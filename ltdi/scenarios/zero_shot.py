@@ -24,7 +24,7 @@ from ltdi.scenarios.base import Prepared, Pretraining
 from ltdi.scenarios.image_features import image_sets, scale_of
 from ltdi.store import Cache
 from ltdi.store.code_digest import name_of
-from ltdi.tasks.named_class_tasks import DescribedClasses, DescribedTasks, left_out, rows_as_features
+from ltdi.tasks.named_class_tasks import NamedClasses, NamedClassTasks, left_out, rows_as_features
 from ltdi.utils.errors import InputError
 
 CLASSIFIERS = ("classifier.weight", "fc.weight", "head.weight", "head.fc.weight")
@@ -34,7 +34,7 @@ CLASSIFIERS = ("classifier.weight", "fc.weight", "head.weight", "head.fc.weight"
 class ZeroShot:
     """New classes of images from their names."""
 
-    source: ClassVar[str] = "described"
+    source: ClassVar[str] = "from_names"
     data: ClassVar[str] = "data"
     learners: ClassVar[tuple[str, ...]] = ("two_layer_head", "linear_head")
     provides: ClassVar[frozenset[str]] = frozenset({"classes", "names"})
@@ -57,21 +57,21 @@ class ZeroShot:
         self, frozen: nn.Module, data: Mapping[str, Any], tasks: Mapping[str, Any], *, seed: int, follow: Callable
     ) -> Prepared:
         """Features of every image, a row of text of every class, and the tasks of the three splits."""
-        knobs, splits = tasks["names"], image_sets(data)
-        called = {split: names_of(splits[split].names, knobs) for split in SPLITS}
-        text_of = partial(_texts, knobs)
+        hparams, splits = tasks["names"], image_sets(data)
+        called = {split: names_of(splits[split].names, hparams) for split in SPLITS}
+        text_of = partial(_texts, hparams)
         features = {split: _embedded(frozen, each) for split, each in splits.items()}
         images = features["meta_train"]
         scale = scale_of(images)
         features = {split: each / scale for split, each in features.items()}
         counts = {split: torch.tensor(splits[split].counts) for split in SPLITS}
         kept: dict[str, Tensor] = {}
-        if knobs["learn_from"] != "images":
-            rows, called["meta_train"] = known_rows(knobs, called["meta_val"] | called["meta_test"])
+        if hparams["learn_from"] != "images":
+            rows, called["meta_train"] = known_rows(hparams, called["meta_val"] | called["meta_test"])
             rows = rows_as_features(rows, features["meta_train"])
             features["meta_train"], counts["meta_train"] = rows, torch.ones(len(rows), dtype=torch.long)
-        if knobs["learn_from"] == "both":
-            own = names_of(splits["meta_train"].names, knobs)
+        if hparams["learn_from"] == "both":
+            own = names_of(splits["meta_train"].names, hparams)
             order, counts["meta_train"], features["meta_train"] = with_images(
                 called["meta_train"], own, torch.tensor(splits["meta_train"].counts), images / scale
             )
@@ -81,57 +81,58 @@ class ZeroShot:
         tables = []
         for split in SPLITS:
             texts = text_of(list(called[split].values()))
-            of = DescribedClasses(features[split], counts[split], texts=texts, learned_from=split == "meta_train")
+            of = NamedClasses(features[split], counts[split], texts=texts, learned_from=split == "meta_train")
             kept |= {split: of.features, f"{split}/counts": of.counts, f"{split}/texts": of.texts}
             n_way = (tasks["train_n_way"] or tasks["n_way"]) if split == "meta_train" else tasks["n_way"]
             sizes = {"n_tasks": tasks[split], "n_way": n_way, "n_query": tasks["n_query"]}
-            tables.append(DescribedTasks.of_classes(of, **sizes, seed=seed, split=split).to_table())
+            tables.append(NamedClassTasks.of_classes(of, **sizes, seed=seed, split=split).to_table())
             tables[-1].insert(0, "split", split)
         facts = {
             "data_set": data["name"],
             "size": splits["meta_train"].images.shape[-1],
             "train_classes": len(called["meta_train"]),
             "scale": scale.item(),
-            "names": {key: knobs[key] and str(knobs[key]) for key in ("encoder", "prompts", "descriptions")},
+            "names": {key: hparams[key] and str(hparams[key]) for key in ("encoder", "prompts", "descriptions")},
         }
         line = ", ".join(f"{split}: {tasks[split]} tasks from {len(called[split])} names" for split in SPLITS)
         tensors: dict[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]] = {"features": (kept, facts)}
-        if knobs["learn_from"] != "both" and (pixels := kept_pixels(splits)):
+        if hparams["learn_from"] != "both" and (pixels := kept_pixels(splits)):
             tensors["images"] = (pixels, {})
         return Prepared(tensors, pd.concat(tables, ignore_index=True), line)
 
 
-def names_of(classes: tuple[str, ...], knobs: Mapping[str, Any]) -> dict[str, str]:
+def names_of(classes: tuple[str, ...], hparams: Mapping[str, Any]) -> dict[str, str]:
     """What classes are called, by their keys in the data set: as the file ``classes`` says, a key, a tab and a name a
     line, or the keys themselves."""
-    told = read_descriptions(Path(knobs["classes"])) if knobs["classes"] else {}
+    told = read_descriptions(Path(hparams["classes"])) if hparams["classes"] else {}
     return {key: told.get(key, key.replace("_", " ")) for key in classes}
 
 
-def known_rows(knobs: Mapping[str, Any], asked: Mapping[str, str]) -> tuple[Tensor, dict[str, str]]:
+def known_rows(hparams: Mapping[str, Any], asked: Mapping[str, str]) -> tuple[Tensor, dict[str, str]]:
     """The rows (C, F) of a trained classifier, and their names by key, but for the classes that are asked.
 
     Raises:
         InputError: a file is not named or holds no classifier, or there are not as many names as rows.
     """
     for key in ("classifier", "classes"):
-        if not knobs[key]:
+        if not hparams[key]:
             raise InputError(
                 f"tasks.names.{key} = null: tasks.names.learn_from = classifier needs the file with the classifier's"
                 " rows, and one with their keys and names in the same order; name both"
             )
     try:
-        tensors = load_file(knobs["classifier"])
+        tensors = load_file(hparams["classifier"])
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"tasks.names.classifier = {knobs['classifier']}: no safetensors file ({error}); name another"
+            f"tasks.names.classifier = {hparams['classifier']}: no safetensors file ({error}); name another"
         ) from error
     found = [name for name in CLASSIFIERS if name in tensors]
-    names = read_descriptions(Path(knobs["classes"]))
+    names = read_descriptions(Path(hparams["classes"]))
     if not found or len(tensors[found[0]]) != len(names):
         rows = f"{len(tensors[found[0]])} rows" if found else "no classifier"
         raise InputError(
-            f"tasks.names.classifier = {knobs['classifier']} holds {rows}, and {knobs['classes']} {len(names)} names;"
+            f"tasks.names.classifier = {hparams['classifier']} holds {rows}, and {hparams['classes']} {len(names)}"
+            f" names;"
             f" name files that belong together (rows are one of {', '.join(CLASSIFIERS)})"
         )
     kept = left_out(names, asked)
@@ -162,11 +163,11 @@ def with_images(
     return order, torch.tensor(n_images), torch.cat(parts)
 
 
-def _texts(knobs: Mapping[str, Any], names: list[str]) -> Tensor:
-    if not knobs["encoder"]:
+def _texts(hparams: Mapping[str, Any], names: list[str]) -> Tensor:
+    if not hparams["encoder"]:
         raise InputError("tasks.names.encoder = null: name a folder that holds a text encoder, or one of the hub")
-    descriptions = read_descriptions(Path(knobs["descriptions"])) if knobs["descriptions"] else None
-    return embed_names(knobs["encoder"], names, prompts=knobs["prompts"], descriptions=descriptions)
+    descriptions = read_descriptions(Path(hparams["descriptions"])) if hparams["descriptions"] else None
+    return embed_names(hparams["encoder"], names, prompts=hparams["prompts"], descriptions=descriptions)
 
 
 def _embedded(body: nn.Module, images: ImageSet) -> Tensor:

@@ -4,7 +4,7 @@ are told apart."""
 from pathlib import Path
 
 TASKS = ("tasks/features.safetensors", "tasks/examples.safetensors", "tasks/images.safetensors", "tasks/tasks.parquet")
-TRAJECTORIES = ("trajectories/start.safetensors", "trajectories/index.parquet")
+TRAJECTORIES = ("trajectories/initialization.safetensors", "trajectories/index.parquet")
 MADE_FROM = {
     "tasks": ("body/body.safetensors",),
     "trajectories": TASKS,

@@ -78,13 +78,13 @@ class OfScenario(Facts):
     collection: dict[str, Any]
 
 
-class OfStart(Facts):
-    start: Name
+class OfInitialization(Facts):
+    initialization: Name
     learner: OfLearner
     facts: OfScenario
 
 
-START = Schema("start", OfStart, {"start/shared": "float D"}, finite=True)
+INITIALIZATION = Schema("initialization", OfInitialization, {"initialization/shared": "float D"}, finite=True)
 # what diverged is kept, and left out by the index
 TRAJECTORIES = Schema("trajectories", Facts, {"points": "float M P D", "losses": "float M P", "scores": "float M P"})
 INDEX = Schema(
@@ -105,7 +105,7 @@ class OfSetup(Facts):
 
 
 class OfMethod(Facts):
-    start: Name
+    initialization: Name
     learner: OfLearner
     setup: OfSetup
     own: dict[str, Any]
@@ -116,7 +116,7 @@ METHOD = Schema("method", OfMethod, finite=True)
 
 class Names(Facts):
     method: Name
-    controls: list[Name]
+    baselines: list[Name]
 
 
 NAMES = Schema("names", Names)
@@ -151,7 +151,7 @@ class Results(Mean):
     scored_by: Name
     ms_per_task: dict[str, Number]
     ceiling: Mean
-    controls: dict[str, Mean] = {}
+    baselines: dict[str, Mean] = {}
     way: dict[str, dict[str, Number]]
 
 

@@ -9,7 +9,7 @@ from ltdi.store import read_table, read_tensors
 from ltdi.store.schemas import EXAMPLES, FEATURES, IMAGES, TASKS
 from ltdi.tasks.class_tasks import Classes, ClassTasks
 from ltdi.tasks.domain_tasks import DomainTasks
-from ltdi.tasks.named_class_tasks import DescribedClasses, DescribedTasks
+from ltdi.tasks.named_class_tasks import NamedClasses, NamedClassTasks
 from ltdi.tasks.text_examples import Examples
 from ltdi.tasks.text_pairs import Pairs
 from ltdi.tasks.text_tasks import Reading, TextTasks
@@ -68,13 +68,13 @@ def read_text_tasks(folder: Path, splits: Collection[str], images_of: Collection
 
 def read_described_tasks(
     folder: Path, splits: Collection[str], images_of: Collection[str] = ()
-) -> dict[str, DescribedTasks]:
+) -> dict[str, NamedClassTasks]:
     """The same, of classes that are known by their names."""
     tensors, _ = read_tensors(folder / "features.safetensors", kind=FEATURES)
     table, sources = read_table(folder / "tasks.parquet", kind=TASKS), {}
     images = read_tensors(folder / "images.safetensors", kind=IMAGES)[0] if images_of else {}
     for split in splits:
-        of = DescribedClasses(
+        of = NamedClasses(
             tensors[split],
             tensors[f"{split}/counts"],
             images[split] if split in images_of else None,
@@ -82,7 +82,7 @@ def read_described_tasks(
             learned_from=split == "meta_train",
             rows=tensors.get(f"{split}/rows"),
         )
-        sources[split] = _tasks_of(folder, partial(DescribedTasks.from_table, of, table[table.split == split]))
+        sources[split] = _tasks_of(folder, partial(NamedClassTasks.from_table, of, table[table.split == split]))
     return sources
 
 
@@ -107,7 +107,7 @@ def _tasks_of(folder: Path, build: Callable[[], T]) -> T:
 SOURCES: dict[str, Callable[..., Mapping[str, Any]]] = {
     "classes": read_class_tasks,
     "domains": read_domain_tasks,
-    "described": read_described_tasks,
+    "from_names": read_described_tasks,
     "texts": read_text_tasks,
 }
 """How the prepared tasks of a scenario are read back: (folder, splits, images_of) -> the TaskSource of each split."""

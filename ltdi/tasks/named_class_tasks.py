@@ -16,7 +16,7 @@ from ltdi.utils.seeding import pick
 
 
 @dataclass(frozen=True, eq=False)
-class DescribedClasses(Classes):
+class NamedClasses(Classes):
     """Classes with a row of text each (C, E). ``learned_from`` are those that generators and starts learn from: a task
     of them is told which they are.
 
@@ -46,10 +46,10 @@ class DescribedClasses(Classes):
         return Context(self.texts[here][:, :, None], known=here if self.learned_from else None)
 
 
-class DescribedTasks(ClassTasks):
+class NamedClassTasks(ClassTasks):
     """Tasks of described classes: no image is part of what is known, all of a task's are queries. A TaskSource."""
 
-    of: DescribedClasses
+    of: NamedClasses
 
     @property
     def n_shot(self) -> int:
@@ -70,7 +70,7 @@ class DescribedTasks(ClassTasks):
         return Task(self.of.context(names), self._query(names, query))
 
     @classmethod
-    def of_classes(cls, of: DescribedClasses, *, n_tasks: int, n_way: int, n_query: int, seed: int, split: str) -> Self:
+    def of_classes(cls, of: NamedClasses, *, n_tasks: int, n_way: int, n_query: int, seed: int, split: str) -> Self:
         """Tasks of ``n_way`` different classes, and ``n_query`` images of each, or all there are, to be asked."""
         say_fewer("tasks.n_query", n_query, most := int(of.counts.max()) * of.n_views, f"images of a class of {split}")
         n_query = min(n_query, most)

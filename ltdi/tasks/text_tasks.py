@@ -136,7 +136,7 @@ class TextTasks:
 
     def _context(self, support: Tensor) -> Context:
         there = support >= 0
-        # a card would have to be asked
+        # a GPU would have to be asked
         mask = None if there.device.type == "cpu" and bool(there.all()) else there
         return Context(self.of.embedding[support.clamp_min(0)], mask, self.of.batch(support.flatten(1)))
 

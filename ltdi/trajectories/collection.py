@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.learners.base import Learner
 from ltdi.learners.fitting import TrainingPath, train
 from ltdi.tasks.base import Context, TaskSource
@@ -87,7 +87,7 @@ def recorded_steps(steps: int, length: int) -> list[int]:
 
 
 def collect(
-    start: Start,
+    initialization: Initialization,
     source: TaskSource,
     tasks: Tensor,
     *,
@@ -108,19 +108,19 @@ def collect(
     (``Start.ends``), of others as "class". With ``augment`` the steps on all take the source's augmented views in
     turn. With ``precision`` "bfloat16" products of matrices are taken in it where the gradient is written out.
     """
-    learner, w = start.learner, start.draw(source.context(tasks), tasks, seed)
+    learner, w = initialization.learner, initialization.draw(source.context(tasks), tasks, seed)
     how: dict[str, Any] = {"optimizer": optimizer, "lr": lr, "record": recorded_steps(steps, length), "sam": sam}
     how["products"] = torch.bfloat16 if precision == "bfloat16" else None
     made = Recorded(w.new_empty(len(w), length, w.shape[1]), *(w.new_empty(len(w), length) for _ in range(2)))
 
     def record(rows: slice) -> None:
-        path, scores = _path(start, source, tasks[rows], w[rows], fit_on, augment, length, how)
+        path, scores = _path(initialization, source, tasks[rows], w[rows], fit_on, augment, length, how)
         for own, found in ((made.points, path.weights), (made.losses, path.losses), (made.scores, scores)):
             own[rows] = found.flip(1)
 
     inputs = next(iter(source.fitted_on(tasks[:1]).values())).shape[1]
     together = max(1, _inputs_together(learner, w) // inputs)
-    aside = w.device.type == "cpu" and learner.written_out(w[:1]) is not None
+    aside = w.device.type == "cpu" and learner.analytic_gradient(w[:1]) is not None
     if aside:
         together = min(together, -(-len(w) // torch.get_num_threads()))
     parts = [slice(first, first + together) for first in range(0, len(w), together)]
@@ -133,7 +133,7 @@ def collect(
 
 
 def _path(
-    start: Start,
+    initialization: Initialization,
     source: TaskSource,
     tasks: Tensor,
     w: Tensor,
@@ -145,19 +145,19 @@ def _path(
     """Of these tasks from w (B, D), and the scores of its points on everything there is of them (B, P)."""
     everything, context = source.fitted_on(tasks), source.context(tasks)
     if fit_on == "rows" and context.known is not None:
-        path = _straight(start, w, context, everything, length)
+        path = _straight(initialization, w, context, everything, length)
     else:
         batches = _batches(source, tasks, everything, fit_on, augment)
-        path = train(start.learner, w, batches, **how)
+        path = train(initialization.learner, w, batches, **how)
     if path.scores is not None and fit_on != "support" and not augment:
         return path, path.scores
     with torch.no_grad():
-        scores = [start.learner.score(path.weights[:, j], everything) for j in range(length)]
+        scores = [initialization.learner.score(path.weights[:, j], everything) for j in range(length)]
     return path, torch.stack(scores, 1)
 
 
 def _inputs_together(learner: Learner, w: Tensor) -> int:
-    return learner.inputs_together if w.device.type == "cpu" else learner.inputs_on_a_card or learner.inputs_together
+    return learner.inputs_together if w.device.type == "cpu" else learner.inputs_on_gpu or learner.inputs_together
 
 
 def _batches(source: TaskSource, tasks: Tensor, everything: Batch, fit_on: str, augment: bool) -> Iterator[Batch]:
@@ -175,15 +175,17 @@ def _batches(source: TaskSource, tasks: Tensor, everything: Batch, fit_on: str, 
     return repeat(everything)
 
 
-def _straight(start: Start, w: Tensor, context: Context, everything: Batch, length: int) -> TrainingPath:
+def _straight(
+    initialization: Initialization, w: Tensor, context: Context, everything: Batch, length: int
+) -> TrainingPath:
     """From w (B, D) to weights that there are already, at even steps."""
-    ends = start.ends(context)
+    ends = initialization.ends(context)
     if ends is None:
         raise InputError(
             "trajectories.fit_on = rows needs weights that there are already, and this start has none; set class, or"
-            " trajectories.start = described"
+            " trajectories.initialization = described"
         )
     weights = torch.stack([torch.lerp(w, ends, j / (length - 1)) for j in range(length)], 1)
     with torch.no_grad():
-        losses = torch.stack([start.learner.loss(weights[:, j], everything) for j in range(length)], 1)
+        losses = torch.stack([initialization.learner.loss(weights[:, j], everything) for j in range(length)], 1)
     return TrainingPath(weights, losses)

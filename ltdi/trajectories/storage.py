@@ -8,11 +8,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start, start_of
+from ltdi.initialization import Initialization, initialization_of
 from ltdi.learners import learner_of
 from ltdi.store import read_json, read_table, read_tensors, write_table, write_tensors
 from ltdi.store.run_layout import made_from
-from ltdi.store.schemas import INDEX, NAMES, SPLITS, START, TRAJECTORIES, WEIGHTS
+from ltdi.store.schemas import INDEX, INITIALIZATION, NAMES, SPLITS, TRAJECTORIES, WEIGHTS
 from ltdi.tasks.base import TaskSource
 from ltdi.tasks.feature_normalization import FeatureMap
 from ltdi.tasks.loading import SOURCES
@@ -26,25 +26,29 @@ SHARD_NUMBERS = 2**21
 # -- where training starts ---------------------------------------------------------------------------
 
 
-def write_start(data: Path, start: Start, seen: FeatureMap | None, facts: Mapping[str, Any]) -> None:
+def write_initialization(
+    data: Path, initialization: Initialization, seen: FeatureMap | None, facts: Mapping[str, Any]
+) -> None:
     """``facts``: the scenario's name, and its ``source`` and what it ``provides``."""
-    tensors, values = start.state()
+    tensors, values = initialization.state()
     if seen is not None:
-        of_map, knobs = seen.state()
-        tensors, values = tensors | of_map, values | knobs
+        of_map, hparams = seen.state()
+        tensors, values = tensors | of_map, values | hparams
     values = values | {"facts": dict(facts)}
-    file = data / "trajectories" / "start.safetensors"
-    write_tensors(file, tensors, values, kind="start", made_from=made_from(data, "trajectories"))
+    file = data / "trajectories" / "initialization.safetensors"
+    write_tensors(file, tensors, values, kind="initialization", made_from=made_from(data, "trajectories"))
 
 
-def load_start(data: Path, device: torch.device | str = "cpu") -> tuple[Start, FeatureMap | None, dict[str, Any]]:
+def load_initialization(
+    data: Path, device: torch.device | str = "cpu"
+) -> tuple[Initialization, FeatureMap | None, dict[str, Any]]:
     """The start, what features are seen through, and the facts of the scenario."""
-    file = data / "trajectories" / "start.safetensors"
-    tensors, values = read_tensors(file, kind=START)
-    with START.interpreting(file):
-        start = start_of(learner_of(values["learner"]), tensors, values).to(device)
+    file = data / "trajectories" / "initialization.safetensors"
+    tensors, values = read_tensors(file, kind=INITIALIZATION)
+    with INITIALIZATION.interpreting(file):
+        initialization = initialization_of(learner_of(values["learner"]), tensors, values).to(device)
         seen = FeatureMap.from_state(tensors, values).to(device) if "normalise" in values else None
-    return start, seen, values["facts"]
+    return initialization, seen, values["facts"]
 
 
 def load_sources(
@@ -55,7 +59,7 @@ def load_sources(
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """The tasks of the splits, their features seen as the start's; of the splits ``images_of`` with their images."""
-    _, seen, facts = load_start(data, device)
+    _, seen, facts = load_initialization(data, device)
     sources = SOURCES[facts["source"]](data / "tasks", splits, images_of)
     moved = {split: source.to(device) for split, source in sources.items()}
     return moved if seen is None else {split: source.through(seen) for split, source in moved.items()}
@@ -83,7 +87,7 @@ def write_index(data: Path, index: pd.DataFrame) -> None:
     folder = data / "trajectories"
     before = [
         *made_from(data, "trajectories"),
-        folder / "start.safetensors",
+        folder / "initialization.safetensors",
         *map(folder.joinpath, index.shard.unique()),
     ]
     write_table(data / "trajectories" / "index.parquet", index, made_from=before)
@@ -164,17 +168,17 @@ def method_of_run(data: Path, method: str = "") -> str:
     """
     if not (data / "model" / "methods").is_dir():
         raise InputError(f"{data}: no finished run; run `dvc repro`, or name a run's data folder")
-    trained, controls = names(data)
-    if (method or trained) not in (trained, *controls):
-        raise InputError(f"--method {method} is not in {data}; allowed: {', '.join((trained, *controls))}")
+    trained, baselines = names(data)
+    if (method or trained) not in (trained, *baselines):
+        raise InputError(f"--method {method} is not in {data}; allowed: {', '.join((trained, *baselines))}")
     return method or trained
 
 
 def names(data: Path) -> tuple[str, list[str]]:
-    """The method of a run and its controls.
+    """The method of a run and its baselines.
 
     Raises:
         InputError: the file does not hold them.
     """
     found = read_json(data / "model" / "methods" / "names.json", kind=NAMES)
-    return found["method"], found["controls"]
+    return found["method"], found["baselines"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.tasks.base import TaskSource
 from ltdi.tasks.class_tasks import ClassTasks
 from ltdi.trajectories.collection import Trajectories, collect
@@ -32,19 +32,19 @@ class StreamedTrajectories(Trajectories):
     def __init__(
         self,
         stored: Trajectories,
-        start: Start,
+        initialization: Initialization,
         settings: Mapping[str, Any],
         *,
         pool: int,
-        uses: int,
+        uses_per_trajectory: int,
         tasks_a_step: int,
         seed: int,
     ) -> None:
         super().__init__(stored.parts, stored.part, stored.row)
-        self.start, self.settings, self.seed = start, dict(settings), seed
+        self.initialization, self.settings, self.seed = initialization, dict(settings), seed
         self.chunk = min(pool, CHUNK)
         self.n_chunks = max(1, pool // self.chunk)
-        self.interval = max(1, uses * self.chunk // max(1, tasks_a_step))
+        self.interval = max(1, uses_per_trajectory * self.chunk // max(1, tasks_a_step))
         self.chunks: dict[int, Future[tuple[ClassTasks, Trajectories]]] = {}
         self.collector = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
@@ -70,7 +70,7 @@ class StreamedTrajectories(Trajectories):
             raise InputError("meta.streamed_tasks draws new tasks of classes, which this scenario does not have; set 0")
         source = train.redrawn(self.chunk, generator(self.seed, "streamed tasks", j))
         seed = generator(self.seed, "streamed trajectories", j).initial_seed()
-        recorded = collect(self.start, source, torch.arange(self.chunk), seed=seed, **self.settings)
+        recorded = collect(self.initialization, source, torch.arange(self.chunk), seed=seed, **self.settings)
         kept = recorded.finite.nonzero()[:, 0].cpu()
         if not len(kept):
             raise InputError("every streamed trajectory holds NaN or infinity; lower trajectories.lr")

@@ -17,7 +17,7 @@ def device() -> torch.device:
     experiment."""
     wanted = os.environ.get("LTDI_DEVICE", "auto")
     if wanted == "auto":
-        # of several processes on a machine each has a card of its own
+        # of several processes on a machine each has a GPU of its own
         own = os.environ.get("LOCAL_RANK")
         return torch.device(("cuda" if own is None else f"cuda:{own}") if torch.cuda.is_available() else "cpu")
     try:
@@ -60,7 +60,7 @@ def give_back_memory() -> None:
 def deterministic(*, training: bool = False) -> None:
     """The same machine gives the same bits.
 
-    Where something is trained, a card's products may round their factors to ten bits (TF32). What is generated and
+    Where something is trained, a GPU's products may round their factors to ten bits (TF32). What is generated and
     answered is in float32: a task's head would differ by thousandths with the number of tasks beside it, and answers
     from those of the exported program.
     """

@@ -44,7 +44,7 @@ class Training:
         self.model, self.lr, self.steps, self.ema = model, lr, steps, ema
         self.lr_schedule = lr_schedule
         own, parameters = model.state_dict(keep_vars=True), list(model.parameters())
-        # all of them by one call: a card takes longer to be told than to do it. A processor's kernel that does a step
+        # all of them by one call: a GPU takes longer to be told than to do it. A processor's kernel that does a step
         # at once rounds otherwise than the calls for one parameter after the other
         on_card = all(each.is_cuda for each in parameters)
         self.optimizer = torch.optim.AdamW(
@@ -62,7 +62,7 @@ class Training:
         factor = cosine(self.step, self.steps) if self.lr_schedule == "cosine" else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * factor
-            for each in group["params"]:  # as the kernels of a card want them; autograd's own lie so
+            for each in group["params"]:  # as the kernels of a GPU want them; autograd's own lie so
                 if each.grad is not None and each.grad.stride() != each.stride():
                     each.grad = torch.empty_like(each).copy_(each.grad)
         self.optimizer.step()

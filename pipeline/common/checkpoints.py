@@ -28,7 +28,7 @@ def resumable(
     another reason finds its training done.
 
     Raises:
-        InputError: the loss is no number any more; ``suspect`` is the knob that is likely at fault.
+        InputError: the loss is no number any more; ``suspect`` is the hyperparameter that is likely at fault.
     """
     cache, started, seconds = Cache("checkpoints"), time.monotonic(), 0.0
     table: list[dict[str, float]] = []

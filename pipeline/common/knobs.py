@@ -1,4 +1,4 @@
-"""The knobs that are a method's own, the section ``methods`` of params.yaml.
+"""The hyperparameters that are a method's own, the section ``methods`` of params.yaml.
 
 It says what is allowed and decides no result, so that no stage depends on it: a new method leaves the others' results
 alone.
@@ -38,7 +38,7 @@ class Section(BaseModel):
 
 
 class NoKnobs(Section):
-    """A method whose knobs are those of the common sections, or that chooses its own on meta-val."""
+    """A method whose hyperparameters are those of the common sections, or that chooses its own on meta-val."""
 
 
 class Reptile(Section):
@@ -110,7 +110,7 @@ class LloVae(Section):
 class WeightFlow(Section):
     steps: Count
     noise: NonNegative
-    visited: Share
+    on_policy: Share
 
 
 class Icis(Section):
@@ -119,7 +119,7 @@ class Icis(Section):
 
 
 class Methods(Section):
-    """The knobs that are a method's own."""
+    """The hyperparameters that are a method's own."""
 
     ltdi: NoKnobs
     lvdi: NoKnobs

@@ -14,6 +14,16 @@ from ruamel.yaml.error import YAMLError
 from ltdi.utils.errors import InputError, refused_by_system, short
 from pipeline.common.sections import SECTIONS, Method
 
+RENAMED = {
+    "trajectories.start": "trajectories.initialization",
+    "method.controls": "method.baselines",
+    "diffusion.visited": "diffusion.on_policy",
+    "learner.choose_on": "learner.selection_tasks",
+    "denoiser.direct": "denoiser.linear_map",
+    "meta.uses": "meta.uses_per_trajectory",
+}
+"""Keys of earlier versions -> today's."""
+
 
 def load(path: str | Path, *sections: str) -> SimpleNamespace:
     """The named sections of a params file.
@@ -47,10 +57,10 @@ def load(path: str | Path, *sections: str) -> SimpleNamespace:
 def _check_methods(path: Path, section: Method) -> None:
     """
     Raises:
-        InputError: one that is named has no knobs, as each method and control has.
+        InputError: one that is named has no hyperparameters, as each method and baseline has.
     """
     allowed = SECTIONS["methods"].model_fields
-    for key, names in (("method.name", [section.name]), ("method.controls", section.controls)):
+    for key, names in (("method.name", [section.name]), ("method.baselines", section.baselines)):
         for name in names:
             if name not in allowed:
                 raise InputError(f"{path}: {key} = {short(name)} is unknown; allowed: {', '.join(allowed)}")
@@ -59,6 +69,9 @@ def _check_methods(path: Path, section: Method) -> None:
 def _section(path: Path, name: str, raw: dict) -> object:
     if name not in raw:
         raise InputError(f"{path}: section {name!r} is missing; copy it from the params.yaml of the repository")
+    for key in raw[name] if isinstance(raw[name], dict) else ():
+        if f"{name}.{key}" in RENAMED:
+            raise InputError(f"{path}: {name}.{key} is called {RENAMED[f'{name}.{key}']} now; rename it")
     try:
         return TypeAdapter(SECTIONS[name]).validate_python(raw[name])
     except ValidationError as error:

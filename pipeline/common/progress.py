@@ -36,7 +36,7 @@ def follow(rows: Iterable[Row], *, name: str, total: int, done: int = 0, show: s
             looked = 0.0
             for row in rows:
                 bar.advance(task)
-                if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:  # a number on a card is waited for
+                if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:  # a number on a GPU is waited for
                     looked = time.monotonic()
                     bar.update(task, shown=f"{show} {row[show]:.4g}" if show in row else "")
                 yield row

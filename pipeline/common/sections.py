@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.common.knobs import AtATime, Count, Methods, NonNegative, Positive, Section, Seed, Share
+from pipeline.common.hparams import AtATime, Count, Methods, NonNegative, Positive, Section, Seed, Share
 
 Transforms = Literal["none", "rotations", "mirrored", "dihedral"]
 
@@ -107,7 +107,7 @@ class Scenario(Section):
     name: Literal["few_shot", "domains", "zero_shot", "adapters"]
 
 
-class JointStart(Section):
+class JointInitialization(Section):
     steps: Count
     inputs: Annotated[int, Field(ge=2)]
     lr: Positive
@@ -122,12 +122,12 @@ class Learner(Section):
     rank: AtATime
     alpha: Positive
     modules: Annotated[list[str], Field(min_length=1)]
-    choose_on: Count
-    joint: JointStart
+    selection_tasks: Count
+    joint: JointInitialization
 
 
 class Trajectories(Section):
-    start: Literal[
+    initialization: Literal[
         "fresh",
         "shared",
         "joint",
@@ -135,7 +135,7 @@ class Trajectories(Section):
         "ridge",
         "adaptive_ridge",
         "closed_form",
-        "described",
+        "from_names",
         "softmax_rows",
         "text_ridge",
         "kernel_ridge",
@@ -155,17 +155,17 @@ class Trajectories(Section):
 
 class Method(Section):
     name: str
-    controls: list[str]
+    baselines: list[str]
 
 
 class Diffusion(Section):
     steps: Annotated[int, Field(ge=1, le=10**4)]
     schedule: Literal["cosine", "linear"]
     min_alpha_bar: Annotated[float, Field(ge=0, lt=1)]
-    prediction: Literal["epsilon", "weights", "difference", "v"]
+    prediction: Literal["epsilon", "weights", "residual", "v"]
     max_beta: Annotated[float, Field(ge=1e-6, lt=1)]
     weighting: Literal["theorem", "weights"]
-    visited: Share
+    on_policy: Share
     chain_noise: NonNegative
     start_noise: NonNegative
     noise: Literal["gaussian", "initialization"]
@@ -184,7 +184,7 @@ class Denoiser(Section):
     condition: Literal["mean", "attention"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     skip: bool
-    direct: bool
+    linear_map: bool
 
 
 class Meta(Section):
@@ -195,7 +195,7 @@ class Meta(Section):
     new_tasks: Annotated[int, Field(ge=0, le=10**6)]
     recorded_tasks: Annotated[int, Field(ge=0, le=10**6)]
     streamed_tasks: Annotated[int, Field(ge=0, le=10**6)]
-    uses: AtATime
+    uses_per_trajectory: AtATime
     inner_steps: AtATime
     inner_optimizer: Literal["sgd", "adam"]
     inner_lr: Positive

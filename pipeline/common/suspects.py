@@ -1,4 +1,5 @@
-"""Which knob is likely at fault where numbers became infinite: the one that is furthest above what is usual."""
+"""Which hyperparameter is likely at fault where numbers became infinite: the one that is furthest above what is
+usual."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,8 @@ USUAL = {
 
 
 def suspect(*sections: tuple[str, Mapping[str, Any]]) -> str:
-    """Of the knobs of some sections, each with its name, the one to lower, as a message says it: ``key = value``."""
-    values = {f"{name}.{key}": value for name, knobs in sections for key, value in knobs.items()}
+    """Of the hyperparameters of some sections, each with its name, the one to lower, as a message says it: ``key =
+    value``."""
+    values = {f"{name}.{key}": value for name, hparams in sections for key, value in hparams.items()}
     first = max((key for key in USUAL if key in values), key=lambda key: values[key] / USUAL[key])
     return f"{first} = {values[first]}"

@@ -1,1 +1,1 @@
-"""Baselines: one a file; their names are in ``ltdi.methods.CONTROLS``."""
+"""Baselines: one a file; their names are in ``ltdi.methods.BASELINES``."""

@@ -1,10 +1,10 @@
-"""Control: ridge regression whose penalty each task's own rows tell, by a map learned on meta-val
+"""Baseline: ridge regression whose penalty each task's own rows tell, by a map learned on meta-val
 (``ltdi.initialization.adaptive_ridge``): the start of that name, without a generator."""
 
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.adaptive_ridge import AdaptiveRidge as AdaptiveRidgeStart
 from ltdi.initialization.adaptive_ridge import adaptive_ridge_weights
 from ltdi.initialization.closed_form import linear_classifier
@@ -19,14 +19,14 @@ class AdaptiveRidge(Method):
     log_penalty: Tensor
     temperature: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         self.head = linear_classifier(self.learner, "adaptive_ridge")
         self.register_buffer("log_penalty", torch.zeros(4, dtype=torch.float64))
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        fitted = AdaptiveRidgeStart(self.head, self.start.shared).calibrated(val)
+        fitted = AdaptiveRidgeStart(self.head, self.initialization.shared).calibrated(val)
         self.log_penalty.copy_(torch.tensor(fitted.log_penalty))
         self.temperature.fill_(fitted.temperature)
 

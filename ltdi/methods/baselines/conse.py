@@ -1,4 +1,4 @@
-"""Control: ConSE (Norouzi et al. 2014, "Zero-shot learning by convex combination of semantic embeddings").
+"""Baseline: ConSE (Norouzi et al. 2014, "Zero-shot learning by convex combination of semantic embeddings").
 
 An image is classified among the known classes; the mean of the texts of the ``top`` most probable ones, weighted by
 their probabilities, is compared with the asked names by cosine. That is no linear classifier of features: its weights
@@ -62,11 +62,11 @@ class Conse(KnownRows):
 
     @property
     def learner(self) -> ConvexCombination:
-        temperature, top = self.knobs.tolist()
+        temperature, top = self.hparams.tolist()
         return ConvexCombination(self.table, temperature, int(top))
 
     def choose(self, val: TaskSource) -> None:
-        self._set(max(self.candidates, key=lambda knobs: self._mean_score(knobs, val)))
+        self._set(max(self.candidates, key=lambda hparams: self._mean_score(hparams, val)))
 
     def weights(self, context: Context) -> Tensor:
         return context.means.flatten(1)

@@ -1,4 +1,4 @@
-"""Control: ESZSL (Romera-Paredes & Torr 2015, "An embarrassingly simple approach to zero-shot learning").
+"""Baseline: ESZSL (Romera-Paredes & Torr 2015, "An embarrassingly simple approach to zero-shot learning").
 
 A bilinear score f·V·s of an image's features and a class's signature, in closed form over the images of known classes:
 V = (XᵀX + γI)⁻¹ XᵀYS (SᵀS + λI)⁻¹, with images X (R, F), labels Y (R, C) of ±1 and signatures S (C, E). Features are
@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.methods.common.class_semantics import KnownRows
 from ltdi.methods.common.setup import Setup
 from ltdi.tasks.base import Context
-from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.tasks.named_class_tasks import NamedClassTasks
 
 SHRINKAGES = tuple(10.0**e for e in range(-3, 4))
 """Of both Gram matrices, times their mean eigenvalue."""
@@ -26,11 +26,11 @@ class Eszsl(KnownRows):
     candidates = tuple(product(SHRINKAGES, SHRINKAGES))
     bilinear: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         self.register_buffer("bilinear", torch.zeros(self.head.n_features, self.head.n_numbers))
 
-    def learn(self, train: DescribedTasks) -> None:
+    def learn(self, train: NamedClassTasks) -> None:
         super().learn(train)
         of = train.of
         x, counts = of.mapped(of.features[: of.n_rows]), of.counts.to(of.features.device)
@@ -44,10 +44,10 @@ class Eszsl(KnownRows):
         self._left, self._right = torch.linalg.eigh(x.mT @ x), torch.linalg.eigh(signatures.mT @ signatures)
         self._middle = self._left[1].mT @ correlations @ signatures @ self._right[1]
 
-    def _set(self, knobs: tuple[float, ...]) -> None:
-        super()._set(knobs)
+    def _set(self, hparams: tuple[float, ...]) -> None:
+        super()._set(hparams)
         (left, u), (right, v) = self._left, self._right
-        gamma, lam = knobs[0] * left.mean(), knobs[1] * right.mean()
+        gamma, lam = hparams[0] * left.mean(), hparams[1] * right.mean()
         self.bilinear.copy_(u @ (self._middle / (left + gamma)[:, None] / (right + lam)) @ v.mT)
 
     def directions(self, context: Context) -> Tensor:

@@ -1,4 +1,4 @@
-"""Controls: a few Adam steps on the support set. Steps and rate are chosen on meta-val.
+"""Baselines: a few Adam steps on the support set. Steps and rate are chosen on meta-val.
 
 ``HeadSgd`` starts from one random head shared by all tasks: what one would do without meta-learning.
 ``PrototypeSgd`` starts from the nearest-mean classifier written as weights: what one would do knowing it.
@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import calibrated_temperature, linear_classifier, prototype_weights
 from ltdi.learners.fitting import train
 from ltdi.methods.common.base import Method, scores
@@ -24,14 +24,14 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 class HeadSgd(Method):
     needs: ClassVar[tuple[str, ...]] = ("examples",)
-    adapts = one_size = True
+    adapts = fixed_n_way = True
     initial: Tensor
     steps: Tensor
     lr: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
-        self.register_buffer("initial", start.shared.clone())
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
+        self.register_buffer("initial", initialization.shared.clone())
         self.register_buffer("steps", torch.tensor(STEPS[0]))
         self.register_buffer("lr", torch.tensor(RATES[0], dtype=torch.float64))
 
@@ -63,11 +63,11 @@ class HeadSgd(Method):
 
 class PrototypeSgd(HeadSgd):
     needs = ("head", "examples")
-    one_size = False
+    fixed_n_way = False
     temperature: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         self.head = linear_classifier(self.learner, "prototype_sgd")
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 

@@ -1,4 +1,4 @@
-"""Control: ridge regression from the texts of known classes to their rows in a kernel, its bandwidth chosen on
+"""Baseline: ridge regression from the texts of known classes to their rows in a kernel, its bandwidth chosen on
 meta-val."""
 
 from torch import Tensor
@@ -12,4 +12,4 @@ class KernelRidge(KnownRows):
     candidates = tuple((bandwidth,) for bandwidth in BANDWIDTHS)
 
     def directions(self, context: Context) -> Tensor:
-        return kernel_directions(self.table, context, self.knobs[0].item())
+        return kernel_directions(self.table, context, self.hparams[0].item())

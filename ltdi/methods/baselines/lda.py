@@ -1,4 +1,4 @@
-"""Control: the nearest class mean in the metric of the training classes, as in linear discriminant analysis (Fisher
+"""Baseline: the nearest class mean in the metric of the training classes, as in linear discriminant analysis (Fisher
 1936) with the within-class covariance shrunk towards the identity (Ledoit and Wolf 2004), written as weights.
 
 The covariance is pooled over the meta-training classes, from which a new class's few images are thought to differ in
@@ -9,7 +9,7 @@ temperature are chosen on meta-val.
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import Scalar, calibrated_temperature, linear_classifier
 from ltdi.methods.common.base import Method, scores
 from ltdi.methods.common.setup import Setup
@@ -25,8 +25,8 @@ class Lda(Method):
     precision: Tensor
     temperature: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         self.head = linear_classifier(self.learner, "lda")
         self.register_buffer("precision", torch.eye(self.head.n_numbers))
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Control: multinomial logistic regression on the support set, L2-regularised (Tian et al. 2020, "Rethinking Few-Shot
+"""Baseline: multinomial logistic regression on the support set, L2-regularised (Tian et al. 2020, "Rethinking Few-Shot
 Image Classification: a Good Embedding Is All You Need?"), all tasks of a batch at once; C is chosen on meta-val.
 
 Minimised is C Σ_i CE_i + ½ s² ‖W‖², biases free, with s the rows' root-mean-square distance from the task's centre: so
@@ -11,7 +11,7 @@ start anew where they would climb) of that metric need no step size.
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import linear_classifier
 from ltdi.learners.base import Classifier
 from ltdi.methods.common.base import Method, scores
@@ -28,8 +28,8 @@ class Logistic(Method):
     needs = ("head",)
     c: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         self.head = linear_classifier(self.learner, "logistic")
         self.register_buffer("c", torch.ones((), dtype=torch.float64))
 

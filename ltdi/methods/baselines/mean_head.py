@@ -1,10 +1,10 @@
-"""Control: the mean of the training tasks' heads, cut to as many classes, whatever the support set says. Above chance
+"""Baseline: the mean of the training tasks' heads, cut to as many classes, whatever the support set says. Above chance
 only by accident."""
 
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.setup import Setup
 from ltdi.tasks.base import Context, TaskSource, batches
@@ -12,11 +12,11 @@ from ltdi.trajectories.collection import Trajectories
 
 
 class MeanHead(Method):
-    one_size = True
+    fixed_n_way = True
     mean: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         self.register_buffer("mean", torch.zeros(self.space.dim(setup.n_way)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:

@@ -1,10 +1,10 @@
-"""Control: the trained head, cut to as many classes, of the training task whose condition, the class means in label
+"""Baseline: the trained head, cut to as many classes, of the training task whose condition, the class means in label
 order, is nearest."""
 
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.setup import Setup
 from ltdi.tasks.base import Context, TaskSource
@@ -16,12 +16,12 @@ MOST_TASKS = 1000
 class NearestHead(Method):
     """The first training tasks are kept, at most ``MOST_TASKS``."""
 
-    one_size = True
+    fixed_n_way = True
     conditions: Tensor
     heads: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         n_tasks = min(setup.n_tasks, MOST_TASKS)
         self.register_buffer("conditions", torch.zeros(n_tasks, setup.n_way * self.learner.n_numbers))
         self.register_buffer("heads", torch.zeros(n_tasks, self.space.dim(setup.n_way)))

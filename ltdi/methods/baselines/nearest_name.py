@@ -1,4 +1,4 @@
-"""Control: the row of the known class whose name is nearest."""
+"""Baseline: the row of the known class whose name is nearest."""
 
 from torch import Tensor
 

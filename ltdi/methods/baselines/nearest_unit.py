@@ -1,4 +1,4 @@
-"""Control: the nearest mean of features of unit length, by the cosine (Wang et al. 2019, "SimpleShot: Revisiting
+"""Baseline: the nearest mean of features of unit length, by the cosine (Wang et al. 2019, "SimpleShot: Revisiting
 Nearest-Neighbor Classification for Few-Shot Learning", without its centring), written as weights.
 
 A class is the direction of the mean of its rows at unit length. The largest cosine to N such directions is the largest
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import Scalar, calibrated_temperature, linear_classifier
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.setup import Setup
@@ -25,8 +25,8 @@ class NearestUnit(Method):
     needs = ("head",)
     temperature: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         self.head = linear_classifier(self.learner, "nearest_unit")
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 

@@ -1,10 +1,10 @@
-"""Control: the nearest class mean (Snell et al. 2017), written as weights; its temperature is calibrated on
+"""Baseline: the nearest class mean (Snell et al. 2017), written as weights; its temperature is calibrated on
 meta-val."""
 
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import calibrated_temperature, linear_classifier, prototype_weights
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.setup import Setup
@@ -16,8 +16,8 @@ class Prototype(Method):
     needs = ("head", "examples")
     temperature: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         self.head = linear_classifier(self.learner, "prototype")
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 

@@ -1,9 +1,9 @@
-"""Control: ridge regression on the support set (Bertinetto et al. 2019), its penalty chosen on meta-val."""
+"""Baseline: ridge regression on the support set (Bertinetto et al. 2019), its penalty chosen on meta-val."""
 
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import PENALTIES, linear_classifier, ridge_weights
 from ltdi.methods.common.base import Method, scores
 from ltdi.methods.common.setup import Setup
@@ -15,8 +15,8 @@ class Ridge(Method):
     needs = ("head", "examples")
     penalty: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         self.head = linear_classifier(self.learner, "ridge")
         self.register_buffer("penalty", torch.tensor(1.0))
 

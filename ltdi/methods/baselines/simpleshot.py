@@ -1,4 +1,4 @@
-"""Control: the nearest mean of features centred on the training mean and of unit length (Wang et al. 2019,
+"""Baseline: the nearest mean of features centred on the training mean and of unit length (Wang et al. 2019,
 "SimpleShot: Revisiting Nearest-Neighbor Classification for Few-Shot Learning", CL2N), written as weights.
 
 A class is the direction of the mean of its rows, each less the mean μ of all meta-training rows and at unit length. The
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import Scalar, calibrated_temperature, linear_classifier
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.setup import Setup
@@ -27,8 +27,8 @@ class SimpleShot(Method):
     mean: Tensor
     temperature: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         self.head = linear_classifier(self.learner, "simpleshot")
         self.register_buffer("mean", torch.zeros(self.head.n_numbers))
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Control: the mean of the known rows, weighted by softmax of how near their names are; how sharply, is chosen on
+"""Baseline: the mean of the known rows, weighted by softmax of how near their names are; how sharply, is chosen on
 meta-val."""
 
 from torch import Tensor
@@ -12,4 +12,4 @@ class SoftmaxRows(KnownRows):
     candidates = tuple((sharpness,) for sharpness in SHARPNESSES)
 
     def directions(self, context: Context) -> Tensor:
-        return softmax_directions(self.table, context, self.knobs[0].item())
+        return softmax_directions(self.table, context, self.hparams[0].item())

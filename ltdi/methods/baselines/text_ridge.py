@@ -1,4 +1,4 @@
-"""Control: ridge regression from the texts of known classes to their rows, its penalty chosen on meta-val."""
+"""Baseline: ridge regression from the texts of known classes to their rows, its penalty chosen on meta-val."""
 
 from torch import Tensor
 
@@ -12,4 +12,4 @@ class TextRidge(KnownRows):
     candidates = tuple((penalty,) for penalty in PENALTIES)
 
     def directions(self, context: Context) -> Tensor:
-        return ridge_directions(self.table, context, self.knobs[0].item())
+        return ridge_directions(self.table, context, self.hparams[0].item())

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.methods.common.base import Method, scores
 from ltdi.methods.common.setup import Setup
 from ltdi.tasks.base import Context, TaskSource, batches
@@ -25,8 +25,8 @@ PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 class WeightRegression(Method):
     """The penalty of ``PENALTIES`` is chosen by the score on meta-val tasks."""
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         C, slot = self.learner.n_numbers, self.space.slot_layer
         self.standardise = Standardise(C)
         self.layers = list(self.space.layers)
@@ -36,7 +36,7 @@ class WeightRegression(Method):
             check_fits(
                 3 * n_inputs * n_outputs,
                 f"weight_regression's map to {n_outputs} numbers of layer {layer}",
-                "leave weight_regression out of method.controls, lower learner.hidden or set learner.projection",
+                "leave weight_regression out of method.baselines, lower learner.hidden or set learner.projection",
             )
             # by number: a layer's name may hold a dot, which names of buffers must not
             self.register_buffer(f"map_{len(self.maps)}", torch.zeros(n_inputs, n_outputs))
@@ -52,7 +52,7 @@ class WeightRegression(Method):
         products = [torch.zeros_like(each, dtype=torch.float64) for each in self.maps]
         for tasks in batches(len(train)):
             context = train.context(tasks)
-            centre = self.start.centre(context)
+            centre = self.initialization.centre(context)
             away = self.space.tokens(trajectories.trained(tasks).to(centre) - centre)
             for layer, x, gram, product in zip(self.layers, self._inputs(context), grams, products):
                 y = away[layer].flatten(0, 1) if layer == self.space.slot_layer else away[layer].flatten(1)
@@ -77,7 +77,7 @@ class WeightRegression(Method):
 
     def _weights(self, context: Context) -> Tensor:
         """(B, D)"""
-        centre = self.start.centre(context)
+        centre = self.initialization.centre(context)
         away = {}
         for layer, own, x, map_ in zip(
             self.layers, self.space.tokens(centre).values(), self._inputs(context), self.maps

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.learners.base import Learner
 from ltdi.learners.weight_space import WeightSpace
 from ltdi.methods.common.setup import Setup
@@ -29,17 +29,17 @@ class Method(nn.Module):
     adapts: bool = False
     """Whether generating weights means gradient steps on the examples."""
 
-    one_size: bool = False
+    fixed_n_way: bool = False
     """Whether it generates for as many slots as it was trained with, and for no other number."""
 
-    def __init__(self, start: Start, setup: Setup) -> None:
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
         super().__init__()
-        self.start = start
+        self.initialization = initialization
 
     @property
     def learner(self) -> Learner:
         """What its weights are of: the start's learner, if it says no other."""
-        return self.start.learner
+        return self.initialization.learner
 
     @property
     def space(self) -> WeightSpace:
@@ -50,7 +50,8 @@ class Method(nn.Module):
         return "images" in self.needs
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        """What is learned without gradient steps: statistics of the training tasks, knobs chosen on meta-val."""
+        """What is learned without gradient steps: statistics of the training tasks, hyperparameters chosen on
+        meta-val."""
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int

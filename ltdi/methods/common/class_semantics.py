@@ -1,4 +1,4 @@
-"""What controls and methods share that make a class's row of weights from its text and from the rows of known
+"""What baselines and methods share that make a class's row of weights from its text and from the rows of known
 classes."""
 
 from collections.abc import Sequence
@@ -6,37 +6,37 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import calibrated_temperature, linear_classifier
 from ltdi.initialization.from_names import Table
 from ltdi.methods.common.base import Method, scores
 from ltdi.methods.common.setup import Setup
 from ltdi.tasks.base import Context, TaskSource
-from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.tasks.named_class_tasks import NamedClassTasks
 from ltdi.trajectories.collection import Trajectories
 
 
 class KnownRows(Method):
     """A subclass writes ``directions``: where an asked class lies from the mean row, by the texts and rows of the known
-    ones. ``knobs`` are chosen by the score on meta-val, then the temperature by cross-entropy."""
+    ones. ``hyperparameters`` are chosen by the score on meta-val, then the temperature by cross-entropy."""
 
     needs = ("head", "names")
     candidates: Sequence[tuple[float, ...]] = ((),)
-    """What the knobs may be."""
+    """What the hyperparameters may be."""
 
     texts: Tensor
     rows: Tensor
-    knobs: Tensor
+    hparams: Tensor
     temperature: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         self._table: Table | None = None
         self._held: tuple[int, ...] = ()
-        self.head = linear_classifier(start.learner, type(self).__name__)
+        self.head = linear_classifier(initialization.learner, type(self).__name__)
         self.register_buffer("texts", torch.zeros(setup.n_classes, self.head.n_numbers))
         self.register_buffer("rows", torch.zeros(setup.n_classes, self.head.n_features))
-        self.register_buffer("knobs", torch.zeros(len(self.candidates[0]), dtype=torch.float64))
+        self.register_buffer("hyperparameters", torch.zeros(len(self.candidates[0]), dtype=torch.float64))
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     @property
@@ -47,28 +47,28 @@ class KnownRows(Method):
             self._table, self._held = Table(self.texts, self.rows), held
         return self._table
 
-    def learn(self, train: DescribedTasks) -> None:
+    def learn(self, train: NamedClassTasks) -> None:
         """What is known of the classes that are learned from."""
         self.texts.copy_(train.of.texts)
         self.rows.copy_(train.of.means())
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        assert isinstance(train, DescribedTasks)
+        assert isinstance(train, NamedClassTasks)
         self.learn(train)
         self.choose(val)
 
     def choose(self, val: TaskSource) -> None:
-        """The knobs, where there are several, and the temperature."""
+        """The hyperparameters, where there are several, and the temperature."""
         if len(self.candidates) > 1:
-            self._set(max(self.candidates, key=lambda knobs: self._mean_score(knobs, val)))
+            self._set(max(self.candidates, key=lambda hparams: self._mean_score(hparams, val)))
         self.temperature.fill_(1.0)
         self.temperature.fill_(calibrated_temperature(self.head, val, self.weights)[0])
 
-    def _set(self, knobs: tuple[float, ...]) -> None:
-        self.knobs.copy_(torch.tensor(knobs, dtype=torch.float64))
+    def _set(self, hparams: tuple[float, ...]) -> None:
+        self.hparams.copy_(torch.tensor(hparams, dtype=torch.float64))
 
-    def _mean_score(self, knobs: tuple[float, ...], val: TaskSource) -> float:
-        self._set(knobs)
+    def _mean_score(self, hparams: tuple[float, ...], val: TaskSource) -> float:
+        self._set(hparams)
         return scores(self.learner, val, self.weights).mean().item()
 
     def directions(self, context: Context) -> Tensor:

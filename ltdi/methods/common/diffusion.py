@@ -12,7 +12,7 @@ from torch.func import grad
 from ltdi.diffusion import sampler
 from ltdi.diffusion.denoiser import Skip
 from ltdi.diffusion.process import VanillaProcess
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.gaussian import Fresh
 from ltdi.meta_learning.reptile import OWN, Phi, called, weighted
 from ltdi.methods.common.setup import Setup
@@ -38,9 +38,9 @@ class DiffusionMethod(ReptileTrained):
 
     process_class: ClassVar[type[VanillaProcess]] = VanillaProcess
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
-        self.one_size |= setup.one_size
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
+        self.fixed_n_way |= setup.fixed_n_way
         self.diffusion = diffusion = setup.diffusion
         if diffusion.gradient_input and "examples" not in setup.provides:
             raise InputError(
@@ -48,13 +48,14 @@ class DiffusionMethod(ReptileTrained):
                 " have; set false"
             )
         self.sees_means = setup.denoiser.condition == "mean"
-        if diffusion.noise == "initialization" and not isinstance(start, Fresh):
+        if diffusion.noise == "initialization" and not isinstance(initialization, Fresh):
             raise InputError(
-                f"diffusion.noise = initialization is each task's own draw, and trajectories.start = {start.kind} has"
+                f"diffusion.noise = initialization is each task's own draw, and trajectories.initialization ="
+                f" {initialization.kind} has"
                 " none; set fresh, or diffusion.noise = gaussian"
             )
         self.process = self.process_class(diffusion.decay, self.process_class.index_map(setup.length, diffusion.steps))
-        channels = 1 + diffusion.gradient_input + start.shown
+        channels = 1 + diffusion.gradient_input + initialization.shown
         self.denoiser = setup.network(self.learner, channels=channels)
         if isinstance(skip := self.denoiser.skip, Skip):
             # ε is x_t itself but for a small part where t is large: from zero, a network is long in finding that
@@ -68,7 +69,7 @@ class DiffusionMethod(ReptileTrained):
         channels = [x_t]
         if self.diffusion.gradient_input:
             channels.append(self._example_gradient(x_t, task))
-        if self.start.shown:
+        if self.initialization.shown:
             channels.append(task["shown"])
         x = torch.stack(channels, 1) if len(channels) > 1 else x_t[:, None]
         output = called(self.denoiser, phi, x, t, task["rows"], task.get("present"))
@@ -88,11 +89,11 @@ class DiffusionMethod(ReptileTrained):
     @torch.no_grad()
     def generate_chain(self, context: Context, *, generator: torch.Generator) -> Tensor:
         """The weights at every state of the chain that leads to the generated ones, t = T … 0: (T+1, B, D)."""
-        centre = self.start.centre(context)
+        centre = self.initialization.centre(context)
         return self.tempered(self.chain(context, centre, generator=generator), centre, context)
 
     def chain(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
-        """The weights at every state, at full strength, t = T … 0: (T+1, B, D)."""
+        """The weights at every state, at full update scale, t = T … 0: (T+1, B, D)."""
         states = self._states(self._known(context, centre), generator)
         return torch.stack([self.to_w(x_t, centre) for _, x_t, _ in states])
 
@@ -114,7 +115,7 @@ class DiffusionMethod(ReptileTrained):
         (B, N, K, C) and, where some are missing, which of them are there, ``present`` (B, N, K), and the examples where
         the denoiser sees their gradient. Of the rows their mean alone, where it makes no more of them."""
         known: dict[str, Any] = {"centre": centre}
-        if self.start.shown:
+        if self.initialization.shown:
             known["shown"] = of_unit_size(centre)
         if self.sees_means:
             known["rows"] = context.means[:, :, None]
@@ -131,9 +132,9 @@ class DiffusionMethod(ReptileTrained):
         start, chain, T = self.diffusion.start_noise, self.diffusion.chain_noise, self.process.schedule.T
         if last and not start and not chain and self.diffusion.noise == "gaussian":
             return torch.zeros_like(centre), None
-        if isinstance(self.start, Fresh) and self.diffusion.noise == "initialization":
+        if isinstance(self.initialization, Fresh) and self.diffusion.noise == "initialization":
             # of the law that recorded initializations are of: ε = w_n in the chain's coordinates
-            x_T = self.to_x(self.start.initial(len(centre), n_way, stream).to(centre), centre)
+            x_T = self.to_x(self.initialization.initial(len(centre), n_way, stream).to(centre), centre)
         else:
             x_T = start * torch.randn(centre.shape, generator=stream, device=stream.device).to(centre)
         own = torch.randint(2**62, (), generator=stream, device=stream.device)
@@ -146,7 +147,7 @@ class DiffusionMethod(ReptileTrained):
     # -- meta-training -----------------------------------------------------------------------------
 
     def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
-        centre, T = self.start.centre(task.context), self.process.schedule.T
+        centre, T = self.initialization.centre(task.context), self.process.schedule.T
         known = self._known(task.context, centre)
         # new tasks are the last of an inner step
         x_T, chain_noise = self._draw_noise(
@@ -180,24 +181,27 @@ class DiffusionMethod(ReptileTrained):
         ``visit``, of the others on a state from the data. A new task has no states but the former, and a task that is
         alone counts in both by their shares."""
         phi = {name.removeprefix("denoiser."): value for name, value in phi.items()}
-        visited, B = self.diffusion.visited if "points" in batch else 1.0, batch_size(batch)
-        if B == 1 and 0 < visited < 1:
-            parts = [(1 - visited, self._loss_from_data(phi, batch)), (visited, self._loss_visited(phi, batch, visit))]
+        on_policy, B = self.diffusion.on_policy if "points" in batch else 1.0, batch_size(batch)
+        if B == 1 and 0 < on_policy < 1:
+            parts = [
+                (1 - on_policy, self._loss_from_data(phi, batch)),
+                (on_policy, self._loss_on_policy(phi, batch, visit)),
+            ]
             return weighted(parts)
-        n = round(visited * B)
+        n = round(on_policy * B)
         if n == B:
-            return self._loss_visited(phi, batch, visit)
+            return self._loss_on_policy(phi, batch, visit)
         if n == 0:
             return self._loss_from_data(phi, batch)
         first, others = (map_batch(itemgetter(part), batch) for part in (slice(n), slice(n, None)))
-        return torch.cat([self._loss_visited(phi, first, visit), self._loss_from_data(phi, others)])
+        return torch.cat([self._loss_on_policy(phi, first, visit), self._loss_from_data(phi, others)])
 
     def _loss_from_data(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
         t, i = batch["t"], _at(batch["i"], batch["t"])
         x_t = self.process.sample(_pick(batch["points"], i), t, i, batch["noise"])
         return self._loss_at(phi, x_t, t, batch)
 
-    def _loss_visited(self, phi: Phi, batch: Mapping[str, Any], visit: int) -> Tensor:
+    def _loss_on_policy(self, phi: Phi, batch: Mapping[str, Any], visit: int) -> Tensor:
         with torch.no_grad():  # the state is given, not learned through: every step is a regression of its own
             noise = batch["chain_noise"].transpose(0, 1) if "chain_noise" in batch else None
             *_, (t, x_t, _) = self._chain(partial(self.epsilon, phi, task=batch), batch["x_T"], noise, until=visit)

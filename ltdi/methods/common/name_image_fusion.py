@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ltdi.learners.base import Classifier
 from ltdi.methods.common.base import Method
 from ltdi.tasks.base import Context, batches
-from ltdi.tasks.named_class_tasks import DescribedClasses
+from ltdi.tasks.named_class_tasks import NamedClasses
 from ltdi.utils.nn import masked_mean
 from ltdi.utils.seeding import drawn_images, generator
 
@@ -69,7 +69,7 @@ def right(directions: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def chosen(
-    named: Callable[[Context], Tensor], of: DescribedClasses, mean: Tensor, shots: Tensor, stream: torch.Generator
+    named: Callable[[Context], Tensor], of: NamedClasses, mean: Tensor, shots: Tensor, stream: torch.Generator
 ) -> tuple[Joining, dict[Joining, float]]:
     """The joining with the highest mean accuracy on tasks of meta-val classes whose numbers of images are those of the
     task that is asked (N,), and the accuracies of all; the ends are among them, so that it is worse than neither there.
@@ -111,7 +111,7 @@ class Joiner:
         of: the meta-val classes.
     """
 
-    def __init__(self, learner: Classifier, method: Method, mean: Tensor, of: DescribedClasses) -> None:
+    def __init__(self, learner: Classifier, method: Method, mean: Tensor, of: NamedClasses) -> None:
         self.learner, self.method, self.mean, self.of = learner, method, mean, of
 
     def named(self, context: Context) -> Tensor:
@@ -144,6 +144,6 @@ def told(best: Joining, scores: Mapping[Joining, float]) -> str:
     )
 
 
-def _rows(of: DescribedClasses, classes: Tensor, chosen: Tensor) -> Tensor:
+def _rows(of: NamedClasses, classes: Tensor, chosen: Tensor) -> Tensor:
     """Features (B, N, K, F) as tasks have them; what −1 stands for has no meaning."""
     return of.mapped(of.features[of.rows_of(classes, chosen).to(of.features.device)])

@@ -1,4 +1,4 @@
-"""What methods are built with: the knobs that several of them share, and the sizes of the run."""
+"""What methods are built with: the hyperparameters that several of them share, and the sizes of the run."""
 
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -38,7 +38,7 @@ class Meta:
     inner_optimizer: str
     inner_lr: float
     streamed_tasks: int = 0
-    uses: int = 1
+    uses_per_trajectory: int = 1
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Diffusion:
     max_beta: float
     prediction: str
     weighting: str
-    visited: float
+    on_policy: float
     chain_noise: float
     start_noise: float
     gradient_input: bool
@@ -85,19 +85,19 @@ class Denoiser:
     condition: str
     dropout: float
     skip: bool = False
-    direct: bool = False
+    linear_map: bool = False
 
     @property
     def sizes(self) -> dict[str, Any]:
         """All but the name and what a denoiser alone has."""
-        return {key: value for key, value in asdict(self).items() if key not in ("name", "skip", "direct")}
+        return {key: value for key, value in asdict(self).items() if key not in ("name", "skip", "linear_map")}
 
 
 @dataclass(frozen=True)
 class Setup:
-    """The same for all methods of a run: the knobs, ``length`` P, ``n_way`` and ``n_shot`` of a task of the table, the
-    number of recorded tasks and of the classes that tasks are drawn from, the frozen body, where there is one, and what
-    tasks have that not all do: "classes", "examples", "images"."""
+    """The same for all methods of a run: the hyperparameters, ``length`` P, ``n_way`` and ``n_shot`` of a task of the
+    table, the number of recorded tasks and of the classes that tasks are drawn from, the frozen body, where there is
+    one, and what tasks have that not all do: "classes", "examples", "images"."""
 
     meta: Meta
     diffusion: Diffusion
@@ -118,7 +118,7 @@ class Setup:
         """
         network = partial(DENOISERS[self.denoiser.name], learner.space, learner.n_numbers)
         sizes = {"n_way": self.n_way, "channels": channels, "steps": self.diffusion.steps}
-        sizes |= self.denoiser.sizes | {"skip": self.denoiser.skip, "direct": self.denoiser.direct}
+        sizes |= self.denoiser.sizes | {"skip": self.denoiser.skip, "linear_map": self.denoiser.linear_map}
         network = partial(network, **sizes)
         with torch.device("meta"):
             n_numbers = sum(each.numel() for each in network().parameters())
@@ -130,6 +130,6 @@ class Setup:
         return network()
 
     @property
-    def one_size(self) -> bool:
+    def fixed_n_way(self) -> bool:
         """Whether the denoiser is for as many slots as it was built for."""
         return self.denoiser.name == "unet"

@@ -26,8 +26,8 @@ class Refined(Method):
 
     def __init__(self, method: Method, *, heads: int, adapt_steps: int, adapt_lr: float) -> None:
         torch.nn.Module.__init__(self)
-        self.start = method.start
-        if adapt_steps and method.learner is not method.start.learner:
+        self.initialization = method.initialization
+        if adapt_steps and method.learner is not method.initialization.learner:
             raise InputError(
                 f"generate.adapt_steps = {adapt_steps}, but {type(method).__name__} generates more than a head; set 0"
             )

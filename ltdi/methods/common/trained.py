@@ -1,4 +1,5 @@
-"""Generators trained jointly over tasks by gradient steps: what they share, a step's tasks, the loops, the strength."""
+"""Generators trained jointly over tasks by gradient steps: what they share, a step's tasks, the loops, the update
+scale."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.meta_learning.model_selection import scores_on_new_tasks
 from ltdi.meta_learning.reptile import Phi, meta_step
 from ltdi.methods.common.base import Method
@@ -21,10 +22,10 @@ from ltdi.utils.seeding import generator as named_generator
 from ltdi.utils.seeding import seed_globally
 from ltdi.utils.trainer import Row, Training
 
-STRENGTHS = (1.0, 0.75, 0.5, 0.25)
-STRENGTH_SHOTS = (1, 2, 5)
+UPDATE_SCALES = (1.0, 0.75, 0.5, 0.25)
+SCALE_SHOTS = (1, 2, 5)
 # of 20 classes whatever the run's tasks have: where nearly every query of a few classes is right, they tell nothing
-STRENGTH_WAYS = 20
+SCALE_WAYS = 20
 
 
 class TrainedMethod(Method):
@@ -32,9 +33,9 @@ class TrainedMethod(Method):
 
     Weights are points x = (w − centre) / scale: ``centre`` (B, D) is what the context says of the start
     (``Start.centre``), ``scale`` (D,) the size of the trained weights' distance from it, by layer. In x biases are
-    counted where the learner says (``Learner.rebased``). How far generated weights go from the centre, ``strength``, is
-    chosen on meta-val at the end, in tasks of ``STRENGTH_SHOTS`` rows a slot: where what was learned does not carry
-    over to other classes, it does no harm.
+    counted where the learner says (``Learner.rebased``). How far generated weights go from the centre, ``update
+    scale``, is chosen on meta-val at the end, in tasks of ``STRENGTH_SHOTS`` rows a slot: where what was learned does
+    not carry over to other classes, it does no harm.
     """
 
     records: ClassVar[bool] = True
@@ -42,20 +43,20 @@ class TrainedMethod(Method):
 
     layer_scale: Tensor
     reference: Tensor
-    strength: Tensor
+    update_scale: Tensor
 
-    def __init__(self, start: Start, setup: Setup) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup) -> None:
+        super().__init__(initialization, setup)
         meta = setup.meta
         # what has no weight in the loss is not drawn
         recorded, new = self.records and meta.weight_loss > 0, meta.query_loss > 0
         self.meta = replace(meta, recorded_tasks=recorded * meta.recorded_tasks, new_tasks=new * meta.new_tasks)
-        self.one_size = start.one_size
-        slot = self.space.slot_layer if start.shown else None
+        self.fixed_n_way = initialization.fixed_n_way
+        slot = self.space.slot_layer if initialization.shown else None
         self.n_told = self.learner.n_numbers + (self.space.numbers[slot] if slot else 0)
         self.register_buffer("layer_scale", torch.ones(len(self.space.layers)))
         self.register_buffer("reference", torch.zeros(self.learner.n_reference))
-        self.register_buffer("strength", torch.ones(len(STRENGTH_SHOTS)))
+        self.register_buffer("update_scale", torch.ones(len(SCALE_SHOTS)))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         self.standardise(train)
@@ -63,7 +64,7 @@ class TrainedMethod(Method):
         reference, n = torch.zeros_like(self.reference), 0
         for tasks in batches(len(train)):
             context = train.context(tasks)
-            centre = self.start.centre(context)
+            centre = self.initialization.centre(context)
             away = self.space.tokens((trajectories.trained(tasks).to(centre) - centre).double()).values()
             squares += len(tasks) * torch.stack([part.square().mean() for part in away]).cpu()
             if context.examples is not None:
@@ -84,7 +85,7 @@ class TrainedMethod(Method):
             context = train.context(tasks)
             rows = {context.rows.shape[-1]: context.rows[context.present > 0]}
             if self.n_told != context.rows.shape[-1]:
-                rows[self.n_told] = self.told(context, self.start.centre(context)).flatten(0, 1)
+                rows[self.n_told] = self.told(context, self.initialization.centre(context)).flatten(0, 1)
             for n_numbers, values in rows.items():
                 values = values.double()
                 sums = torch.stack([torch.ones_like(values[0]) * len(values), values.sum(0), values.square().sum(0)])
@@ -94,57 +95,57 @@ class TrainedMethod(Method):
             layer.fit(total / n, (squares / n - (total / n).square()).clamp_min(0).sqrt())
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Weights (B, D) at full strength; ``centre`` (B, D) is what the start says of the context."""
+        """Weights (B, D) at full update scale; ``centre`` (B, D) is what the start says of the context."""
         raise NotImplementedError
 
     @torch.no_grad()
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        centre = self.start.centre(context)
+        centre = self.initialization.centre(context)
         return self.tempered(self.propose(context, centre, generator=generator), centre, context)
 
     def tempered(self, w: Tensor, centre: Tensor, context: Context) -> Tensor:
-        """Weights (…, B, D) drawn back to the centre by the strength for as many rows a slot as the task has in the
+        """Weights (…, B, D) drawn back to the centre by the update scale for as many rows a slot as the task has in the
         mean."""
         if context.mask is None:
-            distances = [abs(math.log(context.rows.shape[2] / shots)) for shots in STRENGTH_SHOTS]
-            strength = self.strength[distances.index(min(distances))]
+            distances = [abs(math.log(context.rows.shape[2] / shots)) for shots in SCALE_SHOTS]
+            update_scale = self.update_scale[distances.index(min(distances))]
         else:
-            shots = torch.tensor(STRENGTH_SHOTS, device=w.device).log()
+            shots = torch.tensor(SCALE_SHOTS, device=w.device).log()
             nearest = (context.present.sum(-1).mean(-1).log()[:, None] - shots).abs().argmin(-1)
-            strength = self.strength[nearest][:, None]
-        return torch.lerp(centre, w, strength)
+            update_scale = self.update_scale[nearest][:, None]
+        return torch.lerp(centre, w, update_scale)
 
     @torch.no_grad()
     def finish(self, val: TaskSource, *, seed: int) -> None:
-        """For each of ``STRENGTH_SHOTS`` the strength of ``STRENGTHS`` with the best score on new tasks of the split,
-        or 0 if it is not above the centre's by more than the 95 % interval over these tasks: what is not shown to help
-        is left out."""
+        """For each of ``STRENGTH_SHOTS`` the update scale of ``STRENGTHS`` with the best score on new tasks of the
+        split, or 0 if it is not above the centre's by more than the 95 % interval over these tasks: what is not shown
+        to help is left out."""
 
-        def at_every_strength(context: Context) -> list[Tensor]:
-            centre = self.start.centre(context)
+        def at_every_scale(context: Context) -> list[Tensor]:
+            centre = self.initialization.centre(context)
             w = self.propose(context, centre, generator=named_generator(seed, "noise"))
-            return [torch.lerp(centre, w, strength) for strength in (*STRENGTHS, 0.0)]
+            return [torch.lerp(centre, w, update_scale) for update_scale in (*UPDATE_SCALES, 0.0)]
 
-        for j, n_shot in enumerate(STRENGTH_SHOTS):
+        for j, n_shot in enumerate(SCALE_SHOTS):
             if n_shot > val.most_shots:
-                self.strength[j:] = self.strength[j - 1]
+                self.update_scale[j:] = self.update_scale[j - 1]
                 return
             *those, none = scores_on_new_tasks(
                 self.learner,
                 val,
-                at_every_strength,
-                n_tasks=self.learner.tasks_to_choose_on,
-                stream=named_generator(seed, "strength", n_shot),
-                n_way=None if self.one_size else STRENGTH_WAYS,
+                at_every_scale,
+                n_tasks=self.learner.selection_tasks,
+                stream=named_generator(seed, "update_scale", n_shot),
+                n_way=None if self.fixed_n_way else SCALE_WAYS,
                 n_shot=n_shot,
             )
-            best = max(range(len(STRENGTHS)), key=lambda i: those[i].mean().item())
+            best = max(range(len(UPDATE_SCALES)), key=lambda i: those[i].mean().item())
             gain, ci95 = mean_and_ci95(those[best] - none)
-            self.strength[j] = STRENGTHS[best] if gain > ci95 else 0.0
+            self.update_scale[j] = UPDATE_SCALES[best] if gain > ci95 else 0.0
 
     def choose_as(self, other: Method) -> None:
         assert isinstance(other, TrainedMethod)
-        self.strength.copy_(other.strength)
+        self.update_scale.copy_(other.update_scale)
 
     def told(self, context: Context, centre: Tensor) -> Tensor:
         """What is known of each slot as one row (B, N, n_told): the mean of its rows and, where the start holds more

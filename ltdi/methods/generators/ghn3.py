@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.learners.weight_space import WeightSpace
 from ltdi.methods.common.setup import Setup
 from ltdi.methods.common.trained import TrainedMethod
@@ -55,8 +55,10 @@ class Ghn3(TrainedMethod):
 
     needs = ("head",)
 
-    def __init__(self, start: Start, setup: Setup, *, width: int, depth: int, heads: int, block: int) -> None:
-        super().__init__(start, setup)
+    def __init__(
+        self, initialization: Initialization, setup: Setup, *, width: int, depth: int, heads: int, block: int
+    ) -> None:
+        super().__init__(initialization, setup)
         self.chain = chain_of(self.space)
         self.embed_operation = nn.Embedding(len(OPERATIONS), width)
         self.embed_size = nn.Linear(2, width)
@@ -76,7 +78,7 @@ class Ghn3(TrainedMethod):
         return self.weights(context, centre)
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
-        return self.weights_loss(self.weights(task.context, self.start.centre(task.context)), task, points)
+        return self.weights_loss(self.weights(task.context, self.initialization.centre(task.context)), task, points)
 
     def weights(self, context: Context, centre: Tensor) -> Tensor:
         """(B, D)"""

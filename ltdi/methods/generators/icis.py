@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.methods.common.class_semantics import KnownRows
 from ltdi.methods.common.setup import Setup
 from ltdi.methods.common.trained import step_stream
 from ltdi.tasks.base import Context, TaskSource
-from ltdi.tasks.named_class_tasks import DescribedTasks
+from ltdi.tasks.named_class_tasks import NamedClassTasks
 from ltdi.trajectories.collection import Trajectories
 from ltdi.utils.console import say_fewer
 from ltdi.utils.trainer import Row, Training
@@ -35,15 +35,15 @@ class Icis(KnownRows):
         classes_a_batch: known classes in a step.
     """
 
-    def __init__(self, start: Start, setup: Setup, *, width: int, classes_a_batch: int) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup, *, width: int, classes_a_batch: int) -> None:
+        super().__init__(initialization, setup)
         self.classes_a_batch = classes_a_batch
         n_numbers, n_features = self.head.n_numbers, self.head.n_features
         self.encode = nn.ModuleDict({"a": _network(n_numbers, width, width), "w": _network(n_features, width, width)})
         self.decode = nn.ModuleDict({"a": _network(width, width, n_numbers), "w": _network(width, width, n_features)})
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        assert isinstance(train, DescribedTasks) and isinstance(val, DescribedTasks)
+        assert isinstance(train, NamedClassTasks) and isinstance(val, NamedClassTasks)
         self.learn(train)
         # no buffer: training alone needs them
         self._unseen = F.normalize(val.of.texts, dim=-1)

@@ -8,7 +8,8 @@ of the prior.
 Differences from the published form, of which the paper gives no more than the names above:
 - Encoder and decoder are the transformer denoiser's blocks and see the condition as it does; each neuron token has a
   latent of its own.
-- The decoder's variance is the knob β: the bound is that of x ~ N(decoder(z), β I), times 2β/D, which makes it a
+- The decoder's variance is the hyperparameter β: the bound is that of x ~ N(decoder(z), β I), times 2β/D, which makes
+it a
   squared error and a KL.
 - ``meta.query_loss`` also trains the decoder through the head that it generates, as for every trained method here.
 """
@@ -19,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdi.diffusion.denoiser import ClassCondition, Direct, Tokens
-from ltdi.initialization import Start
+from ltdi.diffusion.denoiser import ClassCondition, LinearMap, Tokens
+from ltdi.initialization import Initialization
 from ltdi.learners.weight_space import WeightSpace
 from ltdi.meta_learning.reptile import Phi, called
 from ltdi.methods.common.setup import Setup
@@ -44,11 +45,17 @@ class LloVae(ReptileTrained):
         temperature: the scale of the draws that heads are decoded from; 1 draws from the prior, 0 takes its mean.
     """
 
-    def __init__(self, start: Start, setup: Setup, *, latent: int, beta: float, temperature: float) -> None:
-        super().__init__(start, setup)
+    def __init__(
+        self, initialization: Initialization, setup: Setup, *, latent: int, beta: float, temperature: float
+    ) -> None:
+        super().__init__(initialization, setup)
         self.beta, self.temperature = beta, temperature
         self.vae = Vae(
-            self.space, self.learner.n_numbers, latent=latent, direct=setup.denoiser.direct, **setup.denoiser.sizes
+            self.space,
+            self.learner.n_numbers,
+            latent=latent,
+            linear_map=setup.denoiser.linear_map,
+            **setup.denoiser.sizes,
         )
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -59,7 +66,7 @@ class LloVae(ReptileTrained):
         return self.to_w(self.vae.decode(z.expand(len(centre), -1, -1), context.rows, context.present), centre)
 
     def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
-        context, centre = task.context, self.start.centre(task.context)
+        context, centre = task.context, self.initialization.centre(task.context)
         z = torch.randn(len(centre), *self.vae.latent_shape(context.n_way), generator=stream).to(centre)
         drawn = {
             "rows": context.rows,
@@ -113,13 +120,13 @@ class Vae(nn.Module):
         neurons_a_token: int,
         condition: str,
         dropout: float,
-        direct: bool = False,
+        linear_map: bool = False,
     ) -> None:
         super().__init__()
         self.tokens = Tokens(space, 1, width, neurons_a_token)
         self.latent_numbers = latent
         self.condition = ClassCondition(n_features, width, heads, condition, dropout)
-        self.direct = Direct(space, n_features, 0) if direct and space.slot_layer else None
+        self.linear_map = LinearMap(space, n_features, 0) if linear_map and space.slot_layer else None
         self.encoder, self.decoder = (
             nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(depth)) for _ in range(2)
         )
@@ -149,10 +156,10 @@ class Vae(nn.Module):
         rows = zip(layers, self.latent(z).split(lengths, dim=1), self.tokens.place)
         h = self._through(self.decoder, {layer: row + place for layer, row, place in rows}, features, present)
         output = self.tokens.write(dict(zip(layers, h.split(lengths, dim=1))))
-        if self.direct is None:
+        if self.linear_map is None:
             return output
         means = masked_mean(self.condition.standardise(features), present)
-        return self.direct(output, means, torch.zeros(len(z), dtype=torch.long, device=z.device))
+        return self.linear_map(output, means, torch.zeros(len(z), dtype=torch.long, device=z.device))
 
     def forward(
         self, x: Tensor | None, noise: Tensor, features: Tensor, present: Tensor, shares: Tensor | float = 1.0

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltdi.bodies.embedding import embed_there
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.learners.base import Learner, cross_entropy
 from ltdi.learners.weight_space import WeightSpace
 from ltdi.methods.common.base import Method
@@ -86,7 +86,7 @@ class MetaBaseline(Method):
 
     def __init__(
         self,
-        start: Start,
+        initialization: Initialization,
         setup: Setup,
         *,
         classify: float,
@@ -94,17 +94,17 @@ class MetaBaseline(Method):
         tasks_a_batch: int,
         temperature: float,
     ) -> None:
-        super().__init__(start, setup)
+        super().__init__(initialization, setup)
         self.n_way, self.query_images, self.tasks_a_batch = setup.n_way, setup.meta.query_images, tasks_a_batch
         self.classify, self.images_a_batch = classify, images_a_batch
         assert setup.body is not None
         self.body = deepcopy(setup.body).requires_grad_()
-        self.classifier = nn.Linear(start.learner.n_numbers, setup.n_classes)
+        self.classifier = nn.Linear(initialization.learner.n_numbers, setup.n_classes)
         self.log_temperature = nn.Parameter(torch.tensor(temperature).log())
 
     @property
     def learner(self) -> Centroids:
-        return Centroids(self.body, self.start.learner.n_numbers, self.log_temperature)
+        return Centroids(self.body, self.initialization.learner.n_numbers, self.log_temperature)
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         assert context.examples is not None

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import linear_classifier
-from ltdi.initialization.from_names import Described
+from ltdi.initialization.from_names import FromNames
 from ltdi.learners.base import cross_entropy
 from ltdi.methods.common.setup import Setup
 from ltdi.methods.common.trained import TrainedMethod, step_stream
@@ -42,16 +42,17 @@ class MetaBaselineNames(TrainedMethod):
     records = False
     mean: Tensor
 
-    def __init__(self, start: Start, setup: Setup, *, classify: float, temperature: float) -> None:
-        super().__init__(start, setup)
-        if not isinstance(start, Described):
+    def __init__(self, initialization: Initialization, setup: Setup, *, classify: float, temperature: float) -> None:
+        super().__init__(initialization, setup)
+        if not isinstance(initialization, FromNames):
             raise InputError(
-                f"method.name = 'meta_baseline_names' has its centroids from a start of names, and trajectories.start ="
-                f" {start.kind} is none; set trajectories.start = described"
+                f"method.name = 'meta_baseline_names' has its centroids from a start of names, and"
+                f" trajectories.initialization ="
+                f" {initialization.kind} is none; set trajectories.initialization = described"
             )
-        self.rows = start
+        self.rows = initialization
         self.classify, self.query_images = classify, setup.meta.query_images
-        self.head = linear_classifier(start.learner, "meta_baseline_names")
+        self.head = linear_classifier(initialization.learner, "meta_baseline_names")
         width = self.head.n_features
         self.map = nn.Linear(width, width, bias=False)
         nn.init.eye_(self.map.weight)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from ltdi.diffusion.denoiser import ClassCondition
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.learners.weight_space import WeightSpace
 from ltdi.methods.common.setup import Setup
 from ltdi.methods.common.trained import TrainedMethod
@@ -39,8 +39,8 @@ class MetaHypernetwork(TrainedMethod):
 
     records = False
 
-    def __init__(self, start: Start, setup: Setup, *, adapt_steps: int, adapt_lr: float) -> None:
-        super().__init__(start, setup)
+    def __init__(self, initialization: Initialization, setup: Setup, *, adapt_steps: int, adapt_lr: float) -> None:
+        super().__init__(initialization, setup)
         if adapt_steps and "examples" not in setup.provides:
             raise InputError(
                 f"methods.meta_hypernetwork.adapt_steps = {adapt_steps} takes steps on labelled examples, which these"
@@ -56,7 +56,7 @@ class MetaHypernetwork(TrainedMethod):
         )
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
-        return self.learner.loss(self.weights(task.context, self.start.centre(task.context)), task.query)
+        return self.learner.loss(self.weights(task.context, self.initialization.centre(task.context)), task.query)
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
         return self.weights(context, centre)
@@ -72,7 +72,7 @@ class MetaHypernetwork(TrainedMethod):
             return self.learner.loss(weights_of(e), context.examples).sum()
 
         rows, present = context.rows, context.present
-        if self.start.shown:  # one row a class, of all that is told of it
+        if self.initialization.shown:  # one row a class, of all that is told of it
             rows = self.told(context, centre)[:, :, None]
             present = torch.ones_like(rows[..., 0])
         e = self.condition(rows, present)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ltdi.diffusion import sampler
 from ltdi.diffusion.process import VanillaProcess
 from ltdi.diffusion.schedule import Schedule, linear
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import Scalar, calibrated_temperature, linear_classifier, prototype_weights
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.setup import Setup
@@ -61,9 +61,16 @@ class MetaDiff(Method):
     temperature: Tensor
 
     def __init__(
-        self, start: Start, setup: Setup, *, diffusion_steps: int, sampling_steps: int, classifier: str, width: int
+        self,
+        initialization: Initialization,
+        setup: Setup,
+        *,
+        diffusion_steps: int,
+        sampling_steps: int,
+        classifier: str,
+        width: int,
     ) -> None:
-        super().__init__(start, setup)
+        super().__init__(initialization, setup)
         if sampling_steps > diffusion_steps:
             raise InputError(
                 f"methods.metadiff.sampling_steps = {sampling_steps} is more than its diffusion_steps ="

@@ -1,4 +1,4 @@
-"""A control: local targets without Theorem 1's correction."""
+"""A baseline: local targets without Theorem 1's correction."""
 
 from ltdi.diffusion.process import NaiveLocalProcess
 from ltdi.methods.common.diffusion import DiffusionMethod

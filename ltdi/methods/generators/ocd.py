@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ltdi.diffusion import sampler
 from ltdi.diffusion.process import VanillaProcess
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.methods.common.setup import Setup
 from ltdi.methods.common.trained import TrainedMethod
 from ltdi.tasks.base import Context, Task, TaskSource, batches
@@ -37,9 +37,9 @@ class Ocd(TrainedMethod):
 
     mean_log_scale: Tensor
 
-    def __init__(self, start: Start, setup: Setup, *, scale_width: int) -> None:
-        super().__init__(start, setup)
-        self.one_size |= setup.one_size
+    def __init__(self, initialization: Initialization, setup: Setup, *, scale_width: int) -> None:
+        super().__init__(initialization, setup)
+        self.fixed_n_way |= setup.fixed_n_way
         self.diffusion = diffusion = setup.diffusion
         T = diffusion.steps
         self.process = VanillaProcess(diffusion.decay, VanillaProcess.index_map(2, T))
@@ -51,7 +51,7 @@ class Ocd(TrainedMethod):
         self.standardise(train)
         total = torch.zeros_like(self.mean_log_scale)
         for tasks in batches(len(train)):
-            centre = self.start.centre(train.context(tasks))
+            centre = self.initialization.centre(train.context(tasks))
             total += self.normalised(trajectories.trained(tasks).to(centre) - centre)[1].sum(0)
         self.mean_log_scale.copy_(total / len(train))
 
@@ -96,9 +96,9 @@ class Ocd(TrainedMethod):
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
         """Of each task (B,) the generated head's query loss, and of recorded ones how far x and the log-scales are from
         theirs."""
-        context, base = task.context, self.start.centre(task.context)
+        context, base = task.context, self.initialization.centre(task.context)
         predicted, total = self.log_scale(context), torch.zeros_like(base[:, 0])
-        visited = 1.0 if points is None else self.diffusion.visited
+        on_policy = 1.0 if points is None else self.diffusion.on_policy
         if points is not None:
             x_0, log_scale = self.normalised(points[:, 0].to(base) - base)
             total = total + self.meta.weight_loss * (predicted - log_scale).square().mean(-1)
@@ -114,17 +114,17 @@ class Ocd(TrainedMethod):
             return loss
 
         x_T, chain_noise = (draw.to(base) for draw in self._draw_noise(len(base), base.shape[1], stream))
-        if visited < 1:
+        if on_policy < 1:
             t = torch.randint(1, self.process.schedule.T + 1, (len(base),), generator=stream).to(base.device)
             noise = torch.randn(base.shape, generator=stream).to(base)
-            total = total + (1 - visited) * loss_at(self.process.sample(x_0, t, self.process.target(t), noise), t)
-        if visited > 0:
+            total = total + (1 - on_policy) * loss_at(self.process.sample(x_0, t, self.process.target(t), noise), t)
+        if on_policy > 0:
             visit = int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream))
             with torch.no_grad():  # the state is given, not learned through
                 *_, (t, x_t, _) = sampler.chain(
                     self.process, lambda x_t, t: self.epsilon(x_t, t, context), x_T, chain_noise, until=visit
                 )
-            total = total + visited * loss_at(x_t, t)
+            total = total + on_policy * loss_at(x_t, t)
         return total
 
 

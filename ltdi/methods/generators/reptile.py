@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed, embed_there
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import linear_classifier
 from ltdi.learners.base import Classifier
 from ltdi.learners.fitting import adapt
@@ -107,12 +107,12 @@ class Reptile(Method):
     """
 
     needs = ("images", "head", "examples")
-    adapts = one_size = True
+    adapts = fixed_n_way = True
     feature_scale: Tensor
 
     def __init__(
         self,
-        start: Start,
+        initialization: Initialization,
         setup: Setup,
         *,
         tasks_a_batch: int,
@@ -122,7 +122,7 @@ class Reptile(Method):
         inner_lr: float,
         inner_images: int,
     ) -> None:
-        super().__init__(start, setup)
+        super().__init__(initialization, setup)
         self.n_way, self.query_images, self.tasks_a_batch = setup.n_way, setup.meta.query_images, tasks_a_batch
         self.inner_steps, self.adapt_steps, self.inner_images = inner_steps, adapt_steps, inner_images
         self.inner_optimizer, self.inner_lr = inner_optimizer, inner_lr
@@ -133,12 +133,14 @@ class Reptile(Method):
             )
         self.body = deepcopy(setup.body).requires_grad_()
         # the centre of a start that is drawn is zero, where a head of two layers has no gradient
-        self.shift = nn.Parameter(start.shared.clone() if start.drawn else torch.zeros_like(start.shared))
+        self.shift = nn.Parameter(
+            initialization.shared.clone() if initialization.drawn else torch.zeros_like(initialization.shared)
+        )
         self.register_buffer("feature_scale", torch.ones(()))
 
     @property
     def learner(self) -> Network:
-        return Network(self.body, linear_classifier(self.start.learner, "reptile"), self.feature_scale)
+        return Network(self.body, linear_classifier(self.initialization.learner, "reptile"), self.feature_scale)
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         """The constant by which the sources divide the body's features, so that heads mean the same here."""
@@ -168,7 +170,7 @@ class Reptile(Method):
             moved = self.learner.space.unflatten((first - adapted).mean(0))
             for name, parameter in self.body.named_parameters():
                 parameter.grad = moved[name]
-            self.shift.grad = self.start.learner.space.flatten(moved)
+            self.shift.grad = self.initialization.learner.space.flatten(moved)
             training.descend()
             yield {"step": training.step, "loss": loss.mean().detach()}
 
@@ -176,7 +178,7 @@ class Reptile(Method):
     def first(self, context: Context) -> Tensor:
         """The initialisation of each task (B, D)."""
         features = embed_there(self.body, _images(context), batch=IMAGES_AT_ONCE) / self.feature_scale
-        return self.learner.of(self.start.centre(context_of(features, context.mask)) + self.shift)
+        return self.learner.of(self.initialization.centre(context_of(features, context.mask)) + self.shift)
 
     def _adapted(self, context: Context) -> Tensor:
         batches = self._batches(_images(context), context.present.sum(-1).long())

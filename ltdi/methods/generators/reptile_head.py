@@ -19,7 +19,7 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.learners.fitting import train
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.setup import Setup
@@ -44,11 +44,11 @@ class ReptileHead(Method):
     """
 
     needs = ("examples", "classes")
-    adapts = one_size = True
+    adapts = fixed_n_way = True
 
     def __init__(
         self,
-        start: Start,
+        initialization: Initialization,
         setup: Setup,
         *,
         tasks_a_batch: int,
@@ -59,13 +59,15 @@ class ReptileHead(Method):
         inner_lr: float,
         inner_images: int,
     ) -> None:
-        super().__init__(start, setup)
+        super().__init__(initialization, setup)
         self.n_way, self.n_shot, self.tasks_a_batch = setup.n_way, setup.n_shot, tasks_a_batch
         self.train_shots, self.inner_images = train_shots, inner_images
         self.inner_steps, self.adapt_steps = inner_steps, adapt_steps
         self.inner_optimizer, self.inner_lr = inner_optimizer, inner_lr
         # the centre of a start that is drawn is zero, from where no hidden unit learns
-        self.phi = nn.Parameter(start.shared.clone() if start.drawn else torch.zeros_like(start.shared))
+        self.phi = nn.Parameter(
+            initialization.shared.clone() if initialization.drawn else torch.zeros_like(initialization.shared)
+        )
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         if self.train_shots > train.most_shots + 1:
@@ -77,7 +79,7 @@ class ReptileHead(Method):
     @torch.no_grad()
     def first(self, context: Context) -> Tensor:
         """The weights (B, D) that adaptation starts from."""
-        return self.start.centre(context) + self.phi
+        return self.initialization.centre(context) + self.phi
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         assert context.examples is not None

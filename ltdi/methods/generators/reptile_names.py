@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.meta_learning.reptile import OWN, Phi, called
 from ltdi.methods.common.setup import Setup
 from ltdi.methods.common.trained import ReptileTrained
@@ -36,8 +36,10 @@ class ReptileNames(ReptileTrained):
     needs = ("head", "names")
     records = False
 
-    def __init__(self, start: Start, setup: Setup, *, inner_steps: int, inner_optimizer: str, inner_lr: float) -> None:
-        super().__init__(start, setup)
+    def __init__(
+        self, initialization: Initialization, setup: Setup, *, inner_steps: int, inner_optimizer: str, inner_lr: float
+    ) -> None:
+        super().__init__(initialization, setup)
         self.meta = replace(self.meta, inner_steps=inner_steps, inner_optimizer=inner_optimizer, inner_lr=inner_lr)
         self.map = zero(nn.Linear(self.n_told, self.space.numbers[self.slot]))
 
@@ -57,7 +59,7 @@ class ReptileNames(ReptileTrained):
         return self.to_w(self.space.from_tokens(tokens | {self.slot: rows}), centre)
 
     def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
-        centre = self.start.centre(task.context)
+        centre = self.initialization.centre(task.context)
         return {"told": self.told(task.context, centre), "centre": centre, "query": task.query}
 
     def loss_of(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:

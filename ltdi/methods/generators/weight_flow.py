@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.gaussian import Fresh
 from ltdi.methods.common.setup import Setup
 from ltdi.methods.common.trained import TrainedMethod, of_unit_size
@@ -32,15 +32,17 @@ class WeightFlow(TrainedMethod):
         visited: share of the loss on states that the integration visits; the rest is on the recorded path.
     """
 
-    def __init__(self, start: Start, setup: Setup, *, steps: int, noise: float, visited: float) -> None:
-        super().__init__(start, setup)
-        self.one_size |= setup.one_size
-        self.steps, self.noise, self.visited = steps, noise, visited
-        self.network = setup.network(self.learner, channels=1 + start.shown)
+    def __init__(
+        self, initialization: Initialization, setup: Setup, *, steps: int, noise: float, on_policy: float
+    ) -> None:
+        super().__init__(initialization, setup)
+        self.fixed_n_way |= setup.fixed_n_way
+        self.steps, self.noise, self.on_policy = steps, noise, on_policy
+        self.network = setup.network(self.learner, channels=1 + initialization.shown)
 
     def velocity(self, x: Tensor, u: Tensor, context: Context, centre: Tensor) -> Tensor:
         """v_φ(x, u, c) = dx/du (B, D). The network is shown the centre where denoisers are."""
-        shown = [x, of_unit_size(centre)] if self.start.shown else [x]
+        shown = [x, of_unit_size(centre)] if self.initialization.shown else [x]
         return self.network(torch.stack(shown, 1), u, context.rows, context.present)
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -52,22 +54,22 @@ class WeightFlow(TrainedMethod):
         """x(0) (n, D)."""
         dim = self.space.dim(n_way)
         noise = self.noise * torch.randn(n, dim, generator=stream, device=stream.device).to(self.layer_scale)
-        if isinstance(self.start, Fresh):  # the only start that the centre, zero, does not hold
-            return noise + self.start.initial(n, n_way, stream).to(noise) / self.scale(dim)
+        if isinstance(self.initialization, Fresh):  # the only start that the centre, zero, does not hold
+            return noise + self.initialization.initial(n, n_way, stream).to(noise) / self.scale(dim)
         return noise
 
     def _path(self, begin: Tensor, points: Tensor, centre: Tensor) -> Tensor:
         """x(s) at s = 0, 1/(P−1), …, 1: (B, P, D), from x(0) = ``begin`` (B, D)."""
         recorded = self.to_x(points.to(centre).flip(1), centre[:, None])
-        if self.start.drawn:  # hidden units stand in the order of the task's own draw
+        if self.initialization.drawn:  # hidden units stand in the order of the task's own draw
             return recorded
         return torch.cat([begin[:, None], recorded[:, 1:]], 1)
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
-        centre = self.start.centre(task.context)
+        centre = self.initialization.centre(task.context)
         begin = self._begin(len(centre), task.context.n_way, stream)
         path = None if points is None else self._path(begin, points, centre)
-        visited = 1.0 if path is None else self.visited
+        on_policy = 1.0 if path is None else self.on_policy
 
         def loss_at(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
             end = u.floor() + 1
@@ -76,18 +78,18 @@ class WeightFlow(TrainedMethod):
             return self.weights_loss(landing, task, target)
 
         total = torch.zeros_like(centre[:, 0])
-        if visited < 1 and path is not None:
+        if on_policy < 1 and path is not None:
             u = self.steps * torch.rand(len(centre), generator=stream).to(centre)
             x = point(path, u / self.steps)
-            total = total + (1 - visited) * loss_at(x, u, self.velocity(x, u, task.context, centre))
-        if visited > 0:
+            total = total + (1 - on_policy) * loss_at(x, u, self.velocity(x, u, task.context, centre))
+        if on_policy > 0:
             visit = int(torch.randint(0, self.steps, (), generator=stream))
             with torch.no_grad():  # the state is given, not learned through
                 *_, x = euler(
                     lambda x, u: self.velocity(x, u, task.context, centre), begin if path is None else path[:, 0], visit
                 )
             u = torch.full_like(total, visit)
-            total = total + visited * loss_at(x, u, self.velocity(x, u, task.context, centre))
+            total = total + on_policy * loss_at(x, u, self.velocity(x, u, task.context, centre))
         return total
 
 

@@ -1,5 +1,5 @@
-"""What transductive methods share: they see what is to be classified, unlabelled, and choose their knobs on tasks where
-that is known."""
+"""What transductive methods share: they see what is to be classified, unlabelled, and choose their hyperparameters on
+tasks where that is known."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltdi.initialization import Start
+from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import linear_classifier
 from ltdi.meta_learning.model_selection import scores_on_new_tasks
 from ltdi.methods.common.base import Method
@@ -18,36 +18,36 @@ from ltdi.utils.errors import InputError
 from ltdi.utils.nn import masked_mean
 from ltdi.utils.seeding import generator
 
-Knobs = Mapping[str, Any]
+Hyperparameters = Mapping[str, Any]
 
 
 class TransductiveMethod(Method):
     """A head for labelled rows and unlabelled ones, which are to be classified by it. A subclass writes ``weights`` and
-    the ``candidates`` of its knobs, of which the first are taken until ``choose`` has compared them.
+    the ``candidates`` of its hyperparameters, of which the first are taken until ``choose`` has compared them.
 
     Raises:
         InputError: the learner's weights hold no linear classifier.
     """
 
     needs = ("head", "unlabelled")
-    candidates: Sequence[Knobs]
+    candidates: Sequence[Hyperparameters]
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, initialization: Initialization) -> None:
         nn.Module.__init__(self)
-        self.start = start
-        self.head = linear_classifier(start.learner, type(self).__name__)
-        self.knobs = self.candidates[0]
+        self.initialization = initialization
+        self.head = linear_classifier(initialization.learner, type(self).__name__)
+        self.hparams = self.candidates[0]
 
-    def weights(self, context: Context, unlabelled: Tensor, *generator: Any, **knobs: Any) -> Tensor:
-        """(B, D), of the unlabelled rows (B, U, F), one generator and the knobs of a candidate."""
+    def weights(self, context: Context, unlabelled: Tensor, *generator: Any, **hparams: Any) -> Tensor:
+        """(B, D), of the unlabelled rows (B, U, F), one generator and the hyperparameters of a candidate."""
         raise NotImplementedError
 
     @torch.no_grad()
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        return self.weights(context, unlabelled_of(context), generator, **self.knobs)
+        return self.weights(context, unlabelled_of(context), generator, **self.hparams)
 
     def choose(self, val: Transductive, *, n_tasks: int, n_way: int, n_shot: int, seed: int) -> Self:
-        """With the knobs of the highest accuracy on new tasks of meta-val; of equals the first."""
+        """With the hyperparameters of the highest accuracy on new tasks of meta-val; of equals the first."""
 
         def of_each(context: Context) -> list[Tensor]:
             rows = unlabelled_of(context)
@@ -56,7 +56,7 @@ class TransductiveMethod(Method):
         stream = generator(seed, "transductive", n_shot)
         sizes = {"n_tasks": n_tasks, "n_way": n_way, "n_shot": n_shot}
         found = scores_on_new_tasks(self.learner, val, of_each, stream=stream, **sizes).mean(1)
-        self.knobs = self.candidates[int(found.argmax())]
+        self.hparams = self.candidates[int(found.argmax())]
         return self
 
 

@@ -1,4 +1,4 @@
-"""Transductive control: rectified prototypes (Liu et al. 2020, "Prototype Rectification for Few-Shot Learning",
+"""Transductive baseline: rectified prototypes (Liu et al. 2020, "Prototype Rectification for Few-Shot Learning",
 BD-CSPN), written as weights.
 
 The unlabelled rows are moved by ξ, the mean of the labelled ones − theirs, and each is given to the class of the
@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ltdi.methods.transductive.base import Knobs, TransductiveMethod, rectified
+from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, rectified
 from ltdi.tasks.base import Context
 
 EPSILONS = (10.0, 5.0, 20.0, 40.0)
@@ -21,7 +21,7 @@ MOST = (None, 8)
 
 
 class BdCspn(TransductiveMethod):
-    candidates: tuple[Knobs, ...] = tuple(
+    candidates: tuple[Hyperparameters, ...] = tuple(
         {"epsilon": epsilon, "most": most} for epsilon, most in product(EPSILONS, MOST)
     )
 

@@ -1,4 +1,4 @@
-"""Transductive control: assignments that neighbours agree on (Ziko et al. 2020, "Laplacian Regularized Few-Shot
+"""Transductive baseline: assignments that neighbours agree on (Ziko et al. 2020, "Laplacian Regularized Few-Shot
 Learning", LaplacianShot), written as weights.
 
 Of rows at unit length, a_q are the squared distances to the rectified prototypes of BD-CSPN, which it takes too;
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltdi.methods.transductive.base import Knobs, TransductiveMethod, rectified
+from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, rectified
 from ltdi.tasks.base import Context
 from ltdi.utils.nn import solved
 
@@ -26,23 +26,23 @@ RIDGE = 1e-9
 
 
 class LaplacianShot(TransductiveMethod):
-    candidates: tuple[Knobs, ...] = tuple(
-        {"neighbours": k, "strength": s} for k, s in product((3, 5, 10), (0.1, 0.03, 0.3, 1.0))
+    candidates: tuple[Hyperparameters, ...] = tuple(
+        {"neighbours": k, "update_scale": s} for k, s in product((3, 5, 10), (0.1, 0.03, 0.3, 1.0))
     )
 
     def weights(
-        self, context: Context, unlabelled: Tensor, generator: torch.Generator, *, neighbours: int, strength: float
+        self, context: Context, unlabelled: Tensor, generator: torch.Generator, *, neighbours: int, update_scale: float
     ) -> Tensor:
-        y = assignments(context, unlabelled, neighbours=neighbours, strength=strength)
+        y = assignments(context, unlabelled, neighbours=neighbours, update_scale=update_scale)
         weight = interpolating(unlabelled, y)
         return self.head.linear(weight, weight.new_zeros(weight.shape[:2]))
 
 
-def assignments(context: Context, unlabelled: Tensor, *, neighbours: int, strength: float) -> Tensor:
+def assignments(context: Context, unlabelled: Tensor, *, neighbours: int, update_scale: float) -> Tensor:
     """y (B, U, N)"""
     prototypes, shift = rectified(context, unlabelled, EPSILON)
     rows = F.normalize(unlabelled + shift[:, None], dim=-1)
-    a, W = torch.cdist(rows, prototypes).square(), strength * joined(rows, neighbours)
+    a, W = torch.cdist(rows, prototypes).square(), update_scale * joined(rows, neighbours)
     y = (-a).softmax(-1)
     for _ in range(ITERATIONS):
         y = (W @ y - a).softmax(-1)

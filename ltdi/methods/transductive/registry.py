@@ -1,4 +1,4 @@
-"""Controls that see what is to be classified, unlabelled, by name: a track of its own, for it is another task."""
+"""Baselines that see what is to be classified, unlabelled, by name: a track of its own, for it is another task."""
 
 from ltdi.methods.transductive.base import TransductiveMethod
 from ltdi.methods.transductive.bd_cspn import BdCspn

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ltdi.learners.base import Classifier
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.trained import TrainedMethod
-from ltdi.methods.transductive.base import Knobs, TransductiveMethod, joined_means
+from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, joined_means
 from ltdi.tasks.base import Context
 from ltdi.tasks.class_tasks import context_of
 from ltdi.utils.errors import InputError
@@ -39,12 +39,14 @@ class SelfTrained(TransductiveMethod):
                 f"{type(method).__name__} generates more than a linear classifier of features, and unlabelled images do"
                 " not join its classes; choose another method, or leave them out"
             )
-        self.start, self.method, self.head = method.start, method, method.learner
-        self.one_size = method.one_size
+        self.initialization, self.method, self.head = method.initialization, method, method.learner
+        self.fixed_n_way = method.fixed_n_way
         parts = PARTS if isinstance(method, TrainedMethod) else PARTS[-1:]
         chosen = product(SHARPNESSES, ROUNDS, parts)
-        self.candidates: tuple[Knobs, ...] = tuple({"sharpness": s, "rounds": r, "part": p} for s, r, p in chosen)
-        self.knobs = self.candidates[0]
+        self.candidates: tuple[Hyperparameters, ...] = tuple(
+            {"sharpness": s, "rounds": r, "part": p} for s, r, p in chosen
+        )
+        self.hparams = self.candidates[0]
 
     def weights(
         self,
@@ -62,7 +64,7 @@ class SelfTrained(TransductiveMethod):
             # the same noise in every round: what differs is the condition
             generator.set_state(noise)
             w = self.method.generate(context, generator=generator)
-            return w if part == 1 else torch.lerp(self.start.centre(context), w, part)
+            return w if part == 1 else torch.lerp(self.initialization.centre(context), w, part)
 
         w = generated(context)
         for _ in range(rounds):

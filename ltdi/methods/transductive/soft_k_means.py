@@ -1,4 +1,4 @@
-"""Transductive control: the nearest mean, refined by soft assignments (Ren et al. 2018, "Meta-Learning for
+"""Transductive baseline: the nearest mean, refined by soft assignments (Ren et al. 2018, "Meta-Learning for
 Semi-Supervised Few-Shot Classification", soft k-means), written as weights.
 
 Each unlabelled row f belongs to class n by p_n = softmax(−τ‖f − m_n‖²); a class's mean is then that of its labelled
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ltdi.initialization.closed_form import prototype_weights
-from ltdi.methods.transductive.base import Knobs, TransductiveMethod, joined_means
+from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, joined_means
 from ltdi.tasks.base import Context
 
 TEMPERATURES = tuple(2.0**e for e in range(-10, 3))
@@ -20,7 +20,9 @@ ROUNDS = (1, 3, 10)
 
 
 class SoftKMeans(TransductiveMethod):
-    candidates: tuple[Knobs, ...] = tuple({"temperature": t, "rounds": r} for t, r in product(TEMPERATURES, ROUNDS))
+    candidates: tuple[Hyperparameters, ...] = tuple(
+        {"temperature": t, "rounds": r} for t, r in product(TEMPERATURES, ROUNDS)
+    )
 
     def weights(
         self, context: Context, unlabelled: Tensor, generator: torch.Generator, *, temperature: float, rounds: int

@@ -1,4 +1,4 @@
-"""What the controls for features of pre-trained bodies compute: against plain loops, and what leaves them alone."""
+"""What the baselines for features of pre-trained bodies compute: against plain loops, and what leaves them alone."""
 
 import pytest
 import torch

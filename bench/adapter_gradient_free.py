@@ -20,9 +20,9 @@ STEPS_PROBE, LR_PROBE = 300, 1e-2
 
 
 def without_steps(
-    run: AdapterRun, controls: list[AdapterRun], held: Held, other: Held, seed: int
+    run: AdapterRun, baselines: list[AdapterRun], held: Held, other: Held, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows of what is generated, of its audit and of the controls."""
+    """Rows of what is generated, of its audit and of the baselines."""
     right = run.context(held.train, seed=seed)
     stream = generator(seed, "random condition")
 
@@ -43,9 +43,9 @@ def without_steps(
     }.items():
         w, seconds = generated(run, context)
         yield scored(what, run.counted(w, held.train), seconds)
-    start, centre = run.method.start.shared[None], run.method.start.centre(right)
+    start, centre = run.method.initialization.shared[None], run.method.initialization.centre(right)
     unchanged = {"start": start, "centre": centre}
-    for each in controls:
+    for each in baselines:
         unchanged[each.name], _ = generated(each, right)
     for what, w in unchanged.items():
         yield scored(what, run.counted(w, held.train))

@@ -1,10 +1,10 @@
-"""What each control must be able to do."""
+"""What each baseline must be able to do."""
 
 from itertools import product
 
 import pytest
 import torch
-from every_method import CONTROLS, every_world
+from every_method import BASELINES, every_world
 from torch.testing import assert_close
 from worlds import N_WAY, draw
 
@@ -53,17 +53,17 @@ def test_prototype_is_the_nearest_class_mean(world):
     assert_close(scores, nearest_mean_accuracy(task.context.means, task.query["inputs"], task.query["labels"]))
 
 
-SEEING = [name for name in CONTROLS if name not in ("mean_head", "nearest_head")]
+SEEING = [name for name in BASELINES if name not in ("mean_head", "nearest_head")]
 
 
 @pytest.mark.parametrize("name", SEEING)
-def test_controls_that_see_the_context_beat_chance(name, world):
+def test_baselines_that_see_the_context_beat_chance(name, world):
     task = world.val.batch(torch.arange(len(world.val)))
     mean, _ = mean_and_ci95(world.head.score(draw(world.prepared(name), task.context), task.query))
     assert mean > 2 / N_WAY
 
 
-def test_trained_controls_take_the_best_knobs_on_meta_val(world):
+def test_trained_baselines_take_the_best_knobs_on_meta_val(world):
     method = world.prepared("head_sgd")
     task = world.val.batch(torch.arange(len(world.val)))
 
