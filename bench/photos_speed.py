@@ -23,8 +23,8 @@ from bench.machine import origin
 from bench.options import Weights
 from bench.scale import watched
 from bench.text import table
-from ltdi.bodies import pretrained_body
 from ltdi.bodies.embedding import embed
+from ltdi.bodies.registry import pretrained_body
 from ltdi.datasets.image_files import Streamed
 from ltdi.inference.run import Run
 from ltdi.store import write_text

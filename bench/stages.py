@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from bench import ROOT, RUNS
 from bench.settings import baselines, load_yaml
-from ltdi.bodies import HUB, is_ours
+from ltdi.bodies.registry import HUB, is_ours
 from ltdi.store import digest, read_table, read_tensors, write_table
 
 OF_ONE_SEED = "pretrain_body"

@@ -16,7 +16,7 @@ from bench.options import ONE_SEED, RAW, Budget, Root, Runs, Seeds, Settings
 from bench.rows import add, compared, summary
 from bench.settings import variant_params
 from bench.stages import run_stages
-from ltdi.bodies import read_body
+from ltdi.bodies.registry import read_body
 from ltdi.methods.common.base import Method, scores
 from ltdi.methods.storage import read_method
 from ltdi.tasks.base import Context

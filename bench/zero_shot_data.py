@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdi.bodies import pretrained_body
 from ltdi.bodies.embedding import embed
+from ltdi.bodies.registry import pretrained_body
 from ltdi.bodies.sentence_encoder import embed_names, read_descriptions
 from ltdi.datasets import folder, photographs, read_images
 from ltdi.datasets.image_files import Streamed

@@ -21,9 +21,8 @@ from bench.options import LTDI
 from bench.zero_shot import OF_NAMES, measured
 from bench.zero_shot_data import files_of, parts_of
 from bench.zero_shot_text import main_table
-from ltdi.bodies import ResNet12
 from ltdi.bodies.embedding import embed
-from ltdi.bodies.resnet12 import WIDTHS
+from ltdi.bodies.resnet12 import WIDTHS, ResNet12
 from ltdi.bodies.sentence_encoder import read_descriptions
 from ltdi.datasets import read_images
 from ltdi.store import write_text

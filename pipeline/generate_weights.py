@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.bodies import read_body
 from ltdi.bodies.feature_extractor import FeatureExtractor
+from ltdi.bodies.registry import read_body
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.diffusion import DiffusionMethod
 from ltdi.methods.common.test_time_refinement import Refined

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.bodies import read_body
+from ltdi.bodies.registry import read_body
 from ltdi.methods import build, method_class
 from ltdi.methods.common.base import Method, scores
 from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup

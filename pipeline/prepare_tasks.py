@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ltdi.bodies import read_body
+from ltdi.bodies.registry import read_body
 from ltdi.scenarios import SCENARIOS
 from ltdi.store import write_table, write_tensors
 from ltdi.store.run_layout import made_from

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ltdi.bodies import write_body
+from ltdi.bodies.registry import write_body
 from ltdi.scenarios import SCENARIOS
 from ltdi.scenarios.base import Pretraining
 from ltdi.store import write_json, write_tsv

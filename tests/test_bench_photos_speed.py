@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from bench import photos_speed
-from ltdi.bodies import pretrained_body
 from ltdi.bodies.embedding import embed
+from ltdi.bodies.registry import pretrained_body
 from ltdi.datasets.image_files import Streamed
 
 timm = pytest.importorskip("timm")

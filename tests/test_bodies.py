@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from ltdi.bodies import embedding, new_body, pretrained_body, read_body, write_body
+from ltdi.bodies import embedding
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed
+from ltdi.bodies.registry import new_body, pretrained_body, read_body, write_body
 from ltdi.bodies.resnet12 import ResNet12
 from ltdi.store import write_tensors
 from ltdi.utils.errors import InputError

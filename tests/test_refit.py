@@ -8,7 +8,7 @@ from small_classes import M, by_class, classes_of, coordinates, sample
 from test_resume import tensors_under
 from torch.testing import assert_close
 
-from ltdi.bodies import read_body
+from ltdi.bodies.registry import read_body
 from ltdi.learners.base import Classifier
 from ltdi.methods import build
 from ltdi.methods.baselines.lda import shrunk_inverse, within_class_covariance

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.bodies import read_body
+from ltdi.bodies.registry import read_body
 from ltdi.learners.weight_space import WeightSpace
 from ltdi.methods.common.base import Method
 from ltdi.methods.storage import read_method

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdi.bodies import read_body
 from ltdi.bodies.feature_extractor import FeatureExtractor
+from ltdi.bodies.registry import read_body
 from ltdi.bodies.sentence_encoder import embed_names, read_descriptions
 from ltdi.inference.class_names import by_name, named
 from ltdi.inference.head import Head

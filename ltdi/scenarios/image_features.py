@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdi.bodies import new_body, pretrained_body
 from ltdi.bodies.embedding import embed
 from ltdi.bodies.pretraining import EpisodicLoss, pretrain
+from ltdi.bodies.registry import new_body, pretrained_body
 from ltdi.datasets import DATASETS, ImageSet, augment, expand_classes, join
 from ltdi.scenarios.base import Pretraining
 from ltdi.tasks.base import Task, batches

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ltdi.bodies import pretrained_body
 from ltdi.bodies.embedding import embed
+from ltdi.bodies.registry import pretrained_body
 from ltdi.bodies.sentence_encoder import embed_names, read_descriptions
 from ltdi.datasets import DATASETS, SPLITS, ImageSet
 from ltdi.datasets.images import kept_pixels

@@ -25,16 +25,20 @@ def code_of(*modules: str) -> str:
 
 
 def closure(name: str) -> set[tuple[str, Path]]:
-    """The modules of this package that a module reaches by imports, itself among them, with their files."""
+    """The modules of this package that importing a module executes, itself and the packages above it among them, with
+    their files."""
     found: set[tuple[str, Path]] = set()
     to_read = [name]
     while to_read:
-        path = _file(to_read[-1])
         module = to_read.pop()
+        path = _file(module)
         if path is None or (module, path) in found:
             continue
         found.add((module, path))
         to_read += imports(path)
+        package = module.rpartition(".")[0]
+        # the top one says the version, which makes nothing else
+        to_read += [package] if "." in package else []
     return found
 
 
