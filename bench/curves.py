@@ -21,10 +21,10 @@ from bench.plan import LOCATE
 from bench.settings import bench_params, changes_of, defaults, load_yaml, override, pick
 from bench.stages import name_of_code, read_stages, run_stages
 from ltdi.initialization import Initialization
-from ltdi.methods import build
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.diffusion import DiffusionMethod
 from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.registry import build
 from ltdi.store import digest, write_tsv
 from ltdi.tasks.base import TaskSource, batches
 from ltdi.trajectories.collection import Trajectories

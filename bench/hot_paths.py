@@ -22,9 +22,9 @@ from ltdi.bodies.feature_extractor import FeatureExtractor
 from ltdi.initialization.closed_form import Prototype
 from ltdi.learners import Lora, TwoLayerHead
 from ltdi.learners.fitting import gradient
-from ltdi.methods import build
 from ltdi.methods.common.diffusion import DiffusionMethod
 from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.registry import build
 from ltdi.tasks.batch import Batch
 from ltdi.tasks.class_tasks import Classes, ClassTasks
 from ltdi.trajectories.collection import Trajectories, collect

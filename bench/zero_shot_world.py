@@ -16,9 +16,9 @@ from ltdi.initialization.closed_form import linear_classifier, prototype_weights
 from ltdi.initialization.from_names import SHARPNESSES, FromNames
 from ltdi.initialization.selection import of_names
 from ltdi.learners.base import Classifier
-from ltdi.methods import METHODS, build
 from ltdi.methods.common.base import Method, scores
 from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.registry import METHODS, build
 from ltdi.scenarios.zero_shot import ZeroShot
 from ltdi.tasks.base import Context, batches
 from ltdi.tasks.feature_normalization import FeatureMap

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ltdi.bodies.registry import read_body
-from ltdi.methods import build, method_class
 from ltdi.methods.common.base import Method, scores
 from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.registry import build, method_class
 from ltdi.methods.storage import write_method
 from ltdi.store import write_json, write_tsv
 from ltdi.store.code_digest import name_of

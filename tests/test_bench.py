@@ -15,7 +15,7 @@ from bench import ROOT, __main__, plan, stages
 from bench.plan import what_runs
 from bench.settings import bench_params, cell_params, changes_of, override
 from bench.stages import read_stages, run_stages
-from ltdi.methods import METHODS
+from ltdi.methods.registry import METHODS
 from ltdi.store import read_table, write_table, write_tensors
 from ltdi.utils.errors import InputError
 
@@ -130,8 +130,8 @@ def code(tmp_path, monkeypatch):
     [
         ("ltdi/methods/generators/lvdi.py", {("meta_train", "lvdi"), ("generate_weights", "lvdi")}),
         ("ltdi/methods/baselines/ridge.py", {("meta_train", "baselines"), ("generate_weights", "baselines")}),
-        ("ltdi/methods/__init__.py", set()),
-        ("pipeline/common/hyperparameters.py", set()),
+        ("ltdi/methods/registry.py", set()),
+        ("pipeline/common/hparams.py", set()),
         ("pipeline/evaluate.py", {("evaluate", method) for method in ("lvdi", "ltdi", "baselines")}),
         (
             "ltdi/bodies/conv4.py",

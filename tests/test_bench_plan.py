@@ -107,7 +107,7 @@ def test_only_what_changed_is_measured_again(tiny_bench):
     )
 
     # a cell without data has nothing to do again
-    file = project.folder / "ltdi" / "methods" / "meta_hypernetwork.py"
+    file = project.folder / "ltdi" / "methods" / "generators" / "meta_hypernetwork.py"
     code = file.read_text()
     file.write_text(code + "# edited\n")
     assert again(project) == ["cell@glyphs-5w1s-meta_hypernetwork"]
@@ -117,7 +117,7 @@ def test_only_what_changed_is_measured_again(tiny_bench):
     assert again(project) == ["cell@glyphs-5w1s-ltdi"]
 
     # a method that is new comes with its line in METHODS and its hyperparameters
-    for known in ("ltdi/methods/__init__.py", "pipeline/common/hyperparameters.py"):
+    for known in ("ltdi/methods/registry.py", "pipeline/common/hparams.py"):
         with open(project.folder / known, "a", encoding="utf-8") as edited:
             edited.write("# one more\n")
     bench["methods"]["llo_vae"] = {}

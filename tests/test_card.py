@@ -12,7 +12,7 @@ from worlds import World, read, stirred
 from ltdi.initialization import INITIALIZATIONS
 from ltdi.learners import LinearHead, Lora
 from ltdi.learners.fitting import gradient, train
-from ltdi.methods import BASELINES, METHODS
+from ltdi.methods.registry import BASELINES, METHODS
 from ltdi.trajectories.collection import collect
 from ltdi.utils.devices import deterministic, precision
 from ltdi.utils.seeding import generator

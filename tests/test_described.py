@@ -19,8 +19,8 @@ from ltdi.initialization.from_names import (
     softmax_directions,
 )
 from ltdi.learners import LinearHead
-from ltdi.methods import build
 from ltdi.methods.common.base import scores
+from ltdi.methods.registry import build
 from ltdi.methods.storage import read_method, write_method
 from ltdi.store import read_table, write_table
 from ltdi.tasks.base import Context

@@ -16,10 +16,10 @@ from worlds import OWN, PAPER, draw, stirred
 
 from ltdi.initialization import INITIALIZATIONS
 from ltdi.learners import LEARNERS
-from ltdi.methods import BASELINES, METHODS, build
 from ltdi.methods.common.base import scores
 from ltdi.methods.common.test_time_refinement import Refined
 from ltdi.methods.common.trained import TrainedMethod
+from ltdi.methods.registry import BASELINES, METHODS, build
 from ltdi.methods.storage import read_method, write_method
 from ltdi.store import read_tensors, write_tensors
 from ltdi.tasks.base import Context, Task, TaskSource

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from worlds import draw, stirred
 
 from ltdi.learners import TwoLayerHead
-from ltdi.methods import build
 from ltdi.methods.generators.ghn3 import CHAIN, HIDDEN, chain_of, head_distances
+from ltdi.methods.registry import build
 from ltdi.tasks.base import Context
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator

@@ -26,8 +26,8 @@ from ltdi.initialization.adapter_candidates import Mixture, batches, side_by_sid
 from ltdi.initialization.joint_adapter import Joint
 from ltdi.learners import LinearHead, Lora
 from ltdi.learners.fitting import adapt, train
-from ltdi.methods import BASELINES, METHODS
 from ltdi.methods.common.class_semantics import KnownRows
+from ltdi.methods.registry import BASELINES, METHODS
 from ltdi.tasks.text_examples import Examples
 from ltdi.tasks.text_pairs import Pairs
 from ltdi.tasks.text_tasks import Reading, TextTasks

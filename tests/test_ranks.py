@@ -52,7 +52,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from ltdi import ranks
+from ltdi.utils import distributed
 from ltdi.datasets import DATASETS, glyphs
 DATASETS["glyphs"] = replace(DATASETS["glyphs"], load=partial(glyphs.load, n_classes=60))
 params, data, *stages = sys.argv[1:]
@@ -64,10 +64,10 @@ with distributed.joined():
 
 
 @pytest.fixture
-def initialization(repository, tmp_path):
+def launch(repository, tmp_path):
     """Stages as two processes, whose store is of their own."""
 
-    def initialization(params: Path, data: Path, *stages: str) -> list[subprocess.Popen]:
+    def launch(params: Path, data: Path, *stages: str) -> list[subprocess.Popen]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -76,19 +76,19 @@ def initialization(repository, tmp_path):
         command = [sys.executable, "-c", CHILD, str(params), str(data), *stages]
         return [subprocess.Popen(command, cwd=repository, env=own | {"RANK": str(rank)}) for rank in range(2)]
 
-    return initialization
+    return launch
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_what_two_make_is_what_one_makes(finished, write_params, run_stage, initialization, tmp_path):
+def test_what_two_make_is_what_one_makes(finished, write_params, run_stage, launch, tmp_path):
     params, stages = write_params(tmp_path, SMALL), ("prepare_tasks", "collect_trajectories", "meta_train")
     one, two = tmp_path / "one" / "data", tmp_path / "two" / "data"
     for folder in (one, two):
         shutil.copytree(finished.data / "body", folder / "body")
-    processes = initialization(params, two, *stages)
+    processes = launch(params, two, *stages)
     for stage in stages:
         run_stage(stage, params, one)
     assert [process.wait(120) for process in processes] == [0, 0]
@@ -101,11 +101,11 @@ def test_what_two_make_is_what_one_makes(finished, write_params, run_stage, init
     assert read_json(two / "model" / "metrics.json")["parameters"]
 
 
-def test_one_that_dies_ends_all_and_the_rest_goes_on(finished, write_params, initialization, tmp_path):
+def test_one_that_dies_ends_all_and_the_rest_goes_on(finished, write_params, launch, tmp_path):
     params = write_params(tmp_path, SMALL | {"trajectories.steps": 1500})
     data, store = finished.data, tmp_path / "two" / "trajectories"
     shutil.rmtree(data / "trajectories")
-    processes = initialization(params, data, "collect_trajectories")
+    processes = launch(params, data, "collect_trajectories")
     while not list(store.glob("[!.]*.safetensors")):
         assert [process.poll() for process in processes] == [None, None]
     processes[1].kill()
@@ -113,6 +113,6 @@ def test_one_that_dies_ends_all_and_the_rest_goes_on(finished, write_params, ini
     assert not (data / "trajectories").exists()
     kept = {file: file.stat().st_mtime_ns for file in store.glob("[!.]*.safetensors")}
 
-    assert [process.wait(120) for process in initialization(params, data, "collect_trajectories")] == [0, 0]
+    assert [process.wait(120) for process in launch(params, data, "collect_trajectories")] == [0, 0]
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     assert len(read_table(data / "trajectories" / "index.parquet")) == 110

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from ltdi.bodies.registry import read_body
 from ltdi.learners.base import Classifier
-from ltdi.methods import build
 from ltdi.methods.baselines.lda import shrunk_inverse, within_class_covariance
+from ltdi.methods.registry import build
 from ltdi.methods.storage import read_method
 from ltdi.store import read_json
 from ltdi.tasks.class_tasks import Classes

@@ -11,9 +11,9 @@ from ltdi.bodies.embedding import embed
 from ltdi.initialization import INITIALIZATIONS
 from ltdi.initialization.closed_form import ClosedForm
 from ltdi.learners import TwoLayerHead
-from ltdi.methods import build
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.registry import build
 from ltdi.tasks.base import Context
 from ltdi.tasks.class_tasks import Classes, ClassTasks
 from ltdi.trajectories.collection import Trajectories, collect

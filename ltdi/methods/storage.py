@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ltdi.initialization import initialization_of
 from ltdi.learners import learner_of
-from ltdi.methods import build
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.registry import build
 from ltdi.store import read_tensors, write_tensors
 from ltdi.store.run_layout import made_from
 from ltdi.store.schemas import METHOD

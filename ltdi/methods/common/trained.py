@@ -135,7 +135,7 @@ class TrainedMethod(Method):
                 val,
                 at_every_scale,
                 n_tasks=self.learner.selection_tasks,
-                stream=named_generator(seed, "update_scale", n_shot),
+                stream=named_generator(seed, "strength", n_shot),
                 n_way=None if self.fixed_n_way else SCALE_WAYS,
                 n_shot=n_shot,
             )
