@@ -3,6 +3,7 @@
 import torch
 from worlds import World
 
+from ltdi.methods import registry
 from ltdi.methods.common.diffusion import DiffusionMethod
 from ltdi.methods.common.trained import TrainedMethod
 from ltdi.tasks.base import Context
