@@ -101,7 +101,7 @@ def test_the_closure_is_what_python_loads():
 
 def test_no_module_hides_what_it_imports():
     """Relative imports would not be seen."""
-    for file in Path(code_digest.__file__).parent.rglob("*.py"):
+    for file in code_digest.PACKAGE.rglob("*.py"):
         assert "from ." not in file.read_text(encoding="utf-8"), file
 
 
