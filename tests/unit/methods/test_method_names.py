@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from described_worlds import N_WAY, E, NamedWorld
 from described_worlds import F as FEATURES
-from test_known_rows import RowsAndImages
+from test_class_semantics import RowsAndImages
 from torch.testing import assert_close
 from worlds import draw, stirred
 

@@ -76,7 +76,7 @@ def test_what_is_written_is_what_peft_computes(body, texts, modules, layers, tmp
 
 
 @pytest.mark.parametrize(
-    "hyperparameters",
+    "hparams",
     [
         {"target_modules": ["query", "value"]},
         {"target_modules": ["value"], "layers_to_transform": [1, 2]},

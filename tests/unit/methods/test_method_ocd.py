@@ -251,7 +251,7 @@ def test_noised_and_visited_states_have_their_shares(world):
     assert not torch.allclose(noised, on_policy, rtol=1e-2)
 
 
-@pytest.mark.parametrize("hyperparameter", ["start_noise", "chain_noise"])
+@pytest.mark.parametrize("hparam", ["start_noise", "chain_noise"])
 def test_noise_enters_where_it_is_asked_for(hparam, world):
     def changes(amount):
         method = stirred(world.prepared("ocd", diffusion={"start_noise": 0.0, "chain_noise": 0.0, hparam: amount}))

@@ -14,7 +14,7 @@ from pipeline.common.sections import SECTIONS
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # no logic in the first three; the registries change with every method or scenario: the run's own is a dep by its name
 NOT_TRACKED = {

@@ -147,21 +147,9 @@ def test_bad_input_is_one_line(finished, tmp_path):
 # --- a folder of others' weights
 
 
-@pytest.fixture
-def others(tmp_path):
-    """Eight independent networks, in folders of their own, and a copy of the last."""
-    stream, folder = generator(0, "others"), tmp_path / "others"
-    for j in range(8):
-        (folder / f"net{j}").mkdir(parents=True)
-        tensors = {"a.weight": torch.randn(40, 50, generator=stream), "a.bias": torch.randn(40, generator=stream)}
-        save_file(tensors, folder / f"net{j}" / "model.safetensors")
-    shutil.copytree(folder / "net7", folder / "net8")
-    return folder
-
-
-def test_distances_and_copies_of_others_weights(others):
-    table = audit_files(others).set_index("file")
-    w = torch.stack([torch.cat([t.flatten() for t in load_file(others / name).values()]) for name in table.index])
+def test_distances_and_copies_of_others_weights(networks):
+    table = audit_files(networks).set_index("file")
+    w = torch.stack([torch.cat([t.flatten() for t in load_file(networks / name).values()]) for name in table.index])
     w = w.double()
     rms = math.sqrt(w.shape[1])
     assert_close(torch.tensor(table.to_mean.tolist(), dtype=torch.float64), (w - w.mean(0)).norm(dim=1) / rms)
@@ -171,9 +159,9 @@ def test_distances_and_copies_of_others_weights(others):
     assert table.which["net7/model.safetensors"] == "net8/model.safetensors"
 
 
-def test_the_command_says_that_it_is_of_weights_alone(others):
-    shutil.rmtree(others / "net8")
-    ended = call("audit", others)
+def test_the_command_says_that_it_is_of_weights_alone(networks):
+    shutil.rmtree(networks / "net8")
+    ended = call("audit", networks)
     assert ended.exit_code == 0, ended.output
     told = " ".join(ended.output.split())
     assert "8 files" in told and "0 have an exact copy" in told and "weights alone" in told
@@ -181,14 +169,14 @@ def test_the_command_says_that_it_is_of_weights_alone(others):
     assert ratio == pytest.approx(math.sqrt(2 * 8 / 7), abs=0.1)  # of independent ones, around their own mean
 
 
-def test_others_that_cannot_be_compared_are_one_line(others):
-    broken = others / "net3" / "model.safetensors"
+def test_others_that_cannot_be_compared_are_one_line(networks):
+    broken = networks / "net3" / "model.safetensors"
     save_file({"a.weight": torch.zeros(40, 51), "a.bias": torch.zeros(40)}, broken)
-    refused(call("audit", others), "net3", "a.weight", "(40, 51)", "(40, 50)")
+    refused(call("audit", networks), "net3", "a.weight", "(40, 51)", "(40, 50)")
     save_file({"a.weight": torch.full((40, 50), torch.nan), "a.bias": torch.zeros(40)}, broken)
-    refused(call("audit", others), "net3", "a.weight", "not finite")
+    refused(call("audit", networks), "net3", "a.weight", "not finite")
     broken.write_bytes(b"no weights")
-    refused(call("audit", others), "net3", "not a whole safetensors file")
+    refused(call("audit", networks), "net3", "not a whole safetensors file")
     for j in range(1, 9):
-        shutil.rmtree(others / f"net{j}")
-    refused(call("audit", others), "1 are here")
+        shutil.rmtree(networks / f"net{j}")
+    refused(call("audit", networks), "1 are here")

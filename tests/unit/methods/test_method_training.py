@@ -39,7 +39,7 @@ def test_the_strength_scales_the_way_from_the_centre(name, worlds):
     assert_close(draw(method, world.context), torch.lerp(centre, whole, 0.25), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("n_shot, strength", [(1, 0.25), (2, 0.5), (3, 0.5), (4, 1.0), (5, 1.0), (9, 1.0)])
+@pytest.mark.parametrize("n_shot, update_scale", [(1, 0.25), (2, 0.5), (3, 0.5), (4, 1.0), (5, 1.0), (9, 1.0)])
 def test_the_strength_is_that_of_the_nearest_number_of_images(n_shot, update_scale, worlds):
     """By their ratio."""
     world = worlds["prototype", False]

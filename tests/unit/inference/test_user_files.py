@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from command import call, refused
-from test_audit import others  # noqa: F401
 
 WAYS = {
     "itself": lambda file, place: file,
@@ -86,10 +85,10 @@ def test_a_zip_beside_a_named_folder_is_not_lost(task, tmp_path):
 
 
 @every_way
-def test_no_weights_that_are_audited_are_lost(way, others, tmp_path):  # noqa: F811
-    file = others / "net3" / "model.safetensors"
+def test_no_weights_that_are_audited_are_lost(way, networks, tmp_path):
+    file = networks / "net3" / "model.safetensors"
     before = file.read_bytes()
-    refused(call("audit", others, "--csv", WAYS[way](file, tmp_path / "output")), "which is read and would be lost")
+    refused(call("audit", networks, "--csv", WAYS[way](file, tmp_path / "output")), "which is read and would be lost")
     assert file.read_bytes() == before
 
 

@@ -1,5 +1,5 @@
-"""``PYTHONPATH=. python tests/campaign.py [--seed 0] [--only heads] [--say]``: attacks by chance on all that reads or
-writes a file.
+"""``PYTHONPATH=.:tests python tests/robustness/campaign.py [--seed 0] [--only heads] [--say]``: attacks by chance on
+all that reads or writes a file.
 
 A table of what was tried and how it ended: the same result as undisturbed, one line, and what must not be: a wrong
 result without a word, a traceback, a hang. No part of the suite, which has a few of each; 20 minutes on two cores.

@@ -206,7 +206,9 @@ def test_generation_depends_on_the_context_beyond_its_start(worlds):
     assert (w[0] - w[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind, visited, query_loss", [("shared", 0.0, 0.1), ("shared", 1.0, 0.1), ("fresh", 1.0, 0.0)])
+@pytest.mark.parametrize(
+    "kind, on_policy, query_loss", [("shared", 0.0, 0.1), ("shared", 1.0, 0.1), ("fresh", 1.0, 0.0)]
+)
 def test_the_loss_falls(kind, on_policy, query_loss, worlds):
     world = worlds[kind]
     method = world.prepared(
