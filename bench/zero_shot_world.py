@@ -30,6 +30,7 @@ from ltdi.utils.trainer import Training
 
 META: dict[str, Any] = {
     **{"n_way": 50, "min_shot": 1, "max_shot": 1, "new_tasks": 1, "recorded_tasks": 0, "query_images": 4},
+    **{"streamed_tasks": 0, "uses_per_trajectory": 1},
     **{"query_loss": 1.0, "weight_loss": 0.0, "inner_steps": 1, "inner_optimizer": "sgd", "inner_lr": 0.05},
 }
 COLLECTED: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "steps": 3, "length": 4, "sam": 0.0, "augment": False}

@@ -18,6 +18,7 @@ from ltdi.utils.metrics import weight_mse
 from ltdi.utils.seeding import generator
 
 OPTIMISED = {"streamed_tasks": 0, "steps": 10, "outer_lr": 1e-3, "lr_schedule": "constant", "ema": 0.5}
+OPTIMISED |= {"val_every": 10, "refit": False}
 
 
 def rows(case: str, rate: float, ends_at: float, seed: int = 0, setting: str = "a") -> pd.DataFrame:

@@ -273,7 +273,11 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
         ("prepare_tasks", {"tasks.n_shot": 50}, "tasks.n_shot .* is more than the .* examples of a class"),
         ("prepare_tasks", {"texts.meta_val": ["z"]}, "no z/train.tsv, .csv or .parquet"),
         ("collect_trajectories", {"learner.name": "linear_head"}, "none of the scenario adapters; allowed: lora"),
-        ("collect_trajectories", {"trajectories.initialization": "ridge"}, "start = ridge is none of an adapter"),
+        (
+            "collect_trajectories",
+            {"trajectories.initialization": "ridge"},
+            "initialization = ridge is none of an adapter",
+        ),
         ("collect_trajectories", {"learner.modules": ["conv"]}, "learner.modules = conv is not in a layer"),
         ("meta_train", {"meta.refit": True}, "meta.refit = true is for classes that images are given of"),
         ("meta_train", {"method.name": "reptile"}, "needs .*, and Lora on these tasks has none"),
