@@ -12,12 +12,13 @@ from torch import Tensor
 
 from bench.settings import defaults
 from bench.zero_shot_data import RECORDED, Split
+from ltdi.config import Denoiser, Diffusion, MetaTraining
 from ltdi.initialization.closed_form import linear_classifier, prototype_weights
 from ltdi.initialization.from_names import SHARPNESSES, FromNames
 from ltdi.initialization.selection import of_names
 from ltdi.learners.base import Classifier
 from ltdi.methods.common.base import Method, scores
-from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.common.setup import Setup
 from ltdi.methods.registry import METHODS, build
 from ltdi.scenarios.zero_shot import ZeroShot
 from ltdi.tasks.base import Context, batches
@@ -73,7 +74,7 @@ class World:
     def _setup(self) -> Setup:
         params = defaults()
         return Setup(
-            meta=Meta(**META),
+            meta=MetaTraining(**META),
             diffusion=Diffusion(**params["diffusion"]),
             denoiser=Denoiser(**(params["denoiser"] | DENOISER)),
             length=COLLECTED["length"],

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from ltdi import config
 from ltdi.initialization import Initialization
 from ltdi.initialization.selection import SELECTIONS
 from ltdi.scenarios import SCENARIOS
@@ -23,7 +24,6 @@ from ltdi.utils.devices import deterministic, device, give_back_memory, precisio
 from ltdi.utils.errors import InputError
 from ltdi.utils.memory import check_fits
 from pipeline.common import params as parameters
-from pipeline.common import sections
 from pipeline.common.progress import follow
 from pipeline.common.stage import run
 
@@ -129,7 +129,7 @@ def _shard(
     return cache.keep(key, vars(recorded), {}, of=of, finite=False), recorded
 
 
-def _check(hparams: sections.Trajectories, scenario: Scenario) -> None:
+def _check(hparams: config.Trajectories, scenario: Scenario) -> None:
     of_names = {"fit_on": ("rows",), "initialization": ("from_names", "softmax_rows", "text_ridge", "kernel_ridge")}
     for key, values in of_names.items():
         if getattr(hparams, key) in values and "names" not in scenario.provides:
@@ -146,7 +146,7 @@ def _check(hparams: sections.Trajectories, scenario: Scenario) -> None:
 
 
 def _check_memory(
-    initialization: Initialization, sources: Mapping[str, TaskSource], hparams: sections.Trajectories
+    initialization: Initialization, sources: Mapping[str, TaskSource], hparams: config.Trajectories
 ) -> None:
     """Of what is collected together: a trajectory's points, the weights, their gradient and what an optimiser keeps."""
     of = max(sources.values(), key=lambda source: source.n_way)
@@ -158,7 +158,7 @@ def _check_memory(
     )
 
 
-def _check_dropped(table: pd.DataFrame, hparams: sections.Trajectories) -> None:
+def _check_dropped(table: pd.DataFrame, hparams: config.Trajectories) -> None:
     lost = table[~table.kept]
     if lost.empty:
         return

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ltdi.bodies.registry import read_body
+from ltdi.config import MetaTraining
 from ltdi.methods.common.base import Method, scores
-from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.common.setup import Setup
 from ltdi.methods.registry import build, method_class
 from ltdi.methods.storage import write_method
 from ltdi.store import write_json, write_tsv
@@ -38,7 +39,6 @@ from pipeline.meta_checks import check, check_refit
 # what dvc.yaml plots of the curve: without one of these columns DVC draws none; a vanilla process leaves some empty
 PLOTTED = ["loss", "val_loss_w0", "val_loss_w1", "val_loss_w2", "val_score"]
 # of the section meta: how it is optimised, and not what is
-OPTIMISED = {"steps", "outer_lr", "lr_schedule", "ema", "val_every", "refit"}
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -91,11 +91,11 @@ def _world(data: Path, names: list[str]) -> SimpleNamespace:
 
 
 def _setup(params: SimpleNamespace, world: SimpleNamespace) -> Setup:
-    meta = Meta(**params.meta.model_dump(exclude=OPTIMISED))
+    meta = params.meta.training
     setup = Setup(
         meta=meta,
-        diffusion=Diffusion(**params.diffusion.model_dump()),
-        denoiser=Denoiser(**params.denoiser.model_dump()),
+        diffusion=params.diffusion,
+        denoiser=params.denoiser,
         length=world.trajectories.length,
         n_way=world.val.n_way,
         n_shot=world.val.n_shot,
@@ -142,7 +142,7 @@ def _trained(
     return curve, seconds
 
 
-def _recorded(world: SimpleNamespace, meta: Meta, seed: int) -> Trajectories:
+def _recorded(world: SimpleNamespace, meta: MetaTraining, seed: int) -> Trajectories:
     """The trajectories that meta-training draws from: the stored ones, or such as are collected meanwhile."""
     if not meta.streamed_tasks:
         return world.trajectories

@@ -131,7 +131,7 @@ def code(tmp_path, monkeypatch):
         ("ltdi/methods/generators/lvdi.py", {("meta_train", "lvdi"), ("generate_weights", "lvdi")}),
         ("ltdi/methods/baselines/ridge.py", {("meta_train", "baselines"), ("generate_weights", "baselines")}),
         ("ltdi/methods/registry.py", set()),
-        ("pipeline/common/hparams.py", set()),
+        ("ltdi/config.py", set()),
         ("pipeline/evaluate.py", {("evaluate", method) for method in ("lvdi", "ltdi", "baselines")}),
         (
             "ltdi/bodies/conv4.py",

@@ -11,8 +11,8 @@ from bench import BENCH
 from bench.paper import _is_flat, params_of
 from bench.paper_table import BOTH, regimes_markdown, write, write_regimes
 from bench.settings import load_yaml
+from ltdi.config import SECTIONS
 from pipeline.common import params as parameters
-from pipeline.common.sections import SECTIONS
 
 PRESET = load_yaml(BENCH / "paper.yaml")
 ROWS = [*PRESET["rows"], *(f"{regime}/{method}" for regime in PRESET["regimes"] for method in BOTH)]

@@ -117,7 +117,7 @@ def test_only_what_changed_is_measured_again(tiny_bench):
     assert again(project) == ["cell@glyphs-5w1s-ltdi"]
 
     # a method that is new comes with its line in METHODS and its hyperparameters
-    for known in ("ltdi/methods/registry.py", "pipeline/common/hparams.py"):
+    for known in ("ltdi/methods/registry.py", "ltdi/config.py"):
         with open(project.folder / known, "a", encoding="utf-8") as edited:
             edited.write("# one more\n")
     bench["methods"]["llo_vae"] = {}

@@ -36,7 +36,7 @@ class KnownRows(Method):
         self.head = linear_classifier(initialization.learner, type(self).__name__)
         self.register_buffer("texts", torch.zeros(setup.n_classes, self.head.n_numbers))
         self.register_buffer("rows", torch.zeros(setup.n_classes, self.head.n_features))
-        self.register_buffer("hyperparameters", torch.zeros(len(self.candidates[0]), dtype=torch.float64))
+        self.register_buffer("hparams", torch.zeros(len(self.candidates[0]), dtype=torch.float64))
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     @property

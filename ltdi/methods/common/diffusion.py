@@ -54,7 +54,7 @@ class DiffusionMethod(ReptileTrained):
                 f" {initialization.kind} has"
                 " none; set fresh, or diffusion.noise = gaussian"
             )
-        self.process = self.process_class(diffusion.decay, self.process_class.index_map(setup.length, diffusion.steps))
+        self.process = self.process_class(setup.schedule, self.process_class.index_map(setup.length, diffusion.steps))
         channels = 1 + diffusion.gradient_input + initialization.shown
         self.denoiser = setup.network(self.learner, channels=channels)
         if isinstance(skip := self.denoiser.skip, Skip):

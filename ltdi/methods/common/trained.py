@@ -3,17 +3,17 @@ scale."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ltdi.config import MetaTraining
 from ltdi.initialization import Initialization
 from ltdi.meta_learning.model_selection import scores_on_new_tasks
 from ltdi.meta_learning.reptile import Phi, meta_step
 from ltdi.methods.common.base import Method
-from ltdi.methods.common.setup import Meta, Setup
+from ltdi.methods.common.setup import Setup
 from ltdi.tasks.base import Context, Task, TaskSource, batches
 from ltdi.trajectories.collection import Trajectories
 from ltdi.utils.metrics import mean_and_ci95
@@ -50,7 +50,9 @@ class TrainedMethod(Method):
         meta = setup.meta
         # what has no weight in the loss is not drawn
         recorded, new = self.records and meta.weight_loss > 0, meta.query_loss > 0
-        self.meta = replace(meta, recorded_tasks=recorded * meta.recorded_tasks, new_tasks=new * meta.new_tasks)
+        self.meta = meta.model_copy(
+            update={"recorded_tasks": recorded * meta.recorded_tasks, "new_tasks": new * meta.new_tasks}
+        )
         self.fixed_n_way = initialization.fixed_n_way
         slot = self.space.slot_layer if initialization.shown else None
         self.n_told = self.learner.n_numbers + (self.space.numbers[slot] if slot else 0)
@@ -249,7 +251,7 @@ class TaskBatch:
         self.recorded, self.names, self.n_shot = recorded, names, n_shot
 
     @classmethod
-    def draw(cls, train: TaskSource, meta: Meta, stream: torch.Generator) -> "TaskBatch":
+    def draw(cls, train: TaskSource, meta: MetaTraining, stream: torch.Generator) -> "TaskBatch":
         recorded = torch.randperm(len(train), generator=stream)[: meta.recorded_tasks]
         # evenly in its logarithm: the fewer images, the more there is to learn
         share = torch.rand((), generator=stream).item()
@@ -257,7 +259,7 @@ class TaskBatch:
         return cls(recorded, train.draw(meta.new_tasks, stream, n_way=meta.n_way), n_shot)
 
     def parts(
-        self, train: TaskSource, trajectories: Trajectories, meta: Meta, stream: torch.Generator
+        self, train: TaskSource, trajectories: Trajectories, meta: MetaTraining, stream: torch.Generator
     ) -> list[tuple[Task, Tensor | None]]:
         """The recorded tasks with their trajectories (B, P, D), and the new ones, whose rows are drawn anew at every
         call."""

@@ -54,8 +54,7 @@ class LloVae(ReptileTrained):
             self.space,
             self.learner.n_numbers,
             latent=latent,
-            linear_map=setup.denoiser.linear_map,
-            **setup.denoiser.sizes,
+            **setup.denoiser.model_dump(exclude={"name", "skip"}),
         )
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:

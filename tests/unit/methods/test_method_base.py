@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 from worlds import META, N_QUERY, N_SHOT, N_WAY, World, draw
 
+from ltdi.config import MetaTraining
 from ltdi.methods.common.base import scores
-from ltdi.methods.common.setup import Meta
 from ltdi.methods.common.trained import TaskBatch, TrainedMethod
 from ltdi.utils.metrics import nearest_mean_accuracy
 from ltdi.utils.seeding import generator
@@ -20,11 +20,11 @@ def world():
 
 
 def batch(world, seed=0, **meta) -> TaskBatch:
-    return TaskBatch.draw(world.train, Meta(**(META | meta)), generator(seed, "batch"))
+    return TaskBatch.draw(world.train, MetaTraining(**(META | meta)), generator(seed, "batch"))
 
 
 def parts_of(world, chosen, seed=0, **meta):
-    return chosen.parts(world.train, world.trajectories, Meta(**(META | meta)), generator(seed, "images"))
+    return chosen.parts(world.train, world.trajectories, MetaTraining(**(META | meta)), generator(seed, "images"))
 
 
 @pytest.mark.parametrize("n_way, classes", [(2, 2), (5, 5), (256, 12)])

@@ -142,7 +142,7 @@ def named():
 @pytest.mark.parametrize("name", OF_NAMES)
 def test_methods_of_names(named, name):
     prepared = named.prepared(name)
-    hparams = {key: value for key, value in prepared.named_buffers() if key in ("hyperparameters", "temperature")}
+    hparams = {key: value for key, value in prepared.named_buffers() if key in ("hparams", "temperature")}
     method = prepared.to(META)
     method.initialization = named.there
     if isinstance(method, KnownRows):
@@ -227,7 +227,9 @@ def test_trajectories_and_meta_training_of_adapters(texts):
     assert recorded.points.device == META
     sizes = {"n_way": 2, "n_shot": 2, "n_tasks": 4, "n_classes": 0, "length": 4, "provides": frozenset({"examples"})}
     setup = replace(World("prototype").setup(), body=None, **sizes)
-    setup = replace(setup, meta=replace(setup.meta, new_tasks=2, recorded_tasks=2, n_way=2, weight_loss=0.1))
+    setup = replace(
+        setup, meta=setup.meta.model_copy(update={"new_tasks": 2, "recorded_tasks": 2, "n_way": 2, "weight_loss": 0.1})
+    )
     for name in ("ltdi", "mean_head", "nearest_head"):
         method = (METHODS | BASELINES)[name](initialization, setup).to(META)
         method.initialization = initialization

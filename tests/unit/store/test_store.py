@@ -215,7 +215,7 @@ READ_AS = {"a.safetensors": store.read_tensors, "a.parquet": store.read_table, "
 def test_a_file_of_another_kind_or_version_is_named(tmp_path, monkeypatch, name):
     path = tmp_path / name
     KINDS[name](path)
-    with pytest.raises(InputError, match=f"{name}: holds 'body', and 'start' is needed"):
+    with pytest.raises(InputError, match=f"{name}: holds 'body', and 'initialization' is needed"):
         READ_AS[name](path, kind="initialization")
     monkeypatch.setattr(seals, "VERSION", seals.VERSION + 1)
     with pytest.raises(InputError, match=f"{name}: of version {seals.VERSION - 1}, and {seals.VERSION} is read"):
