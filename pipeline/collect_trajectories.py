@@ -26,7 +26,6 @@ from ltdi.utils.memory import check_fits
 from pipeline.common import params as parameters
 from pipeline.common.progress import follow
 from pipeline.common.stage import run
-from pipeline.common.suspects import suspect
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -168,10 +167,12 @@ def _check_dropped(table: pd.DataFrame, hparams: config.Trajectories) -> None:
         f"{len(lost)} of {len(table)} trajectories hold NaN or infinity, the first is task {first.task} of"
         f" {first.split} in {first.shard}"
     )
-    of = suspect(("trajectories", hparams.model_dump()))
     if len(lost) > hparams.max_dropped * len(table):
-        raise InputError(f"{named}; more than trajectories.max_dropped = {hparams.max_dropped} allows; lower {of}")
-    say(f"dropped: {named}; what is likely at fault: {of}")
+        raise InputError(
+            f"{named}; more than trajectories.max_dropped = {hparams.max_dropped} allows; lower"
+            f" trajectories.lr = {hparams.lr}"
+        )
+    say(f"dropped: {named}; they diverged; lower trajectories.lr = {hparams.lr} to keep them")
 
 
 if __name__ == "__main__":

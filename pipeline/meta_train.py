@@ -34,7 +34,6 @@ from ltdi.utils.trainer import Row, Training
 from pipeline.common import params as parameters
 from pipeline.common.checkpoints import resumable
 from pipeline.common.stage import run
-from pipeline.common.suspects import suspect
 from pipeline.meta_checks import check, check_refit
 
 # what dvc.yaml plots of the curve: without one of these columns DVC draws none; a vanilla process leaves some empty
@@ -200,8 +199,8 @@ def _finished(
     method: Method, training: Training, rows: Iterator[Row], key: str, params: SimpleNamespace, name: str
 ) -> tuple[pd.DataFrame, float]:
     """A training run to its end: its curve, and the seconds that it took; the method has the averaged weights."""
-    of = suspect(("meta", params.meta.model_dump(exclude={"refit"})), ("diffusion", params.diffusion.model_dump()))
-    found = resumable(training, rows, key, every=params.meta.val_every, name=name, suspect=of)
+    lr = f"meta.outer_lr = {params.meta.outer_lr}"
+    found = resumable(training, rows, key, every=params.meta.val_every, name=name, lr=lr)
     method.eval().load_state_dict(training.average)
     return found
 
