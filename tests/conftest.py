@@ -21,7 +21,7 @@ import torch
 from command import call
 from ruamel.yaml import YAML
 
-from bench.stages import read_stages
+from bench.harness.stages import read_stages
 from ltdi.datasets import DATASETS, glyphs
 from ltdi.store import seals
 
