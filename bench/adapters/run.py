@@ -19,8 +19,9 @@ from bench.adapters import dylora
 from bench.adapters.data import Held, clock, some_of_train
 from bench.adapters.peft_baselines import RATES, scores_by_steps
 from bench.adapters.without_steps import Row, probes, without_steps
+from bench.harness import options as opt
 from bench.harness import report, rows
-from bench.harness.settings import ONE_SEED, conf, defaults, override
+from bench.harness.settings import conf, defaults, override
 from bench.harness.stages import run_stages
 from ltdi.datasets.text_files import read_text_set
 from ltdi.inference.adapter_run import AdapterRun, shuffled
@@ -43,7 +44,7 @@ TABLE = conf("adapters_table")
 def main(
     root: Annotated[Path, typer.Option(help="GLUE's folder, or a zip of it.")],
     body: Annotated[str, typer.Option(help="A folder of transformers, or a name on the hub.")],
-    seed: Annotated[list[int], typer.Option(help="Of the generator.")] = ONE_SEED,
+    seed: Annotated[list[int], typer.Option(help="Of the generator.")] = opt.ONE_SEED,
     budget: Annotated[str, typer.Option(help="cpu, gpu or full, of bench/conf/adapters.yaml.")] = "cpu",
     method: Annotated[str, typer.Option(help="What generates.")] = "ltdi",
     part: Annotated[list[str], typer.Option(help="Of none (no step), lora, dylora, peft; all.")] = PARTS,

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from bench import RESULTS, RUNS
 from bench.figures.curves import World, curve, trained
+from bench.harness import options as opt
 from bench.harness.cells import why_missing
 from bench.harness.rows import FORMAT, origin
-from bench.harness.settings import RAW, Budget, Root, Runs, bench_params, changes_of, conf, defaults, override, pick
+from bench.harness.settings import bench_params, changes_of, conf, defaults, override, pick
 from bench.harness.stages import run_stages
 from ltdi.store import write_text
 from ltdi.tasks.batch import Batch
@@ -78,9 +79,9 @@ READINGS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 def main(
     name: Annotated[str, typer.Argument(help=f"One of 1, {', '.join(FIGURES)}.")],
     seed: Annotated[list[int] | None, typer.Option(help="May be repeated; if none, the budget's.")] = None,
-    budget: Budget = "figures",
-    root: Root = RAW,
-    runs: Runs = RUNS,
+    budget: opt.Budget = "figures",
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
 ) -> None:
     chosen, picture = pick(bench_params(), "budgets", budget), FOLDER / f"{name}.png"
     seeds = seed or chosen["seeds"]

@@ -13,8 +13,9 @@ import pandas as pd
 import typer
 
 from bench import BENCH, CELLS, FEW_SHOT
+from bench.harness import options as opt
 from bench.harness.rows import origin
-from bench.harness.settings import RAW, Root, bench_params, cell_params, override, pick
+from bench.harness.settings import bench_params, cell_params, override, pick
 from bench.harness.stages import digest_of_code, keys_of, run_stages, train_classes
 from bench.probes.audit import audit_rows
 from ltdi.datasets import mini_imagenet, omniglot
@@ -56,7 +57,7 @@ def planned(bench: Mapping[str, Any], setting: str, method: str, budget: str, ro
     } | {"params": params}
 
 
-def plan(budget: Chosen = "quick", root: Root = RAW) -> None:
+def plan(budget: Chosen = "quick", root: opt.Root = opt.RAW) -> None:
     bench = bench_params()
     for setting, method in product(bench["settings"], ("baselines", *bench["methods"])):
         say(f"{setting} {method}: {_state(planned(bench, setting, method, budget, root), CELLS / setting / method)}")
@@ -73,7 +74,7 @@ def cell(
     setting: Annotated[str, typer.Argument(help="A setting of bench/conf/params.yaml.")],
     method: Annotated[str, typer.Argument(help="A method of bench/conf/params.yaml, or baselines.")],
     budget: Chosen = "quick",
-    root: Root = RAW,
+    root: opt.Root = opt.RAW,
 ) -> None:
     bench = bench_params()
     pick(bench, "settings", setting)
@@ -88,7 +89,7 @@ def cell(
         measure(entry, folder)
 
 
-def cells(budget: Chosen = "quick", root: Root = RAW) -> None:
+def cells(budget: Chosen = "quick", root: opt.Root = opt.RAW) -> None:
     bench, failed = bench_params(), []
     pick(bench, "budgets", budget)
     for setting, method in product(bench["settings"], ("baselines", *bench["methods"])):

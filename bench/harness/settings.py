@@ -1,28 +1,15 @@
-"""From a row of bench/conf/params.yaml to the params of its stages; the options that several commands share."""
+"""From a row of bench/conf/params.yaml to the params of its stages."""
 
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from ruamel.yaml import YAML
 
 from bench import CONF, ROOT
 from ltdi.utils.errors import InputError
-
-Settings = Annotated[list[str], typer.Option("--setting", help="A setting of bench/conf/params.yaml; may be repeated.")]
-Seeds = Annotated[list[int], typer.Option("--seed", help="May be repeated.")]
-Base = Annotated[str, typer.Option(help="What variants change: a base of bench/conf/params.yaml.")]
-Budget = Annotated[str, typer.Option(help="A budget of bench/conf/params.yaml.")]
-Root = Annotated[Path, typer.Option(envvar="LTDI_DATA", help="The folder that holds the data sets.")]
-Shots = Annotated[list[int], typer.Option("--n-shot", help="Images of a class; may be repeated.")]
-Weights = Annotated[str, typer.Option(help="Of the body: a safetensors file in timm's keys, or hub.")]
-Runs = Annotated[Path, typer.Option(help="Where the stages' outputs are kept.")]
-RAW = Path("data/raw")
-ONE_SEED, LTDI = [0], ["ltdi"]
-NONE: list[str] = []
 
 
 @cache

@@ -9,19 +9,9 @@ import typer
 from torch import Tensor
 
 from bench import RUNS
+from bench.harness import options as opt
 from bench.harness.rows import add, origin
-from bench.harness.settings import (
-    ONE_SEED,
-    RAW,
-    Base,
-    Budget,
-    Root,
-    Runs,
-    Seeds,
-    Settings,
-    prefix_of,
-    variant_params,
-)
+from bench.harness.settings import prefix_of, variant_params
 from bench.harness.stages import run_stages
 from ltdi.evaluation.sharpness import largest_eigenvalue
 from ltdi.trajectories.storage import load_initialization, load_sources, load_trajectories
@@ -32,13 +22,13 @@ from ltdi.utils.seeding import generator
 
 
 def main(
-    setting: Settings,
+    setting: opt.Settings,
     variant: Annotated[str, typer.Option(help="The variant that is compared with Lt-Di.")] = "sam",
-    base: Base = "defaults",
-    seed: Seeds = ONE_SEED,
-    budget: Budget = "cpu",
-    root: Root = RAW,
-    runs: Runs = RUNS,
+    base: opt.Base = "defaults",
+    seed: opt.Seeds = opt.ONE_SEED,
+    budget: opt.Budget = "cpu",
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
 ) -> None:
     for each_seed, where in product(seed, setting):
         found = {}

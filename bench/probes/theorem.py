@@ -18,9 +18,10 @@ import typer
 from torch import Tensor
 
 from bench import RESULTS, RUNS
+from bench.harness import options as opt
 from bench.harness import report
 from bench.harness.rows import origin
-from bench.harness.settings import RAW, Base, Budget, Root, Runs, variant_params
+from bench.harness.settings import variant_params
 from bench.harness.stages import run_stages
 from ltdi.evaluation.sharpness import largest_eigenvalue
 from ltdi.learners.base import Learner
@@ -44,10 +45,10 @@ def main(
     variant: Annotated[str, typer.Option(help="Of bench/conf/params.yaml.")] = "ltdi",
     tasks: Annotated[int, typer.Option(help="How many meta-test tasks.")] = 300,
     seed: int = 0,
-    base: Base = "defaults",
-    budget: Budget = "quick",
-    root: Root = RAW,
-    runs: Runs = RUNS,
+    base: opt.Base = "defaults",
+    budget: opt.Budget = "quick",
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
 ) -> None:
     params = variant_params(setting, variant, base=base, budget=budget, seed=seed, root=root)
     data = run_stages(params, runs, until="generate_weights")

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from bench import RUNS
+from bench.harness import options as opt
 from bench.harness.rows import add, compared, origin, scored, summary
-from bench.harness.settings import ONE_SEED, RAW, Budget, Root, Runs, Seeds, Settings, variant_params
+from bench.harness.settings import variant_params
 from bench.harness.stages import run_stages
 from ltdi.bodies.registry import read_body
 from ltdi.methods.storage import read_method
@@ -26,14 +27,14 @@ MOST_QUERIES = 15
 
 
 def main(
-    setting: Settings,
-    seed: Seeds = ONE_SEED,
+    setting: opt.Settings,
+    seed: opt.Seeds = opt.ONE_SEED,
     ways: Annotated[list[int], typer.Option(help="Classes of a task; may be repeated.")] = WAYS,
     shots: Annotated[list[int], typer.Option(help="Support images of a class; may be repeated.")] = SHOTS,
     tasks: Annotated[int, typer.Option(help="Tasks a seed, of each number of classes and images.")] = 1000,
-    budget: Budget = "cpu",
-    root: Root = RAW,
-    runs: Runs = RUNS,
+    budget: opt.Budget = "cpu",
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
 ) -> None:
     where = device()
     for place, each in product(setting, seed):

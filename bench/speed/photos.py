@@ -19,9 +19,9 @@ from torch import Tensor
 
 import ltdi
 from bench import RESULTS
+from bench.harness import options as opt
 from bench.harness import report
 from bench.harness.rows import origin
-from bench.harness.settings import Weights
 from bench.probes.scale import watched
 from ltdi.bodies.embedding import embed
 from ltdi.bodies.registry import pretrained_body
@@ -38,7 +38,7 @@ N_WAY, N_SHOT, QUERIES = 5, 5, 50
 
 
 def main(
-    weights: Weights = "hub",
+    weights: opt.Weights = "hub",
     data: Annotated[Path, typer.Option(help="A finished run on such a body, for the answers.")] = Path("data"),
     pairs: Annotated[int, typer.Option(help="How many pairs of measurements a figure is the median of.")] = 5,
     child: Annotated[int, typer.Option(hidden=True)] = 0,

@@ -8,9 +8,10 @@ import typer
 from torch import Tensor
 
 from bench import RUNS
+from bench.harness import options as opt
 from bench.harness import report
 from bench.harness.rows import add, compared, origin, scores_by_method, summary
-from bench.harness.settings import ONE_SEED, RAW, Root, Runs, Seeds, bench_params, cell_params, override, pick
+from bench.harness.settings import bench_params, cell_params, override, pick
 from bench.harness.stages import run_stages
 from ltdi.store import read_json
 from ltdi.utils.console import say
@@ -19,9 +20,9 @@ from ltdi.utils.console import say
 def main(
     body: Annotated[list[str] | None, typer.Option(help="Of bench/conf/params.yaml; all where none is named.")] = None,
     setting: Annotated[list[str] | None, typer.Option(help="May be repeated; both where none is named.")] = None,
-    seed: Seeds = ONE_SEED,
-    root: Root = RAW,
-    runs: Runs = RUNS,
+    seed: opt.Seeds = opt.ONE_SEED,
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
 ) -> None:
     bench = bench_params()
     plan = bench["backbones"]

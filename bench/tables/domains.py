@@ -12,9 +12,10 @@ import typer
 from torch import Tensor
 
 from bench import RUNS
+from bench.harness import options as opt
 from bench.harness import report
 from bench.harness.rows import add, compared, origin, summary
-from bench.harness.settings import ONE_SEED, RAW, Root, Runs, Seeds, Weights, conf, defaults, override
+from bench.harness.settings import conf, defaults, override
 from bench.harness.stages import run_stages
 from ltdi.datasets import ImageSet
 from ltdi.learners.base import Classifier
@@ -35,12 +36,12 @@ ORDINARY = "ordinary"
 
 
 def main(
-    weights: Weights = "hub",
+    weights: opt.Weights = "hub",
     column: Annotated[list[str] | None, typer.Option(help="May be repeated; all where none is named.")] = None,
-    seed: Seeds = ONE_SEED,
+    seed: opt.Seeds = opt.ONE_SEED,
     tasks: Annotated[int, typer.Option(help="Of each column.")] = 1000,
-    root: Root = RAW,
-    runs: Runs = RUNS,
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
 ) -> None:
     deterministic()
     plan = conf("domains")

@@ -25,9 +25,10 @@ from torch import Tensor
 from bench import RESULTS, RUNS
 from bench.figures.curves import World, kept_key, on_the_way
 from bench.figures.figure import GLYPHS, found, lines
+from bench.harness import options as opt
 from bench.harness import report
 from bench.harness.rows import FORMAT, origin
-from bench.harness.settings import RAW, Root, Runs, bench_params, conf, defaults, override
+from bench.harness.settings import bench_params, conf, defaults, override
 from bench.harness.stages import run_stages
 from ltdi.diffusion import sampler
 from ltdi.meta_learning.reptile import OWN
@@ -58,8 +59,8 @@ def main(
     setting: Annotated[list[str] | None, typer.Option(help="May be repeated; if none, those of paper.yaml.")] = None,
     row: Annotated[list[str] | None, typer.Option(help="May be repeated; if none, those of paper.yaml.")] = None,
     regimes: Annotated[bool, typer.Option(help="Lt-Di beside Lv-Di in every regime of paper.yaml instead.")] = False,
-    root: Root = RAW,
-    runs: Runs = RUNS,
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
     processes: Annotated[int, typer.Option(help="Rows that are measured at a time.")] = os.cpu_count() or 1,
     results: Annotated[Path, typer.Option(help="Where paper.csv and paper.md are written.")] = RESULTS,
 ) -> None:

@@ -11,21 +11,10 @@ import torch
 from torch import Tensor
 
 from bench import RESULTS, RUNS
+from bench.harness import options as opt
 from bench.harness import report
 from bench.harness.rows import add, compared, origin, summary
-from bench.harness.settings import (
-    ONE_SEED,
-    RAW,
-    Root,
-    Runs,
-    Seeds,
-    Shots,
-    Weights,
-    bench_params,
-    conf,
-    defaults,
-    override,
-)
+from bench.harness.settings import bench_params, conf, defaults, override
 from bench.harness.stages import run_stages, train_classes
 from ltdi.store import read_json, read_table, write_text
 from ltdi.utils.console import say
@@ -48,7 +37,11 @@ def preset(weights: str, root: Path, seed: int, n_shot: int, *changes: Mapping[s
 
 
 def photos(
-    weights: Weights = "hub", n_shot: Shots = SHOTS, seed: Seeds = ONE_SEED, root: Root = RAW, runs: Runs = RUNS
+    weights: opt.Weights = "hub",
+    n_shot: opt.Shots = SHOTS,
+    seed: opt.Seeds = opt.ONE_SEED,
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
 ) -> None:
     for each, shots in product(seed, n_shot):
         params = preset(weights, root, each, shots, {"tasks.n_query": n_query(shots)})
@@ -85,7 +78,9 @@ def by_domain(data: Path) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def parts(weights: Weights = "hub", n_shot: int = 1, seed: int = 0, root: Root = RAW, runs: Runs = RUNS) -> None:
+def parts(
+    weights: opt.Weights = "hub", n_shot: int = 1, seed: int = 0, root: opt.Root = opt.RAW, runs: opt.Runs = RUNS
+) -> None:
     plan, found = conf("photo_parts"), {}
     about = {"seed": seed, "n_shot": n_shot, "tasks": plan["common"]["tasks.meta_val"], **origin()}
     for part, changes in plan["parts"].items():
@@ -96,12 +91,12 @@ def parts(weights: Weights = "hub", n_shot: int = 1, seed: int = 0, root: Root =
 
 
 def refit(
-    weights: Weights = "hub",
-    n_shot: Shots = REFIT_SHOTS,
+    weights: opt.Weights = "hub",
+    n_shot: opt.Shots = REFIT_SHOTS,
     seed: int = 0,
     tasks: int = 2000,
-    root: Root = RAW,
-    runs: Runs = RUNS,
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
 ) -> None:
     plan, lines = conf("photo_refit"), []
     for (held_out, domains), shots in product(plan["held_out"].items(), n_shot):

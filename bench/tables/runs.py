@@ -12,26 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from bench import BASELINE, BENCH, RUNS
+from bench.harness import options as opt
 from bench.harness.rows import add, compared, origin, scores_by_method, summary
-from bench.harness.settings import (
-    LTDI,
-    NONE,
-    ONE_SEED,
-    RAW,
-    Base,
-    Budget,
-    Root,
-    Runs,
-    Seeds,
-    Settings,
-    bench_params,
-    cell_params,
-    defaults,
-    override,
-    pick,
-    prefix_of,
-    variant_params,
-)
+from bench.harness.settings import bench_params, cell_params, defaults, override, pick, prefix_of, variant_params
 from bench.harness.stages import run_stages, train_classes
 from bench.probes.audit import audit_rows
 from ltdi.store import read_json, read_table, read_tensors, write_json, write_tensors
@@ -42,14 +25,16 @@ BODIES = BENCH / "bodies"
 
 
 def run(
-    setting: Settings,
-    variant: Annotated[list[str], typer.Option(help="One of bench/conf/params.yaml, or all; may be repeated.")] = LTDI,
-    base: Base = "defaults",
-    seed: Seeds = ONE_SEED,
+    setting: opt.Settings,
+    variant: Annotated[
+        list[str], typer.Option(help="One of bench/conf/params.yaml, or all; may be repeated.")
+    ] = opt.LTDI,
+    base: opt.Base = "defaults",
+    seed: opt.Seeds = opt.ONE_SEED,
     train_on_val: Annotated[bool, typer.Option(help="Train on the meta-val classes too (final rows).")] = False,
-    budget: Budget = "cpu",
-    root: Root = RAW,
-    runs: Runs = RUNS,
+    budget: opt.Budget = "cpu",
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
 ) -> None:
     chosen: dict[str, Any] = {"base": base, "budget": budget, "root": root, "train_on_val": train_on_val}
     for each, where, name in product(
@@ -92,9 +77,9 @@ def _times(metrics: dict[str, Any]) -> dict[str, float]:
 
 def search(
     setting: Annotated[str, typer.Option(help="A setting of bench/conf/params.yaml.")] = "glyphs-5w1s",
-    method: Annotated[list[str], typer.Option(help="A method; all if none is named.")] = NONE,
-    budget: Budget = "quick",
-    root: Root = RAW,
+    method: Annotated[list[str], typer.Option(help="A method; all if none is named.")] = opt.NONE,
+    budget: opt.Budget = "quick",
+    root: opt.Root = opt.RAW,
 ) -> None:
     """Every method has the same number of candidates, the same steps and tasks; the best one is written into
     ``methods`` of bench/conf/params.yaml by hand."""
@@ -112,7 +97,7 @@ def search(
 
 
 def bodies(
-    data: Annotated[list[str], typer.Argument(help="Data sets of bench/conf/params.yaml.")], root: Root = RAW
+    data: Annotated[list[str], typer.Argument(help="Data sets of bench/conf/params.yaml.")], root: opt.Root = opt.RAW
 ) -> None:
     bench = bench_params()
     for name in data:

@@ -11,9 +11,10 @@ import typer
 from torch import Tensor
 
 from bench import RUNS
+from bench.harness import options as opt
 from bench.harness import report
 from bench.harness.rows import add, origin, summary
-from bench.harness.settings import ONE_SEED, RAW, Root, Runs, Seeds, Shots, Weights, conf
+from bench.harness.settings import conf
 from bench.harness.stages import run_stages
 from bench.tables.photos import SHOTS, n_query, preset
 from ltdi.meta_learning.model_selection import scores_on_new_tasks
@@ -40,12 +41,12 @@ AGAIN = "+"
 
 
 def main(
-    weights: Weights = "hub",
-    n_shot: Shots = SHOTS,
-    seed: Seeds = ONE_SEED,
+    weights: opt.Weights = "hub",
+    n_shot: opt.Shots = SHOTS,
+    seed: opt.Seeds = opt.ONE_SEED,
     tasks: Annotated[int, typer.Option(help="Of each meta-test domain.")] = 1000,
-    root: Root = RAW,
-    runs: Runs = RUNS,
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
 ) -> None:
     deterministic()
     for each, shots in product(seed, n_shot):
@@ -83,7 +84,7 @@ def rows(data: Path, domains: list[str], n_shot: int, seed: int, n_tasks: int) -
             cell = {"setting": domain, "n_shot": n_shot, "present": present, "seed": seed, **origin()}
             for name, own in scores.items():
                 ahead, half = mean_and_ci95(scores[trained + AGAIN] - own)
-                found = getattr(methods[name], "hyperparameters", {})
+                found = getattr(methods[name], "hparams", {})
                 row = cell | {"method": name, **summary(own), "ahead": ahead, "ahead_ci95": half}
                 yield row | {"hyperparameters": " ".join(f"{key}={value}" for key, value in found.items())}
 

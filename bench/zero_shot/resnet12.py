@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench import RESULTS
+from bench.harness import options as opt
 from bench.harness import report
 from bench.harness.rows import origin
-from bench.harness.settings import LTDI
 from bench.zero_shot.data import files_of, parts_of
 from bench.zero_shot.run import OF_NAMES, measured
 from ltdi.bodies.embedding import embed
@@ -43,7 +43,7 @@ def main(
     body_images: Annotated[int, typer.Option(help="Of a class, that the body is trained on.")] = 90,
     body_steps: Annotated[int, typer.Option(help="Of the body's training.")] = 300,
     steps: Annotated[int, typer.Option(help="Of meta-training.")] = 120,
-    method: Annotated[list[str], typer.Option(help="What generates; may be repeated.")] = LTDI,
+    method: Annotated[list[str], typer.Option(help="What generates; may be repeated.")] = opt.LTDI,
 ) -> None:
     of_tiny, of_cifar = pixels(tiny, "train", images + body_images), pixels(cifar, "test", 5 * images)
     names, wnids = read_descriptions(classes), list(of_tiny)

@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bench import BENCH, RESULTS
+from bench.harness import options as opt
 from bench.harness import report
 from bench.harness.rows import origin, scored
-from bench.harness.settings import NONE, ONE_SEED, Seeds, conf
+from bench.harness.settings import conf
 from bench.zero_shot import tracks
 from bench.zero_shot.data import features, files_of, further, shuffled, split
 from bench.zero_shot.world import (
@@ -62,12 +63,12 @@ def main(
     body: Annotated[Path, typer.Option(help="tf_efficientnet_lite0's weights in timm's keys.")],
     classes: Annotated[Path, typer.Option(help="A wnid, a tab and a name for each row of its classifier.")],
     encoder: Annotated[str, typer.Option(help="A text encoder: a folder, or the hub's name of one.")],
-    seed: Seeds = ONE_SEED,
+    seed: opt.Seeds = opt.ONE_SEED,
     images: Annotated[int, typer.Option(help="Of a class, the first half labelled for what needs that.")] = 60,
     steps: Annotated[int, typer.Option(help="Of meta-training.")] = 120,
     prompts: Annotated[str, typer.Option(help="A set of ltdi/prompts.json.")] = "photos",
     method: Annotated[list[str], typer.Option(help="What generates; may be repeated.")] = GENERATORS,
-    data: Annotated[list[str], typer.Option(help="NAME=FOLDER of a further data set, e.g. pets=data/raw.")] = NONE,
+    data: Annotated[list[str], typer.Option(help="NAME=FOLDER of a further data set, e.g. pets=data/raw.")] = opt.NONE,
     picture: Annotated[Path | None, typer.Option(help="Where to draw a task with its images, for oneself.")] = None,
 ) -> None:
     torch.manual_seed(0)
