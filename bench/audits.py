@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.machine import origin
 from bench.text import percent, table
-from ltdi.evaluation.condition_ablation import CONDITIONS, RIGHT, audit_run
+from ltdi.evaluation.condition_ablation import CONDITIONS, RIGHT, compare_conditions
 
 TASKS = 200
 COLUMNS = (*CONDITIONS, "mean of the training weights", "nearest training weights")
@@ -16,7 +16,7 @@ COLUMNS = (*CONDITIONS, "mean of the training weights", "nearest training weight
 
 def audit_rows(data: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each kind of weights that a finished run's method is audited by; ``about`` says which cell it is."""
-    found = audit_run(data, n_tasks=TASKS)
+    found = compare_conditions(data, n_tasks=TASKS)
     return [
         {**about, "weights": row.weights, "tasks": TASKS, "accuracy": row.score, "ci95": row.ci95}
         | {"paired_diff": row.difference, "paired_ci95": row.difference_ci95, **origin()}

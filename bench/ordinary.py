@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ltdi.datasets import ImageSet
 from ltdi.learners.base import Classifier
-from ltdi.methods.baselines.logistic import CS, logistic_weights
+from ltdi.methods.baselines.logistic import C_VALUES, logistic_weights
 from ltdi.tasks.class_tasks import context_of
 from ltdi.utils.errors import InputError
 
@@ -50,7 +50,7 @@ class Ordinary:
             labels = torch.arange(len(names)).repeat_interleave(torch.tensor([len(each) for each in asked]))
             return ((torch.cat(asked) @ weight.T + bias).argmax(1).cpu() == labels).float().mean().item()
 
-        best = max(CS, key=lambda c: sum(right(i, c) for i in range(len(by_domain))))
+        best = max(C_VALUES, key=lambda c: sum(right(i, c) for i in range(len(by_domain))))
         return cls(learner, *_fitted(learner, by_domain, names, best))
 
 

@@ -14,8 +14,13 @@ from bench.text import percent, table
 from bench.zero_shot_data import Split
 from ltdi.initialization.closed_form import linear_classifier
 from ltdi.methods.common.base import Method
-from ltdi.methods.common.name_image_fusion import IMAGES, Joiner, chosen, right
-from ltdi.methods.common.name_image_fusion import NAMES as NAMES_ALONE
+from ltdi.methods.common.name_image_fusion import (
+    IMAGES_ONLY,
+    NAMES_ONLY,
+    NameImageFusion,
+    direction_accuracy,
+    select_fusion,
+)
 from ltdi.tasks.base import batches
 from ltdi.tasks.feature_normalization import FeatureMap
 from ltdi.tasks.named_class_tasks import NamedClassTasks
@@ -100,12 +105,14 @@ def unlabelled(method: Method, split: Split, mean: Tensor, seed: int) -> dict[st
     """Track B: test -> how it is scored -> accuracies (M,); sharpness and the share of its own chosen on meta-val."""
     heads, known = directions(method, split["meta_val"], seed), asked(split["meta_val"], mean)
     hparams = [(sharpness, own) for sharpness in SHARPNESSES for own in OWN]
-    best = max(hparams, key=lambda each: right(with_unlabelled(heads, known[0], *each), *known).mean().item())
+    best = max(
+        hparams, key=lambda each: direction_accuracy(with_unlabelled(heads, known[0], *each), *known).mean().item()
+    )
     found = {}
     for test in ("cifar", "tiny"):
         heads, known = directions(method, split[test], seed), asked(split[test], mean)
         moved = with_unlabelled(heads, known[0], *best)
-        found[test] = {"as it is": right(moved, *known), "matched": right_matched(moved, *known)}
+        found[test] = {"as it is": direction_accuracy(moved, *known), "matched": right_matched(moved, *known)}
         found[test]["no image, matched"] = right_matched(heads, *known)
     return found
 
@@ -116,22 +123,22 @@ def joined(
     """Names and K images of each class, or of every second one, as ``ltdi classify --names … --examples …`` joins them:
     test -> "K which" -> accuracies (M,). How is chosen on meta-val tasks of as many classes and images."""
     learner, found = linear_classifier(method.learner, "joined"), {}
-    joiner = Joiner(learner, method, mean, split["meta_val"].of)
+    joiner = NameImageFusion(learner, method, mean, split["meta_val"].of)
     for test in ("cifar", "tiny"):
         named, row = directions(method, split[test], seed), {}
         query = split[test].batch(torch.arange(len(split[test]))).query
         for shots, half in product(SHOTS, (False, True)):
             counts = torch.full((named.shape[1],), shots)
             counts[1::2] *= not half
-            best, _ = chosen(joiner.named, joiner.of, mean, counts, generator(seed, "joined"))
+            best, _ = select_fusion(joiner.name_directions, joiner.of, mean, counts, generator(seed, "joined"))
             rows = seen(labelled[test][:, :shots])[split[test].classes]
             present = (counts > 0)[None, :, None].expand(rows.shape[:3]).to(rows)
-            for way, joining in {"names": NAMES_ALONE, "images": IMAGES, "both": best}.items():
+            for way, joining in {"names": NAMES_ONLY, "images": IMAGES_ONLY, "both": best}.items():
                 centre = joining.centre(mean, rows, present)
                 made = joining.directions(named, rows, present, centre)
                 images = F.normalize(query["inputs"] - centre[:, None], dim=-1)
-                row[f"{shots}{' of half' if half else ''} {way}"] = right(made, images, query["labels"])
-            row[f"{shots}{' of half' if half else ''} worth"] = torch.tensor([best.worth]).clamp(max=999).double()
+                row[f"{shots}{' of half' if half else ''} {way}"] = direction_accuracy(made, images, query["labels"])
+            row[f"{shots}{' of half' if half else ''} worth"] = torch.tensor([best.name_weight]).clamp(max=999).double()
         found[test] = row
     return found
 

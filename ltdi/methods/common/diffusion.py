@@ -14,9 +14,9 @@ from ltdi.diffusion.denoiser import Skip
 from ltdi.diffusion.process import VanillaProcess
 from ltdi.initialization import Initialization
 from ltdi.initialization.gaussian import Fresh
-from ltdi.meta_learning.reptile import OWN, Phi, called, weighted
+from ltdi.meta_learning.reptile import CURRENT_PARAMETERS, Phi, functional_forward, weighted_sum
 from ltdi.methods.common.setup import Setup
-from ltdi.methods.common.trained import ReptileTrained, of_unit_size
+from ltdi.methods.common.trained import ReptileTrainedMethod, unit_rms
 from ltdi.tasks.base import Context, Task, TaskSource, batches
 from ltdi.tasks.batch import batch_size, map_batch
 from ltdi.trajectories.collection import Trajectories
@@ -24,7 +24,7 @@ from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator as named_generator
 
 
-class DiffusionMethod(ReptileTrained):
+class DiffusionMethod(ReptileTrainedMethod):
     """Diffusion of weights, given the context.
 
     The chain runs in x = (w − centre) / scale. At generation all tasks start from the same noise, so that
@@ -60,7 +60,7 @@ class DiffusionMethod(ReptileTrained):
         if isinstance(skip := self.denoiser.skip, Skip):
             # ε is x_t itself but for a small part where t is large: from zero, a network is long in finding that
             with torch.no_grad():
-                skip.factor.copy_(self.process.linear_guess(diffusion.prediction)[:, None])
+                skip.factor.copy_(self.process.linear_estimate(diffusion.prediction)[:, None])
 
     # -- the chain ---------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ class DiffusionMethod(ReptileTrained):
         if self.initialization.shown:
             channels.append(task["shown"])
         x = torch.stack(channels, 1) if len(channels) > 1 else x_t[:, None]
-        output = called(self.denoiser, phi, x, t, task["rows"], task.get("present"))
+        output = functional_forward(self.denoiser, phi, x, t, task["rows"], task.get("present"))
         return self.process.epsilon(output, x_t, t, self.diffusion.prediction)
 
     def _example_gradient(self, x_t: Tensor, task: Mapping[str, Any]) -> Tensor:
@@ -80,48 +80,50 @@ class DiffusionMethod(ReptileTrained):
         see."""
         loss = self.learner.loss
         g = grad(lambda x: loss(self.to_w(x, task["centre"]), task["examples"]).sum())(x_t.detach())
-        return of_unit_size(g)
+        return unit_rms(g)
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
-        *_, (_, x_0, _) = self._states(self._known(context, centre), generator)
+        *_, (_, x_0, _) = self._denoising_steps(self._conditioning(context, centre), generator)
         return self.to_w(x_0, centre)
 
     @torch.no_grad()
-    def generate_chain(self, context: Context, *, generator: torch.Generator) -> Tensor:
+    def generate_sampling_trajectory(self, context: Context, *, generator: torch.Generator) -> Tensor:
         """The weights at every state of the chain that leads to the generated ones, t = T … 0: (T+1, B, D)."""
         centre = self.initialization.centre(context)
-        return self.tempered(self.chain(context, centre, generator=generator), centre, context)
+        return self.apply_update_scale(self.sampling_trajectory(context, centre, generator=generator), centre, context)
 
-    def chain(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
+    def sampling_trajectory(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
         """The weights at every state, at full update scale, t = T … 0: (T+1, B, D)."""
-        states = self._states(self._known(context, centre), generator)
+        states = self._denoising_steps(self._conditioning(context, centre), generator)
         return torch.stack([self.to_w(x_t, centre) for _, x_t, _ in states])
 
-    def _states(self, task: Mapping[str, Any], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _denoising_steps(
+        self, task: Mapping[str, Any], generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """What the sampler yields on its way; all tasks share the noise."""
         n_way = task["rows"].shape[1]
         x_T, noise = self._draw_noise(task["centre"][:1], n_way, generator, last=True)
-        epsilon = partial(self.epsilon, OWN, task=task)
-        return self._chain(epsilon, x_T.expand_as(task["centre"]), noise)
+        epsilon = partial(self.epsilon, CURRENT_PARAMETERS, task=task)
+        return self._denoise(epsilon, x_T.expand_as(task["centre"]), noise)
 
-    def _chain(
+    def _denoise(
         self, epsilon: Callable[[Tensor, Tensor], Tensor], x_T: Tensor, noise: Tensor | None, until: int = 0
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         step, scaled = sampler.SAMPLERS[self.diffusion.sampler], self.diffusion.scaled_joins
-        return sampler.chain(self.process, epsilon, x_T, noise, until, step=step, scaled_joins=scaled)
+        return sampler.denoise(self.process, epsilon, x_T, noise, until, step=step, scaled_joins=scaled)
 
-    def _known(self, context: Context, centre: Tensor) -> dict[str, Any]:
+    def _conditioning(self, context: Context, centre: Tensor) -> dict[str, Any]:
         """What is known of a task: its centre (B, D), ``shown`` (B, D) where the denoiser is shown it, rows
         (B, N, K, C) and, where some are missing, which of them are there, ``present`` (B, N, K), and the examples where
         the denoiser sees their gradient. Of the rows their mean alone, where it makes no more of them."""
-        known: dict[str, Any] = {"centre": centre}
+        conditioning: dict[str, Any] = {"centre": centre}
         if self.initialization.shown:
-            known["shown"] = of_unit_size(centre)
+            conditioning["shown"] = unit_rms(centre)
         if self.sees_means:
-            known["rows"] = context.means[:, :, None]
+            conditioning["rows"] = context.means[:, :, None]
         else:
-            known |= {"rows": context.rows} | ({} if context.mask is None else {"present": context.present})
-        return known | {"examples": context.examples} if self.diffusion.gradient_input else known
+            conditioning |= {"rows": context.rows} | ({} if context.mask is None else {"present": context.present})
+        return conditioning | {"examples": context.examples} if self.diffusion.gradient_input else conditioning
 
     def _draw_noise(
         self, centre: Tensor, n_way: int, stream: torch.Generator, *, last: bool
@@ -148,12 +150,12 @@ class DiffusionMethod(ReptileTrained):
 
     def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
         centre, T = self.initialization.centre(task.context), self.process.schedule.T
-        known = self._known(task.context, centre)
+        conditioning = self._conditioning(task.context, centre)
         # new tasks are the last of an inner step
         x_T, chain_noise = self._draw_noise(
             centre, task.context.n_way, stream, last=points is None and self.meta.inner_steps == 1
         )
-        drawn = known | {"query": task.query, "x_T": x_T}
+        drawn = conditioning | {"query": task.query, "x_T": x_T}
         if chain_noise is not None:
             drawn["chain_noise"] = chain_noise.transpose(0, 1)
         if points is None:
@@ -174,9 +176,11 @@ class DiffusionMethod(ReptileTrained):
 
     def step_loss(self, stream: torch.Generator) -> Callable[[Phi, Mapping[str, Any]], Tensor]:
         """Of the states that the sampler visits one a step, the same for all: in equal time that is more tasks."""
-        return partial(self.loss_of, visit=int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream)))
+        return partial(
+            self.functional_loss, visit=int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream))
+        )
 
-    def loss_of(self, phi: Phi, batch: Mapping[str, Any], visit: int = 1) -> Tensor:
+    def functional_loss(self, phi: Phi, batch: Mapping[str, Any], visit: int = 1) -> Tensor:
         """The loss of each task (B,): of a share ``visited`` of the tasks on the state that the sampler visits at time
         ``visit``, of the others on a state from the data. A new task has no states but the former, and a task that is
         alone counts in both by their shares."""
@@ -187,7 +191,7 @@ class DiffusionMethod(ReptileTrained):
                 (1 - on_policy, self._loss_from_data(phi, batch)),
                 (on_policy, self._loss_on_policy(phi, batch, visit)),
             ]
-            return weighted(parts)
+            return weighted_sum(parts)
         n = round(on_policy * B)
         if n == B:
             return self._loss_on_policy(phi, batch, visit)
@@ -204,7 +208,7 @@ class DiffusionMethod(ReptileTrained):
     def _loss_on_policy(self, phi: Phi, batch: Mapping[str, Any], visit: int) -> Tensor:
         with torch.no_grad():  # the state is given, not learned through: every step is a regression of its own
             noise = batch["chain_noise"].transpose(0, 1) if "chain_noise" in batch else None
-            *_, (t, x_t, _) = self._chain(partial(self.epsilon, phi, task=batch), batch["x_T"], noise, until=visit)
+            *_, (t, x_t, _) = self._denoise(partial(self.epsilon, phi, task=batch), batch["x_T"], noise, until=visit)
         return self._loss_at(phi, x_t, t, batch)
 
     def _loss_at(self, phi: Phi, x_t: Tensor, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
@@ -213,14 +217,20 @@ class DiffusionMethod(ReptileTrained):
         if "points" in batch:
             i = _at(batch["i"], t)
             weights = self.process.loss(
-                epsilon, x_t, t, i, _pick(batch["points"], i), self.diffusion.weighting, self.shares(epsilon.shape[-1])
+                epsilon,
+                x_t,
+                t,
+                i,
+                _pick(batch["points"], i),
+                self.diffusion.weighting,
+                self.coordinate_weights(epsilon.shape[-1]),
             )
             losses.append((self.meta.weight_loss, weights))
         if self.meta.query_loss > 0:
             # the weights that the state points at must work on the query, whichever recorded point it stands for
             w = self.to_w(self.process.endpoint(epsilon, x_t, t, self.process.target(t)), batch["centre"])
             losses.append((self.meta.query_loss, self.learner.loss(w, batch["query"])))
-        return weighted(losses)
+        return weighted_sum(losses)
 
     @torch.no_grad()
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
@@ -233,7 +243,7 @@ class DiffusionMethod(ReptileTrained):
                 times = torch.full_like(batch["t"], t)
                 i = self.process.target(times)
                 x_t = self.process.sample(_pick(batch["points"], i), times, i, batch["noise"])
-                epsilon = self.epsilon(OWN, x_t, times, batch)
+                epsilon = self.epsilon(CURRENT_PARAMETERS, x_t, times, batch)
                 loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights")
                 losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
         return {name: torch.cat(values).mean().item() for name, values in sorted(losses.items())}

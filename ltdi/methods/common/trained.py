@@ -38,7 +38,7 @@ class TrainedMethod(Method):
     not carry over to other classes, it does no harm.
     """
 
-    records: ClassVar[bool] = True
+    uses_trajectories: ClassVar[bool] = True
     """Whether it learns from the recorded trajectories."""
 
     layer_scale: Tensor
@@ -49,11 +49,11 @@ class TrainedMethod(Method):
         super().__init__(initialization, setup)
         meta = setup.meta
         # what has no weight in the loss is not drawn
-        recorded, new = self.records and meta.weight_loss > 0, meta.query_loss > 0
+        recorded, new = self.uses_trajectories and meta.weight_loss > 0, meta.query_loss > 0
         self.meta = replace(meta, recorded_tasks=recorded * meta.recorded_tasks, new_tasks=new * meta.new_tasks)
         self.fixed_n_way = initialization.fixed_n_way
         slot = self.space.slot_layer if initialization.shown else None
-        self.n_told = self.learner.n_numbers + (self.space.numbers[slot] if slot else 0)
+        self.conditioning_width = self.learner.n_numbers + (self.space.numbers[slot] if slot else 0)
         self.register_buffer("layer_scale", torch.ones(len(self.space.layers)))
         self.register_buffer("reference", torch.zeros(self.learner.n_reference))
         self.register_buffer("update_scale", torch.ones(len(SCALE_SHOTS)))
@@ -84,8 +84,10 @@ class TrainedMethod(Method):
         for tasks in batches(len(train)):
             context = train.context(tasks)
             rows = {context.rows.shape[-1]: context.rows[context.present > 0]}
-            if self.n_told != context.rows.shape[-1]:
-                rows[self.n_told] = self.told(context, self.initialization.centre(context)).flatten(0, 1)
+            if self.conditioning_width != context.rows.shape[-1]:
+                rows[self.conditioning_width] = self.conditioning(context, self.initialization.centre(context)).flatten(
+                    0, 1
+                )
             for n_numbers, values in rows.items():
                 values = values.double()
                 sums = torch.stack([torch.ones_like(values[0]) * len(values), values.sum(0), values.square().sum(0)])
@@ -101,9 +103,9 @@ class TrainedMethod(Method):
     @torch.no_grad()
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         centre = self.initialization.centre(context)
-        return self.tempered(self.propose(context, centre, generator=generator), centre, context)
+        return self.apply_update_scale(self.propose(context, centre, generator=generator), centre, context)
 
-    def tempered(self, w: Tensor, centre: Tensor, context: Context) -> Tensor:
+    def apply_update_scale(self, w: Tensor, centre: Tensor, context: Context) -> Tensor:
         """Weights (…, B, D) drawn back to the centre by the update scale for as many rows a slot as the task has in the
         mean."""
         if context.mask is None:
@@ -143,24 +145,24 @@ class TrainedMethod(Method):
             gain, ci95 = mean_and_ci95(those[best] - none)
             self.update_scale[j] = UPDATE_SCALES[best] if gain > ci95 else 0.0
 
-    def choose_as(self, other: Method) -> None:
+    def copy_selection(self, other: Method) -> None:
         assert isinstance(other, TrainedMethod)
         self.update_scale.copy_(other.update_scale)
 
-    def told(self, context: Context, centre: Tensor) -> Tensor:
+    def conditioning(self, context: Context, centre: Tensor) -> Tensor:
         """What is known of each slot as one row (B, N, n_told): the mean of its rows and, where the start holds more
         than these (``Start.shown``), where its weights start (B, D), of unit size: denoisers are shown no more."""
         rows = context.means
-        if self.n_told == rows.shape[-1]:
+        if self.conditioning_width == rows.shape[-1]:
             return rows
-        own = self.space.tokens(of_unit_size(centre))[str(self.space.slot_layer)]
+        own = self.space.tokens(unit_rms(centre))[str(self.space.slot_layer)]
         return torch.cat([rows, own], -1)
 
     def scale(self, dim: int) -> Tensor:
         """(``dim``,), kept by layer, so that weights for any number of classes have one."""
         return self.space.spread(self.layer_scale, dim)
 
-    def shares(self, dim: int) -> Tensor:
+    def coordinate_weights(self, dim: int) -> Tensor:
         """What each number of x counts in the weight loss (``dim``,), 1 in the mean: every layer as much as another."""
         sizes = [neurons * numbers for neurons, numbers in self.space.sizes(dim)]
         equal = self.layer_scale.new_tensor([dim / len(sizes) / size for size in sizes])
@@ -181,9 +183,9 @@ class TrainedMethod(Method):
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
     ) -> Iterator[Row]:
         while training.step < training.steps:
-            stream = step_stream(seed, training.step)
+            stream = step_generator(seed, training.step)
             source, recorded = trajectories.at(training.step, train)
-            parts = TaskBatch.draw(source, self.meta, stream).parts(source, recorded, self.meta, stream)
+            parts = MetaBatch.draw(source, self.meta, stream).parts(source, recorded, self.meta, stream)
             loss = torch.stack([self.loss(task, points, stream).mean() for task, points in parts]).sum()
             loss.backward()
             training.descend()
@@ -194,12 +196,12 @@ class TrainedMethod(Method):
         the trained weights', by ``shares``: (B,)."""
         loss = self.meta.query_loss * self.learner.loss(w, task.query)
         if points is not None:
-            squares = self.shares(w.shape[-1]) * self.to_x(w, points[:, 0].to(w)).square()
+            squares = self.coordinate_weights(w.shape[-1]) * self.to_x(w, points[:, 0].to(w)).square()
             loss = loss + self.meta.weight_loss * squares.mean(-1)
         return loss
 
 
-class ReptileTrained(TrainedMethod):
+class ReptileTrainedMethod(TrainedMethod):
     """A generator trained by the two loops of REPTILE (Algorithm 2): its loss is a function of φ, its parameters, and
     of tensors."""
 
@@ -208,24 +210,24 @@ class ReptileTrained(TrainedMethod):
         them."""
         raise NotImplementedError
 
-    def loss_of(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
+    def functional_loss(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
         """The loss of each task (B,)."""
         raise NotImplementedError
 
     def step_loss(self, stream: torch.Generator) -> Callable[[Phi, Mapping[str, Any]], Tensor]:
         """``loss_of``, with what a step draws for all of its tasks at once."""
-        return self.loss_of
+        return self.functional_loss
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
     ) -> Iterator[Row]:
         while training.step < training.steps:
-            stream = step_stream(seed, training.step)
+            stream = step_generator(seed, training.step)
             source, recorded = trajectories.at(training.step, train)
-            tasks, loss_of = TaskBatch.draw(source, self.meta, stream), self.step_loss(stream)
+            tasks, functional_loss = MetaBatch.draw(source, self.meta, stream), self.step_loss(stream)
 
-            def mean_loss(phi: Phi, batch: Mapping[str, Any], loss_of: Callable = loss_of) -> Tensor:
-                return loss_of(phi, batch).mean()
+            def mean_loss(phi: Phi, batch: Mapping[str, Any], functional_loss: Callable = functional_loss) -> Tensor:
+                return functional_loss(phi, batch).mean()
 
             inner = [
                 [self.draw(*part, stream) for part in tasks.parts(source, recorded, self.meta, stream)]
@@ -241,7 +243,7 @@ class ReptileTrained(TrainedMethod):
             yield {"step": training.step, "loss": loss}
 
 
-class TaskBatch:
+class MetaBatch:
     """Which tasks a step of meta-training is made of: recorded ones, by number (B,), and new ones, by their names (B,
     …)."""
 
@@ -249,7 +251,7 @@ class TaskBatch:
         self.recorded, self.names, self.n_shot = recorded, names, n_shot
 
     @classmethod
-    def draw(cls, train: TaskSource, meta: Meta, stream: torch.Generator) -> "TaskBatch":
+    def draw(cls, train: TaskSource, meta: Meta, stream: torch.Generator) -> "MetaBatch":
         recorded = torch.randperm(len(train), generator=stream)[: meta.recorded_tasks]
         # evenly in its logarithm: the fewer images, the more there is to learn
         share = torch.rand((), generator=stream).item()
@@ -269,12 +271,12 @@ class TaskBatch:
         return parts
 
 
-def of_unit_size(x: Tensor) -> Tensor:
+def unit_rms(x: Tensor) -> Tensor:
     """Of each task (B, D)."""
     return x / (x.square().mean(-1, keepdim=True).sqrt() + 1e-6)
 
 
-def step_stream(seed: int, step: int) -> torch.Generator:
+def step_generator(seed: int, step: int) -> torch.Generator:
     """The random numbers of a step of meta-training, so that a resumed one goes on with the same; dropout draws them
     globally."""
     stream = named_generator(seed, "meta", step)
