@@ -104,7 +104,7 @@ report: $(READY) ## the last run as one page, data/report.html
 	@python -m pipeline.report
 
 campaign: $(READY) ## attacks by chance on all that reads or writes a file: SEED=0; 20 minutes
-	PYTHONPATH=. python tests/campaign.py --seed $(or $(SEED),0)
+	PYTHONPATH=.:tests python tests/robustness/campaign.py --seed $(or $(SEED),0)
 
 lock: $(READY) ## pin what is installed now
 	(sed -n '/^#/p' requirements.lock; pip freeze | grep -viE '^(nvidia|cuda|triton|-e |#)') > requirements.lock.new

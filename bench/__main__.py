@@ -40,6 +40,7 @@ COMMANDS = {
     ),
     "report": ("bench.report", "the readable tables and the picture of bench/results/"),
     "paper": ("bench.paper", "the paper's own form, from noise on recorded weights alone: paper.csv, paper.md"),
+    "paper-landscape": ("bench.paper_landscape", "trajectory and chains of that form over a loss: figures/"),
 }
 
 

@@ -26,7 +26,7 @@ from ltdi.datasets.text_files import read_text_set
 from ltdi.inference.adapter_run import AdapterRun, shuffled
 from ltdi.initialization.base import shared_draw
 from ltdi.learners.fitting import adapt
-from ltdi.methods.common.trained import SCALE_SHOTS
+from ltdi.methods.common.trained import UPDATE_SCALE_SHOTS
 from ltdi.store import write_text, write_tsv
 from ltdi.trajectories.storage import names
 from ltdi.utils.console import say
@@ -113,7 +113,7 @@ def _seeded(rows: Iterable[Row], seed: int) -> Iterator[Row]:
 def _told(run: AdapterRun) -> str:
     """What meta-val chose of the start and of the generator."""
     update_scale = getattr(run.method, "update_scale", torch.zeros(0)).tolist()
-    return f"start {run.method.initialization.values()}, update scale {update_scale} at {SCALE_SHOTS} shots"
+    return f"start {run.method.initialization.values()}, update scale {update_scale} at {UPDATE_SCALE_SHOTS} shots"
 
 
 def _baselines(run: AdapterRun) -> list[AdapterRun]:

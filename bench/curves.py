@@ -20,11 +20,12 @@ from bench.machine import origin
 from bench.plan import LOCATE
 from bench.settings import bench_params, changes_of, defaults, load_yaml, override, pick
 from bench.stages import name_of_code, read_stages, run_stages
+from ltdi.config import Denoiser, Diffusion, Meta
 from ltdi.initialization import Initialization
-from ltdi.methods import build
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.diffusion import DiffusionMethod
-from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.common.setup import Setup
+from ltdi.methods.registry import build
 from ltdi.store import digest, write_tsv
 from ltdi.tasks.base import TaskSource, batches
 from ltdi.trajectories.collection import Trajectories
@@ -36,7 +37,6 @@ from ltdi.utils.errors import InputError
 from ltdi.utils.metrics import weight_mse
 from ltdi.utils.seeding import generator
 from ltdi.utils.trainer import Training
-from pipeline.meta_train import OPTIMISED
 
 FORMS = ("paper", "default")
 GLYPHS = ("glyphs-5w1s",)
@@ -139,7 +139,7 @@ class World:
     def build(self, params: Mapping[str, Any]) -> Method:
         """The method of ``params``, not trained yet."""
         setup = Setup(
-            meta=Meta(**{key: value for key, value in params["meta"].items() if key not in OPTIMISED}),
+            meta=Meta(**params["meta"]).training,
             diffusion=Diffusion(**params["diffusion"]),
             denoiser=Denoiser(**params["denoiser"]),
             length=self.trajectories.length,

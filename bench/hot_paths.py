@@ -19,12 +19,13 @@ from bench.settings import defaults
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed
 from ltdi.bodies.feature_extractor import FeatureExtractor
+from ltdi.config import Denoiser, Diffusion, MetaTraining
 from ltdi.initialization.closed_form import Prototype
 from ltdi.learners import Lora, TwoLayerHead
 from ltdi.learners.fitting import gradient
-from ltdi.methods import build
 from ltdi.methods.common.diffusion import DiffusionMethod
-from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.common.setup import Setup
+from ltdi.methods.registry import build
 from ltdi.tasks.batch import Batch
 from ltdi.tasks.class_tasks import Classes, ClassTasks
 from ltdi.trajectories.collection import Trajectories, collect
@@ -71,10 +72,10 @@ class World:
 
     def method(self, **changes: int) -> DiffusionMethod:
         params = defaults()
-        keys = Meta.__dataclass_fields__
+        keys = MetaTraining.model_fields
         meta = {key: value for key, value in params["meta"].items() if key in keys} | changes
         setup = Setup(
-            Meta(**meta), Diffusion(**params["diffusion"]), Denoiser(**params["denoiser"]), 4, 5, 1, 64, CLASSES
+            MetaTraining(**meta), Diffusion(**params["diffusion"]), Denoiser(**params["denoiser"]), 4, 5, 1, 64, CLASSES
         )
         made = build("ltdi", self.initialization, setup, {}, seed=0).to(self.device)
         assert isinstance(made, DiffusionMethod)

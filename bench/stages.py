@@ -18,7 +18,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bench import ROOT, RUNS
-from bench.settings import baselines, load_yaml
+from bench.settings import load_yaml
 from ltdi.bodies.registry import HUB, is_ours
 from ltdi.store import digest, read_table, read_tensors, write_table
 
@@ -64,7 +64,8 @@ class Stage:
         files = {file for dep in deps if not dep.startswith("data/") for file in _sources(ROOT / dep)}
         if not params["method"]["baselines"]:
             # by their names, not by import: a method that cannot be imported stops its own cell alone
-            files -= {ROOT / f"ltdi/methods/{name}.py" for name in baselines() if name != params["method"]["name"]}
+            own = f"{params['method']['name']}.py"
+            files = {file for file in files if file.parent.name != "baselines" or file.name == own}
         return name_of_code(ROOT, tuple(sorted(files)))
 
 

@@ -111,9 +111,7 @@ def rows(data: Path, domains: list[str], n_shot: int, seed: int, n_tasks: int) -
             cell = {"setting": domain, "n_shot": n_shot, "present": present, "seed": seed, **origin()}
             for name, own in scores.items():
                 ahead, half = mean_and_ci95(scores[trained + AGAIN] - own)
-                hparams = " ".join(
-                    f"{key}={value}" for key, value in getattr(methods[name], "hyperparameters", {}).items()
-                )
+                hparams = " ".join(f"{key}={value}" for key, value in getattr(methods[name], "hparams", {}).items())
                 yield cell | {
                     "method": name,
                     **summary(own),

@@ -12,7 +12,7 @@ from bench.settings import load_yaml
 from bench.text import percent, table
 from bench.zero_shot_world import INITIALIZATION
 from ltdi.bodies.sentence_encoder import read_descriptions
-from ltdi.methods import BASELINES
+from ltdi.methods.registry import BASELINES
 from ltdi.utils.metrics import mean_and_ci95
 
 TESTS = {"cifar": "CIFAR-10, 10-way", "tiny": "Tiny-ImageNet, 50-way"}

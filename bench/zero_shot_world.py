@@ -12,13 +12,14 @@ from torch import Tensor
 
 from bench.settings import defaults
 from bench.zero_shot_data import RECORDED, Split
+from ltdi.config import Denoiser, Diffusion, MetaTraining
 from ltdi.initialization.closed_form import linear_classifier, prototype_weights
 from ltdi.initialization.from_names import SHARPNESSES, FromNames
 from ltdi.initialization.selection import of_names
 from ltdi.learners.base import Classifier
-from ltdi.methods import METHODS, build
 from ltdi.methods.common.base import Method, scores
-from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.common.setup import Setup
+from ltdi.methods.registry import METHODS, build
 from ltdi.scenarios.zero_shot import ZeroShot
 from ltdi.tasks.base import Context, batches
 from ltdi.tasks.feature_normalization import FeatureMap
@@ -29,6 +30,7 @@ from ltdi.utils.trainer import Training
 
 META: dict[str, Any] = {
     **{"n_way": 50, "min_shot": 1, "max_shot": 1, "new_tasks": 1, "recorded_tasks": 0, "query_images": 4},
+    **{"streamed_tasks": 0, "uses_per_trajectory": 1},
     **{"query_loss": 1.0, "weight_loss": 0.0, "inner_steps": 1, "inner_optimizer": "sgd", "inner_lr": 0.05},
 }
 COLLECTED: dict[str, Any] = {"optimizer": "adam", "lr": 2e-3, "steps": 3, "length": 4, "sam": 0.0, "augment": False}
@@ -73,7 +75,7 @@ class World:
     def _setup(self) -> Setup:
         params = defaults()
         return Setup(
-            meta=Meta(**META),
+            meta=MetaTraining(**META),
             diffusion=Diffusion(**params["diffusion"]),
             denoiser=Denoiser(**(params["denoiser"] | DENOISER)),
             length=COLLECTED["length"],

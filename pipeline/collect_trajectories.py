@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from ltdi import config
 from ltdi.initialization import Initialization
 from ltdi.initialization.selection import SELECTIONS
 from ltdi.scenarios import SCENARIOS
@@ -23,10 +24,8 @@ from ltdi.utils.devices import deterministic, device, give_back_memory, precisio
 from ltdi.utils.errors import InputError
 from ltdi.utils.memory import check_fits
 from pipeline.common import params as parameters
-from pipeline.common import sections
 from pipeline.common.progress import follow
 from pipeline.common.stage import run
-from pipeline.common.suspects import suspect
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -130,7 +129,7 @@ def _shard(
     return cache.keep(key, vars(recorded), {}, of=of, finite=False), recorded
 
 
-def _check(hparams: sections.Trajectories, scenario: Scenario) -> None:
+def _check(hparams: config.Trajectories, scenario: Scenario) -> None:
     of_names = {"fit_on": ("rows",), "initialization": ("from_names", "softmax_rows", "text_ridge", "kernel_ridge")}
     for key, values in of_names.items():
         if getattr(hparams, key) in values and "names" not in scenario.provides:
@@ -147,7 +146,7 @@ def _check(hparams: sections.Trajectories, scenario: Scenario) -> None:
 
 
 def _check_memory(
-    initialization: Initialization, sources: Mapping[str, TaskSource], hparams: sections.Trajectories
+    initialization: Initialization, sources: Mapping[str, TaskSource], hparams: config.Trajectories
 ) -> None:
     """Of what is collected together: a trajectory's points, the weights, their gradient and what an optimiser keeps."""
     of = max(sources.values(), key=lambda source: source.n_way)
@@ -159,7 +158,7 @@ def _check_memory(
     )
 
 
-def _check_dropped(table: pd.DataFrame, hparams: sections.Trajectories) -> None:
+def _check_dropped(table: pd.DataFrame, hparams: config.Trajectories) -> None:
     lost = table[~table.kept]
     if lost.empty:
         return
@@ -168,10 +167,12 @@ def _check_dropped(table: pd.DataFrame, hparams: sections.Trajectories) -> None:
         f"{len(lost)} of {len(table)} trajectories hold NaN or infinity, the first is task {first.task} of"
         f" {first.split} in {first.shard}"
     )
-    of = suspect(("trajectories", hparams.model_dump()))
     if len(lost) > hparams.max_dropped * len(table):
-        raise InputError(f"{named}; more than trajectories.max_dropped = {hparams.max_dropped} allows; lower {of}")
-    say(f"dropped: {named}; what is likely at fault: {of}")
+        raise InputError(
+            f"{named}; more than trajectories.max_dropped = {hparams.max_dropped} allows; lower"
+            f" trajectories.lr = {hparams.lr}"
+        )
+    say(f"dropped: {named}; they diverged; lower trajectories.lr = {hparams.lr} to keep them")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ltdi import config
 from ltdi.learners.base import Learner
 from ltdi.store import read_table, read_tensors, write_json, write_table, write_tsv
 from ltdi.store.run_layout import made_from
@@ -19,7 +20,6 @@ from ltdi.utils.devices import deterministic, device
 from ltdi.utils.errors import InputError
 from ltdi.utils.metrics import best_and_paired, mean_and_ci95, weight_mse
 from pipeline.common import params as parameters
-from pipeline.common import sections
 from pipeline.common.stage import run
 from pipeline.figures import draw_landscape
 from pipeline.summary import outcome
@@ -130,7 +130,7 @@ def _way(recorded: Trajectories, kept: Tensor, chain: Tensor | None) -> dict[str
     return way | {"chain": {f"x{t}": weight_mse(x_t, trained).mean().item() for t, x_t in timed}}
 
 
-def _landscape(data: Path, world: SimpleNamespace, chain: Tensor | None, hparams: sections.Evaluate) -> None:
+def _landscape(data: Path, world: SimpleNamespace, chain: Tensor | None, hparams: config.Evaluate) -> None:
     """The paper's Figure 1, left."""
     learner: Learner = world.learner
     test: TaskSource = world.test

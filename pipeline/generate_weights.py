@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ltdi import config
 from ltdi.bodies.feature_extractor import FeatureExtractor
 from ltdi.bodies.registry import read_body
 from ltdi.methods.common.base import Method
@@ -26,7 +27,6 @@ from ltdi.utils.devices import deterministic, device
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator
 from pipeline.common import params as parameters
-from pipeline.common import sections
 from pipeline.common.progress import follow
 from pipeline.common.stage import run
 
@@ -72,7 +72,7 @@ def main(params_file: Path, data: Path) -> None:
     say(", ".join(f"{t['name']} {t['ms_generate']:.2f} ms" for t in timings if t["batch"] == 1))
 
 
-def _generate(method: Method, test: TaskSource, folder: Path, seed: int, hparams: sections.Generate) -> None:
+def _generate(method: Method, test: TaskSource, folder: Path, seed: int, hparams: config.Generate) -> None:
     """The weights of all tasks, file by file; of a method with a learner of its own, which later stages do not have,
     the scores."""
     own = method.learner is not method.initialization.learner
@@ -94,7 +94,7 @@ def _generate(method: Method, test: TaskSource, folder: Path, seed: int, hparams
             first, held = int(tasks[-1]) + 1, []
 
 
-def _remedy(method: Method, hparams: sections.Generate) -> str:
+def _remedy(method: Method, hparams: config.Generate) -> str:
     """Of weights that are not finite: what to lower."""
     if isinstance(method, TestTimeRefinement) and method.adapt_steps:
         return f"lower generate.adapt_lr = {hparams.adapt_lr}"

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ltdi.bodies.registry import read_body
-from ltdi.methods import build, method_class
+from ltdi.config import MetaTraining
 from ltdi.methods.common.base import Method, scores
-from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.common.setup import Setup
+from ltdi.methods.registry import build, method_class
 from ltdi.methods.storage import write_method
 from ltdi.store import write_json, write_tsv
 from ltdi.store.code_digest import name_of
@@ -33,13 +34,11 @@ from ltdi.utils.trainer import Row, Training
 from pipeline.common import params as parameters
 from pipeline.common.checkpoints import resumable
 from pipeline.common.stage import run
-from pipeline.common.suspects import suspect
 from pipeline.meta_checks import check, check_refit
 
 # what dvc.yaml plots of the curve: without one of these columns DVC draws none; a vanilla process leaves some empty
 PLOTTED = ["loss", "val_loss_w0", "val_loss_w1", "val_loss_w2", "val_score"]
 # of the section meta: how it is optimised, and not what is
-OPTIMISED = {"steps", "outer_lr", "lr_schedule", "ema", "val_every", "refit"}
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -92,11 +91,11 @@ def _world(data: Path, names: list[str]) -> SimpleNamespace:
 
 
 def _setup(params: SimpleNamespace, world: SimpleNamespace) -> Setup:
-    meta = Meta(**params.meta.model_dump(exclude=OPTIMISED))
+    meta = params.meta.training
     setup = Setup(
         meta=meta,
-        diffusion=Diffusion(**params.diffusion.model_dump()),
-        denoiser=Denoiser(**params.denoiser.model_dump()),
+        diffusion=params.diffusion,
+        denoiser=params.denoiser,
         length=world.trajectories.length,
         n_way=world.val.n_way,
         n_shot=world.val.n_shot,
@@ -143,7 +142,7 @@ def _trained(
     return curve, seconds
 
 
-def _recorded(world: SimpleNamespace, meta: Meta, seed: int) -> Trajectories:
+def _recorded(world: SimpleNamespace, meta: MetaTraining, seed: int) -> Trajectories:
     """The trajectories that meta-training draws from: the stored ones, or such as are collected meanwhile."""
     if not meta.streamed_tasks:
         return world.trajectories
@@ -200,8 +199,8 @@ def _finished(
     method: Method, training: Training, rows: Iterator[Row], key: str, params: SimpleNamespace, name: str
 ) -> tuple[pd.DataFrame, float]:
     """A training run to its end: its curve, and the seconds that it took; the method has the averaged weights."""
-    of = suspect(("meta", params.meta.model_dump(exclude={"refit"})), ("diffusion", params.diffusion.model_dump()))
-    found = resumable(training, rows, key, every=params.meta.val_every, name=name, suspect=of)
+    lr = f"meta.outer_lr = {params.meta.outer_lr}"
+    found = resumable(training, rows, key, every=params.meta.val_every, name=name, lr=lr)
     method.eval().load_state_dict(training.average)
     return found
 

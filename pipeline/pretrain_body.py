@@ -15,7 +15,6 @@ from ltdi.utils.trainer import Training
 from pipeline.common import params as parameters
 from pipeline.common.checkpoints import resumable
 from pipeline.common.stage import run
-from pipeline.common.suspects import suspect
 
 
 def main(params_file: Path, data: Path) -> None:
@@ -28,8 +27,8 @@ def main(params_file: Path, data: Path) -> None:
         return _write(data, work, pd.DataFrame())
     training = Training(work.model, **work.optimizer)
     key = name_of("body", *work.inputs, code=work.code)
-    of = suspect(("body", params.body.model_dump()))
-    curve, _ = resumable(training, work.rows(training), key, every=500, name="pretrain_body", suspect=of)
+    lr = f"body.lr = {params.body.lr}"
+    curve, _ = resumable(training, work.rows(training), key, every=500, name="pretrain_body", lr=lr)
     work.model.load_state_dict(training.average)
     _write(data, work, curve)
 

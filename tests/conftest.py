@@ -20,10 +20,12 @@ import pytest
 import torch
 from command import call
 from ruamel.yaml import YAML
+from safetensors.torch import save_file
 
 from bench.stages import read_stages
 from ltdi.datasets import DATASETS, glyphs
 from ltdi.store import seals
+from ltdi.utils.seeding import generator
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STAGES = list(read_stages())
@@ -271,3 +273,15 @@ def imports_of() -> Callable[[Path], list[str]]:
         return sorted(set(names))
 
     return read
+
+
+@pytest.fixture
+def networks(tmp_path):
+    """Eight independent networks, in folders of their own, and a copy of the last."""
+    stream, folder = generator(0, "others"), tmp_path / "others"
+    for j in range(8):
+        (folder / f"net{j}").mkdir(parents=True)
+        tensors = {"a.weight": torch.randn(40, 50, generator=stream), "a.bias": torch.randn(40, generator=stream)}
+        save_file(tensors, folder / f"net{j}" / "model.safetensors")
+    shutil.copytree(folder / "net7", folder / "net8")
+    return folder

@@ -3,7 +3,7 @@
 import torch
 from worlds import World
 
-from ltdi import methods
+from ltdi.methods import registry
 from ltdi.methods.common.diffusion import DiffusionMethod
 from ltdi.methods.common.trained import TrainedMethod
 from ltdi.tasks.base import Context
@@ -13,7 +13,7 @@ from ltdi.utils.seeding import generator
 # those that tell classes from each other by their names have a world of their own, in test_described.py
 METHODS, BASELINES = (
     {name: method for name, method in each.items() if "names" not in method.needs}
-    for each in (methods.METHODS, methods.BASELINES)
+    for each in (registry.METHODS, registry.BASELINES)
 )
 DIFFUSIONS = [name for name, cls in METHODS.items() if issubclass(cls, DiffusionMethod)]
 

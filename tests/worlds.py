@@ -8,12 +8,13 @@ import torch
 
 from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.embedding import embed
+from ltdi.config import Denoiser, Diffusion, MetaTraining
 from ltdi.initialization import INITIALIZATIONS
 from ltdi.initialization.closed_form import ClosedForm
 from ltdi.learners import TwoLayerHead
-from ltdi.methods import build
 from ltdi.methods.common.base import Method
-from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.common.setup import Setup
+from ltdi.methods.registry import build
 from ltdi.tasks.base import Context
 from ltdi.tasks.class_tasks import Classes, ClassTasks
 from ltdi.trajectories.collection import Trajectories, collect
@@ -33,6 +34,11 @@ DIFFUSION = {
     "chain_noise": 0.0,
     "start_noise": 1.0,
     "gradient_input": False,
+    "min_alpha_bar": 0.0,
+    "noise": "gaussian",
+    "final_share": 0.0,
+    "sampler": "ddpm",
+    "scaled_joins": False,
 }
 PAPER = {"schedule": "linear", "prediction": "epsilon", "weighting": "theorem", "on_policy": 0.0}
 DENOISER = {
@@ -43,6 +49,8 @@ DENOISER = {
     "neurons_a_token": 4,
     "condition": "mean",
     "dropout": 0.0,
+    "skip": False,
+    "linear_map": False,
 }
 META = {
     "n_way": 5,
@@ -50,6 +58,8 @@ META = {
     "max_shot": 3,
     "new_tasks": 4,
     "recorded_tasks": 16,
+    "streamed_tasks": 0,
+    "uses_per_trajectory": 1,
     "query_images": 3,
     "inner_steps": 1,
     "inner_optimizer": "sgd",
@@ -163,7 +173,7 @@ class World:
         denoiser = DENOISER | denoiser
         of_fixed_n_way = {"n_way": n_way} if self.initialization.fixed_n_way or denoiser["name"] == "unet" else {}
         return Setup(
-            meta=Meta(**(META | of_fixed_n_way | meta)),
+            meta=MetaTraining(**(META | of_fixed_n_way | meta)),
             diffusion=Diffusion(**(DIFFUSION | diffusion)),
             denoiser=Denoiser(**denoiser),
             length=4,

@@ -78,8 +78,7 @@ class WeightTokenizer(nn.Module):
         return tokens
 
     def add_conditioning(self, tokens: dict[str, Tensor], condition: Tensor) -> dict[str, Tensor]:
-        """Add class-conditioning vectors (B, N, width) to the class slots; without class slots, their mean to all
-        tokens."""
+        """Add class-conditioning vectors (B, N, width) to the class slots; without slots, their mean to all tokens."""
         slots = self.space.slot_layer
         if slots is None:
             return {layer: part + condition.mean(1, keepdim=True) for layer, part in tokens.items()}

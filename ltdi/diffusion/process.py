@@ -185,6 +185,7 @@ class TrajectoryProcess(VanillaProcess):
     index_map = staticmethod(uniform_index_map)
 
     def target(self, t: Tensor) -> Tensor:
+        """Return the index i (B,) of the segment k(i) < t <= k(i+1) that holds t (B,)."""
         return torch.searchsorted(self.k, t) - 1
 
 
@@ -196,6 +197,7 @@ class LocalConsistencyProcess(TrajectoryProcess):
     """
 
     def draw_target(self, t: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw i (B,) uniformly among the recorded points with k(i) < t (B,)."""
         n_below = self.target(t) + 1
         u = torch.rand(t.shape, generator=generator, device=generator.device).to(t.device)
         return (u * n_below).long()

@@ -9,15 +9,20 @@ from torch import Tensor, nn
 class Schedule(nn.Module):
     """Tables of a decay schedule, indexed by integer times t of any shape.
 
-    ``alpha`` is α_t (T+1,) with α_0 = 1; ``alpha_bar`` is ᾱ_t = α_1 … α_t (T+1,) with ᾱ_0 = 1. The factors of
-    equation 1 are tabulated too, because on a GPU each scalar operation costs a kernel launch: ``sqrt_alpha``, √α_t,
-    and ``epsilon_factor``, (1 − α_t)/√(1 − ᾱ_t), which is undefined at t = 0.
+    The factors of equation 1 are tabulated too, because on a GPU each scalar operation costs a kernel launch.
+
+    Args:
+        alpha: α_t (T+1,) with α_0 = 1.
     """
 
     alpha: Tensor
+    """α_t (T+1,), α_0 = 1."""
     alpha_bar: Tensor
+    """ᾱ_t = α_1 … α_t (T+1,), ᾱ_0 = 1."""
     sqrt_alpha: Tensor
+    """√α_t (T+1,)."""
     epsilon_factor: Tensor
+    """(1 − α_t)/√(1 − ᾱ_t) (T+1,), the factor of ε_φ in equation 1; undefined at t = 0."""
 
     def __init__(self, alpha: Tensor) -> None:
         super().__init__()
@@ -47,9 +52,9 @@ def linear(T: int, max_beta: float, min_alpha_bar: float = 0.0) -> Schedule:
 
 
 def cosine(T: int, max_beta: float, min_alpha_bar: float = 0.0) -> Schedule:
-    """Build the cosine schedule (Nichol & Dhariwal 2021): ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s)·π/2), s = 0.008.
+    """Build the cosine schedule (Nichol & Dhariwal 2021), ᾱ_t = f(t)/f(0) with f(t) = cos²((t/T + s)/(1 + s)·π/2).
 
-    β is clipped at ``max_beta``; ᾱ_T is at least ``min_alpha_bar``.
+    s = 0.008. β is clipped at ``max_beta``; ᾱ_T is at least ``min_alpha_bar``.
     """
     f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + 0.008) / 1.008 * math.pi / 2).square()
     return _from_beta(1 - f[1:] / f[:-1], max_beta, min_alpha_bar)

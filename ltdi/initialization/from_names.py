@@ -134,7 +134,7 @@ class FromNames(Initialization):
         return super().tensors() | {"texts": self.texts, "rows": self.rows}
 
     def values(self) -> dict[str, Any]:
-        return {"temperature": self.temperature, "hyperparameter": self.hparam, "from_own": self.from_own}
+        return {"temperature": self.temperature, "hparam": self.hparam, "from_own": self.from_own}
 
     def directions(self, context: Context) -> Tensor:
         """(B, N, F)"""

@@ -34,7 +34,7 @@ class Fresh(Initialization):
 
     def draw(self, context: Context, tasks: Tensor, seed: int) -> Tensor:
         """Named after its task, so that it does not depend on the task's neighbours."""
-        draws = [self.initial(1, context.n_way, generator(seed, "initialization", task)) for task in tasks.tolist()]
+        draws = [self.initial(1, context.n_way, generator(seed, "start", task)) for task in tasks.tolist()]
         return torch.cat(draws).to(self.shared)
 
 

@@ -85,7 +85,7 @@ def _calibrated(initialization: Initialization, val: ClassTasks) -> Initializati
 
 def accuracies_of(initialization: Initialization, val: ClassTasks, *, n_tasks: int, seed: int) -> Tensor:
     """Of where it starts, on new meta-val tasks, the same for all starts (n_tasks,)."""
-    stream = generator(seed, "initialization")
+    stream = generator(seed, "start")
     return scores_on_new_tasks(
         initialization.learner, val, lambda c: [initialization.centre(c)], n_tasks=n_tasks, stream=stream
     )[0]

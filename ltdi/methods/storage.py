@@ -1,18 +1,18 @@
 """A meta-trained method, or a baseline, as a file."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ltdi.config import Denoiser, Diffusion, MetaTraining
 from ltdi.initialization import initialization_of
 from ltdi.learners import learner_of
-from ltdi.methods import build
 from ltdi.methods.common.base import Method
-from ltdi.methods.common.setup import Denoiser, Diffusion, Meta, Setup
+from ltdi.methods.common.setup import Setup
+from ltdi.methods.registry import build
 from ltdi.store import read_tensors, write_tensors
 from ltdi.store.run_layout import made_from
 from ltdi.store.schemas import METHOD
@@ -21,7 +21,7 @@ from ltdi.store.schemas import METHOD
 def write_method(folder: Path, name: str, method: Method, setup: Setup, own: Mapping[str, Any]) -> None:
     tensors, values = method.initialization.state()
     facts = {key: value for key, value in vars(setup).items() if key != "body"}
-    facts |= {key: asdict(facts[key]) for key in ("meta", "diffusion", "denoiser")}
+    facts |= {key: facts[key].model_dump() for key in ("meta", "diffusion", "denoiser")}
     values |= {"setup": facts | {"provides": sorted(setup.provides)}, "own": dict(own)}
     before = made_from(folder.parents[1], "model")
     file = folder / f"{name}.safetensors"
@@ -41,7 +41,7 @@ def _built(
     of_start = {name: tensors.pop(name) for name in list(tensors) if name.startswith("initialization/")}
     initialization = initialization_of(learner_of(values["learner"]), of_start, values)
     facts = values["setup"]
-    sections = {"meta": Meta, "diffusion": Diffusion, "denoiser": Denoiser}
+    sections = {"meta": MetaTraining, "diffusion": Diffusion, "denoiser": Denoiser}
     facts |= {key: section(**facts[key]) for key, section in sections.items()}
     setup = Setup(**(facts | {"body": body, "provides": frozenset(facts["provides"])}))
     method = build(name, initialization.to(device), setup, values["own"], seed=0)

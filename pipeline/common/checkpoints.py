@@ -20,7 +20,7 @@ LOOK = 50
 
 
 def resumable(
-    training: Training, rows: Iterator[Row], key: str, *, every: int, name: str, suspect: str
+    training: Training, rows: Iterator[Row], key: str, *, every: int, name: str, lr: str
 ) -> tuple[pd.DataFrame, float]:
     """Run ``rows`` to the end, a row a step of ``training``, and give them as a table, with the seconds that they took.
 
@@ -28,7 +28,7 @@ def resumable(
     another reason finds its training done.
 
     Raises:
-        InputError: the loss is no number any more; ``suspect`` is the hyperparameter that is likely at fault.
+        InputError: the loss is NaN or infinity; ``lr`` is the key of the learning rate and its value.
     """
     cache, started, seconds = Cache("checkpoints"), time.monotonic(), 0.0
     table: list[dict[str, float]] = []
@@ -43,7 +43,7 @@ def resumable(
         new.append(row)
         kept = training.step % every == 0 or training.step == training.steps
         if kept or len(new) == LOOK:
-            table += _looked_at(new, suspect)
+            table += _looked_at(new, lr)
             new = []
         if kept:
             seconds = before + time.monotonic() - started
@@ -54,10 +54,10 @@ def resumable(
     return pd.DataFrame(table), seconds
 
 
-def _looked_at(rows: list[Row], suspect: str) -> list[dict[str, float]]:
+def _looked_at(rows: list[Row], lr: str) -> list[dict[str, float]]:
     """The rows as numbers."""
     read = [{key: each.item() if isinstance(each, Tensor) else each for key, each in row.items()} for row in rows]
     for row in read:
         if not math.isfinite(row["loss"]):
-            raise InputError(f"the loss is {row['loss']} after step {row['step']} with {suspect}; lower it")
+            raise InputError(f"training diverged: the loss is {row['loss']} after step {row['step']}; lower {lr}")
     return read

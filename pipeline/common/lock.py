@@ -1,11 +1,12 @@
-"""One run at a time in a folder: two at once would mix their files."""
+"""Lock of a data folder: two stages at once would mix their files."""
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from ltdi.utils.errors import InputError, refused_by_system
 
@@ -14,57 +15,52 @@ NAME = ".lock"
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, a file that says the number of the process. The system gives it up with the process, so
-    that a killed one leaves nothing to be removed.
+    """Hold the lock of ``folder``, a file with the process id; the system releases it when the process ends.
+
+    Folders that are created for it are removed again if nothing was written into them.
 
     Raises:
-        InputError: another process holds it, the folder cannot be written to, or what has the lock's name is a link or
-            a file of others.
+        InputError: another process holds it, the folder cannot be written to, or the file is a link or not a lock.
     """
+    path = folder / NAME
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
     try:
         new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        file = _held(folder)
+        holder = _holder(path)
+        lock.acquire()
+        path.write_text(f"{os.getpid()}\n")
+    except Timeout as error:
+        raise InputError(
+            f"{folder}: process {holder or 'another'} runs a stage here; wait for it, or name another folder with"
+            " --data"
+        ) from error
     except OSError as error:
         raise refused_by_system(error, folder) from error
     try:
         yield
     finally:
-        (folder / NAME).unlink(missing_ok=True)
-        os.close(file)
-        with suppress(OSError):  # where something was written
+        path.unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):  # a folder that something was written into stays
             for each in new:
                 each.rmdir()
 
 
-def _held(folder: Path) -> int:
-    path = folder / NAME
-    while True:
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise _of_others(path)
-        # a link that was put there meanwhile is not followed, a pipe not waited for
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(file, 20).decode(errors="replace").strip() or "another"
-            os.close(file)
-            raise InputError(
-                f"{folder}: process {holder} runs a stage here; wait for it, or name another folder with --data"
-            ) from error
-        # who held it before may have removed it between our opening and locking
-        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-            if os.fstat(file).st_nlink > 1 or not re.fullmatch(rb"(\d+\n)?", os.read(file, 20)):
-                os.close(file)
-                raise _of_others(path)
-            os.ftruncate(file, 0)
-            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-            return file
-        os.close(file)
+def _holder(path: Path) -> str:
+    """The process id in a lock file, "" if there is none.
 
-
-def _of_others(path: Path) -> InputError:
-    return InputError(
+    Raises:
+        InputError: ``path`` is a link or no lock file; it is left as it is.
+    """
+    if not path.exists() and not path.is_symlink():
+        return ""
+    # the name is the user's too: neither follow a link, nor wait for a pipe, nor write into a file that is not a lock
+    if not path.is_symlink() and path.is_file() and path.stat().st_nlink == 1 and path.stat().st_size <= 20:
+        content = path.read_text(errors="replace")
+        if re.fullmatch(r"(\d+\n)?", content):
+            return content.strip()
+    raise InputError(
         f"{path}: a link, or no file that a stage wrote, where a stage puts its lock; move it to another place, or name"
         " another folder with --data"
     )

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from ltdi.config import SECTIONS, Method
 from ltdi.utils.errors import InputError, refused_by_system, short
-from pipeline.common.sections import SECTIONS, Method
 
 RENAMED = {
     "trajectories.start": "trajectories.initialization",

@@ -1,1 +1,1 @@
-"""Baselines: one a file; their names are in ``ltdi.methods.BASELINES``."""
+"""Baselines: one a file; their names are in ``ltdi.methods.registry.BASELINES``."""

@@ -27,8 +27,8 @@ class Method(nn.Module):
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """Requirements, keys of ``ltdi.methods.NEEDS``: "head", a learner whose weights hold a linear classifier; "classes",
-    "names", "examples" or "images", which not all tasks have."""
+    """Requirements, keys of ``ltdi.methods.registry.NEEDS``: "head", a learner whose weights hold a linear classifier;
+    "classes", "names", "examples" or "images", which not all tasks have."""
 
     adapts: bool = False
     """Whether ``generate`` takes gradient steps on the support set."""
@@ -83,11 +83,13 @@ class Method(nn.Module):
         """Select hyperparameters of generation on meta-val, once, after ``meta_train``. Default: nothing."""
 
     def refit(self, train: TaskSource) -> None:
-        """Refit the class statistics of ``prepare`` on other tasks (train + validation), keeping what was selected on
-        meta-val. Default: nothing."""
+        """Refit the class statistics of ``prepare`` on train + validation; selected hyperparameters stay.
+
+        Default: nothing.
+        """
 
     def copy_selection(self, other: "Method") -> None:
-        """Copy what ``finish`` selected for ``other``, the same method meta-trained on other tasks. Default: nothing."""
+        """Copy what ``finish`` selected for ``other``, this method meta-trained on other tasks. Default: nothing."""
 
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
         """Return losses on meta-val tasks by name, for the training curves. Default: none."""

@@ -58,6 +58,7 @@ class ClassSemanticsMethod(Method):
         self.rows.copy_(train.of.means())
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        """Store the training classes, then select hyperparameters on meta-val."""
         assert isinstance(train, NamedClassTasks)
         self.fit(train)
         self.choose(val)
@@ -86,4 +87,5 @@ class ClassSemanticsMethod(Method):
 
     @torch.no_grad()
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        """Return ``weights`` (B, D); deterministic."""
         return self.weights(context)

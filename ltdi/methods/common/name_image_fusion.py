@@ -35,10 +35,12 @@ CLASSES, MOST_TASKS, QUERIES = 2400, 400, 5
 
 @dataclass(frozen=True)
 class FusionWeights:
-    """Weights of the two priors, in images: ``name_weight`` of a name's direction, ``mean_weight`` of the mean."""
+    """Weights of the two priors, in numbers of images."""
 
     name_weight: float
+    """Of the direction from a class's name, against the directions of its images."""
     mean_weight: float
+    """Of the mean of the training classes, against the mean of the task's images."""
 
     def centre(self, mean: Tensor, rows: Tensor, present: Tensor) -> Tensor:
         """Return the centre (B, F) of the features.

@@ -37,13 +37,20 @@ class TestTimeRefinement(Method):
 
     @property
     def learner(self) -> Learner:
+        """The learner of the wrapped method."""
         return self.method.learner
 
     @property
     def from_images(self) -> bool:
+        """Whether the wrapped method reads images."""
         return self.method.from_images
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        """Average ``heads`` generated weight vectors, then adapt them by gradient steps: (B, D).
+
+        Raises:
+            InputError: ``adapt_steps`` > 0, and the tasks have no labelled examples.
+        """
         w = torch.stack([self.method.generate(context, generator=generator) for _ in range(self.heads)]).mean(0)
         if self.adapt_steps == 0:
             return w

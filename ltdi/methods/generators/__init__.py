@@ -1,1 +1,1 @@
-"""Weight generators: one paper, one file; their names are in ``ltdi.methods.METHODS``."""
+"""Weight generators: one paper, one file; their names are in ``ltdi.methods.registry.METHODS``."""

@@ -54,8 +54,7 @@ class LloVae(ReptileTrainedMethod):
             self.space,
             self.learner.n_numbers,
             latent=latent,
-            linear_map=setup.denoiser.linear_map,
-            **setup.denoiser.sizes,
+            **setup.denoiser.model_dump(exclude={"name", "skip"}),
         )
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -178,7 +177,7 @@ class Vae(nn.Module):
         return (coordinate_weights * away.square()).mean(-1), kl_to_prior(mean, log_var)
 
     def _through(self, blocks: nn.ModuleList, tokens: dict[str, Tensor], features: Tensor, present: Tensor) -> Tensor:
-        tokens = self.tokenizer.conditioning(tokens, self.condition(features, present))
+        tokens = self.tokenizer.add_conditioning(tokens, self.condition(features, present))
         h = torch.cat(list(tokens.values()), dim=1)
         for block in blocks:
             h = block(h)

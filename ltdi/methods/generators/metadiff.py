@@ -22,7 +22,6 @@ generates nearly these (cosine above 0.99): it is a prototype classifier with a 
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +76,7 @@ class MetaDiff(Method):
                 f" {diffusion_steps}; lower it"
             )
         self.head = linear_classifier(self.learner, "metadiff")
-        self.meta, self.classifier = replace(setup.meta, recorded_tasks=0), classifier
+        self.meta, self.classifier = setup.meta.model_copy(update={"recorded_tasks": 0}), classifier
         self.process = _process(linear(diffusion_steps, max_beta=0.999).alpha)
         times = torch.linspace(0, diffusion_steps, sampling_steps + 1).round().long()
         alpha_bar = self.process.schedule.alpha_bar[times]

@@ -42,7 +42,7 @@ class Ocd(TrainedMethod):
         self.fixed_n_way |= setup.fixed_n_way
         self.diffusion = diffusion = setup.diffusion
         T = diffusion.steps
-        self.process = VanillaProcess(diffusion.decay, VanillaProcess.index_map(2, T))
+        self.process = VanillaProcess(setup.schedule, VanillaProcess.index_map(2, T))
         self.denoiser = setup.network(self.learner)
         self.scale_network = ScaleNetwork(self.learner.n_numbers, scale_width, len(self.space.layers))
         self.register_buffer("mean_log_scale", torch.zeros(len(self.space.layers)))

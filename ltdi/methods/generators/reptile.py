@@ -145,7 +145,7 @@ class Reptile(Method):
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         """The constant by which the sources divide the body's features, so that heads mean the same here."""
         assert isinstance(train, ClassTasks) and train.of.images is not None
-        some = train.of.initial_weights[:IMAGES_AT_ONCE]
+        some = train.of.first[:IMAGES_AT_ONCE]
         own = embed(self.body, train.of.images[some], batch=IMAGES_AT_ONCE)
         self.feature_scale.copy_(own.norm() / train.of.features[some].norm().to(own))
 

@@ -12,7 +12,6 @@ it does there. Here
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,7 +39,9 @@ class ReptileNames(ReptileTrainedMethod):
         self, initialization: Initialization, setup: Setup, *, inner_steps: int, inner_optimizer: str, inner_lr: float
     ) -> None:
         super().__init__(initialization, setup)
-        self.meta = replace(self.meta, inner_steps=inner_steps, inner_optimizer=inner_optimizer, inner_lr=inner_lr)
+        self.meta = self.meta.model_copy(
+            update={"inner_steps": inner_steps, "inner_optimizer": inner_optimizer, "inner_lr": inner_lr}
+        )
         self.map = zero(nn.Linear(self.conditioning_width, self.space.numbers[self.slot]))
 
     @property
