@@ -9,8 +9,8 @@ import pandas as pd
 import typer
 from rich.table import Table
 
-from ltdi.evaluation.condition_ablation import audit_run, told_of_run
-from ltdi.evaluation.weight_similarity import audit_files, told_of_files
+from ltdi.evaluation.condition_ablation import compare_conditions, describe_conditions
+from ltdi.evaluation.weight_similarity import compare_weight_files, describe_weight_files
 from ltdi.inference import answers, comparison
 from ltdi.inference.adapter_run import AdapterRun
 from ltdi.inference.example_task import write_example
@@ -184,10 +184,14 @@ def audit(
     with one_line_errors("ltdi audit"), Rows(csv, json) as rows:
         rows.place(folder, *folder.rglob("*.safetensors"))
         is_run = (folder / "model").is_dir()
-        found = audit_run(folder, method=method, n_tasks=tasks, seed=seed) if is_run else audit_files(folder)
+        found = (
+            compare_conditions(folder, method=method, n_tasks=tasks, seed=seed)
+            if is_run
+            else compare_weight_files(folder)
+        )
         rows.add(found)
         rows.show(found, "{:.4g}")
-        say(told_of_run(found) if is_run else told_of_files(found))
+        say(describe_conditions(found) if is_run else describe_weight_files(found))
 
 
 @app.command()

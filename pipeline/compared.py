@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltdi.methods.common.trained import SCALE_SHOTS
+from ltdi.methods.common.trained import UPDATE_SCALE_SHOTS
 from ltdi.store import read_json, read_table, read_tensors
 from ltdi.store.schemas import PER_TASK
 from ltdi.utils.metrics import mean_and_ci95
@@ -140,7 +140,7 @@ def _update_scale(data: Path, name: str) -> list[str]:
     tensors, values = method_file(data, name)
     if "update_scale" not in tensors:
         return []
-    update_scales = dict(zip(SCALE_SHOTS, tensors["update_scale"].tolist()))
+    update_scales = dict(zip(UPDATE_SCALE_SHOTS, tensors["update_scale"].tolist()))
     told = ", ".join(f"{value:g} with {n} known of a class" for n, value in update_scales.items())
     zero = (
         " At 0 its weights are the initialization's to the digit: take the initialization."

@@ -14,7 +14,7 @@ from ltdi.bodies.feature_extractor import FeatureExtractor
 from ltdi.bodies.registry import read_body
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.diffusion import DiffusionMethod
-from ltdi.methods.common.test_time_refinement import Refined
+from ltdi.methods.common.test_time_refinement import TestTimeRefinement
 from ltdi.methods.storage import read_method
 from ltdi.store import write_table, write_tensors
 from ltdi.store.run_layout import made_from
@@ -45,7 +45,9 @@ def main(params_file: Path, data: Path) -> None:
     name, baselines = names(data)
     methods = {each: read_method(data / "model" / "methods", each, body, where) for each in (name, *baselines)}
     trained = methods[name]
-    methods[name] = Refined(trained, heads=hparams.heads, adapt_steps=hparams.adapt_steps, adapt_lr=hparams.adapt_lr)
+    methods[name] = TestTimeRefinement(
+        trained, heads=hparams.heads, adapt_steps=hparams.adapt_steps, adapt_lr=hparams.adapt_lr
+    )
 
     seen = load_initialization(data, where)[1]
     # texts are read once, by the stage that prepares them
@@ -61,7 +63,7 @@ def main(params_file: Path, data: Path) -> None:
     if isinstance(trained, DiffusionMethod):
         say_fewer("generate.chains", hparams.chains, len(test), "meta-test tasks")
         context = test.context(torch.arange(min(hparams.chains, len(test))))
-        states = trained.generate_chain(context, generator=generator(seed, "noise"))
+        states = trained.generate_sampling_trajectory(context, generator=generator(seed, "noise"))
         file = data / "weights" / "chain.safetensors"
         write_tensors(file, {"states": states}, kind="chain", made_from=made_from(data, "weights"))
     # the last, and beside the weights that it was measured on: they are of one run
@@ -94,7 +96,7 @@ def _generate(method: Method, test: TaskSource, folder: Path, seed: int, hparams
 
 def _remedy(method: Method, hparams: config.Generate) -> str:
     """Of weights that are not finite: what to lower."""
-    if isinstance(method, Refined) and method.adapt_steps:
+    if isinstance(method, TestTimeRefinement) and method.adapt_steps:
         return f"lower generate.adapt_lr = {hparams.adapt_lr}"
     return "its training went wrong: lower meta.outer_lr, or meta.inner_lr, and run `dvc repro`"
 

@@ -172,7 +172,7 @@ def _refit(
     recorded = _recorded(world, setup.meta, params.seed)
     rows = again.meta_train(training, both, recorded, seed=params.seed)
     _, seconds = _finished(again, training, rows, key, params, "meta_train, meta-val classes too")
-    again.choose_as(method)
+    again.copy_selection(method)
     built[name] = again
     return setup, seconds
 

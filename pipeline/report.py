@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ltdi.evaluation.condition_ablation import RIGHT, audit_run, told_of_run
+from ltdi.evaluation.condition_ablation import RIGHT, compare_conditions, describe_conditions
 from ltdi.store import read_json, read_tensors, write_text
 from ltdi.trajectories.storage import load_initialization, load_trajectories, names
 from ltdi.utils.console import say
@@ -45,7 +45,7 @@ def _values(data: Path) -> dict[str, Any]:
     """All that the page says."""
     metrics, facts = read_json(data / "results" / "metrics.json"), _facts(data)
     heads, axis = heads_of(data, metrics)
-    audited = audit_run(data, n_tasks=min(AUDITED, len(heads[0].scores)))
+    audited = compare_conditions(data, n_tasks=min(AUDITED, len(heads[0].scores)))
     rows, audit_axis = _audit(audited)
     picture = data / "results" / "trajectory.png"
     return {
@@ -62,7 +62,7 @@ def _values(data: Path) -> dict[str, Any]:
         "advice": advice(data, heads, metrics),
         "audit": rows,
         "audit_axis": audit_axis,
-        "audit_told": told_of_run(audited),
+        "audit_told": describe_conditions(audited),
         "n_audited": min(AUDITED, len(heads[0].scores)),
         "picture": f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}",
         "curves": _curves(data / "model" / "curve.tsv"),

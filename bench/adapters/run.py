@@ -27,7 +27,7 @@ from ltdi.datasets.text_files import read_text_set
 from ltdi.inference.adapter_run import AdapterRun, shuffled
 from ltdi.initialization.base import shared_draw
 from ltdi.learners.fitting import adapt
-from ltdi.methods.common.trained import SCALE_SHOTS
+from ltdi.methods.common.trained import UPDATE_SCALE_SHOTS
 from ltdi.store import write_tsv
 from ltdi.trajectories.storage import names
 from ltdi.utils.console import say
@@ -80,7 +80,7 @@ def measure(
     chosen_on: list[Held] = []
     for seed, run in runs:
         scale = getattr(run.method, "update_scale", torch.zeros(0)).tolist()
-        chosen = f"start {run.method.initialization.values()}, update scale {scale} at {SCALE_SHOTS} shots"
+        chosen = f"start {run.method.initialization.values()}, update scale {scale} at {UPDATE_SCALE_SHOTS} shots"
         say(f"seed {seed}: a generator after {clock() - begun:.0f} s; {chosen}")
         seen.append((seed, run))
         sets = sets or [Held.of(run, read_text_set(root, name), hparams) for name in TABLE["reported"]]

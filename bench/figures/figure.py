@@ -209,7 +209,9 @@ def _chain(world: World, params: dict[str, Any]) -> Tensor:
     deque(trained(method, world, params), maxlen=0)
     with torch.no_grad():
         context = world.test.context(torch.arange(len(world.test)))
-        return method.chain(context, method.initialization.centre(context), generator=generator(0, "noise"))
+        return method.sampling_trajectory(
+            context, method.initialization.centre(context), generator=generator(0, "noise")
+        )
 
 
 def _draw_chains(shown: dict[str, tuple[World, Tensor, dict[str, Tensor]]], note: str, file: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench import RESULTS, RUNS
 from bench.figures.curves import World
-from bench.harness.settings import RAW, Root, Runs
+from bench.harness.options import RAW, Root, Runs
 from bench.harness.stages import run_stages
 from bench.tables.paper import measured, params_of
 from ltdi.store import read_tensors
@@ -43,9 +43,8 @@ def main(
         method.load_state_dict(read_tensors(file.with_suffix(".safetensors"), kind="paper row")[0])
         centre = method.eval().initialization.centre(context)
         with torch.no_grad():
-            chains[f"sampling trajectory of {name}"] = method.chain(context, centre, generator=generator(0, "noise"))[
-                :, 0
-            ]
+            states = method.sampling_trajectory(context, centre, generator=generator(0, "noise"))
+            chains[f"sampling trajectory of {name}"] = states[:, 0]
     everything = world.test.fitted_on(number)
 
     def losses(w: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import typer
 from bench.harness import report
 from bench.harness.rows import add, origin
 from bench.harness.settings import bench_params, pick
-from ltdi.evaluation.condition_ablation import audit_run
+from ltdi.evaluation.condition_ablation import compare_conditions
 from ltdi.trajectories.storage import names
 from ltdi.utils.console import say
 
@@ -37,7 +37,7 @@ def main(
 
 def audit_rows(data: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each kind of weights that a finished run's method is audited by; ``about`` says which cell it is."""
-    found = audit_run(data, n_tasks=TASKS)
+    found = compare_conditions(data, n_tasks=TASKS)
     return [
         {**about, "weights": row.weights, "tasks": TASKS, "accuracy": row.score, "ci95": row.ci95}
         | {"paired_diff": row.difference, "paired_ci95": row.difference_ci95, **origin()}

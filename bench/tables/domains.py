@@ -19,7 +19,7 @@ from bench.harness.settings import conf, defaults, override
 from bench.harness.stages import run_stages
 from ltdi.datasets import ImageSet
 from ltdi.learners.base import Classifier
-from ltdi.methods.baselines.logistic import CS, logistic_weights
+from ltdi.methods.baselines.logistic import C_VALUES, logistic_weights
 from ltdi.methods.common.base import Method
 from ltdi.methods.storage import read_method
 from ltdi.scenarios.domains import all_domains
@@ -150,7 +150,7 @@ class Ordinary:
             labels = torch.arange(len(names)).repeat_interleave(torch.tensor([len(each) for each in queries]))
             return ((torch.cat(queries) @ weight.T + bias).argmax(1).cpu() == labels).float().mean().item()
 
-        best = max(CS, key=lambda c: sum(right(i, c) for i in range(len(by_domain))))
+        best = max(C_VALUES, key=lambda c: sum(right(i, c) for i in range(len(by_domain))))
         return cls(learner, *_fitted(learner, by_domain, names, best))
 
 

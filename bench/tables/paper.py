@@ -31,7 +31,7 @@ from bench.harness.rows import FORMAT, origin
 from bench.harness.settings import bench_params, conf, defaults, override
 from bench.harness.stages import run_stages
 from ltdi.diffusion import sampler
-from ltdi.meta_learning.reptile import OWN
+from ltdi.meta_learning.reptile import CURRENT_PARAMETERS
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.diffusion import DiffusionMethod
 from ltdi.methods.common.trained import TrainedMethod
@@ -187,11 +187,11 @@ def by_sampler(method: Method, world: World) -> dict[str, Tensor]:
         context = world.test.context(tasks)
         with torch.no_grad():
             centre = method.initialization.centre(context)
-            conditioning = method._known(context, centre)
+            conditioning = method._conditioning(context, centre)
             x_T, _ = method._draw_noise(centre[:1], context.n_way, generator(0, "noise"), last=True)
-            x_T, epsilon = x_T.expand_as(centre), partial(method.epsilon, OWN, task=conditioning)
+            x_T, epsilon = x_T.expand_as(centre), partial(method.epsilon, CURRENT_PARAMETERS, task=conditioning)
             for name, how in SAMPLERS.items():
-                *_, (_, x_0, _) = sampler.chain(process, epsilon, x_T, **how)
+                *_, (_, x_0, _) = sampler.denoise(process, epsilon, x_T, **how)
                 made[name].append(method.to_w(x_0, centre))
             t = torch.full((len(centre),), T)
             w = process.endpoint(epsilon(x_T, t), x_T, t, process.target(t))

@@ -13,8 +13,13 @@ from torch import Tensor
 from bench.zero_shot.data import Split
 from ltdi.initialization.closed_form import linear_classifier
 from ltdi.methods.common.base import Method
-from ltdi.methods.common.name_image_fusion import IMAGES, Joiner, chosen, right
-from ltdi.methods.common.name_image_fusion import NAMES as NAMES_ALONE
+from ltdi.methods.common.name_image_fusion import (
+    IMAGES_ONLY,
+    NAMES_ONLY,
+    NameImageFusion,
+    direction_accuracy,
+    select_fusion,
+)
 from ltdi.tasks.base import batches
 from ltdi.tasks.feature_normalization import FeatureMap
 from ltdi.tasks.named_class_tasks import NamedClassTasks
@@ -72,12 +77,12 @@ def unlabelled(method: Method, split: Split, mean: Tensor, seed: int) -> dict[st
     """Test -> how it is scored -> accuracies (M,); sharpness and the share of its own chosen on meta-val."""
     heads, val = directions(method, split["meta_val"], seed), queries(split["meta_val"], mean)
     hparams = list(product(SHARPNESSES, OWN))
-    best = max(hparams, key=lambda each: right(with_unlabelled(heads, val[0], *each), *val).mean().item())
+    best = max(hparams, key=lambda each: direction_accuracy(with_unlabelled(heads, val[0], *each), *val).mean().item())
     found = {}
     for test in TESTS:
         heads, of = directions(method, split[test], seed), queries(split[test], mean)
         moved = with_unlabelled(heads, of[0], *best)
-        found[test] = {"as it is": right(moved, *of), "matched": right_matched(moved, *of)}
+        found[test] = {"as it is": direction_accuracy(moved, *of), "matched": right_matched(moved, *of)}
         found[test]["no image, matched"] = right_matched(heads, *of)
     return found
 
@@ -88,22 +93,22 @@ def fused(
     """Names and K images of each class, or of every second one, as ``ltdi classify --names … --examples …`` fuses them:
     test -> "K which" -> accuracies (M,). How is chosen on meta-val tasks of as many classes and images."""
     learner, found = linear_classifier(method.learner, "joined"), {}
-    joiner = Joiner(learner, method, mean, split["meta_val"].of)
+    joiner = NameImageFusion(learner, method, mean, split["meta_val"].of)
     for test in TESTS:
         named, row = directions(method, split[test], seed), {}
         query = split[test].batch(torch.arange(len(split[test]))).query
         for shots, half in product(SHOTS, (False, True)):
             key, counts = f"{shots}{' of half' if half else ''}", torch.full((named.shape[1],), shots)
             counts[1::2] *= not half
-            best, _ = chosen(joiner.named, joiner.of, mean, counts, generator(seed, "joined"))
+            best, _ = select_fusion(joiner.name_directions, joiner.of, mean, counts, generator(seed, "joined"))
             rows = seen(labelled[test][:, :shots])[split[test].classes]
             present = (counts > 0)[None, :, None].expand(rows.shape[:3]).to(rows)
-            for way, fusion in {"names": NAMES_ALONE, "images": IMAGES, "both": best}.items():
+            for way, fusion in {"names": NAMES_ONLY, "images": IMAGES_ONLY, "both": best}.items():
                 centre = fusion.centre(mean, rows, present)
                 made = fusion.directions(named, rows, present, centre)
                 images = F.normalize(query["inputs"] - centre[:, None], dim=-1)
-                row[f"{key} {way}"] = right(made, images, query["labels"])
-            row[f"{key} worth"] = torch.tensor([best.worth]).clamp(max=999).double()
+                row[f"{key} {way}"] = direction_accuracy(made, images, query["labels"])
+            row[f"{key} worth"] = torch.tensor([best.name_weight]).clamp(max=999).double()
         found[test] = row
     return found
 

@@ -1,1 +1,1 @@
-"""A schedule, a process, a denoiser and a sampler: diffusion over vectors with a condition. It knows no tasks."""
+"""Conditional diffusion over weight vectors: schedule, process, denoiser, sampler. Independent of tasks and methods."""

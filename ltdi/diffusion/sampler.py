@@ -1,4 +1,4 @@
-"""Reverse diffusion: from x_T to x_0, by the mean of DDPM (equation 1) or by DDIM."""
+"""Reverse diffusion from x_T to x_0, by the mean of DDPM (equation 1) or by DDIM."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,28 +8,31 @@ from torch import Tensor
 from ltdi.diffusion.process import VanillaProcess
 
 Step = Callable[[VanillaProcess, Tensor, Tensor, int], Tensor]
-"""(process, x_t, ε_φ(x_t, t), t) -> x_{t−1}"""
+"""One denoising step: (process, x_t (B, D), ε_φ(x_t, t) (B, D), t) -> x_{t−1} (B, D)."""
 
 
 def ddpm(process: VanillaProcess, x_t: Tensor, epsilon: Tensor, t: int) -> Tensor:
-    """x_{t−1} = (x_t − (1 − α_t)/√(1 − ᾱ_t)·ε_φ)/√α_t (equation 1)."""
-    return (x_t - process.schedule.taken[t] * epsilon) / process.schedule.root_alpha[t]
+    """Take DDPM's mean step: x_{t−1} = (x_t − (1 − α_t)/√(1 − ᾱ_t)·ε_φ)/√α_t (equation 1)."""
+    return (x_t - process.schedule.epsilon_factor[t] * epsilon) / process.schedule.sqrt_alpha[t]
 
 
 def ddim(process: VanillaProcess, x_t: Tensor, epsilon: Tensor, t: int) -> Tensor:
-    """x_{t−1} = √ᾱ_{t−1|k}·ŵ + √(1 − ᾱ_{t−1|k})·ε̂ in the sub-chain that ends at time k, where x_t = √ᾱ_{t|k}·ŵ +
-    √(1 − ᾱ_{t|k})·ε̂ (Song et al. 2021, without noise)."""
-    root_a, root_rest, correction = process.toward[t]
+    """Take a deterministic DDIM step (Song et al. 2021) in the sub-chain that ends at time k.
+
+    x_{t−1} = √ᾱ_{t−1|k}·ŵ + √(1 − ᾱ_{t−1|k})·ε̂, where x_t = √ᾱ_{t|k}·ŵ + √(1 − ᾱ_{t|k})·ε̂.
+    """
+    root_a, root_rest, correction = process.target_factors[t]
     noise = epsilon / correction
     w = (x_t - root_rest * noise) / root_a
-    root_a, root_rest = process.before[t]
+    root_a, root_rest = process.previous_factors[t]
     return root_a * w + root_rest * noise
 
 
 SAMPLERS: dict[str, Step] = {"ddpm": ddpm, "ddim": ddim}
+"""Denoising steps by the value of ``diffusion.sampler``."""
 
 
-def chain(
+def denoise(
     process: VanillaProcess,
     epsilon: Callable[[Tensor, Tensor], Tensor],
     x_T: Tensor,
@@ -39,12 +42,16 @@ def chain(
     step: Step = ddpm,
     scaled_joins: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The states that the sampler visits: yields (t (B,), x_t (B, D), ε_φ(x_t, t)) for t = T … until + 1, then (until,
-    x_until, 0).
+    """Yield the sampling trajectory: (t (B,), x_t (B, D), ε_φ(x_t, t)) for t = T … until + 1, then (until, x_until, 0).
 
-    ``epsilon(x_t, t)`` is ε_φ. ``noise`` (T, B or 1, D) is added times the posterior's deviation; the paper adds none.
-    With ``scaled_joins`` the state on arrival at a point w_i, i > 0, is multiplied by √ᾱ_{t|k} of the sub-chain that
-    begins there, the factor of w in its law at that time.
+    Args:
+        epsilon: (x_t (B, D), t (B,)) -> ε_φ (B, D).
+        x_T: initial state (B, D).
+        noise: (T, B or 1, D), added times the posterior's standard deviation; None for the paper's mean steps.
+        until: time of the last state.
+        step: ``ddpm`` or ``ddim``.
+        scaled_joins: multiply the state that arrives at a recorded point w_i, 0 < i < n, by √ᾱ_{t|k} of the next
+            sub-chain, the factor of w in its law at that time.
     """
     x_t, T = x_T, process.schedule.T
     joins = set(process.k.tolist()[1:-1]) if scaled_joins else set()
@@ -56,5 +63,5 @@ def chain(
         if noise is not None:
             x_t = x_t + process.posterior_std[t] * noise[t - 1]
         if t - 1 in joins:
-            x_t = process.toward[t - 1, 0] * x_t
+            x_t = process.target_factors[t - 1, 0] * x_t
     yield times[until], x_t, torch.zeros_like(x_t)

@@ -1,1 +1,1 @@
-"""Analyses of generated weights."""
+"""Analyses of generated weights: condition ablation, similarity of weight files, sharpness of minima."""

@@ -1,4 +1,4 @@
-"""How sharp the minimum is that a head was trained to: what sharpness-aware minimisation is for (Foret et al. 2021)."""
+"""Sharpness of the minima of trained weights: what sharpness-aware minimisation reduces (Foret et al. 2021)."""
 
 import torch
 from torch import Tensor
@@ -11,9 +11,16 @@ from ltdi.tasks.batch import Batch
 def largest_eigenvalue(
     loss: Loss, w: Tensor, batch: Batch, *, generator: torch.Generator, iterations: int = 50
 ) -> Tensor:
-    """λ_max of each task's loss Hessian at its weights (B, D), the eigenvalue of largest size: (B,).
+    """Compute λ_max, the eigenvalue of largest magnitude, of each task's loss Hessian at its weights: (B,).
 
-    By power iteration on Hessian-vector products, of all tasks at once: the summed loss has a block-diagonal Hessian.
+    Power iteration on Hessian-vector products, all tasks at once: the Hessian of the summed loss is block-diagonal.
+
+    Args:
+        loss: (weights (B, D), batch) -> (B,).
+        w: weights (B, D).
+        batch: the data of the loss.
+        generator: draws the first vector.
+        iterations: number of power iterations.
     """
     gradient = grad(lambda w: loss(w, batch).sum())
     v = torch.randn(1, w.shape[-1], generator=generator, device=generator.device).to(w).expand_as(w)

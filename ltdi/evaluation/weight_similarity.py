@@ -1,4 +1,4 @@
-"""A folder of anybody's weights: how far apart they are, and which are copies."""
+"""Duplicate check of weight files: distances between the safetensors files of any folder, and exact copies."""
 
 from math import sqrt
 from pathlib import Path
@@ -12,14 +12,16 @@ from ltdi.store import digest
 from ltdi.utils.errors import InputError
 
 
-def audit_files(folder: Path) -> pd.DataFrame:
-    """A row for each safetensors file in a folder and below: ``file``; its root mean squared distance ``to_mean`` of
-    all, and to its ``nearest`` other, ``which`` that is; and how many ``copies`` of it there are, equal in every bit.
+def compare_weight_files(folder: Path) -> pd.DataFrame:
+    """Compare all safetensors files in a folder and below; return a table with a row per file.
 
-    Of independent weights the nearest other is about √2 times as far as the mean; copies with little noise are nearer.
+    Columns: ``file``; ``to_mean``, the root mean squared distance to the mean of all files; ``nearest``, that to the
+    nearest other file, and ``which`` that is; ``copies``, how many other files are equal in every bit. Of independent
+    weights the nearest other file is about √2 times as far as the mean; copies with little noise are nearer.
 
     Raises:
-        InputError: fewer than two files, one that is none, or tensors of other names or shapes than the first's.
+        InputError: fewer than two files, a file that is no whole safetensors file, or tensors of other names or
+            shapes than those of the first file.
     """
     files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
     if len(files) < 2:
@@ -35,7 +37,7 @@ def audit_files(folder: Path) -> pd.DataFrame:
         raise InputError(f"{files[0]} holds no number, and none of the others does; name a folder of weights")
     gram = torch.zeros(len(files), len(files), dtype=torch.float64)
     names = [""] * len(files)
-    for key in shapes[0]:  # all files' numbers of one tensor are held, and no more
+    for key in shapes[0]:  # one tensor of all files at a time is held in memory
         values = [_tensor(file, key) for file in files]
         names = [digest(name, value) for name, value in zip(names, values)]
         rows = torch.stack([value.double().flatten() for value in values])
@@ -55,8 +57,8 @@ def audit_files(folder: Path) -> pd.DataFrame:
     )
 
 
-def told_of_files(table: pd.DataFrame) -> str:
-    """What ``audit_files`` found, in a line."""
+def describe_weight_files(table: pd.DataFrame) -> str:
+    """Summarise the table of ``compare_weight_files`` in one line for the user."""
     spread = sqrt(table.to_mean.pow(2).mean())
     ratio = "all are the same" if not spread else f"the nearest other is {table.nearest.median() / spread:.2f} of that"
     return (
@@ -67,7 +69,7 @@ def told_of_files(table: pd.DataFrame) -> str:
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    if not file.is_file():  # a pipe would be waited for
+    if not file.is_file():  # opening a named pipe would block
         raise InputError(f"{file}: a broken link or no regular file; take it away, or name another folder")
     try:
         with safe_open(file, framework="pt") as opened:

@@ -24,7 +24,7 @@ from ltdi.inference.run_info import info_of
 from ltdi.inference.user_images import Pictures, context_of_unequal, embedded, images_by_class, listed_of
 from ltdi.learners import LinearHead
 from ltdi.methods.common.base import Method
-from ltdi.methods.common.name_image_fusion import Joiner
+from ltdi.methods.common.name_image_fusion import NameImageFusion
 from ltdi.methods.storage import read_method
 from ltdi.methods.transductive.self_training import SelfTrained
 from ltdi.store import digest, read_tensors
@@ -150,7 +150,9 @@ class Run:
         images = images_by_class(self.extractor, by_class)
         rows = [self.extractor(images[name]) if name in images else None for name in made.classes]
         sources = load_sources(self.data, splits=["meta_train", "meta_val"], device=self.device)
-        joiner = Joiner(made.learner, self.method, sources["meta_train"].of.means().mean(0), sources["meta_val"].of)
+        joiner = NameImageFusion(
+            made.learner, self.method, sources["meta_train"].of.means().mean(0), sources["meta_val"].of
+        )
         w, told = joiner(made.w, rows, seed)
         shots = tuple(0 if each is None else len(each) for each in rows)
         joint = replace(made, w=w, shots=shots, method=f"{made.method} and the images", support=(), again=None)

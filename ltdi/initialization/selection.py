@@ -13,7 +13,7 @@ from ltdi.initialization.from_names import FromNames
 from ltdi.initialization.joint_adapter import Joint, best_joint
 from ltdi.learners import LinearHead, Lora, TwoLayerHead
 from ltdi.learners.base import Learner
-from ltdi.meta_learning.model_selection import first_or_ahead, scores_on_new_tasks
+from ltdi.meta_learning.model_selection import scores_on_new_tasks, select_if_significant
 from ltdi.tasks.class_tasks import Classes, ClassTasks
 from ltdi.tasks.feature_normalization import NORMALISATIONS, FeatureMap
 from ltdi.tasks.named_class_tasks import NamedClassTasks
@@ -66,7 +66,7 @@ def of_images(
     def accuracies(candidate: tuple[Initialization, FeatureMap]) -> Tensor:
         return accuracies_of(candidate[0], val.through(candidate[1]), n_tasks=IMAGE_TASKS, seed=seed)
 
-    initialization, seen = first_or_ahead(candidates, accuracies)
+    initialization, seen = select_if_significant(candidates, accuracies)
     if initialization.kind not in kinds:
         initialization = initialization_of_kind(kind, initialization.learner, initialization.shared, output_scale)
     return initialization, seen
@@ -122,7 +122,7 @@ def of_names(
     def accuracies(candidate: tuple[Initialization, FeatureMap]) -> Tensor:
         return accuracies_of(candidate[0], val.through(candidate[1]), n_tasks=NAME_TASKS, seed=seed)
 
-    return first_or_ahead(candidates, accuracies)
+    return select_if_significant(candidates, accuracies)
 
 
 def _learner_of_names(learner: Mapping[str, Any], seen: FeatureMap, train: NamedClassTasks) -> Learner:

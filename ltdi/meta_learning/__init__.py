@@ -1,1 +1,1 @@
-"""REPTILE's two loops and the choice of what meta-val decides."""
+"""Meta-learning algorithms shared by methods: REPTILE's outer step, and model selection on meta-val tasks."""

@@ -1,4 +1,4 @@
-"""What is chosen on meta-val: a candidate is taken only where it is ahead beyond chance on new tasks."""
+"""Model selection on new meta-val tasks: a candidate replaces the default only if it is significantly better."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -11,6 +11,7 @@ from ltdi.tasks.base import Context, NewTasks
 from ltdi.utils.metrics import mean_and_ci95
 
 T = TypeVar("T")
+"""Type of a candidate."""
 
 
 @torch.no_grad()
@@ -24,11 +25,18 @@ def scores_on_new_tasks(
     n_way: int | None = None,
     n_shot: int | None = None,
 ) -> Tensor:
-    """The score of each task (candidates, n_tasks) with the weights of each candidate, a (B, D) each that
-    ``weights_of`` gives.
+    """Score every candidate on new tasks: (candidates, n_tasks).
 
-    Tasks are drawn by ``stream`` alone: scores from two calls with streams of one name are paired. Of a source of
-    several parts each gives as many, of as many slots as it has.
+    Tasks depend on ``stream`` alone, so that scores from two calls with equally seeded generators are paired.
+
+    Args:
+        learner: scores weights on a task's query set.
+        source: draws new tasks. Of a source of several parts each contributes equally many tasks.
+        weights_of: context -> weights (B, D) of each candidate.
+        n_tasks: number of tasks, rounded up to a multiple of the parts.
+        stream: generator that draws the tasks.
+        n_way: classes of a task; None for the source's own.
+        n_shot: support images per class; None for the source's own.
     """
     scores = []
     parts = source.parts
@@ -39,16 +47,21 @@ def scores_on_new_tasks(
     return torch.cat(scores, 1).double()
 
 
-def is_ahead(scores: Tensor, of: Tensor) -> bool:
-    """Whether scores (M,) are above others of the same tasks by more than the 95 % interval over these."""
+def significantly_better(scores: Tensor, of: Tensor) -> bool:
+    """Test whether scores (M,) exceed paired scores ``of`` (M,) by more than the 95 % interval over the M tasks."""
     gain, ci95 = mean_and_ci95(scores - of)
     return gain > ci95
 
 
-def first_or_ahead(candidates: Sequence[T], scores_of: Callable[[T], Tensor]) -> T:
-    """The first candidate, or the best other where its scores (M,) on the same tasks are ahead of the first's."""
+def select_if_significant(candidates: Sequence[T], scores_of: Callable[[T], Tensor]) -> T:
+    """Return the first candidate, the default, or the best other one if that is significantly better.
+
+    Args:
+        candidates: the default first.
+        scores_of: candidate -> scores (M,), on the same tasks for all candidates.
+    """
     if len(candidates) == 1:
         return candidates[0]
     first, *others = map(scores_of, candidates)
     best = max(range(len(others)), key=lambda i: others[i].mean().item())
-    return candidates[1 + best] if is_ahead(others[best], first) else candidates[0]
+    return candidates[1 + best] if significantly_better(others[best], first) else candidates[0]

@@ -1,4 +1,4 @@
-"""REPTILE (Nichol et al. 2018; Algorithm 2): two loops, the inner one vectorised over tasks."""
+"""REPTILE (Nichol et al. 2018; Algorithm 2 of Lt-Di): outer and inner loop, the inner one vectorised over tasks."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import reduce
@@ -15,13 +15,16 @@ from ltdi.utils import distributed
 from ltdi.utils.trainer import Training
 
 Phi = Mapping[str, Tensor]
-OWN: Phi = MappingProxyType({})
-"""No parameters given: what is called has its own."""
+"""φ: parameters of a module by name."""
+CURRENT_PARAMETERS: Phi = MappingProxyType({})
+"""The empty φ: the module is evaluated with its current parameters."""
 
 
-def called(module: nn.Module, phi: Phi, *inputs: Any) -> Any:
-    """What a module with the parameters φ makes of its inputs; ``OWN`` are its own, left where they are: to put them
-    there takes a third of the time of a small batch."""
+def functional_forward(module: nn.Module, phi: Phi, *inputs: Any) -> Any:
+    """Evaluate a module at parameters φ; with ``CURRENT_PARAMETERS``, call it directly.
+
+    ``torch.func.functional_call`` with the module's own parameters would take a third of the time of a small batch.
+    """
     return functional_call(module, dict(phi), inputs) if phi else module(*inputs)
 
 
@@ -33,44 +36,48 @@ def meta_step(
     inner_optimizer: str,
     inner_lr: float,
 ) -> Tensor:
-    """One outer step on φ, the parameters of ``training.model``; the mean loss of the first inner step, on its device.
+    """Take one outer step on φ, the parameters of ``training.model``; return the mean loss of the first inner step ().
 
-    ``loss(φ, batch)`` is the mean over the tasks of a batch; ``OWN`` are the model's φ as they are. A part of ``parts``
-    is tasks of one size: one dict of tensors (B, …) for each inner step, the same B tasks in each; the parts' mean
-    losses add up. From the same φ, the inner steps on a task's own loss give φ_i; Adam then gets the pseudo-gradient
-    φ − mean φ_i, summed over the parts, where a plain average at the paper's rate would move 0.1 % of the way.
+    From the same φ, inner steps on each task's loss lead to φ_i; the outer optimizer (Adam) gets the pseudo-gradient
+    φ − mean φ_i, summed over the parts. A plain average at the paper's rate would move 0.1 % of the way.
 
-    One inner step of SGD is joint training, and computed as such: φ − mean φ_i is the rate times the
-    gradient of the mean loss.
+    One inner step of SGD is joint training and computed as such: φ − mean φ_i is then the rate times the gradient of
+    the mean loss. In distributed runs each rank takes its share of the tasks and all ranks the same step.
 
-    Of several processes (``ranks``) each works on some of the tasks; all of them take the step of all.
+    Args:
+        training: the model, its outer optimizer and schedule.
+        loss: (φ, batch) -> mean loss over the tasks of a batch.
+        parts: groups of tasks of one size. A group has one dict of tensors (B, …) for each inner step, the same B
+            tasks in each; the mean losses of the groups add up.
+        inner_optimizer: "sgd" or "adam".
+        inner_lr: learning rate of the inner steps.
     """
     phi = dict(training.model.named_parameters())
-    own = list(_own_share(parts))
+    mine = list(_rank_share(parts))
     if len(parts[0]) == 1 and inner_optimizer == "sgd":
-        losses = [(share, loss(OWN, batches[0])) for share, batches in own]
+        losses = [(share, loss(CURRENT_PARAMETERS, batches[0])) for share, batches in mine]
         if losses:
-            (inner_lr * weighted(losses)).backward()
+            (inner_lr * weighted_sum(losses)).backward()
     else:
         start = {name: value.detach() for name, value in phi.items()}
-        loops = [(share, *_inner_loops(start, loss, batches, inner_optimizer, inner_lr)) for share, batches in own]
+        loops = [(share, *_inner_loops(start, loss, batches, inner_optimizer, inner_lr)) for share, batches in mine]
         for name, value in phi.items():
-            value.grad = weighted((share, each[name].mean(0)) for share, each, _ in loops) if loops else None
+            value.grad = weighted_sum((share, each[name].mean(0)) for share, each, _ in loops) if loops else None
         losses = [(share, first) for share, _, first in loops]
-    of_none = next(iter(phi.values())).new_zeros(())
-    mean_loss = weighted((share, each.detach()) for share, each in losses) if losses else of_none
-    _add_up(phi, mean_loss)
+    zero = next(iter(phi.values())).new_zeros(())
+    mean_loss = weighted_sum((share, each.detach()) for share, each in losses) if losses else zero
+    _all_reduce(phi, mean_loss)
     training.descend()
     return mean_loss
 
 
-def weighted(parts: Iterable[tuple[float, Tensor]]) -> Tensor:
-    """Σ share·value of one part or more. A share of 1 is no operation: where values are small, each of these counts."""
+def weighted_sum(parts: Iterable[tuple[float, Tensor]]) -> Tensor:
+    """Return Σ share·value over (share, value) pairs. A share of 1 is not multiplied, which saves a kernel launch."""
     return reduce(torch.add, (value if share == 1 else share * value for share, value in parts))
 
 
-def _own_share(parts: list[list[Mapping[str, Any]]]) -> Iterator[tuple[float, list[Mapping[str, Any]]]]:
-    """Of several processes each takes some tasks of each part, and counts for as many: 1 and all, where it is alone."""
+def _rank_share(parts: list[list[Mapping[str, Any]]]) -> Iterator[tuple[float, list[Mapping[str, Any]]]]:
+    """Yield this rank's tasks of each group with their share of the group; all tasks and 1.0 without other ranks."""
     for batches in parts:
         n = batch_size(batches[0])
         share = distributed.share(n)
@@ -81,8 +88,8 @@ def _own_share(parts: list[list[Mapping[str, Any]]]) -> Iterator[tuple[float, li
             yield len(rows) / n, [map_batch(itemgetter(share), batch) for batch in batches]
 
 
-def _add_up(phi: Phi, mean_loss: Tensor) -> None:
-    """Gradients and loss of all processes' shares."""
+def _all_reduce(phi: Phi, mean_loss: Tensor) -> None:
+    """Sum gradients and loss over all ranks, in place."""
     if distributed.size() > 1:
         for value in phi.values():
             value.grad = torch.zeros_like(value) if value.grad is None else value.grad
@@ -92,9 +99,9 @@ def _add_up(phi: Phi, mean_loss: Tensor) -> None:
 def _inner_loops(
     phi: Phi, loss: Callable, batches: list[Mapping[str, Any]], optimizer: str, lr: float
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """φ − φ_i of every task (B, …), and the mean loss at φ.
+    """Return φ − φ_i of every task (B, …), and the mean loss at φ.
 
-    The steps are summed apart from φ: the difference of two numbers near 1 would lose small ones.
+    The steps are summed apart from φ: subtracting two numbers near 1 would round small steps away.
     """
 
     def of_one_task(phi_i: Phi, row: Mapping[str, Any]) -> Tensor:

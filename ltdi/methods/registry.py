@@ -1,4 +1,4 @@
-"""Every method by its name; each file is one paper or one baseline."""
+"""Registry of methods: generators and baselines by the name in params.yaml, and how one is built."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -52,6 +52,7 @@ NEEDS = {
     "examples": "labelled examples",
     "images": "the images of its tasks",
 }
+"""Requirements of methods (``Method.needs``) as error messages name them."""
 
 METHODS: dict[str, type[Method]] = {
     "lvdi": LvDi,
@@ -71,6 +72,7 @@ METHODS: dict[str, type[Method]] = {
     "weight_flow": WeightFlow,
     "icis": Icis,
 }
+"""Weight generators by the value of ``method.name``."""
 
 BASELINES: dict[str, type[Method]] = {
     "prototype": Prototype,
@@ -92,12 +94,14 @@ BASELINES: dict[str, type[Method]] = {
     "eszsl": Eszsl,
     "conse": Conse,
 }
+"""Baselines by the values of ``method.baselines``."""
 
 
 def method_class(name: str) -> type[Method]:
-    """
+    """Look up the class of a method or baseline by its name in params.yaml.
+
     Raises:
-        InputError: there is none of that name.
+        InputError: the name is unknown.
     """
     classes = METHODS | BASELINES
     if name not in classes:
@@ -105,20 +109,26 @@ def method_class(name: str) -> type[Method]:
     return classes[name]
 
 
-def build(name: str, initialization: Initialization, setup: Setup, own: Mapping[str, Any], *, seed: int) -> Method:
-    """The method or baseline of that name with its ``own`` hyperparameters, its weights drawn from the seed.
+def build(name: str, initialization: Initialization, setup: Setup, hparams: Mapping[str, Any], *, seed: int) -> Method:
+    """Build the method or baseline ``name``.
+
+    Args:
+        name: key of ``METHODS`` or ``BASELINES``.
+        initialization: initial weights of the tasks; holds the learner.
+        setup: hyperparameters that methods share, and the sizes of the run.
+        hparams: hyperparameters of this method alone (params.yaml: ``methods.<name>``).
+        seed: of the method's initial parameters.
 
     Raises:
-        InputError: the name is unknown, or the method needs what the learner or the tasks do not have.
+        InputError: the name is unknown, or the learner or the tasks lack what the method needs.
     """
-    chosen, there = method_class(name), set(setup.provides)
-    there |= {"head"} if isinstance(initialization.learner, Classifier) else set()
-    if missing := [need for need in chosen.needs if need not in there]:
-        fitting = [each for each, cls in (METHODS | BASELINES).items() if set(cls.needs) <= there]
+    cls, provided = method_class(name), set(setup.provides)
+    provided |= {"head"} if isinstance(initialization.learner, Classifier) else set()
+    if missing := [need for need in cls.needs if need not in provided]:
+        allowed = [each for each, other in (METHODS | BASELINES).items() if set(other.needs) <= provided]
         raise InputError(
             f"method.name = {name!r} needs {NEEDS[missing[0]]}, and {type(initialization.learner).__name__} on these"
-            f" tasks has"
-            f" none; allowed: {', '.join(fitting)}"
+            f" tasks has none; allowed: {', '.join(allowed)}"
         )
     torch.manual_seed(generator(seed, "denoiser").initial_seed())
-    return chosen(initialization, setup, **own)
+    return cls(initialization, setup, **hparams)

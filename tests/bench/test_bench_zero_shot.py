@@ -18,7 +18,7 @@ from bench.zero_shot import run as zero_shot
 from bench.zero_shot import world as zero_shot_world
 from bench.zero_shot.data import shuffled
 from bench.zero_shot.run import overlapping
-from bench.zero_shot.tracks import matched, right, right_matched, with_unlabelled
+from bench.zero_shot.tracks import direction_accuracy, matched, right_matched, with_unlabelled
 from ltdi.tasks.named_class_tasks import NamedClassTasks
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator
@@ -45,8 +45,11 @@ def test_permuted_names_are_matched_and_scored_as_they_are():
     pytest.importorskip("scipy")
     centres, images, labels = blobs()
     turned = centres.roll(1, 1)
-    assert right(centres, images, labels).min() > 0.9 and right(turned, images, labels).max() < 0.1
-    assert torch.equal(right_matched(turned, images, labels), right(centres, images, labels))
+    assert (
+        direction_accuracy(centres, images, labels).min() > 0.9
+        and direction_accuracy(turned, images, labels).max() < 0.1
+    )
+    assert torch.equal(right_matched(turned, images, labels), direction_accuracy(centres, images, labels))
 
 
 def test_unlabelled_images_mend_a_poor_head_and_an_own_share_of_one_keeps_it():
@@ -54,7 +57,7 @@ def test_unlabelled_images_mend_a_poor_head_and_an_own_share_of_one_keeps_it():
     poor = F.normalize(centres + 0.25 * torch.randn(centres.shape, generator=generator(0, "poor")), dim=-1)
     assert torch.allclose(with_unlabelled(poor, images, 20.0, 1.0), poor, atol=1e-6)
     mended = with_unlabelled(poor, images, 20.0, 0.25)
-    assert right(mended, images, labels).mean() > right(poor, images, labels).mean() + 0.03
+    assert direction_accuracy(mended, images, labels).mean() > direction_accuracy(poor, images, labels).mean() + 0.03
 
 
 # --- what is read off a method

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ltdi.evaluation.condition_ablation import CONDITIONS
-from ltdi.methods.common.trained import SCALE_SHOTS
+from ltdi.methods.common.trained import UPDATE_SCALE_SHOTS
 from ltdi.store import read_json, read_table, read_tensors, write_json, write_table, write_tensors
 from ltdi.utils.errors import InputError
 from pipeline import report
@@ -143,7 +143,7 @@ def test_a_strength_of_nothing_is_said(finished, mixed):
     for update_scale, expected in (([1.0, 0.5, 0.25], False), ([1.0, 0.5, 0.0], True)):
         write_tensors(file, tensors | {"update_scale": torch.tensor(update_scale)}, values, kind="method")
         told = html.unescape(report.page(finished.data))
-        assert f"{update_scale[1]:g} with {SCALE_SHOTS[1]} known of a class" in told
+        assert f"{update_scale[1]:g} with {UPDATE_SCALE_SHOTS[1]} known of a class" in told
         assert ("take the initialization" in told) == expected
 
 

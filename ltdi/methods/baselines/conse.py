@@ -15,7 +15,7 @@ from torch import Tensor
 from ltdi.initialization.from_names import Table
 from ltdi.learners.base import Classifier
 from ltdi.learners.weight_space import WeightSpace
-from ltdi.methods.common.class_semantics import KnownRows
+from ltdi.methods.common.class_semantics import ClassSemanticsMethod
 from ltdi.tasks.base import Context, TaskSource
 
 INPUTS_TOGETHER = 1024
@@ -42,14 +42,14 @@ class ConvexCombination(Classifier):
 
     def logits(self, w: Tensor, inputs: Tensor) -> Tensor:
         asked = F.normalize(self.space.unflatten(w)["asked.texts"], dim=-1)
-        return F.normalize(self.embedded(inputs), dim=-1) @ asked.mT
+        return F.normalize(self.embed(inputs), dim=-1) @ asked.mT
 
-    def embedded(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor) -> Tensor:
         """Features (…, F) as texts (…, E)."""
         parts = inputs.flatten(0, -2).split(INPUTS_TOGETHER)
-        return torch.cat([self._embedded(part) for part in parts]).unflatten(0, inputs.shape[:-1])
+        return torch.cat([self._embed(part) for part in parts]).unflatten(0, inputs.shape[:-1])
 
-    def _embedded(self, inputs: Tensor) -> Tensor:
+    def _embed(self, inputs: Tensor) -> Tensor:
         rows = F.normalize(self.table.centred, dim=-1)
         shares = (self.temperature * (inputs - self.table.mean) @ rows.mT).softmax(-1)
         most, which = shares.topk(min(self.top, len(rows)), dim=-1)
@@ -57,7 +57,7 @@ class ConvexCombination(Classifier):
         return torch.zeros_like(shares).scatter_(-1, which, most) @ F.normalize(self.table.texts, dim=-1)
 
 
-class Conse(KnownRows):
+class Conse(ClassSemanticsMethod):
     candidates = tuple(product((0.25, 0.5, 1.0, 2.0), (1, 10, 100)))
 
     @property

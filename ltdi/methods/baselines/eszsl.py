@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ltdi.initialization import Initialization
-from ltdi.methods.common.class_semantics import KnownRows
+from ltdi.methods.common.class_semantics import ClassSemanticsMethod
 from ltdi.methods.common.setup import Setup
 from ltdi.tasks.base import Context
 from ltdi.tasks.named_class_tasks import NamedClassTasks
@@ -22,7 +22,7 @@ SHRINKAGES = tuple(10.0**e for e in range(-3, 4))
 """Of both Gram matrices, times their mean eigenvalue."""
 
 
-class Eszsl(KnownRows):
+class Eszsl(ClassSemanticsMethod):
     candidates = tuple(product(SHRINKAGES, SHRINKAGES))
     bilinear: Tensor
 
@@ -30,8 +30,8 @@ class Eszsl(KnownRows):
         super().__init__(initialization, setup)
         self.register_buffer("bilinear", torch.zeros(self.head.n_features, self.head.n_numbers))
 
-    def learn(self, train: NamedClassTasks) -> None:
-        super().learn(train)
+    def fit(self, train: NamedClassTasks) -> None:
+        super().fit(train)
         of = train.of
         x, counts = of.mapped(of.features[: of.n_rows]), of.counts.to(of.features.device)
         if of.rows is not None:

@@ -35,7 +35,7 @@ class HeadSgd(Method):
         self.register_buffer("steps", torch.tensor(STEPS[0]))
         self.register_buffer("lr", torch.tensor(RATES[0], dtype=torch.float64))
 
-    def first(self, context: Context) -> Tensor:
+    def initial_weights(self, context: Context) -> Tensor:
         """The weights (B, D) that training starts from."""
         return self.initial.expand(len(context), -1)
 
@@ -57,7 +57,7 @@ class HeadSgd(Method):
     def _adapt(self, context: Context, steps: int, lr: float) -> Tensor:
         assert context.examples is not None
         examples = repeat(context.examples)
-        w = self.first(context)
+        w = self.initial_weights(context)
         return train(self.learner, w, examples, optimizer="adam", lr=lr, record=[steps]).weights[:, 0]
 
 
@@ -71,7 +71,7 @@ class PrototypeSgd(HeadSgd):
         self.head = linear_classifier(self.learner, "prototype_sgd")
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
-    def first(self, context: Context) -> Tensor:
+    def initial_weights(self, context: Context) -> Tensor:
         return prototype_weights(self.head, context.means, self.temperature)
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:

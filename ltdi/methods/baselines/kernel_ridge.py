@@ -4,11 +4,11 @@ meta-val."""
 from torch import Tensor
 
 from ltdi.initialization.from_names import BANDWIDTHS, kernel_directions
-from ltdi.methods.common.class_semantics import KnownRows
+from ltdi.methods.common.class_semantics import ClassSemanticsMethod
 from ltdi.tasks.base import Context
 
 
-class KernelRidge(KnownRows):
+class KernelRidge(ClassSemanticsMethod):
     candidates = tuple((bandwidth,) for bandwidth in BANDWIDTHS)
 
     def directions(self, context: Context) -> Tensor:

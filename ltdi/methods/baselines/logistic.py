@@ -20,7 +20,7 @@ from ltdi.tasks.base import Context, TaskSource
 from ltdi.trajectories.collection import Trajectories
 from ltdi.utils.nn import masked_mean
 
-CS = tuple(10.0**e for e in range(-2, 3))
+C_VALUES = tuple(10.0**e for e in range(-2, 3))
 STEPS = 200
 
 
@@ -37,7 +37,7 @@ class Logistic(Method):
         def mean_score(c: float) -> float:
             return scores(self.head, val, lambda context: logistic_weights(self.head, context, c)).mean().item()
 
-        self.c.fill_(max(CS, key=mean_score))
+        self.c.fill_(max(C_VALUES, key=mean_score))
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         return logistic_weights(self.head, context, self.c.item())
@@ -59,13 +59,13 @@ def logistic_weights(head: Classifier, context: Context, c: float) -> Tensor:
     lengths = torch.where(known, lengths, 0.0)
     basis = torch.where(known, 1 / lengths, 0.0)[..., None] * (u.mT @ x)
     y = torch.eye(N, dtype=x.dtype, device=x.device).repeat_interleave(K, 0)
-    v, b = _minimised(u * lengths[:, None], y, there, lengths.square(), c)
+    v, b = _minimise(u * lengths[:, None], y, there, lengths.square(), c)
     weight = v.mT @ basis / size
     bias = b - (weight @ centre.mT).squeeze(-1)
     return head.linear(weight.to(context.rows), bias.to(context.rows))
 
 
-def _minimised(z: Tensor, y: Tensor, there: Tensor, squares: Tensor, c: float) -> tuple[Tensor, Tensor]:
+def _minimise(z: Tensor, y: Tensor, there: Tensor, squares: Tensor, c: float) -> tuple[Tensor, Tensor]:
     """The v (B, M, N) and b (B, N) of least c Σ_i CE(z_i v + b, y_i) + ½ ‖v‖², z (B, M, M) being centred and zᵀz
     diag(``squares``)."""
     inputs = torch.cat([z, torch.ones_like(z[..., :1])], -1)

@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from ltdi.initialization.from_names import similarities
-from ltdi.methods.common.class_semantics import KnownRows
+from ltdi.methods.common.class_semantics import ClassSemanticsMethod
 from ltdi.tasks.base import Context
 
 
-class NearestName(KnownRows):
+class NearestName(ClassSemanticsMethod):
     def directions(self, context: Context) -> Tensor:
         return self.table.centred[similarities(self.table, context).argmax(-1)]

@@ -4,11 +4,11 @@ meta-val."""
 from torch import Tensor
 
 from ltdi.initialization.from_names import SHARPNESSES, softmax_directions
-from ltdi.methods.common.class_semantics import KnownRows
+from ltdi.methods.common.class_semantics import ClassSemanticsMethod
 from ltdi.tasks.base import Context
 
 
-class SoftmaxRows(KnownRows):
+class SoftmaxRows(ClassSemanticsMethod):
     candidates = tuple((sharpness,) for sharpness in SHARPNESSES)
 
     def directions(self, context: Context) -> Tensor:

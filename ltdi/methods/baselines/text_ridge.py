@@ -4,11 +4,11 @@ from torch import Tensor
 
 from ltdi.initialization.closed_form import PENALTIES
 from ltdi.initialization.from_names import ridge_directions
-from ltdi.methods.common.class_semantics import KnownRows
+from ltdi.methods.common.class_semantics import ClassSemanticsMethod
 from ltdi.tasks.base import Context
 
 
-class TextRidge(KnownRows):
+class TextRidge(ClassSemanticsMethod):
     candidates = tuple((penalty,) for penalty in PENALTIES)
 
     def directions(self, context: Context) -> Tensor:

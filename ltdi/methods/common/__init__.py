@@ -1,1 +1,1 @@
-"""What methods share: the base classes, their hyperparameters, storage."""
+"""Base classes of the methods, the hyperparameters that they share, and wrappers of trained methods."""

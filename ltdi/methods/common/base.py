@@ -1,4 +1,4 @@
-"""The one interface: a way to obtain weights for a task nobody has trained on."""
+"""Method, the common interface of generators and baselines: from a task's support set to weights for it."""
 
 from collections.abc import Callable, Iterator
 from typing import ClassVar
@@ -16,21 +16,25 @@ from ltdi.utils.trainer import Row, Training
 
 
 class Method(nn.Module):
-    """A way to obtain weights for a new task. All that it learns is a parameter or a buffer: ``state_dict()`` is the
-    whole artefact.
+    """A generator or baseline of weights for new tasks.
 
-    It is handed contexts only, so that no query can leak into the weights. It knows no file, no params and no logger.
+    Everything that a method learns is a parameter or a buffer: ``state_dict()`` is the whole artifact. ``generate``
+    receives contexts only, so that no query can leak into the weights. Methods read no files and no params.
+
+    Args:
+        initialization: initial weights of the tasks, the origin of what is generated; holds the learner.
+        setup: hyperparameters that methods share, and the sizes of the run.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """What it cannot do without: "head", weights that hold a linear classifier; "classes", "names", "examples" or
-    "images", which not all tasks have."""
+    """Requirements, keys of ``ltdi.methods.registry.NEEDS``: "head", a learner whose weights hold a linear classifier;
+    "classes", "names", "examples" or "images", which not all tasks have."""
 
     adapts: bool = False
-    """Whether generating weights means gradient steps on the examples."""
+    """Whether ``generate`` takes gradient steps on the support set."""
 
     fixed_n_way: bool = False
-    """Whether it generates for as many slots as it was trained with, and for no other number."""
+    """Whether ``generate`` supports only the n_way that the method was trained with."""
 
     def __init__(self, initialization: Initialization, setup: Setup) -> None:
         super().__init__()
@@ -38,52 +42,78 @@ class Method(nn.Module):
 
     @property
     def learner(self) -> Learner:
-        """What its weights are of: the start's learner, if it says no other."""
+        """The learner of the generated weights: by default that of the initialization."""
         return self.initialization.learner
 
     @property
     def space(self) -> WeightSpace:
+        """Layout of the generated weight vectors (B, D)."""
         return self.learner.space
 
     @property
     def from_images(self) -> bool:
+        """Whether the method reads images instead of features."""
         return "images" in self.needs
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        """What is learned without gradient steps: statistics of the training tasks, hyperparameters chosen on
-        meta-val."""
+        """Fit what takes no gradient steps: statistics of the training tasks, hyperparameters selected on meta-val.
+
+        Called once, before ``meta_train``. Default: nothing.
+
+        Args:
+            train: meta-training tasks.
+            trajectories: recorded training trajectories of the tasks of ``train``.
+            val: meta-val tasks.
+        """
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
     ) -> Iterator[Row]:
-        """Train from ``training.step`` to ``training.steps``, yielding a log row a step. Default: learns nothing."""
+        """Train from ``training.step`` to ``training.steps``, yielding a log row per step. Default: nothing.
+
+        Args:
+            training: optimizer, schedule and step counter of this module.
+            train: meta-training tasks.
+            trajectories: recorded training trajectories of the tasks of ``train``.
+            seed: of everything random, by step, so that a resumed training repeats it.
+        """
         yield from ()
 
     def finish(self, val: TaskSource, *, seed: int) -> None:
-        """What is chosen on meta-val once meta-training has ended. Default: nothing."""
+        """Select hyperparameters of generation on meta-val, once, after ``meta_train``. Default: nothing."""
 
     def refit(self, train: TaskSource) -> None:
-        """Learn again, from these tasks' classes, what ``prepare`` learned from classes; what was chosen on meta-val
-        stays. Default: nothing."""
+        """Refit the class statistics of ``prepare`` on train + validation; selected hyperparameters stay.
 
-    def choose_as(self, other: "Method") -> None:
-        """Take over what ``finish`` chose for ``other``, the same method meta-trained on other tasks. Default:
-        nothing."""
+        Default: nothing.
+        """
+
+    def copy_selection(self, other: "Method") -> None:
+        """Copy what ``finish`` selected for ``other``, this method meta-trained on other tasks. Default: nothing."""
 
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
-        """Losses on meta-val tasks by name, for the curves. Default: none."""
+        """Return losses on meta-val tasks by name, for the training curves. Default: none."""
         return {}
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        """Weights (B, D) for a batch of tasks. Changes nothing in the method; a task's weights do not depend on its
-        neighbours."""
+        """Generate weights (B, D) for a batch of tasks from their contexts and the generator's noise.
+
+        Leaves the method unchanged. A task's weights do not depend on the other tasks of the batch.
+        """
         raise NotImplementedError
 
 
 def scores(
     learner: Learner, source: TaskSource, weights_of: Callable[[Context], Tensor], *, tasks_a_batch: int = 64
 ) -> Tensor:
-    """The score of each task of the table (M,) with the weights (B, D) that ``weights_of`` gives for its context."""
+    """Score weights on the query sets of all M recorded tasks of a source: (M,).
+
+    Args:
+        learner: scores weights on a task's query set.
+        source: the tasks.
+        weights_of: context -> weights (B, D).
+        tasks_a_batch: tasks per batch.
+    """
     found = []
     with torch.no_grad():
         for tasks in batches(len(source), tasks_a_batch):

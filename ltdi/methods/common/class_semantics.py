@@ -1,5 +1,4 @@
-"""What baselines and methods share that make a class's row of weights from its text and from the rows of known
-classes."""
+"""Base class of methods that predict a class's weight row from its text embedding and the rows of training classes."""
 
 from collections.abc import Sequence
 
@@ -16,23 +15,29 @@ from ltdi.tasks.named_class_tasks import NamedClassTasks
 from ltdi.trajectories.collection import Trajectories
 
 
-class KnownRows(Method):
-    """A subclass writes ``directions``: where an asked class lies from the mean row, by the texts and rows of the known
-    ones. ``hyperparameters`` are chosen by the score on meta-val, then the temperature by cross-entropy."""
+class ClassSemanticsMethod(Method):
+    """A zero-shot classifier from class semantics. Subclasses implement ``directions``.
+
+    ``hparams`` are selected by the score on meta-val tasks, then the temperature by their cross-entropy.
+    """
 
     needs = ("head", "names")
     candidates: Sequence[tuple[float, ...]] = ((),)
-    """What the hyperparameters may be."""
+    """Candidate hyperparameters."""
 
     texts: Tensor
+    """Text embeddings of the training classes (classes, E)."""
     rows: Tensor
+    """Their weight rows: class means or rows of a trained classifier (classes, F)."""
     hparams: Tensor
+    """The selected hyperparameters."""
     temperature: Tensor
+    """Scale of the logits."""
 
     def __init__(self, initialization: Initialization, setup: Setup) -> None:
         super().__init__(initialization, setup)
         self._table: Table | None = None
-        self._held: tuple[int, ...] = ()
+        self._table_version: tuple[int, ...] = ()
         self.head = linear_classifier(initialization.learner, type(self).__name__)
         self.register_buffer("texts", torch.zeros(setup.n_classes, self.head.n_numbers))
         self.register_buffer("rows", torch.zeros(setup.n_classes, self.head.n_features))
@@ -41,24 +46,25 @@ class KnownRows(Method):
 
     @property
     def table(self) -> Table:
-        """Made once for what the buffers hold."""
-        held = (self.texts.data_ptr(), self.texts._version, self.rows._version)
-        if self._table is None or self._held != held:
-            self._table, self._held = Table(self.texts, self.rows), held
+        """Texts and rows as a ``Table`` of training classes, rebuilt when the buffers change."""
+        version = (self.texts.data_ptr(), self.texts._version, self.rows._version)
+        if self._table is None or self._table_version != version:
+            self._table, self._table_version = Table(self.texts, self.rows), version
         return self._table
 
-    def learn(self, train: NamedClassTasks) -> None:
-        """What is known of the classes that are learned from."""
+    def fit(self, train: NamedClassTasks) -> None:
+        """Store texts and rows of the training classes."""
         self.texts.copy_(train.of.texts)
         self.rows.copy_(train.of.means())
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        """Store the training classes, then select hyperparameters on meta-val."""
         assert isinstance(train, NamedClassTasks)
-        self.learn(train)
+        self.fit(train)
         self.choose(val)
 
     def choose(self, val: TaskSource) -> None:
-        """The hyperparameters, where there are several, and the temperature."""
+        """Select the hyperparameters, if there are several candidates, and the temperature on meta-val."""
         if len(self.candidates) > 1:
             self._set(max(self.candidates, key=lambda hparams: self._mean_score(hparams, val)))
         self.temperature.fill_(1.0)
@@ -72,13 +78,14 @@ class KnownRows(Method):
         return scores(self.learner, val, self.weights).mean().item()
 
     def directions(self, context: Context) -> Tensor:
-        """(B, N, F)"""
+        """Predict each class's row relative to the mean row, of any length: (B, N, F)."""
         raise NotImplementedError
 
     def weights(self, context: Context) -> Tensor:
-        """(B, D)"""
+        """Build the weights (B, D) of a linear classifier from ``directions``."""
         return self.table.classifier(self.head, self.directions(context), self.temperature.item())
 
     @torch.no_grad()
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        """Return ``weights`` (B, D); deterministic."""
         return self.weights(context)

@@ -1,4 +1,4 @@
-"""What the diffusion methods share: the space, the loss, the loops. They differ in their ``Process`` alone."""
+"""Base class of the diffusion methods: coordinates, losses, sampling. Subclasses differ in ``process_class`` alone."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -14,9 +14,9 @@ from ltdi.diffusion.denoiser import Skip
 from ltdi.diffusion.process import VanillaProcess
 from ltdi.initialization import Initialization
 from ltdi.initialization.gaussian import Fresh
-from ltdi.meta_learning.reptile import OWN, Phi, called, weighted
+from ltdi.meta_learning.reptile import CURRENT_PARAMETERS, Phi, functional_forward, weighted_sum
 from ltdi.methods.common.setup import Setup
-from ltdi.methods.common.trained import ReptileTrained, of_unit_size
+from ltdi.methods.common.trained import ReptileTrainedMethod, unit_rms
 from ltdi.tasks.base import Context, Task, TaskSource, batches
 from ltdi.tasks.batch import batch_size, map_batch
 from ltdi.trajectories.collection import Trajectories
@@ -24,19 +24,20 @@ from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator as named_generator
 
 
-class DiffusionMethod(ReptileTrained):
-    """Diffusion of weights, given the context.
+class DiffusionMethod(ReptileTrainedMethod):
+    """Conditional diffusion of weights, meta-trained by REPTILE.
 
-    The chain runs in x = (w − centre) / scale. At generation all tasks start from the same noise, so that
-    a task does not depend on its neighbours.
+    The diffusion runs in x = (w − centre) / scale. At generation all tasks start from the same noise, so that
+    a task's weights do not depend on the other tasks of the batch.
 
     Raises:
-        ValueError: the steps T cannot hold the points of the trajectories.
-        InputError: the denoiser is to see the gradient on examples, and tasks have none; the noise is to be the
-            initialization, and all tasks share theirs.
+        ValueError: T is smaller than the number of segments of the trajectories.
+        InputError: ``diffusion.gradient_input`` without labelled examples; ``diffusion.noise = initialization`` where
+            all tasks share their initialization.
     """
 
     process_class: ClassVar[type[VanillaProcess]] = VanillaProcess
+    """Which recorded point a state is trained toward."""
 
     def __init__(self, initialization: Initialization, setup: Setup) -> None:
         super().__init__(initialization, setup)
@@ -47,7 +48,7 @@ class DiffusionMethod(ReptileTrained):
                 "diffusion.gradient_input = true shows the gradient on labelled examples, which these tasks do not"
                 " have; set false"
             )
-        self.sees_means = setup.denoiser.condition == "mean"
+        self.conditions_on_means = setup.denoiser.condition == "mean"
         if diffusion.noise == "initialization" and not isinstance(initialization, Fresh):
             raise InputError(
                 f"diffusion.noise = initialization is each task's own draw, and trajectories.initialization ="
@@ -58,102 +59,124 @@ class DiffusionMethod(ReptileTrained):
         channels = 1 + diffusion.gradient_input + initialization.shown
         self.denoiser = setup.network(self.learner, channels=channels)
         if isinstance(skip := self.denoiser.skip, Skip):
-            # ε is x_t itself but for a small part where t is large: from zero, a network is long in finding that
+            # at large t the target ε is nearly x_t: from zero, a network would take long to learn that
             with torch.no_grad():
-                skip.factor.copy_(self.process.linear_guess(diffusion.prediction)[:, None])
+                skip.factor.copy_(self.process.linear_estimate(diffusion.prediction)[:, None])
 
-    # -- the chain ---------------------------------------------------------------------------------
+    # -- sampling ----------------------------------------------------------------------------------
 
     def epsilon(self, phi: Phi, x_t: Tensor, t: Tensor, task: Mapping[str, Any]) -> Tensor:
-        """ε_φ(x_t, t, c) (B, D) with the denoiser's parameters φ; ``task`` is what ``_known`` says."""
+        """Predict ε_φ(x_t, t, c) (B, D).
+
+        Args:
+            phi: parameters φ of the denoiser.
+            x_t: states (B, D).
+            t: times (B,).
+            task: conditioning c, the dict of ``_conditioning``.
+        """
         channels = [x_t]
         if self.diffusion.gradient_input:
             channels.append(self._example_gradient(x_t, task))
         if self.initialization.shown:
             channels.append(task["shown"])
         x = torch.stack(channels, 1) if len(channels) > 1 else x_t[:, None]
-        output = called(self.denoiser, phi, x, t, task["rows"], task.get("present"))
+        output = functional_forward(self.denoiser, phi, x, t, task["rows"], task.get("present"))
         return self.process.epsilon(output, x_t, t, self.diffusion.prediction)
 
     def _example_gradient(self, x_t: Tensor, task: Mapping[str, Any]) -> Tensor:
-        """The gradient by x at x_t of the loss on the examples, of unit size a task: what a learned optimiser would
-        see."""
+        """Return the gradient in x at x_t of the loss on the support set, scaled to unit root mean square: (B, D).
+
+        It is the input of a learned optimiser.
+        """
         loss = self.learner.loss
         g = grad(lambda x: loss(self.to_w(x, task["centre"]), task["examples"]).sum())(x_t.detach())
-        return of_unit_size(g)
+        return unit_rms(g)
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
-        *_, (_, x_0, _) = self._states(self._known(context, centre), generator)
+        """Sample weights (B, D) from noise by reverse diffusion, given the context."""
+        *_, (_, x_0, _) = self._denoising_steps(self._conditioning(context, centre), generator)
         return self.to_w(x_0, centre)
 
     @torch.no_grad()
-    def generate_chain(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        """The weights at every state of the chain that leads to the generated ones, t = T … 0: (T+1, B, D)."""
+    def generate_sampling_trajectory(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        """Generate weights and return those of all states of the sampling trajectory, t = T … 0: (T+1, B, D)."""
         centre = self.initialization.centre(context)
-        return self.tempered(self.chain(context, centre, generator=generator), centre, context)
+        return self.apply_update_scale(self.sampling_trajectory(context, centre, generator=generator), centre, context)
 
-    def chain(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
-        """The weights at every state, at full update scale, t = T … 0: (T+1, B, D)."""
-        states = self._states(self._known(context, centre), generator)
+    def sampling_trajectory(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return the weights of all states of the sampling trajectory, t = T … 0, without update scale: (T+1, B, D)."""
+        states = self._denoising_steps(self._conditioning(context, centre), generator)
         return torch.stack([self.to_w(x_t, centre) for _, x_t, _ in states])
 
-    def _states(self, task: Mapping[str, Any], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """What the sampler yields on its way; all tasks share the noise."""
+    def _denoising_steps(
+        self, task: Mapping[str, Any], generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the steps of ``sampler.denoise`` with the current parameters; all tasks share the noise."""
         n_way = task["rows"].shape[1]
         x_T, noise = self._draw_noise(task["centre"][:1], n_way, generator, last=True)
-        epsilon = partial(self.epsilon, OWN, task=task)
-        return self._chain(epsilon, x_T.expand_as(task["centre"]), noise)
+        epsilon = partial(self.epsilon, CURRENT_PARAMETERS, task=task)
+        return self._denoise(epsilon, x_T.expand_as(task["centre"]), noise)
 
-    def _chain(
+    def _denoise(
         self, epsilon: Callable[[Tensor, Tensor], Tensor], x_T: Tensor, noise: Tensor | None, until: int = 0
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         step, scaled = sampler.SAMPLERS[self.diffusion.sampler], self.diffusion.scaled_joins
-        return sampler.chain(self.process, epsilon, x_T, noise, until, step=step, scaled_joins=scaled)
+        return sampler.denoise(self.process, epsilon, x_T, noise, until, step=step, scaled_joins=scaled)
 
-    def _known(self, context: Context, centre: Tensor) -> dict[str, Any]:
-        """What is known of a task: its centre (B, D), ``shown`` (B, D) where the denoiser is shown it, rows
-        (B, N, K, C) and, where some are missing, which of them are there, ``present`` (B, N, K), and the examples where
-        the denoiser sees their gradient. Of the rows their mean alone, where it makes no more of them."""
-        known: dict[str, Any] = {"centre": centre}
+    def _conditioning(self, context: Context, centre: Tensor) -> dict[str, Any]:
+        """Return the conditioning of a batch of tasks as a dict of tensors.
+
+        ``centre`` (B, D); ``shown`` (B, D), the centre as an input of the denoiser, where it has one; ``rows``
+        (B, N, K, C), or their means with K = 1 if the denoiser conditions on means; ``present`` (B, N, K) where rows
+        are padded; ``examples`` where the denoiser gets their gradient.
+        """
+        conditioning: dict[str, Any] = {"centre": centre}
         if self.initialization.shown:
-            known["shown"] = of_unit_size(centre)
-        if self.sees_means:
-            known["rows"] = context.means[:, :, None]
+            conditioning["shown"] = unit_rms(centre)
+        if self.conditions_on_means:
+            conditioning["rows"] = context.means[:, :, None]
         else:
-            known |= {"rows": context.rows} | ({} if context.mask is None else {"present": context.present})
-        return known | {"examples": context.examples} if self.diffusion.gradient_input else known
+            conditioning |= {"rows": context.rows} | ({} if context.mask is None else {"present": context.present})
+        return conditioning | {"examples": context.examples} if self.diffusion.gradient_input else conditioning
 
     def _draw_noise(
         self, centre: Tensor, n_way: int, stream: torch.Generator, *, last: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Draw x_T (B, D) and, where it has any, the chain's noise (T, B, D), for tasks of these centres (B, D). What
-        is of size 0 is drawn all the same where it is not the ``last`` of the stream: what follows must not depend on
-        it."""
+        """Draw x_T (B, D) and the noise of the denoising steps (T, B, D), None if its size is 0.
+
+        Args:
+            centre: centres of the tasks (B, D).
+            n_way: classes of a task.
+            stream: generator of the noise.
+            last: nothing is drawn from ``stream`` afterwards. Otherwise noise of size 0 is drawn too, so that later
+                draws do not depend on its size.
+        """
         start, chain, T = self.diffusion.start_noise, self.diffusion.chain_noise, self.process.schedule.T
         if last and not start and not chain and self.diffusion.noise == "gaussian":
             return torch.zeros_like(centre), None
         if isinstance(self.initialization, Fresh) and self.diffusion.noise == "initialization":
-            # of the law that recorded initializations are of: ε = w_n in the chain's coordinates
+            # drawn like recorded initializations: ε = w_n in the coordinates x
             x_T = self.to_x(self.initialization.initial(len(centre), n_way, stream).to(centre), centre)
         else:
             x_T = start * torch.randn(centre.shape, generator=stream, device=stream.device).to(centre)
-        own = torch.randint(2**62, (), generator=stream, device=stream.device)
+        seed = torch.randint(2**62, (), generator=stream, device=stream.device)
         if not chain:
             return x_T, None
-        # T times as much as x_T: of a stream of its own, so that none is drawn where it counts nothing
-        draws = torch.Generator(stream.device).manual_seed(int(own))
+        # T times as much as x_T: from a separate generator, so that none is drawn where its size is 0
+        draws = torch.Generator(stream.device).manual_seed(int(seed))
         return x_T, chain * torch.randn(T, *centre.shape, generator=draws, device=stream.device).to(centre)
 
     # -- meta-training -----------------------------------------------------------------------------
 
     def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
+        """Draw conditioning, query set and noise of an inner step; for recorded tasks also times t and targets i."""
         centre, T = self.initialization.centre(task.context), self.process.schedule.T
-        known = self._known(task.context, centre)
-        # new tasks are the last of an inner step
+        conditioning = self._conditioning(task.context, centre)
+        # new tasks are drawn last in an inner step
         x_T, chain_noise = self._draw_noise(
             centre, task.context.n_way, stream, last=points is None and self.meta.inner_steps == 1
         )
-        drawn = known | {"query": task.query, "x_T": x_T}
+        drawn = conditioning | {"query": task.query, "x_T": x_T}
         if chain_noise is not None:
             drawn["chain_noise"] = chain_noise.transpose(0, 1)
         if points is None:
@@ -173,13 +196,18 @@ class DiffusionMethod(ReptileTrained):
         return drawn | {"points": recorded, "t": t, "i": i, "noise": noise}
 
     def step_loss(self, stream: torch.Generator) -> Callable[[Phi, Mapping[str, Any]], Tensor]:
-        """Of the states that the sampler visits one a step, the same for all: in equal time that is more tasks."""
-        return partial(self.loss_of, visit=int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream)))
+        """Draw the time of the on-policy states, one per outer step for all tasks: the fastest per task."""
+        return partial(
+            self.functional_loss, visit=int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream))
+        )
 
-    def loss_of(self, phi: Phi, batch: Mapping[str, Any], visit: int = 1) -> Tensor:
-        """The loss of each task (B,): of a share ``visited`` of the tasks on the state that the sampler visits at time
-        ``visit``, of the others on a state from the data. A new task has no states but the former, and a task that is
-        alone counts in both by their shares."""
+    def functional_loss(self, phi: Phi, batch: Mapping[str, Any], visit: int = 1) -> Tensor:
+        """Return the loss of each task (B,).
+
+        A share ``diffusion.on_policy`` of the recorded tasks, and all new tasks, are trained on the on-policy state
+        that the sampler reaches at time ``visit``; the others on a state from the forward process. A single recorded
+        task has the weighted sum of both losses.
+        """
         phi = {name.removeprefix("denoiser."): value for name, value in phi.items()}
         on_policy, B = self.diffusion.on_policy if "points" in batch else 1.0, batch_size(batch)
         if B == 1 and 0 < on_policy < 1:
@@ -187,7 +215,7 @@ class DiffusionMethod(ReptileTrained):
                 (1 - on_policy, self._loss_from_data(phi, batch)),
                 (on_policy, self._loss_on_policy(phi, batch, visit)),
             ]
-            return weighted(parts)
+            return weighted_sum(parts)
         n = round(on_policy * B)
         if n == B:
             return self._loss_on_policy(phi, batch, visit)
@@ -202,29 +230,35 @@ class DiffusionMethod(ReptileTrained):
         return self._loss_at(phi, x_t, t, batch)
 
     def _loss_on_policy(self, phi: Phi, batch: Mapping[str, Any], visit: int) -> Tensor:
-        with torch.no_grad():  # the state is given, not learned through: every step is a regression of its own
+        with torch.no_grad():  # no gradient through the sampler: every denoising step is a regression of its own
             noise = batch["chain_noise"].transpose(0, 1) if "chain_noise" in batch else None
-            *_, (t, x_t, _) = self._chain(partial(self.epsilon, phi, task=batch), batch["x_T"], noise, until=visit)
+            *_, (t, x_t, _) = self._denoise(partial(self.epsilon, phi, task=batch), batch["x_T"], noise, until=visit)
         return self._loss_at(phi, x_t, t, batch)
 
     def _loss_at(self, phi: Phi, x_t: Tensor, t: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """The query loss, and of recorded tasks the weight loss (B,)."""
+        """Return the weighted sum of the query loss and, for recorded tasks, of the weight loss at states x_t: (B,)."""
         epsilon, losses = self.epsilon(phi, x_t, t, batch), []
         if "points" in batch:
             i = _at(batch["i"], t)
             weights = self.process.loss(
-                epsilon, x_t, t, i, _pick(batch["points"], i), self.diffusion.weighting, self.shares(epsilon.shape[-1])
+                epsilon,
+                x_t,
+                t,
+                i,
+                _pick(batch["points"], i),
+                self.diffusion.weighting,
+                self.coordinate_weights(epsilon.shape[-1]),
             )
             losses.append((self.meta.weight_loss, weights))
         if self.meta.query_loss > 0:
-            # the weights that the state points at must work on the query, whichever recorded point it stands for
+            # the weights implied by ε_φ must classify the query set, whichever recorded point they estimate
             w = self.to_w(self.process.endpoint(epsilon, x_t, t, self.process.target(t)), batch["centre"])
             losses.append((self.meta.query_loss, self.learner.loss(w, batch["query"])))
-        return weighted(losses)
+        return weighted_sum(losses)
 
     @torch.no_grad()
     def validate(self, val: TaskSource, trajectories: Trajectories, *, seed: int) -> dict[str, float]:
-        """The weight loss of every sub-chain, on states from the data (the paper's Figure 4, right)."""
+        """Return the weight loss of every sub-chain on states of the forward process (the paper's Figure 4, right)."""
         stream = named_generator(seed, "validate")
         losses: dict[str, list[Tensor]] = {}
         for tasks in batches(len(val)):
@@ -233,17 +267,17 @@ class DiffusionMethod(ReptileTrained):
                 times = torch.full_like(batch["t"], t)
                 i = self.process.target(times)
                 x_t = self.process.sample(_pick(batch["points"], i), times, i, batch["noise"])
-                epsilon = self.epsilon(OWN, x_t, times, batch)
+                epsilon = self.epsilon(CURRENT_PARAMETERS, x_t, times, batch)
                 loss = self.process.loss(epsilon, x_t, times, i, _pick(batch["points"], i), "weights")
                 losses.setdefault(f"val_loss_w{int(i[0])}", []).append(loss)
         return {name: torch.cat(values).mean().item() for name, values in sorted(losses.items())}
 
 
 def _pick(points: Tensor, i: Tensor) -> Tensor:
-    """points (B, P, D), i (B,) -> (B, D)."""
+    """Take point i (B,) of each trajectory (B, P, D): (B, D)."""
     return points.take_along_dim(i[:, None, None], 1).squeeze(1)
 
 
 def _at(i: Tensor, t: Tensor) -> Tensor:
-    """The targets drawn for every time, i (B, T+1), at times t (B,): (B,)."""
+    """Take the targets drawn for every time, i (B, T+1), at times t (B,): (B,)."""
     return i.take_along_dim(t[:, None], 1).squeeze(1)

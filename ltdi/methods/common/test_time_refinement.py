@@ -1,4 +1,4 @@
-"""Test-time use: the mean of a few heads that a method generates, then a few gradient steps on the support set."""
+"""Test-time refinement: average several generated heads, then take a few gradient steps on the support set."""
 
 from itertools import repeat
 
@@ -12,16 +12,17 @@ from ltdi.tasks.base import Context
 from ltdi.utils.errors import InputError
 
 
-class Refined(Method):
-    """A trained method with more time a task. With one draw and no step it is that method.
+class TestTimeRefinement(Method):
+    """Wrap a method to spend more time per task. With one head and no step it equals that method.
 
     Args:
-        heads: how many are generated a task, each from noise of its own. All come from one start, so that their hidden
-            units mean the same and the mean of the weights is good weights too.
-        adapt_steps, adapt_lr: Adam's, on all examples.
+        method: generates the heads.
+        heads: heads generated per task, each from its own noise. All start from one initialization, so that their
+            hidden units correspond and the weights can be averaged.
+        adapt_steps, adapt_lr: steps and learning rate of Adam on the whole support set.
 
     Raises:
-        InputError: gradient steps are asked of a method that generates more than the run's learner.
+        InputError: ``adapt_steps`` > 0 for a method that generates weights of another learner than the run's.
     """
 
     def __init__(self, method: Method, *, heads: int, adapt_steps: int, adapt_lr: float) -> None:
@@ -36,13 +37,20 @@ class Refined(Method):
 
     @property
     def learner(self) -> Learner:
+        """The learner of the wrapped method."""
         return self.method.learner
 
     @property
     def from_images(self) -> bool:
+        """Whether the wrapped method reads images."""
         return self.method.from_images
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        """Average ``heads`` generated weight vectors, then adapt them by gradient steps: (B, D).
+
+        Raises:
+            InputError: ``adapt_steps`` > 0, and the tasks have no labelled examples.
+        """
         w = torch.stack([self.method.generate(context, generator=generator) for _ in range(self.heads)]).mean(0)
         if self.adapt_steps == 0:
             return w

@@ -31,7 +31,7 @@ from ltdi.tasks.base import Context, Task
 from ltdi.utils.nn import Standardise, TransformerBlock, zero
 
 # the nodes of a head of two layers in order, and the operation of each
-CHAIN = {
+NODE_OPERATIONS = {
     "input": "input",
     "hidden.weight": "linear",
     "hidden.bias": "bias",
@@ -40,10 +40,10 @@ CHAIN = {
     "output.bias": "bias",
     "output": "output",
 }
-HIDDEN = ("hidden.weight", "hidden.bias", "relu")
+HIDDEN_NODES = ("hidden.weight", "hidden.bias", "relu")
 """Those that a linear head does not have."""
-OPERATIONS = (*dict.fromkeys(CHAIN.values()), "class")
-NO_PATH = len(CHAIN) + 1  # longer than any path; also the largest degree that is told apart
+OPERATIONS = (*dict.fromkeys(NODE_OPERATIONS.values()), "class")
+NO_PATH = len(NODE_OPERATIONS) + 1  # longer than any path; also the largest degree that is told apart
 
 
 class Ghn3(TrainedMethod):
@@ -59,13 +59,15 @@ class Ghn3(TrainedMethod):
         self, initialization: Initialization, setup: Setup, *, width: int, depth: int, heads: int, block: int
     ) -> None:
         super().__init__(initialization, setup)
-        self.chain = chain_of(self.space)
+        self.node_operations = node_operations(self.space)
         self.embed_operation = nn.Embedding(len(OPERATIONS), width)
         self.embed_size = nn.Linear(2, width)
         self.embed_in, self.embed_out = (nn.Embedding(NO_PATH + 1, width) for _ in range(2))
         self.embed_from_input, self.embed_distance = (nn.Embedding(NO_PATH + 1, width) for _ in range(2))
         self.distance_bias = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, heads))
-        self.condition = nn.Sequential(Standardise(self.n_told), nn.Linear(self.n_told, width, bias=False))
+        self.condition = nn.Sequential(
+            Standardise(self.conditioning_width), nn.Linear(self.conditioning_width, width, bias=False)
+        )
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.matrix, self.vector = (
@@ -82,15 +84,15 @@ class Ghn3(TrainedMethod):
 
     def weights(self, context: Context, centre: Tensor) -> Tensor:
         """(B, D)"""
-        return self.to_w(self._decode(self.states(self.condition(self.told(context, centre)))), centre)
+        return self.to_w(self._decode(self.node_states(self.condition(self.conditioning(context, centre)))), centre)
 
-    def nodes(self, distances: Tensor) -> Tensor:
+    def embed_nodes(self, distances: Tensor) -> Tensor:
         """What the graph with such paths (V, V) says of its nodes, before any task (V, width)."""
-        edges, n_way = (distances == 1).long(), len(distances) - len(self.chain)
-        operations = [OPERATIONS.index(operation) for operation in (*self.chain.values(), *["class"] * n_way)]
+        edges, n_way = (distances == 1).long(), len(distances) - len(self.node_operations)
+        operations = [OPERATIONS.index(operation) for operation in (*self.node_operations.values(), *["class"] * n_way)]
         sizes = [
             (*(n_way if size is None else size for size in self.space.shapes.get(name, ())), 1, 1)[:2]
-            for name in self.chain
+            for name in self.node_operations
         ]
         return (
             self.embed_operation(torch.tensor(operations, device=distances.device))
@@ -110,11 +112,11 @@ class Ghn3(TrainedMethod):
         of_pairs = self.distance_bias(torch.cat([there, back], -1)).unflatten(0, (len(lengths), len(lengths)))
         return of_pairs[distances, distances.T].movedim(-1, 0)
 
-    def states(self, condition: Tensor) -> Tensor:
+    def node_states(self, condition: Tensor) -> Tensor:
         """Conditions of the classes (B, N, width) -> final states of the nodes (B, V, width)."""
-        distances = head_distances(condition.shape[1], len(self.chain)).to(condition.device)
-        h = self.nodes(distances).expand(len(condition), -1, -1)
-        n = len(self.chain)
+        distances = head_distances(condition.shape[1], len(self.node_operations)).to(condition.device)
+        h = self.embed_nodes(distances).expand(len(condition), -1, -1)
+        n = len(self.node_operations)
         h = torch.cat([h[:, :n], h[:, n:] + condition], 1)
         bias = self.attention_bias(distances)
         for block in self.blocks:
@@ -123,32 +125,32 @@ class Ghn3(TrainedMethod):
 
     def _decode(self, h: Tensor) -> Tensor:
         """States (B, V, width) -> x (B, D)."""
-        node, classes = dict(zip(self.chain, h.unbind(1))), h[:, len(self.chain) :]
+        node, classes = dict(zip(self.node_operations, h.unbind(1))), h[:, len(self.node_operations) :]
         shapes = self.space.shapes
         tensors = {
-            "output.weight": tiled(self.vector(node["output.weight"][:, None] + classes), shapes["output.weight"][1:]),
+            "output.weight": tile(self.vector(node["output.weight"][:, None] + classes), shapes["output.weight"][1:]),
             "output.bias": self.vector(node["output.bias"][:, None] + classes)[..., 0],
         }
         if "hidden.weight" in shapes:
             block = self.matrix(node["hidden.weight"]).unflatten(-1, (self.block, self.block))
-            tensors["hidden.weight"] = tiled(block, shapes["hidden.weight"])
-            tensors["hidden.bias"] = tiled(self.vector(node["hidden.bias"]), shapes["hidden.bias"])
+            tensors["hidden.weight"] = tile(block, shapes["hidden.weight"])
+            tensors["hidden.bias"] = tile(self.vector(node["hidden.bias"]), shapes["hidden.bias"])
         return self.space.flatten(tensors)
 
 
-def chain_of(space: WeightSpace) -> dict[str, str]:
+def node_operations(space: WeightSpace) -> dict[str, str]:
     """The nodes of a head, of two layers or linear, and the operation of each."""
-    left_out = () if "hidden.weight" in space.shapes else HIDDEN
-    return {name: operation for name, operation in CHAIN.items() if name not in left_out}
+    left_out = () if "hidden.weight" in space.shapes else HIDDEN_NODES
+    return {name: operation for name, operation in NODE_OPERATIONS.items() if name not in left_out}
 
 
-def head_edges(n_way: int, length: int = len(CHAIN)) -> list[tuple[int, int]]:
+def head_edges(n_way: int, length: int = len(NODE_OPERATIONS)) -> list[tuple[int, int]]:
     """The chain's nodes, one after another, then a node for each class, which leads to the input."""
     return [*pairwise(range(length)), *((length + n, 0) for n in range(n_way))]
 
 
 @cache
-def head_distances(n_way: int, length: int = len(CHAIN)) -> Tensor:
+def head_distances(n_way: int, length: int = len(NODE_OPERATIONS)) -> Tensor:
     """The shortest paths between all nodes (V, V), at most the chain and a class long."""
     return shortest_paths(length + n_way, head_edges(n_way, length)).clamp(max=NO_PATH)
 
@@ -163,7 +165,7 @@ def shortest_paths(n_nodes: int, edges: list[tuple[int, int]]) -> Tensor:
     return distances
 
 
-def tiled(block: Tensor, shape: Sequence[Any]) -> Tensor:
+def tile(block: Tensor, shape: Sequence[Any]) -> Tensor:
     """The block in the last axes, repeated and cut to ``shape``."""
     for axis, size in zip(range(-len(shape), 0), shape):
         block = block.index_select(axis, torch.arange(size, device=block.device) % block.shape[axis])

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltdi.initialization import Initialization
-from ltdi.methods.common.class_semantics import KnownRows
+from ltdi.methods.common.class_semantics import ClassSemanticsMethod
 from ltdi.methods.common.setup import Setup
-from ltdi.methods.common.trained import step_stream
+from ltdi.methods.common.trained import step_generator
 from ltdi.tasks.base import Context, TaskSource
 from ltdi.tasks.named_class_tasks import NamedClassTasks
 from ltdi.trajectories.collection import Trajectories
@@ -28,7 +28,7 @@ from ltdi.utils.console import say_fewer
 from ltdi.utils.trainer import Row, Training
 
 
-class Icis(KnownRows):
+class Icis(ClassSemanticsMethod):
     """
     Args:
         width: of the hidden layers and of the latent.
@@ -44,7 +44,7 @@ class Icis(KnownRows):
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
         assert isinstance(train, NamedClassTasks) and isinstance(val, NamedClassTasks)
-        self.learn(train)
+        self.fit(train)
         # no buffer: training alone needs them
         self._unseen = F.normalize(val.of.texts, dim=-1)
 
@@ -57,9 +57,9 @@ class Icis(KnownRows):
         texts, rows = F.normalize(self.texts, dim=-1), F.normalize(self.table.centred, dim=-1)
         say_fewer("methods.icis.classes_a_batch", self.classes_a_batch, len(rows), "known classes")
         while training.step < training.steps:
-            stream = step_stream(seed, training.step)
+            stream = step_generator(seed, training.step)
             chosen = torch.randperm(len(rows), generator=stream)[: self.classes_a_batch].to(rows.device)
-            losses = self.reconstructions(texts[chosen], rows[chosen], self._unseen)
+            losses = self.reconstruction_losses(texts[chosen], rows[chosen], self._unseen)
             loss = torch.stack(list(losses.values())).sum()
             loss.backward()
             training.descend()
@@ -67,7 +67,7 @@ class Icis(KnownRows):
                 name: each.detach() for name, each in losses.items()
             }
 
-    def reconstructions(self, texts: Tensor, rows: Tensor, unseen: Tensor) -> dict[str, Tensor]:
+    def reconstruction_losses(self, texts: Tensor, rows: Tensor, unseen: Tensor) -> dict[str, Tensor]:
         """1 − cosine of the four, over texts (M, E), rows (M, F) of known classes and texts (U, E) of others."""
         latent_a, latent_w = self.encode["a"](torch.cat([texts, unseen])), self.encode["w"](rows)
         known = latent_a[: len(texts)]

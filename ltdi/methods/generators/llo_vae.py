@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltdi.diffusion.denoiser import ClassCondition, LinearMap, Tokens
+from ltdi.diffusion.denoiser import LinearMap, SupportEncoder, WeightTokenizer
 from ltdi.initialization import Initialization
 from ltdi.learners.weight_space import WeightSpace
-from ltdi.meta_learning.reptile import Phi, called
+from ltdi.meta_learning.reptile import Phi, functional_forward
 from ltdi.methods.common.setup import Setup
-from ltdi.methods.common.trained import ReptileTrained
+from ltdi.methods.common.trained import ReptileTrainedMethod
 from ltdi.tasks.base import Context, Task, TaskSource, batches
 from ltdi.trajectories.collection import Trajectories
 from ltdi.utils.nn import TransformerBlock, masked_mean
@@ -34,7 +34,7 @@ from ltdi.utils.seeding import generator as named_generator
 LARGEST_LOG_VAR = 20.0
 
 
-class LloVae(ReptileTrained):
+class LloVae(ReptileTrainedMethod):
     """
     Args:
         setup: the denoiser's sizes are those of the encoder and of the decoder; weight_loss is the coefficient of
@@ -79,16 +79,16 @@ class LloVae(ReptileTrained):
         noise = torch.randn(z.shape, generator=stream).to(z)
         return drawn | {"x_0": self.to_x(points[:, 0].to(centre), centre), "noise": noise}
 
-    def loss_of(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
+    def functional_loss(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
         """query_loss × the query cross-entropy of a generated head, and of recorded tasks weight_loss × the negative
         bound: (B,)."""
         phi = {name.removeprefix("vae."): value for name, value in phi.items()}
         known = batch["rows"], batch["present"]
-        x = called(self.vae, phi, None, self.temperature * batch["z"], *known)
+        x = functional_forward(self.vae, phi, None, self.temperature * batch["z"], *known)
         loss = self.meta.query_loss * self.learner.loss(self.to_w(x, batch["centre"]), batch["query"])
         if "x_0" in batch:
-            shares = self.shares(batch["x_0"].shape[-1])
-            error, kl = called(self.vae, phi, batch["x_0"], batch["noise"], *known, shares)
+            coordinate_weights = self.coordinate_weights(batch["x_0"].shape[-1])
+            error, kl = functional_forward(self.vae, phi, batch["x_0"], batch["noise"], *known, coordinate_weights)
             loss = loss + self.meta.weight_loss * (error + self.beta * 2 / batch["x_0"].shape[-1] * kl)
         return loss
 
@@ -122,9 +122,9 @@ class Vae(nn.Module):
         linear_map: bool = False,
     ) -> None:
         super().__init__()
-        self.tokens = Tokens(space, 1, width, neurons_a_token)
+        self.tokenizer = WeightTokenizer(space, 1, width, neurons_a_token)
         self.latent_numbers = latent
-        self.condition = ClassCondition(n_features, width, heads, condition, dropout)
+        self.condition = SupportEncoder(n_features, width, heads, condition, dropout)
         self.linear_map = LinearMap(space, n_features, 0) if linear_map and space.slot_layer else None
         self.encoder, self.decoder = (
             nn.ModuleList(TransformerBlock(width, heads, dropout) for _ in range(depth)) for _ in range(2)
@@ -136,7 +136,7 @@ class Vae(nn.Module):
         """Tokens of each layer."""
         return [
             n_way if neurons is None else neurons // group
-            for neurons, group in zip(self.tokens.space.neurons.values(), self.tokens.groups)
+            for neurons, group in zip(self.tokenizer.space.neurons.values(), self.tokenizer.groups)
         ]
 
     def latent_shape(self, n_way: int) -> tuple[int, int]:
@@ -144,24 +144,29 @@ class Vae(nn.Module):
 
     def encode(self, x: Tensor, features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z | x) (B, L, latent)."""
-        h = self._through(self.encoder, self.tokens.read(x[:, None]), features, present)
+        h = self._through(self.encoder, self.tokenizer.tokenize(x[:, None]), features, present)
         mean, log_var = self.posterior(h).chunk(2, dim=-1)
         # far from the trained heads x may be large, and the exponential of what is said of it overflows
         return mean, log_var.clamp(max=LARGEST_LOG_VAR)
 
     def decode(self, z: Tensor, features: Tensor, present: Tensor) -> Tensor:
         """(B, D)"""
-        layers, lengths = self.tokens.space.layers, self.lengths(features.shape[-3])
-        rows = zip(layers, self.latent(z).split(lengths, dim=1), self.tokens.place)
+        layers, lengths = self.tokenizer.space.layers, self.lengths(features.shape[-3])
+        rows = zip(layers, self.latent(z).split(lengths, dim=1), self.tokenizer.place)
         h = self._through(self.decoder, {layer: row + place for layer, row, place in rows}, features, present)
-        output = self.tokens.write(dict(zip(layers, h.split(lengths, dim=1))))
+        output = self.tokenizer.detokenize(dict(zip(layers, h.split(lengths, dim=1))))
         if self.linear_map is None:
             return output
         means = masked_mean(self.condition.standardise(features), present)
         return self.linear_map(output, means, torch.zeros(len(z), dtype=torch.long, device=z.device))
 
     def forward(
-        self, x: Tensor | None, noise: Tensor, features: Tensor, present: Tensor, shares: Tensor | float = 1.0
+        self,
+        x: Tensor | None,
+        noise: Tensor,
+        features: Tensor,
+        present: Tensor,
+        coordinate_weights: Tensor | float = 1.0,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The mean squared error of x decoded from its posterior (B,), whose numbers count by their ``shares`` (D,),
         and the posterior's KL (B,); without x the noise decoded (B, D)."""
@@ -169,10 +174,10 @@ class Vae(nn.Module):
             return self.decode(noise, features, present)
         mean, log_var = self.encode(x, features, present)
         away = self.decode(mean + (log_var / 2).exp() * noise, features, present) - x
-        return (shares * away.square()).mean(-1), kl_to_prior(mean, log_var)
+        return (coordinate_weights * away.square()).mean(-1), kl_to_prior(mean, log_var)
 
     def _through(self, blocks: nn.ModuleList, tokens: dict[str, Tensor], features: Tensor, present: Tensor) -> Tensor:
-        tokens = self.tokens.told(tokens, self.condition(features, present))
+        tokens = self.tokenizer.add_conditioning(tokens, self.condition(features, present))
         h = torch.cat(list(tokens.values()), dim=1)
         for block in blocks:
             h = block(h)

@@ -23,7 +23,7 @@ from ltdi.initialization.closed_form import linear_classifier
 from ltdi.initialization.from_names import FromNames
 from ltdi.learners.base import cross_entropy
 from ltdi.methods.common.setup import Setup
-from ltdi.methods.common.trained import TrainedMethod, step_stream
+from ltdi.methods.common.trained import TrainedMethod, step_generator
 from ltdi.tasks.base import Context, Task, TaskSource
 from ltdi.trajectories.collection import Trajectories
 from ltdi.utils.errors import InputError
@@ -39,7 +39,7 @@ class MetaBaselineNames(TrainedMethod):
     """
 
     needs = ("head", "names")
-    records = False
+    uses_trajectories = False
     mean: Tensor
 
     def __init__(self, initialization: Initialization, setup: Setup, *, classify: float, temperature: float) -> None:
@@ -90,7 +90,7 @@ class MetaBaselineNames(TrainedMethod):
     ) -> Iterator[Row]:
         """The row's loss is that of its phase: it jumps between the two."""
         while training.step < round(self.classify * training.steps):
-            stream = step_stream(seed, training.step)
+            stream = step_generator(seed, training.step)
             names = train.draw(1, stream, n_way=train.n_classes)
             query = train.new(names, stream, n_query=self.query_images).query
             logits = self.classifier(self.map(query["inputs"] - self.mean))[..., names[0].to(query["inputs"].device)]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from ltdi.diffusion.denoiser import ClassCondition
+from ltdi.diffusion.denoiser import SupportEncoder
 from ltdi.initialization import Initialization
 from ltdi.learners.weight_space import WeightSpace
 from ltdi.methods.common.setup import Setup
@@ -37,7 +37,7 @@ class MetaHypernetwork(TrainedMethod):
         adapt_steps, adapt_lr: gradient steps of e on the support loss, learned through; 0 for none.
     """
 
-    records = False
+    uses_trajectories = False
 
     def __init__(self, initialization: Initialization, setup: Setup, *, adapt_steps: int, adapt_lr: float) -> None:
         super().__init__(initialization, setup)
@@ -48,8 +48,8 @@ class MetaHypernetwork(TrainedMethod):
             )
         denoiser = setup.denoiser
         self.adapt_steps, self.adapt_lr, self.adapts = adapt_steps, adapt_lr, adapt_steps > 0
-        self.condition = ClassCondition(
-            self.n_told, denoiser.width, denoiser.heads, denoiser.condition, denoiser.dropout
+        self.condition = SupportEncoder(
+            self.conditioning_width, denoiser.width, denoiser.heads, denoiser.condition, denoiser.dropout
         )
         self.hypernetwork = Hypernetwork(
             self.space, width=denoiser.width, depth=denoiser.depth, dropout=denoiser.dropout
@@ -73,7 +73,7 @@ class MetaHypernetwork(TrainedMethod):
 
         rows, present = context.rows, context.present
         if self.initialization.shown:  # one row a class, of all that is told of it
-            rows = self.told(context, centre)[:, :, None]
+            rows = self.conditioning(context, centre)[:, :, None]
             present = torch.ones_like(rows[..., 0])
         e = self.condition(rows, present)
         for _ in range(self.adapt_steps):

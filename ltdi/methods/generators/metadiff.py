@@ -34,7 +34,7 @@ from ltdi.initialization import Initialization
 from ltdi.initialization.closed_form import Scalar, calibrated_temperature, linear_classifier, prototype_weights
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.setup import Setup
-from ltdi.methods.common.trained import TaskBatch
+from ltdi.methods.common.trained import MetaBatch
 from ltdi.tasks.base import Context, Task, TaskSource
 from ltdi.tasks.class_tasks import ClassTasks
 from ltdi.trajectories.collection import Trajectories
@@ -86,10 +86,10 @@ class MetaDiff(Method):
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
-        temperature, _ = calibrated_temperature(self.head, val, lambda context: self.head_of(context.means, 1.0))
+        temperature, _ = calibrated_temperature(self.head, val, lambda context: self.to_head(context.means, 1.0))
         self.temperature.fill_(temperature)
 
-    def head_of(self, rows: Tensor, temperature: Scalar) -> Tensor:
+    def to_head(self, rows: Tensor, temperature: Scalar) -> Tensor:
         """Class weights (B, N, F) as a head (B, D)."""
         if self.classifier == "distance":
             return prototype_weights(self.head, rows, temperature)
@@ -102,16 +102,16 @@ class MetaDiff(Method):
         means = context.means
         return self.denoiser(support_gradient(x_t.view_as(means), means), means, t).flatten(1)
 
-    def chain(self, x_T: Tensor, context: Context) -> Tensor:
+    def denoise(self, x_T: Tensor, context: Context) -> Tensor:
         """x_T (B, N·F) to x_0, over the visited times."""
-        *_, (_, x_0, _) = sampler.chain(self.sampling, lambda x_t, t: self.epsilon(x_t, self.times[t], context), x_T)
+        *_, (_, x_0, _) = sampler.denoise(self.sampling, lambda x_t, t: self.epsilon(x_t, self.times[t], context), x_T)
         return x_0
 
     @torch.no_grad()
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         means = context.means
         x_T = torch.randn(1, *means.shape[1:], generator=generator, device=generator.device).to(means)
-        return self.head_of(self.chain(x_T.expand_as(means).flatten(1), context).view_as(means), self.temperature)
+        return self.to_head(self.denoise(x_T.expand_as(means).flatten(1), context).view_as(means), self.temperature)
 
     # -- meta-training -----------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class MetaDiff(Method):
         means_of_all = train.of.means()
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
-            batch = TaskBatch.draw(train, self.meta, stream)
+            batch = MetaBatch.draw(train, self.meta, stream)
             ((task, _),) = batch.parts(train, trajectories, self.meta, stream)
             loss = self.loss(task, means_of_all[batch.names].flatten(1), stream).mean()
             loss.backward()
@@ -136,8 +136,8 @@ class MetaDiff(Method):
         x_t = self.process.sample(x_0, t, self.process.target(t), noise)
         loss = self.meta.weight_loss * (self.epsilon(x_t, t, task.context) - noise).square().mean(-1)
         if self.meta.query_loss > 0:
-            rows = self.chain(x_T, task.context).view_as(task.context.means)
-            w = self.head_of(rows, self.temperature)
+            rows = self.denoise(x_T, task.context).view_as(task.context.means)
+            w = self.to_head(rows, self.temperature)
             loss = loss + self.meta.query_loss * self.head.loss(w, task.query)
         return loss
 

@@ -52,12 +52,12 @@ class Ocd(TrainedMethod):
         total = torch.zeros_like(self.mean_log_scale)
         for tasks in batches(len(train)):
             centre = self.initialization.centre(train.context(tasks))
-            total += self.normalised(trajectories.trained(tasks).to(centre) - centre)[1].sum(0)
+            total += self.normalise(trajectories.trained(tasks).to(centre) - centre)[1].sum(0)
         self.mean_log_scale.copy_(total / len(train))
 
     # -- a difference as a direction and its log-scales --------------------------------------------
 
-    def normalised(self, difference: Tensor) -> tuple[Tensor, Tensor]:
+    def normalise(self, difference: Tensor) -> tuple[Tensor, Tensor]:
         """difference (B, D) -> x (B, D), every layer of unit root mean square, and the log-scales (B, layers)."""
         layers = self.space.tokens(difference).values()
         log_scale = torch.stack([part.square().mean((-2, -1)).sqrt().clamp_min(1e-8).log() for part in layers], -1)
@@ -67,7 +67,7 @@ class Ocd(TrainedMethod):
         """The log-scales (B, layers) as factors (B, ``dim``)."""
         return self.space.spread(log_scale.exp(), dim)
 
-    def log_scale(self, context: Context) -> Tensor:
+    def predict_log_scale(self, context: Context) -> Tensor:
         """As predicted (B, layers)."""
         return self.mean_log_scale + self.scale_network(context.rows, context.present)
 
@@ -81,10 +81,10 @@ class Ocd(TrainedMethod):
 
     def propose(self, context: Context, base: Tensor, *, generator: torch.Generator) -> Tensor:
         x_T, noise = (draw.to(base) for draw in self._draw_noise(1, base.shape[-1], generator))
-        *_, (_, x_0, _) = sampler.chain(
+        *_, (_, x_0, _) = sampler.denoise(
             self.process, lambda x_t, t: self.epsilon(x_t, t, context), x_T.expand_as(base), noise
         )
-        return base + self.spread(self.log_scale(context), base.shape[-1]) * x_0
+        return base + self.spread(self.predict_log_scale(context), base.shape[-1]) * x_0
 
     def _draw_noise(self, n: int, dim: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """x_T (n, dim) and the chain's noise (T, n, dim)."""
@@ -97,10 +97,10 @@ class Ocd(TrainedMethod):
         """Of each task (B,) the generated head's query loss, and of recorded ones how far x and the log-scales are from
         theirs."""
         context, base = task.context, self.initialization.centre(task.context)
-        predicted, total = self.log_scale(context), torch.zeros_like(base[:, 0])
+        predicted, total = self.predict_log_scale(context), torch.zeros_like(base[:, 0])
         on_policy = 1.0 if points is None else self.diffusion.on_policy
         if points is not None:
-            x_0, log_scale = self.normalised(points[:, 0].to(base) - base)
+            x_0, log_scale = self.normalise(points[:, 0].to(base) - base)
             total = total + self.meta.weight_loss * (predicted - log_scale).square().mean(-1)
 
         def loss_at(x_t: Tensor, t: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Ocd(TrainedMethod):
         if on_policy > 0:
             visit = int(torch.randint(1, self.process.schedule.T + 1, (), generator=stream))
             with torch.no_grad():  # the state is given, not learned through
-                *_, (t, x_t, _) = sampler.chain(
+                *_, (t, x_t, _) = sampler.denoise(
                     self.process, lambda x_t, t: self.epsilon(x_t, t, context), x_T, chain_noise, until=visit
                 )
             total = total + on_policy * loss_at(x_t, t)

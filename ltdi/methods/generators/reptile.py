@@ -165,7 +165,7 @@ class Reptile(Method):
             support, query = _images(task.context), task.query["images"].unflatten(1, (self.n_way, -1))
             images = torch.cat([support, query], dim=2)
             order = torch.randperm(images.shape[2], generator=stream)
-            first = self.first(task.context)
+            first = self.initial_weights(task.context)
             adapted, loss = self._adapt(first, self._batches(images[:, :, order]), self.inner_steps)
             moved = self.learner.space.unflatten((first - adapted).mean(0))
             for name, parameter in self.body.named_parameters():
@@ -175,14 +175,14 @@ class Reptile(Method):
             yield {"step": training.step, "loss": loss.mean().detach()}
 
     @torch.no_grad()
-    def first(self, context: Context) -> Tensor:
+    def initial_weights(self, context: Context) -> Tensor:
         """The initialisation of each task (B, D)."""
         features = embed_there(self.body, _images(context), batch=IMAGES_AT_ONCE) / self.feature_scale
         return self.learner.of(self.initialization.centre(context_of(features, context.mask)) + self.shift)
 
     def _adapted(self, context: Context) -> Tensor:
         batches = self._batches(_images(context), context.present.sum(-1).long())
-        return self._adapt(self.first(context), batches, self.adapt_steps)[0]
+        return self._adapt(self.initial_weights(context), batches, self.adapt_steps)[0]
 
     def _adapt(self, w: Tensor, batches: Iterator[Batch], steps: int) -> tuple[Tensor, Tensor]:
         """Weights (B, D) after ``steps`` steps from w (B, D), and their losses (B,)."""

@@ -77,13 +77,13 @@ class ReptileHead(Method):
             )
 
     @torch.no_grad()
-    def first(self, context: Context) -> Tensor:
+    def initial_weights(self, context: Context) -> Tensor:
         """The weights (B, D) that adaptation starts from."""
         return self.initialization.centre(context) + self.phi
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
         assert context.examples is not None
-        return self._adapt(self.first(context), repeat(context.examples), self.adapt_steps)[0]
+        return self._adapt(self.initial_weights(context), repeat(context.examples), self.adapt_steps)[0]
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
@@ -93,7 +93,7 @@ class ReptileHead(Method):
             stream = named_generator(seed, "meta", training.step)
             names = train.draw(self.tasks_a_batch, stream, n_way=self.n_way)
             rows = train.new(names, stream, n_shot=self.train_shots).context.rows
-            w = self.first(context_of(rows[:, :, : self.n_shot]))
+            w = self.initial_weights(context_of(rows[:, :, : self.n_shot]))
             adapted, loss = self._adapt(w, self._mini_batches(rows, stream), self.inner_steps)
             self.phi.grad = (w - adapted).mean(0)
             training.descend()

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from ltdi.initialization import Initialization
-from ltdi.meta_learning.reptile import OWN, Phi, called
+from ltdi.meta_learning.reptile import CURRENT_PARAMETERS, Phi, functional_forward
 from ltdi.methods.common.setup import Setup
-from ltdi.methods.common.trained import ReptileTrained
+from ltdi.methods.common.trained import ReptileTrainedMethod
 from ltdi.tasks.base import Context, Task
 from ltdi.utils.nn import zero
 
 
-class ReptileNames(ReptileTrained):
+class ReptileNames(ReptileTrainedMethod):
     """
     Args:
         inner_steps, inner_optimizer, inner_lr: of the steps on a training task, each on images drawn anew; "sgd" or
@@ -33,7 +33,7 @@ class ReptileNames(ReptileTrained):
     """
 
     needs = ("head", "names")
-    records = False
+    uses_trajectories = False
 
     def __init__(
         self, initialization: Initialization, setup: Setup, *, inner_steps: int, inner_optimizer: str, inner_lr: float
@@ -42,7 +42,7 @@ class ReptileNames(ReptileTrained):
         self.meta = self.meta.model_copy(
             update={"inner_steps": inner_steps, "inner_optimizer": inner_optimizer, "inner_lr": inner_lr}
         )
-        self.map = zero(nn.Linear(self.n_told, self.space.numbers[self.slot]))
+        self.map = zero(nn.Linear(self.conditioning_width, self.space.numbers[self.slot]))
 
     @property
     def slot(self) -> str:
@@ -51,18 +51,18 @@ class ReptileNames(ReptileTrained):
         return self.space.slot_layer
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
-        return self._weights(OWN, self.told(context, centre), centre)
+        return self._weights(CURRENT_PARAMETERS, self.conditioning(context, centre), centre)
 
-    def _weights(self, phi: Phi, told: Tensor, centre: Tensor) -> Tensor:
+    def _weights(self, phi: Phi, conditioning: Tensor, centre: Tensor) -> Tensor:
         """(B, D) with the map's parameters φ; layers other than the classes' rows stay where they start."""
         tokens = {layer: torch.zeros_like(part) for layer, part in self.space.tokens(centre).items()}
-        rows = called(self.map, phi, told)
+        rows = functional_forward(self.map, phi, conditioning)
         return self.to_w(self.space.from_tokens(tokens | {self.slot: rows}), centre)
 
     def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
         centre = self.initialization.centre(task.context)
-        return {"told": self.told(task.context, centre), "centre": centre, "query": task.query}
+        return {"conditioning": self.conditioning(task.context, centre), "centre": centre, "query": task.query}
 
-    def loss_of(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
+    def functional_loss(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
         phi = {name.removeprefix("map."): value for name, value in phi.items()}
-        return self.learner.loss(self._weights(phi, batch["told"], batch["centre"]), batch["query"])
+        return self.learner.loss(self._weights(phi, batch["conditioning"], batch["centre"]), batch["query"])

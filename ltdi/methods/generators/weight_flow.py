@@ -20,7 +20,7 @@ from torch import Tensor
 from ltdi.initialization import Initialization
 from ltdi.initialization.gaussian import Fresh
 from ltdi.methods.common.setup import Setup
-from ltdi.methods.common.trained import TrainedMethod, of_unit_size
+from ltdi.methods.common.trained import TrainedMethod, unit_rms
 from ltdi.tasks.base import Context, Task
 
 
@@ -42,7 +42,7 @@ class WeightFlow(TrainedMethod):
 
     def velocity(self, x: Tensor, u: Tensor, context: Context, centre: Tensor) -> Tensor:
         """v_φ(x, u, c) = dx/du (B, D). The network is shown the centre where denoisers are."""
-        shown = [x, of_unit_size(centre)] if self.initialization.shown else [x]
+        shown = [x, unit_rms(centre)] if self.initialization.shown else [x]
         return self.network(torch.stack(shown, 1), u, context.rows, context.present)
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -74,13 +74,13 @@ class WeightFlow(TrainedMethod):
         def loss_at(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
             end = u.floor() + 1
             landing = self.to_w(x + (end - u)[:, None] * v, centre)
-            target = None if path is None else self.to_w(point(path, end / self.steps), centre)[:, None]
+            target = None if path is None else self.to_w(interpolate(path, end / self.steps), centre)[:, None]
             return self.weights_loss(landing, task, target)
 
         total = torch.zeros_like(centre[:, 0])
         if on_policy < 1 and path is not None:
             u = self.steps * torch.rand(len(centre), generator=stream).to(centre)
-            x = point(path, u / self.steps)
+            x = interpolate(path, u / self.steps)
             total = total + (1 - on_policy) * loss_at(x, u, self.velocity(x, u, task.context, centre))
         if on_policy > 0:
             visit = int(torch.randint(0, self.steps, (), generator=stream))
@@ -101,7 +101,7 @@ def euler(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, steps: int) -
         yield x
 
 
-def point(path: Tensor, s: Tensor) -> Tensor:
+def interpolate(path: Tensor, s: Tensor) -> Tensor:
     """x(s) (B, D) at times s (B,) in [0, 1], linear between the points of the path (B, P, D)."""
     place = s * (path.shape[1] - 1)
     before = place.floor().clamp(max=path.shape[1] - 2)

@@ -44,13 +44,13 @@ class TransductiveMethod(Method):
 
     @torch.no_grad()
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
-        return self.weights(context, unlabelled_of(context), generator, **self.hparams)
+        return self.weights(context, unlabelled_rows(context), generator, **self.hparams)
 
     def choose(self, val: Transductive, *, n_tasks: int, n_way: int, n_shot: int, seed: int) -> Self:
         """With the hyperparameters of the highest accuracy on new tasks of meta-val; of equals the first."""
 
         def of_each(context: Context) -> list[Tensor]:
-            rows = unlabelled_of(context)
+            rows = unlabelled_rows(context)
             return [self.weights(context, rows, generator(seed, "val noise"), **each) for each in self.candidates]
 
         stream = generator(seed, "transductive", n_shot)
@@ -60,7 +60,7 @@ class TransductiveMethod(Method):
         return self
 
 
-def unlabelled_of(context: Context) -> Tensor:
+def unlabelled_rows(context: Context) -> Tensor:
     """
     Raises:
         InputError: the context has none.
@@ -70,14 +70,16 @@ def unlabelled_of(context: Context) -> Tensor:
     return context.unlabelled
 
 
-def joined_means(context: Context, rows: Tensor, shares: Tensor) -> Tensor:
+def soft_class_means(context: Context, rows: Tensor, shares: Tensor) -> Tensor:
     """Of each class (B, N, F): its labelled rows and of the others (B, U, F) as much as their ``shares`` (B, U, N)."""
     present = context.present
     total = (context.rows * present[..., None]).sum(2) + shares.mT @ rows
     return total / (present.sum(2) + shares.sum(1))[..., None]
 
 
-def rectified(context: Context, rows: Tensor, epsilon: float, most: int | None = None) -> tuple[Tensor, Tensor]:
+def rectified_prototypes(
+    context: Context, rows: Tensor, epsilon: float, most: int | None = None
+) -> tuple[Tensor, Tensor]:
     """The prototypes of BD-CSPN at unit length (B, N, F), of all unlabelled rows (B, U, F) or the ``most`` that are
     surest of each class, and how far these rows are moved (B, F)."""
     present = context.present

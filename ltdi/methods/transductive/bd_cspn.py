@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, rectified
+from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, rectified_prototypes
 from ltdi.tasks.base import Context
 
 EPSILONS = (10.0, 5.0, 20.0, 40.0)
@@ -28,5 +28,5 @@ class BdCspn(TransductiveMethod):
     def weights(
         self, context: Context, unlabelled: Tensor, generator: torch.Generator, *, epsilon: float, most: int | None
     ) -> Tensor:
-        prototypes, shift = rectified(context, unlabelled, epsilon, most)
+        prototypes, shift = rectified_prototypes(context, unlabelled, epsilon, most)
         return self.head.linear(prototypes, (prototypes @ shift[..., None]).squeeze(-1))

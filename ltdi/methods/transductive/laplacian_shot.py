@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, rectified
+from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, rectified_prototypes
 from ltdi.tasks.base import Context
 from ltdi.utils.nn import solved
 
@@ -27,29 +27,35 @@ RIDGE = 1e-9
 
 class LaplacianShot(TransductiveMethod):
     candidates: tuple[Hyperparameters, ...] = tuple(
-        {"neighbours": k, "update_scale": s} for k, s in product((3, 5, 10), (0.1, 0.03, 0.3, 1.0))
+        {"neighbours": k, "regularization": s} for k, s in product((3, 5, 10), (0.1, 0.03, 0.3, 1.0))
     )
 
     def weights(
-        self, context: Context, unlabelled: Tensor, generator: torch.Generator, *, neighbours: int, update_scale: float
+        self,
+        context: Context,
+        unlabelled: Tensor,
+        generator: torch.Generator,
+        *,
+        neighbours: int,
+        regularization: float,
     ) -> Tensor:
-        y = assignments(context, unlabelled, neighbours=neighbours, update_scale=update_scale)
-        weight = interpolating(unlabelled, y)
+        y = assignments(context, unlabelled, neighbours=neighbours, regularization=regularization)
+        weight = min_norm_weights(unlabelled, y)
         return self.head.linear(weight, weight.new_zeros(weight.shape[:2]))
 
 
-def assignments(context: Context, unlabelled: Tensor, *, neighbours: int, update_scale: float) -> Tensor:
+def assignments(context: Context, unlabelled: Tensor, *, neighbours: int, regularization: float) -> Tensor:
     """y (B, U, N)"""
-    prototypes, shift = rectified(context, unlabelled, EPSILON)
+    prototypes, shift = rectified_prototypes(context, unlabelled, EPSILON)
     rows = F.normalize(unlabelled + shift[:, None], dim=-1)
-    a, W = torch.cdist(rows, prototypes).square(), update_scale * joined(rows, neighbours)
+    a, W = torch.cdist(rows, prototypes).square(), regularization * neighbour_graph(rows, neighbours)
     y = (-a).softmax(-1)
     for _ in range(ITERATIONS):
         y = (W @ y - a).softmax(-1)
     return y
 
 
-def joined(rows: Tensor, neighbours: int) -> Tensor:
+def neighbour_graph(rows: Tensor, neighbours: int) -> Tensor:
     """1 where a row's line meets one of its nearest others, 0 elsewhere (B, U, U)."""
     distances = torch.cdist(rows, rows)
     distances.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
@@ -57,7 +63,7 @@ def joined(rows: Tensor, neighbours: int) -> Tensor:
     return torch.zeros_like(distances).scatter_(-1, nearest, 1.0)
 
 
-def interpolating(rows: Tensor, logits: Tensor) -> Tensor:
+def min_norm_weights(rows: Tensor, logits: Tensor) -> Tensor:
     """The smallest weight (B, N, F) with rows (B, U, F) @ weightᵀ = logits (B, U, N)."""
     x = rows.double()
     gram = x @ x.mT

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from ltdi.learners.base import Classifier
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.trained import TrainedMethod
-from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, joined_means
+from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, soft_class_means
 from ltdi.tasks.base import Context
 from ltdi.tasks.class_tasks import context_of
 from ltdi.utils.errors import InputError
 
 ROUNDS = (3, 1)
-PARTS = (0.5, 1.0)
+UPDATE_SCALES = (0.5, 1.0)
 SHARPNESSES = (2.0, 1.0, 4.0, 8.0)
 
 
@@ -41,10 +41,10 @@ class SelfTrained(TransductiveMethod):
             )
         self.initialization, self.method, self.head = method.initialization, method, method.learner
         self.fixed_n_way = method.fixed_n_way
-        parts = PARTS if isinstance(method, TrainedMethod) else PARTS[-1:]
+        parts = UPDATE_SCALES if isinstance(method, TrainedMethod) else UPDATE_SCALES[-1:]
         chosen = product(SHARPNESSES, ROUNDS, parts)
         self.candidates: tuple[Hyperparameters, ...] = tuple(
-            {"sharpness": s, "rounds": r, "part": p} for s, r, p in chosen
+            {"sharpness": s, "rounds": r, "update_scale": p} for s, r, p in chosen
         )
         self.hparams = self.candidates[0]
 
@@ -56,7 +56,7 @@ class SelfTrained(TransductiveMethod):
         *,
         sharpness: float,
         rounds: int,
-        part: float,
+        update_scale: float,
     ) -> Tensor:
         noise = generator.get_state()
 
@@ -64,11 +64,11 @@ class SelfTrained(TransductiveMethod):
             # the same noise in every round: what differs is the condition
             generator.set_state(noise)
             w = self.method.generate(context, generator=generator)
-            return w if part == 1 else torch.lerp(self.initialization.centre(context), w, part)
+            return w if update_scale == 1 else torch.lerp(self.initialization.centre(context), w, update_scale)
 
         w = generated(context)
         for _ in range(rounds):
             shares = (sharpness * self.head.logits(w, unlabelled)).softmax(-1)
-            means = joined_means(context, unlabelled, shares)[:, :, None]
+            means = soft_class_means(context, unlabelled, shares)[:, :, None]
             w = generated(context_of(means.expand_as(context.rows), context.mask))
         return w

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ltdi.initialization.closed_form import prototype_weights
-from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, joined_means
+from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, soft_class_means
 from ltdi.tasks.base import Context
 
 TEMPERATURES = tuple(2.0**e for e in range(-10, 3))
@@ -30,5 +30,5 @@ class SoftKMeans(TransductiveMethod):
         w = prototype_weights(self.head, context.means, temperature)
         for _ in range(rounds):
             shares = self.head.logits(w, unlabelled).softmax(-1)
-            w = prototype_weights(self.head, joined_means(context, unlabelled, shares), temperature)
+            w = prototype_weights(self.head, soft_class_means(context, unlabelled, shares), temperature)
         return w

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ltdi.diffusion.denoiser import DENOISERS, Tokens
+from ltdi.diffusion.denoiser import DENOISERS, WeightTokenizer
 from ltdi.learners import TwoLayerHead
 from ltdi.learners.weight_space import WeightSpace
 from ltdi.utils.nn import Standardise
@@ -34,7 +34,7 @@ def denoiser_of(name, head=None, *, n_way=N, started=True, **sizes):
     denoiser = DENOISERS[name](head.space, head.n_features, n_way=n_way, **hparams)
     if started:
         with torch.no_grad():
-            for out in denoiser.tokens.out:
+            for out in denoiser.tokenizer.out:
                 out.weight.normal_()
                 out.bias.normal_()
     return denoiser
@@ -197,7 +197,7 @@ def test_it_starts_as_nothing_and_can_leave_it(name, condition):
     assert y.shape == (B, TwoLayerHead(F, 6).space.dim(N))
     assert not y.any()
     (y - 1).square().sum().backward()
-    assert all(out.weight.grad.any() for out in denoiser.tokens.out)
+    assert all(out.weight.grad.any() for out in denoiser.tokenizer.out)
 
 
 def test_every_parameter_is_trained(name, condition):
@@ -242,7 +242,7 @@ def test_tokens_carry_their_own_numbers():
     """Read through an identity and written through one, the vector comes back."""
     head = TwoLayerHead(3, 4)
     denoiser = denoiser_of("transformer", head, width=8, neurons_a_token=2, started=False)
-    tokens = denoiser.tokens
+    tokens = denoiser.tokenizer
     tokens.norm = torch.nn.Identity()
     with torch.no_grad():
         for layer in range(len(tokens.into)):
@@ -251,11 +251,11 @@ def test_tokens_carry_their_own_numbers():
             tokens.into[layer].weight.copy_(torch.eye(8, tokens.into[layer].in_features))
             tokens.out[layer].weight.copy_(torch.eye(tokens.out[layer].out_features, 8))
     x = random(B, 1, head.space.dim(2))
-    assert {layer: tuple(part.shape) for layer, part in tokens.read(x).items()} == {
+    assert {layer: tuple(part.shape) for layer, part in tokens.tokenize(x).items()} == {
         "hidden": (B, 2, 8),
         "output": (B, 2, 8),
     }
-    assert_close(tokens.write(tokens.read(x)), x[:, 0])
+    assert_close(tokens.detokenize(tokens.tokenize(x)), x[:, 0])
 
 
 @pytest.mark.parametrize("hidden", [1, 3, 8, 11])
@@ -273,15 +273,15 @@ def test_the_unet_takes_any_number_of_tokens(hidden, n_way, depth):
 def test_neurons_that_do_not_divide_are_grouped_by_the_largest_number_that_does(name, neurons_a_token):
     denoiser = denoiser_of(name, neurons_a_token=neurons_a_token)
     sizes = {1: 6, 4: 2, 5: 2, 100: 1}
-    assert denoiser.tokens.read(inputs()[0])["hidden"].shape[1] == sizes[neurons_a_token]
-    assert denoiser.tokens.read(inputs()[0])["output"].shape[1] == N
+    assert denoiser.tokenizer.tokenize(inputs()[0])["hidden"].shape[1] == sizes[neurons_a_token]
+    assert denoiser.tokenizer.tokenize(inputs()[0])["output"].shape[1] == N
     assert denoiser(*inputs()).shape == (B, TwoLayerHead(F, 6).space.dim(N))
 
 
 def test_layers_of_one_kind_share_all_but_their_place():
     shapes = {f"{depth}.query.A": (4, 6) for depth in range(12)} | {"head.weight": (None, 5)}
     kinds = {f"{depth}.query": "query" for depth in range(12)}
-    shared, apart = (Tokens(WeightSpace(shapes, each), 1, 16, 2) for each in (kinds, {}))
+    shared, apart = (WeightTokenizer(WeightSpace(shapes, each), 1, 16, 2) for each in (kinds, {}))
     assert len(shared.into) == len(shared.out) == 2 and len(apart.into) == 13
     assert len(shared.place) == len(apart.place) == 13
     with torch.no_grad():
@@ -290,9 +290,9 @@ def test_layers_of_one_kind_share_all_but_their_place():
         for out in shared.out:
             nn.init.normal_(out.weight)
     x = torch.randn(3, 1, 24, generator=torch.Generator().manual_seed(0)).repeat(1, 1, 12)
-    tokens = shared.read(torch.cat([x, x[..., :10]], -1))
+    tokens = shared.tokenize(torch.cat([x, x[..., :10]], -1))
     assert all(tokens[layer].equal(tokens["0.query"]) for layer in kinds)
-    written = shared.write(tokens)[:, :-10].unflatten(1, (12, 24))
+    written = shared.detokenize(tokens)[:, :-10].unflatten(1, (12, 24))
     assert written.equal(written[:, :1].expand_as(written))
 
 

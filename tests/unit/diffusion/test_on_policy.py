@@ -6,14 +6,14 @@ from processes import LENGTH, D, normal, process_of
 from torch.testing import assert_close
 
 from ltdi.diffusion.process import LocalConsistencyProcess, NaiveLocalProcess, TrajectoryProcess, VanillaProcess
-from ltdi.diffusion.sampler import chain
 from ltdi.diffusion.sampler import ddpm as step
+from ltdi.diffusion.sampler import denoise
 from ltdi.diffusion.schedule import cosine, linear
 from ltdi.utils.seeding import generator
 
 
 def on_policy(process, ideal, x_T):
-    return {int(t[0]): x_t for t, x_t, _ in chain(process, ideal, x_T)}
+    return {int(t[0]): x_t for t, x_t, _ in denoise(process, ideal, x_T)}
 
 
 def misses(process, w, ideal=None):

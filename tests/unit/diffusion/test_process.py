@@ -201,7 +201,9 @@ def test_a_step_of_the_whole_segment_adds_the_difference():
 def test_constants_move_with_the_process():
     for kind in PROCESSES:
         process = process_of(kind)
-        assert {"k", "given", "schedule.alpha", "schedule.taken"} < dict(process.named_buffers()).keys()
+        assert {"k", "point_factors", "schedule.alpha", "schedule.epsilon_factor"} < dict(
+            process.named_buffers()
+        ).keys()
         assert process.state_dict() == {}  # they are made again from the hyperparameters
         assert all(each.is_meta for each in process.to("meta").buffers())
 
@@ -212,9 +214,9 @@ def test_the_linear_guess_is_the_least_squares_one(kind, prediction):
     """In every form it is the regression of the predicted number on x_t, for weights and noise of variance 1."""
     process = kind(cosine(20, 0.999, 0.005), kind.index_map(4, 20))
     w, noise = torch.randn(2, 200_000, generator=generator(0, "linear guess"))
-    guess = process.linear_guess(prediction)
+    guess = process.linear_estimate(prediction)
     for t in (1, 7, 20):
-        root_a, root_rest, correction = process.toward[t]
+        root_a, root_rest, correction = process.target_factors[t]
         x_t = root_a * w + root_rest * noise
         v = root_a * noise - root_rest * w
         truth = {"epsilon": correction * noise, "weights": w, "residual": w - x_t, "v": v}[prediction]

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from ltdi.diffusion.process import LocalConsistencyProcess, TrajectoryProcess, VanillaProcess, uniform_index_map
-from ltdi.diffusion.sampler import SAMPLERS, chain, ddim
+from ltdi.diffusion.sampler import SAMPLERS, ddim, denoise
 from ltdi.diffusion.sampler import ddpm as step
 from ltdi.diffusion.schedule import cosine, linear
 from ltdi.utils.seeding import generator
@@ -28,7 +28,7 @@ def ideal_of_a_gaussian(process):
 
 
 def end(process, x_T, noise):
-    *_, (_, x_0, _) = chain(process, ideal_of_a_gaussian(process), x_T, noise)
+    *_, (_, x_0, _) = denoise(process, ideal_of_a_gaussian(process), x_T, noise)
     return x_0
 
 
@@ -100,7 +100,7 @@ def test_the_chain_yields_what_it_visits(process):
         calls.append((t, x_t))
         return 0.1 * x_t + t[:, None] / 100
 
-    on_policy = list(chain(process, epsilon, x_T, noise))
+    on_policy = list(denoise(process, epsilon, x_T, noise))
     assert [t.tolist() for t, _, _ in on_policy] == [[t] * 3 for t in range(20, -1, -1)]
     assert on_policy[0][1].equal(x_T)
     assert len(calls) == 20
@@ -114,7 +114,7 @@ def test_no_noise_is_noise_of_zero_and_one_noise_is_all_rows(process):
     x_T, noise = normal(3, 5), normal(20, 1, 5)
 
     def last(noise):
-        *_, (_, x_0, _) = chain(process, lambda x_t, t: 0.3 * x_t, x_T, noise)
+        *_, (_, x_0, _) = denoise(process, lambda x_t, t: 0.3 * x_t, x_T, noise)
         return x_0
 
     assert_close(last(None), last(torch.zeros(20, 3, 5)))
@@ -124,7 +124,7 @@ def test_no_noise_is_noise_of_zero_and_one_noise_is_all_rows(process):
 
 def test_gradients_run_through_the_chain(process):
     scale = torch.tensor(0.3, requires_grad=True)
-    *_, (_, x_0, _) = chain(process, lambda x_t, t: scale * x_t, normal(3, 5))
+    *_, (_, x_0, _) = denoise(process, lambda x_t, t: scale * x_t, normal(3, 5))
     x_0.square().sum().backward()
     assert scale.grad.isfinite() and scale.grad != 0
 
@@ -134,7 +134,7 @@ def test_a_chain_that_is_left_early_has_gone_the_same_way(process, until):
     x_T, noise = normal(3, 5), normal(20, 3, 5)
 
     def states(**given):
-        return list(chain(process, lambda x_t, t: 0.3 * x_t, x_T, noise, **given))
+        return list(denoise(process, lambda x_t, t: 0.3 * x_t, x_T, noise, **given))
 
     part, whole = states(until=until), states()[: 21 - until]
     assert [t.tolist() for t, _, _ in part] == [t.tolist() for t, _, _ in whole]
@@ -164,21 +164,21 @@ def test_ddim_stays_in_the_law_of_its_sub_chain(make):
     process = VanillaProcess(make(20, 0.5, 0.005), uniform_index_map(2, 20))
     noise, w = normal(1, 5), POINTS[0]
     x_T = process.schedule.alpha_bar[20].sqrt() * w + (1 - process.schedule.alpha_bar[20]).sqrt() * noise
-    for t, x_t, _ in chain(process, pointing(process), x_T, step=ddim):
+    for t, x_t, _ in denoise(process, pointing(process), x_T, step=ddim):
         a = process.schedule.alpha_bar[t][:, None]
         assert_close(x_t, a.sqrt() * w + (1 - a).sqrt() * noise, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_chain_that_is_pointed_at_every_point_meets_every_point(process, name):
-    states = {int(t): x for t, x, _ in chain(process, pointing(process), normal(1, 5), step=SAMPLERS[name])}
+    states = {int(t): x for t, x, _ in denoise(process, pointing(process), normal(1, 5), step=SAMPLERS[name])}
     for i in (0, 1, 2):
         assert_close(states[int(process.k[i])], POINTS[i], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_scaled_join_is_the_mean_of_the_next_sub_chains_law(process, name):
-    states = chain(process, pointing(process), normal(1, 5), step=SAMPLERS[name], scaled_joins=True)
+    states = denoise(process, pointing(process), normal(1, 5), step=SAMPLERS[name], scaled_joins=True)
     states = {int(t): x for t, x, _ in states}
     for i in (1, 2):
         k, below = process.k[i], process.k[i - 1]

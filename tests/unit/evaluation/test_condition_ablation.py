@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from worlds import World, draw
 
 import ltdi
-from ltdi.evaluation.condition_ablation import CONDITIONS, RIGHT, _around, audit_run
-from ltdi.evaluation.weight_similarity import audit_files
+from ltdi.evaluation.condition_ablation import CONDITIONS, RIGHT, _around, compare_conditions
+from ltdi.evaluation.weight_similarity import compare_weight_files
 from ltdi.tasks.batch import ABSENT
 from ltdi.trajectories.storage import load_sources, load_trajectories
 from ltdi.utils.seeding import generator
@@ -105,7 +105,7 @@ def test_a_run_of_few_shot(finished, tmp_path):
 
 
 def test_the_nearest_training_weights_are_nearest(finished):
-    table = audit_run(finished.data, n_tasks=30).set_index("weights")
+    table = compare_conditions(finished.data, n_tasks=30).set_index("weights")
     run = ltdi.load(finished.data)
     test = load_sources(finished.data, splits=["meta_test"], device=run.device)["meta_test"]
     trained = load_trajectories(finished.data, "meta_train")[0]
@@ -132,7 +132,7 @@ def test_a_method_that_ignores_its_condition_is_found_out(finished):
 
 @pytest.mark.parametrize("method", ["ridge", "head_sgd", "nearest_head"])
 def test_baselines_are_audited(method, finished):
-    table = audit_run(finished.data, method=method, n_tasks=20).set_index("weights")
+    table = compare_conditions(finished.data, method=method, n_tasks=20).set_index("weights")
     assert table.score[RIGHT] > table.score["another task's"]
 
 
@@ -148,7 +148,7 @@ def test_bad_input_is_one_line(finished, tmp_path):
 
 
 def test_distances_and_copies_of_others_weights(networks):
-    table = audit_files(networks).set_index("file")
+    table = compare_weight_files(networks).set_index("file")
     w = torch.stack([torch.cat([t.flatten() for t in load_file(networks / name).values()]) for name in table.index])
     w = w.double()
     rms = math.sqrt(w.shape[1])

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 import ltdi
 from ltdi.datasets import DATASETS
 from ltdi.datasets.image_files import read_images
-from ltdi.evaluation.condition_ablation import audit_run
+from ltdi.evaluation.condition_ablation import compare_conditions
 from ltdi.learners.base import Learner
 from ltdi.store import read_tensors, write_tensors
 from ltdi.trajectories.storage import load_sources, read_weights
@@ -60,7 +60,7 @@ def test_a_library_changes_nothing_global(task, global_state, tmp_path, monkeypa
     again = run.load_head(tmp_path / "head.safetensors")
     images = sorted((task.support / again.classes[0]).iterdir())
     again.with_class("one more", images)
-    audit_run(task.data, n_tasks=5)
+    compare_conditions(task.data, n_tasks=5)
     assert global_state() == before
 
 

@@ -26,7 +26,7 @@ def test_a_paired_chain_starts_at_the_recorded_draw():
 def test_a_paired_generation_starts_at_a_new_draw_of_the_same_law():
     world = World("fresh")
     method = world.prepared("lvdi", diffusion={"noise": "initialization"})
-    states = method.generate_chain(world.context, generator=generator(3, "noise"))
+    states = method.generate_sampling_trajectory(world.context, generator=generator(3, "noise"))
     first = world.initialization.initial(1, N_WAY, generator(3, "noise"))
     assert_close(method.to_w(method.to_x(first, 0 * first), 0 * first), first, rtol=1e-4, atol=1e-5)
     assert_close(states[0, 0], first[0], rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.testing import assert_close
 
-from ltdi.meta_learning.reptile import OWN, _inner_loops, called, meta_step, weighted
+from ltdi.meta_learning.reptile import CURRENT_PARAMETERS, _inner_loops, functional_forward, meta_step, weighted_sum
 from ltdi.utils.seeding import generator
 from ltdi.utils.trainer import Training
 
@@ -66,17 +66,19 @@ def pseudo_gradient(model, data, **hparams):
 def test_a_module_is_called_with_the_parameters_given_or_its_own(model):
     x, own = torch.randn(4, 3), dict(model.named_parameters())
     others = {name: value.detach() + 1 for name, value in own.items()}
-    assert called(model, OWN, x).equal(model(x)) and called(model, own, x).equal(model(x))
-    assert called(model, others, x).equal(functional_call(model, others, (x,)))
-    assert not called(model, others, x).allclose(model(x))
+    assert functional_forward(model, CURRENT_PARAMETERS, x).equal(model(x)) and functional_forward(model, own, x).equal(
+        model(x)
+    )
+    assert functional_forward(model, others, x).equal(functional_call(model, others, (x,)))
+    assert not functional_forward(model, others, x).allclose(model(x))
     some = dict(list(others.items())[2:])
-    assert called(model, some, x).equal(functional_call(model, own | some, (x,)))
+    assert functional_forward(model, some, x).equal(functional_call(model, own | some, (x,)))
 
 
 def test_the_weighted_sum_is_the_sum_of_shares():
     a, b = torch.randn(2, 5)
-    assert_close(weighted([(0.3, a), (1, b)]), 0.3 * a + b)
-    assert weighted([(1.0, a)]) is a
+    assert_close(weighted_sum([(0.3, a), (1, b)]), 0.3 * a + b)
+    assert weighted_sum([(1.0, a)]) is a
 
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}

@@ -17,7 +17,7 @@ from worlds import OWN, PAPER, draw, stirred
 from ltdi.initialization import INITIALIZATIONS
 from ltdi.learners import LEARNERS
 from ltdi.methods.common.base import scores
-from ltdi.methods.common.test_time_refinement import Refined
+from ltdi.methods.common.test_time_refinement import TestTimeRefinement
 from ltdi.methods.common.trained import TrainedMethod
 from ltdi.methods.registry import BASELINES, METHODS, build
 from ltdi.methods.storage import read_method, write_method
@@ -229,7 +229,7 @@ def test_meta_training_resumes_bit_for_bit(name, inner, world):
 
 def test_gradient_steps_on_the_examples_lower_their_loss(world):
     method = stirred(world.prepared("ltdi"))
-    adapted = Refined(method, heads=2, adapt_steps=20, adapt_lr=1e-2)
+    adapted = TestTimeRefinement(method, heads=2, adapt_steps=20, adapt_lr=1e-2)
     before, after = (
         world.initialization.learner.loss(draw(m, world.context), world.context.examples) for m in (method, adapted)
     )
@@ -282,7 +282,7 @@ def test_what_takes_steps_on_examples_is_refused_in_one_line(untold):
     refused(lambda: untold.build("head_sgd"), "'head_sgd' needs labelled examples")
     refused(lambda: untold.build("meta_hypernetwork"), "adapt_steps = 1 .* labelled examples.*; set 0")
     refused(lambda: untold.build("ltdi", diffusion=gradient), "gradient_input = true .* labelled examples.*; set false")
-    refined = Refined(method, heads=1, adapt_steps=2, adapt_lr=0.1)
+    refined = TestTimeRefinement(method, heads=1, adapt_steps=2, adapt_lr=0.1)
     refused(lambda: draw(refined, untold.context), "generate.adapt_steps = 2 .* labelled examples.*; set 0")
     hparams = {"augment": False, "optimizer": "adam", "lr": 0.1, "steps": 2, "length": 2, "sam": 0.0, "seed": 0}
     fit = partial(collect, untold.initialization, untold.train, torch.arange(4), fit_on="support", **hparams)

@@ -9,7 +9,7 @@ from worlds import META, N_QUERY, N_SHOT, N_WAY, World, draw
 
 from ltdi.config import MetaTraining
 from ltdi.methods.common.base import scores
-from ltdi.methods.common.trained import TaskBatch, TrainedMethod
+from ltdi.methods.common.trained import MetaBatch, TrainedMethod
 from ltdi.utils.metrics import nearest_mean_accuracy
 from ltdi.utils.seeding import generator
 
@@ -19,8 +19,8 @@ def world():
     return World("prototype")
 
 
-def batch(world, seed=0, **meta) -> TaskBatch:
-    return TaskBatch.draw(world.train, MetaTraining(**(META | meta)), generator(seed, "batch"))
+def batch(world, seed=0, **meta) -> MetaBatch:
+    return MetaBatch.draw(world.train, MetaTraining(**(META | meta)), generator(seed, "batch"))
 
 
 def parts_of(world, chosen, seed=0, **meta):
@@ -81,7 +81,7 @@ def test_the_number_of_images_is_even_in_its_logarithm(world):
 )
 def test_what_has_no_weight_in_the_loss_is_not_drawn(world, meta, sizes):
     method = TrainedMethod(world.initialization, world.setup(meta=meta))
-    chosen = TaskBatch.draw(world.train, method.meta, generator(0, "batch"))
+    chosen = MetaBatch.draw(world.train, method.meta, generator(0, "batch"))
     assert (len(chosen.recorded), len(chosen.names)) == sizes
     kinds = [
         points is not None

@@ -8,7 +8,7 @@ from worlds import N_WAY, World, draw
 
 from ltdi.learners import LinearHead
 from ltdi.methods.baselines.lda import SHRINKAGES, shrunk_inverse, within_class_covariance
-from ltdi.methods.baselines.logistic import CS, logistic_weights
+from ltdi.methods.baselines.logistic import C_VALUES, logistic_weights
 from ltdi.tasks.base import Context
 from ltdi.tasks.class_tasks import Classes, ClassTasks, context_of
 from ltdi.tasks.feature_normalization import FeatureMap
@@ -215,7 +215,7 @@ def objective(w: torch.Tensor, context: Context, task: int, c: float) -> torch.T
 
 
 @pytest.mark.parametrize("shots", [None, SHOTS])
-@pytest.mark.parametrize("c", CS)
+@pytest.mark.parametrize("c", C_VALUES)
 def test_the_gradient_is_zero_at_the_solution(c, shots):
     context = signed(shots=shots)
     w = logistic_weights(LinearHead(WIDTH), Context(context.rows.double(), context.mask), c)
@@ -276,6 +276,6 @@ def test_logistic_takes_the_c_that_meta_val_shows_best(world, everything):
     method = world.prepared("logistic")
     scores = [
         world.head.score(logistic_weights(world.head, everything.context, c), everything.query).mean().item()
-        for c in CS
+        for c in C_VALUES
     ]
-    assert method.c.item() == CS[scores.index(max(scores))]
+    assert method.c.item() == C_VALUES[scores.index(max(scores))]

@@ -9,13 +9,13 @@ from torch import nn
 from torch.testing import assert_close
 from worlds import HIDDEN, N_WAY, F, World, draw, stirred
 
-from ltdi.methods.generators.ghn3 import CHAIN, head_distances, head_edges, shortest_paths, tiled
+from ltdi.methods.generators.ghn3 import NODE_OPERATIONS, head_distances, head_edges, shortest_paths, tile
 from ltdi.tasks.class_tasks import context_of
 from ltdi.utils.nn import Attention, TransformerBlock
 from ltdi.utils.seeding import generator
 from ltdi.utils.trainer import Training
 
-V = len(CHAIN) + N_WAY
+V = len(NODE_OPERATIONS) + N_WAY
 GRAPH = head_distances(N_WAY)
 
 
@@ -68,10 +68,10 @@ def test_the_graph_of_a_head_of_two_classes():
 
 
 def test_nodes_differ_but_for_the_classes(method):
-    distances = torch.cdist(method.nodes(GRAPH), method.nodes(GRAPH))
+    distances = torch.cdist(method.embed_nodes(GRAPH), method.embed_nodes(GRAPH))
     same = distances < 1e-6
     expected = torch.eye(V, dtype=torch.bool)
-    expected[len(CHAIN) :, len(CHAIN) :] = True
+    expected[len(NODE_OPERATIONS) :, len(NODE_OPERATIONS) :] = True
     assert torch.equal(same, expected)
 
 
@@ -97,7 +97,7 @@ def stirred_copy(method, keep, names):
         if name != keep:
             for parameter in getattr(method, f"embed_{name}").parameters():
                 nn.init.zeros_(parameter)
-    nodes = method.nodes(GRAPH).detach()
+    nodes = method.embed_nodes(GRAPH).detach()
     method.load_state_dict(kept)
     return nodes
 
@@ -144,10 +144,10 @@ def test_a_head_that_is_barred_by_its_bias_sees_nothing_else():
 
 def test_the_states_feel_the_bias(method):
     condition = torch.randn(2, N_WAY, 16, generator=generator(0, "condition"))
-    before = method.states(condition)
+    before = method.node_states(condition)
     with torch.no_grad():
         method.distance_bias[-1].weight.mul_(-5)
-    assert (method.states(condition) - before).abs().max() > 1e-3
+    assert (method.node_states(condition) - before).abs().max() > 1e-3
 
 
 # --- the decoder
@@ -155,9 +155,9 @@ def test_the_states_feel_the_bias(method):
 
 def test_a_block_is_repeated_and_cut():
     block = torch.arange(6).reshape(2, 3)
-    assert tiled(block, (3, 5)).tolist() == [[0, 1, 2, 0, 1], [3, 4, 5, 3, 4], [0, 1, 2, 0, 1]]
-    assert tiled(block, (1, 2)).tolist() == [[0, 1]]
-    assert tiled(block, (4,)).tolist() == [[0, 1, 2, 0], [3, 4, 5, 3]]
+    assert tile(block, (3, 5)).tolist() == [[0, 1, 2, 0, 1], [3, 4, 5, 3, 4], [0, 1, 2, 0, 1]]
+    assert tile(block, (1, 2)).tolist() == [[0, 1]]
+    assert tile(block, (4,)).tolist() == [[0, 1, 2, 0], [3, 4, 5, 3]]
 
 
 def test_larger_tensors_share_blocks(method, worlds):
@@ -186,7 +186,7 @@ def test_every_tensor_is_decoded_from_its_own_node(name, method):
     h = torch.randn(1, V, 16, generator=generator(0, "states"), requires_grad=True)
     (g,) = torch.autograd.grad(method.space.unflatten(method._decode(h))[name].square().sum(), h)
     heard = g[0].abs().sum(-1) > 0
-    expected = [each == name for each in CHAIN] + [name.startswith("output")] * N_WAY
+    expected = [each == name for each in NODE_OPERATIONS] + [name.startswith("output")] * N_WAY
     assert heard.tolist() == expected
 
 
@@ -211,10 +211,10 @@ def test_without_the_condition_it_is_the_original_one_head_for_all_tasks(kind, w
 
 def test_the_condition_is_added_to_what_the_graph_says_of_the_classes(method):
     condition = torch.randn(2, N_WAY, 16, generator=generator(0, "condition"))
-    h = method.nodes(GRAPH) + torch.cat([torch.zeros(2, len(CHAIN), 16), condition], 1)
+    h = method.embed_nodes(GRAPH) + torch.cat([torch.zeros(2, len(NODE_OPERATIONS), 16), condition], 1)
     for block in method.blocks:
         h = block(h, method.attention_bias(GRAPH))
-    assert_close(method.states(condition), method.norm(h))
+    assert_close(method.node_states(condition), method.norm(h))
 
 
 @pytest.mark.parametrize("name", ["hidden.weight", "hidden.bias", "output.weight", "output.bias"])

@@ -26,7 +26,7 @@ def test_icis_counts_four_reconstructions_and_unseen_descriptors_in_one(world):
     method = stirred(world.prepared("icis"))
     texts, rows = F.normalize(method.texts[:6], dim=-1), F.normalize(method.table.centred[:6], dim=-1)
     unseen = F.normalize(world.val.of.texts, dim=-1)
-    with_them, without = (method.reconstructions(texts, rows, u) for u in (unseen, unseen[:0]))
+    with_them, without = (method.reconstruction_losses(texts, rows, u) for u in (unseen, unseen[:0]))
     assert set(with_them) == {"a_to_a", "w_to_w", "a_to_w", "w_to_a"}
     for name, value in with_them.items():
         assert math.isclose(value.item(), without[name].item(), abs_tol=1e-5) == (name != "a_to_a")

@@ -100,7 +100,7 @@ def test_the_loss_is_the_negative_bound(world, monkeypatch):
         method.vae.to_mean, method.vae.log_var = to_mean, log_var.unflatten(-1, method.vae.latent_shape(N_WAY))
         batch = map_batch(lambda value: _double(value[:1]), batch_of(method, world, 1))
         losses = [
-            method.loss_of(
+            method.functional_loss(
                 {},
                 map_batch(lambda value: value.expand(3, *value.shape[1:]), batch | {"noise": each[None]}) | {"x_0": x},
             )
@@ -125,11 +125,11 @@ def test_the_gradient_goes_through_the_draw(world):
     phi = dict(method.named_parameters())
     encoder = {name: value for name, value in phi.items() if "encoder" in name or "posterior" in name}
     direction = {name: gaussian(*value.shape, name=name) for name, value in encoder.items()}
-    gradients = torch.autograd.grad(method.loss_of(phi, batch).sum(), list(encoder.values()))
+    gradients = torch.autograd.grad(method.functional_loss(phi, batch).sum(), list(encoder.values()))
     slope = sum((g * d).sum() for g, d in zip(gradients, direction.values()))
 
     def moved(step: float) -> Tensor:
-        return method.loss_of(
+        return method.functional_loss(
             phi | {name: value + step * direction[name] for name, value in encoder.items()}, batch
         ).sum()
 
@@ -178,7 +178,7 @@ def test_new_tasks_show_the_query_loss_the_draws_that_heads_are_decoded_from(wor
         atol=0,
     )
     w = method.to_w(method.vae.decode(2.0 * batch["z"], *known(batch)), world.initialization.centre(task.context))
-    loss = method.loss_of(dict(method.named_parameters()), batch)
+    loss = method.functional_loss(dict(method.named_parameters()), batch)
     assert_close(loss, 3 * world.head.loss(w, task.query))
 
 
@@ -220,9 +220,9 @@ def test_one_step_of_the_inner_loop_is_joint_training(world):
     method = stirred(world.prepared(NAME))
     phi = dict(method.named_parameters())
     for batch in (batch_of(method, world, 6), new_batch_of(method, world)):
-        together = method.loss_of(phi, batch)
+        together = method.functional_loss(phi, batch)
         alone = torch.cat(
-            [method.loss_of(phi, map_batch(lambda value, j=j: value[j : j + 1], batch)) for j in range(6)]
+            [method.functional_loss(phi, map_batch(lambda value, j=j: value[j : j + 1], batch)) for j in range(6)]
         )
         assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
@@ -232,7 +232,8 @@ def test_recorded_tasks_count_in_the_bound_as_well_and_new_ones_in_the_query_los
         method = stirred(world.prepared(NAME, meta={"weight_loss": weight_loss, "query_loss": query_loss}))
         phi = dict(method.named_parameters())
         return tuple(
-            method.loss_of(phi, batch).detach() for batch in (batch_of(method, world, 6), new_batch_of(method, world))
+            method.functional_loss(phi, batch).detach()
+            for batch in (batch_of(method, world, 6), new_batch_of(method, world))
         )
 
     (bound, nothing), (query, of_new) = losses(1.0, 0.0), losses(0.0, 1.0)

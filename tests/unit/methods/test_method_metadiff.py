@@ -63,7 +63,7 @@ def test_all_steps_are_ddpms_mean(world):
         epsilon = 2 * (x - means)
         x = (x - beta[t] / (1 - alpha_bar[t]).sqrt() * epsilon) / (1 - beta[t]).sqrt()
     with torch.no_grad():
-        assert_close(method.chain(noise(world.context), world.context), x.float(), rtol=1e-3, atol=1e-3)
+        assert_close(method.denoise(noise(world.context), world.context), x.float(), rtol=1e-3, atol=1e-3)
 
 
 def test_a_few_steps_are_ddpms_mean_between_the_visited_times(world):
@@ -74,7 +74,7 @@ def test_a_few_steps_are_ddpms_mean_between_the_visited_times(world):
         alpha = alpha_bar[t] / alpha_bar[s]
         x = (x - (1 - alpha) / (1 - alpha_bar[t]).sqrt() * 2 * (x - means)) / alpha.sqrt()
     with torch.no_grad():
-        assert_close(method.chain(noise(world.context), world.context), x.float(), rtol=1e-3, atol=1e-3)
+        assert_close(method.denoise(noise(world.context), world.context), x.float(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("sampling_steps", SAMPLING_STEPS)
@@ -82,7 +82,7 @@ def test_a_perfect_denoiser_is_followed_to_its_point_in_any_number_of_steps(samp
     method = world.prepared("metadiff", own={"sampling_steps": sampling_steps})
     x_0 = torch.randn(world.context.means.shape, generator=generator(0, "target"))
     method.denoiser = Knowing(method.process, x_0)
-    assert_close(method.chain(noise(world.context), world.context), x_0.flatten(1), rtol=1e-3, atol=2e-3)
+    assert_close(method.denoise(noise(world.context), world.context), x_0.flatten(1), rtol=1e-3, atol=2e-3)
 
 
 def test_the_denoiser_is_told_the_times_that_it_was_trained_on(world):
@@ -101,7 +101,7 @@ def test_untrained_its_class_weights_are_nearly_the_class_means(sampling_steps, 
     """The known weakness: the gradient alone leads to the prototypes, from any noise."""
     method = world.prepared("metadiff", own={"sampling_steps": sampling_steps})
     with torch.no_grad():
-        rows = method.chain(noise(world.context, seed=1), world.context).unflatten(1, (N_WAY, -1))
+        rows = method.denoise(noise(world.context, seed=1), world.context).unflatten(1, (N_WAY, -1))
     assert F.cosine_similarity(rows, world.context.means, dim=-1).min() > 0.99
 
 
@@ -125,10 +125,10 @@ def test_a_head_is_its_classifier(world):
     by_distance = world.prepared("metadiff")
     # what a head cannot hold is the same for all classes: the image's norm
     norms = features.norm(dim=-1, keepdim=True)
-    assert_close(world.head.logits(by_cosine.head_of(rows, 7.0), features), 7 * norms * cosines)
+    assert_close(world.head.logits(by_cosine.to_head(rows, 7.0), features), 7 * norms * cosines)
     shared = -3 * features.square().sum(-1, keepdim=True)
     assert_close(
-        world.head.logits(by_distance.head_of(rows, 3.0), features) + shared, -3 * distances, rtol=1e-4, atol=1e-4
+        world.head.logits(by_distance.to_head(rows, 3.0), features) + shared, -3 * distances, rtol=1e-4, atol=1e-4
     )
 
 
@@ -138,7 +138,7 @@ def test_the_temperature_is_calibrated_on_meta_val(classifier, world):
     task = world.val.batch(torch.arange(len(world.val)))
 
     def loss(temperature):
-        w = method.head_of(task.context.means, temperature)
+        w = method.to_head(task.context.means, temperature)
         return world.head.loss(w, task.query).mean().item()
 
     assert loss(method.temperature.item()) == min(loss(temperature) for temperature in TEMPERATURES)
@@ -149,8 +149,8 @@ def test_permuted_classes_permute_their_weights(world):
     x_T = noise(world.context)
     permuted = x_T.unflatten(1, (N_WAY, -1))[:, permutation].flatten(1)
     with torch.no_grad():
-        rows = method.chain(x_T, world.context).unflatten(1, (N_WAY, -1))
-        again = method.chain(permuted, context_of(world.context.rows[:, permutation])).unflatten(1, (N_WAY, -1))
+        rows = method.denoise(x_T, world.context).unflatten(1, (N_WAY, -1))
+        again = method.denoise(permuted, context_of(world.context.rows[:, permutation])).unflatten(1, (N_WAY, -1))
     assert_close(again, rows[:, permutation], rtol=1e-3, atol=1e-3)
     assert not torch.allclose(again, rows, atol=1e-2)
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from worlds import draw, stirred
 
 from ltdi.learners import TwoLayerHead
-from ltdi.methods.generators.ghn3 import CHAIN, HIDDEN, chain_of, head_distances
+from ltdi.methods.generators.ghn3 import HIDDEN_NODES, NODE_OPERATIONS, head_distances, node_operations
 from ltdi.methods.registry import build
 from ltdi.tasks.base import Context
 from ltdi.utils.errors import InputError
@@ -52,16 +52,18 @@ def test_every_network_is_told_where_it_begins(name, world):
 def test_what_is_told_is_the_text_and_the_row_of_unit_size(world):
     method, context = world.prepared("ghn3", meta=LEARNING), world.val.context(torch.arange(3))
     centre = method.initialization.centre(context)
-    told = method.told(context, centre)
-    assert told.shape == (3, N_WAY, E + FEATURES + 1) == (3, N_WAY, method.n_told)
-    assert_close(told[..., :E], context.means)
-    assert_close(told[..., E:].flatten(1), F.normalize(centre, dim=-1) * centre.shape[1] ** 0.5, rtol=1e-4, atol=1e-4)
+    conditioning = method.conditioning(context, centre)
+    assert conditioning.shape == (3, N_WAY, E + FEATURES + 1) == (3, N_WAY, method.conditioning_width)
+    assert_close(conditioning[..., :E], context.means)
+    assert_close(
+        conditioning[..., E:].flatten(1), F.normalize(centre, dim=-1) * centre.shape[1] ** 0.5, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_graph_of_a_linear_head(named):
     space = named.initialization.learner.space
-    assert list(chain_of(space)) == ["input", "output.weight", "output.bias", "output"]
-    assert chain_of(TwoLayerHead(4, 4).space) == CHAIN and set(HIDDEN) < set(CHAIN)
+    assert list(node_operations(space)) == ["input", "output.weight", "output.bias", "output"]
+    assert node_operations(TwoLayerHead(4, 4).space) == NODE_OPERATIONS and set(HIDDEN_NODES) < set(NODE_OPERATIONS)
     assert head_distances(2, 4).tolist() == [
         [0, 1, 2, 3, 6, 6],
         [6, 0, 1, 2, 6, 6],
@@ -91,7 +93,7 @@ def test_reptile_of_names_generates_from_its_initialisation_without_a_step(named
     centre = method.initialization.centre(context)
     assert_close(
         method.propose(context, centre, generator=generator(0, "noise")),
-        method.to_w(method.map(method.told(context, centre)).flatten(1), centre),
+        method.to_w(method.map(method.conditioning(context, centre)).flatten(1), centre),
     )
     new = named.prepared("reptile_names", meta=LEARNING)
     assert_close(draw(new, context), centre, rtol=0, atol=0)
@@ -112,9 +114,9 @@ def test_reptile_of_names_moves_along_the_mean_way_of_its_tasks(named):
     for task in range(4):
         own = [value.clone().requires_grad_() for value in phi]
         for batch in seen:
-            told, centre = batch["told"][task : task + 1], batch["centre"][task : task + 1]
+            conditioning, centre = batch["conditioning"][task : task + 1], batch["centre"][task : task + 1]
             query = {name: value[task : task + 1] for name, value in batch["query"].items()}
-            w = method.to_w((told @ own[0].mT + own[1]).flatten(1), centre)
+            w = method.to_w((conditioning @ own[0].mT + own[1]).flatten(1), centre)
             gradients = torch.autograd.grad(method.learner.loss(w, query).sum(), own)
             own = [(value - 0.05 * g).detach().requires_grad_() for value, g in zip(own, gradients)]
         moved = [m + (value - each.detach()) / 4 for m, value, each in zip(moved, phi, own)]

@@ -58,7 +58,7 @@ class Constant(nn.Module):
 def make_perfect(method, task, points):
     """The method with networks that know the trained heads of these tasks."""
     base = method.initialization.centre(task.context)
-    x_0, log_scale = method.normalised(points[:, 0] - base)
+    x_0, log_scale = method.normalise(points[:, 0] - base)
     method.denoiser = Knowing(method.process, x_0, method.diffusion.prediction)
     method.scale_network = Constant(log_scale - method.mean_log_scale)
     return method
@@ -70,7 +70,7 @@ def make_perfect(method, task, points):
 def test_base_plus_scale_times_direction_is_the_trained_head(world):
     method, (task, points) = world.prepared("ocd"), a_task(world)
     base = method.initialization.centre(task.context)
-    x_0, log_scale = method.normalised(points[:, 0] - base)
+    x_0, log_scale = method.normalise(points[:, 0] - base)
     assert_close(base + method.spread(log_scale, base.shape[-1]) * x_0, points[:, 0])
     assert not torch.allclose(points[:, 0], base, atol=1e-2)
 
@@ -78,7 +78,7 @@ def test_base_plus_scale_times_direction_is_the_trained_head(world):
 def test_every_layer_of_every_task_has_its_own_scale(world):
     method = world.prepared("ocd")
     x = torch.randn(5, method.space.dim(3), generator=generator(0, "x"))
-    x, _ = method.normalised(x)
+    x, _ = method.normalise(x)
     for part in method.space.tokens(x).values():
         assert_close(part.square().mean((1, 2)), torch.ones(5))
     wanted = torch.randn(5, 2, generator=generator(0, "scales"))
@@ -86,7 +86,7 @@ def test_every_layer_of_every_task_has_its_own_scale(world):
     difference = method.space.from_tokens(
         {layer: wanted[:, j].exp()[:, None, None] * part for j, (layer, part) in enumerate(tokens.items())}
     )
-    direction, log_scale = method.normalised(difference)
+    direction, log_scale = method.normalise(difference)
     assert_close(log_scale, wanted)
     assert_close(direction, x)
 
@@ -94,8 +94,8 @@ def test_every_layer_of_every_task_has_its_own_scale(world):
 def test_the_scale_before_training_is_the_mean_log_scale(world):
     method = world.prepared("ocd")
     base = world.initialization.centre(world.train.context(torch.arange(len(world.train))))
-    _, log_scale = method.normalised(world.points[:, 0] - base)
-    assert_close(method.log_scale(world.context), log_scale.mean(0).expand(len(world.context), -1))
+    _, log_scale = method.normalise(world.points[:, 0] - base)
+    assert_close(method.predict_log_scale(world.context), log_scale.mean(0).expand(len(world.context), -1))
 
 
 @pytest.mark.parametrize("kind", ["prototype", "shared"])
@@ -199,7 +199,7 @@ def test_the_scale_network_learns_a_function_of_the_condition(world):
     # a step sees 40 tasks of the same 12 classes with other images
     method = world.build("ocd", diffusion={"steps": 1}, meta={"query_loss": 0.0}, own={"scale_width": 32})
     training = Training(method, lr=1e-2, steps=100, ema=0.9)
-    direction, _ = method.normalised(torch.ones(40, method.space.dim(3)))
+    direction, _ = method.normalise(torch.ones(40, method.space.dim(3)))
     for step in range(training.steps):
         task = world.train.new(world.train.classes, generator(0, "images", step))
         trained = (
@@ -209,7 +209,7 @@ def test_the_scale_network_learns_a_function_of_the_condition(world):
         method.loss(task, trained[:, None], generator(0, "loss", step)).mean().backward()
         training.descend()
     context = world.train.new(world.train.classes, generator(1, "unseen images")).context
-    error = (method.log_scale(context) - wanted(context)).square().mean(0)
+    error = (method.predict_log_scale(context) - wanted(context)).square().mean(0)
     assert (error < 0.1 * wanted(context).var(0)).all()
 
 
@@ -235,7 +235,7 @@ def test_noised_states_are_of_the_direction(world):
         loss_of(method, task, (base + factor * difference)[:, None])
     (x_t, t), (of_larger, _), (of_negative, _) = seen
     assert_close(of_larger, x_t, rtol=1e-3, atol=1e-3)
-    signal = method.process.schedule.alpha_bar[t].sqrt()[:, None] * method.normalised(difference)[0]
+    signal = method.process.schedule.alpha_bar[t].sqrt()[:, None] * method.normalise(difference)[0]
     assert_close((x_t - of_negative) / 2, signal, rtol=1e-3, atol=1e-3)
     assert_close((x_t - signal).square().mean(1), 1 - method.process.schedule.alpha_bar[t], rtol=0.3, atol=0)
 

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 from worlds import World, draw, stirred
 
-from ltdi.methods.common.test_time_refinement import Refined
+from ltdi.methods.common.test_time_refinement import TestTimeRefinement
 from ltdi.tasks.class_tasks import context_of
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator
@@ -21,8 +21,8 @@ def method(world):
     return stirred(world.prepared("ltdi"))
 
 
-def refined(method, *, heads: int = 1, adapt_steps: int = 0, adapt_lr: float = 1e-2) -> Refined:
-    return Refined(method, heads=heads, adapt_steps=adapt_steps, adapt_lr=adapt_lr)
+def refined(method, *, heads: int = 1, adapt_steps: int = 0, adapt_lr: float = 1e-2) -> TestTimeRefinement:
+    return TestTimeRefinement(method, heads=heads, adapt_steps=adapt_steps, adapt_lr=adapt_lr)
 
 
 def examples_loss(world, w):

@@ -120,7 +120,7 @@ def test_the_space_is_every_parameter_of_body_and_head(world):
 
 def test_generation_is_steps_on_the_support_images_in_turn(world):
     method = world.prepared("reptile", own={"adapt_steps": 3, "inner_images": 1, "inner_lr": 1e-3})
-    w, labels = method.first(world.context), torch.arange(N_WAY)
+    w, labels = method.initial_weights(world.context), torch.arange(N_WAY)
     initialization = w.clone()
     for step in range(3):
         images = world.context.examples["images"].unflatten(1, (N_WAY, -1))[:, :, step % N_SHOT]
@@ -134,7 +134,7 @@ def test_the_head_starts_in_the_features_of_the_initialisation(world):
     method = stirred(world.prepared("reptile"))
     with torch.no_grad():
         method.shift.zero_()
-    tensors = method.space.unflatten(method.first(world.context))
+    tensors = method.space.unflatten(method.initial_weights(world.context))
     features = method.learner.features(tensors, world.context.examples["images"]).unflatten(1, (N_WAY, N_SHOT))
     centre = world.head.space.unflatten(world.initialization.centre(context_of(features)))
     assert_close(tensors["output.weight"], centre["output.weight"], rtol=1e-4, atol=1e-5)
@@ -171,7 +171,7 @@ def test_one_step_of_sgd_is_the_gradient_of_the_mean_loss(world):
     method = world.prepared("reptile", own={"inner_steps": 1, "inner_images": POOL, "inner_lr": 0.1})
     task = task_of(method, world)
     images = images_of(task)
-    first = method.first(task.context)
+    first = method.initial_weights(task.context)
     labels = torch.arange(N_WAY).repeat_interleave(POOL)
     joint = torch.stack(
         [plain_gradient(method, first[j], images[j].flatten(0, 1), labels) for j in range(len(first))]
@@ -188,7 +188,7 @@ def test_the_pseudo_gradient_is_the_mean_way_back(world):
     task = task_of(method, world)
     images = images_of(task).flatten(1, 2)
     labels = torch.arange(N_WAY).repeat_interleave(POOL)
-    first = method.first(task.context)
+    first = method.initial_weights(task.context)
     w = first
     for _ in range(3):
         w = torch.stack([w[j] - 0.02 * plain_gradient(method, w[j], images[j], labels) for j in range(len(w))])

@@ -77,7 +77,7 @@ def test_the_pseudo_gradient_of_many_steps_leads_to_the_mean_of_the_adapted(worl
     gradient, loss = pseudo_gradient(world, method)
 
     images = images_of(world, method)
-    w = method.first(context_of(images))
+    w = method.initial_weights(context_of(images))
     for _ in range(2):
         w = w.detach().requires_grad_()
         (g,) = torch.autograd.grad(world.head.loss(w, labelled(images)).sum(), w)
@@ -148,7 +148,7 @@ def test_a_new_task_is_adapted_on_all_of_its_support(worlds):
     """One step of SGD by hand."""
     world = worlds["shared"]
     method = world.prepared("reptile_head", own={"adapt_steps": 1, "inner_optimizer": "sgd", "inner_lr": 0.1})
-    w = method.first(world.context).requires_grad_()
+    w = method.initial_weights(world.context).requires_grad_()
     (g,) = torch.autograd.grad(world.head.loss(w, world.context.examples).sum(), w)
     assert_close(draw(method, world.context), (w - 0.1 * g).detach(), rtol=1e-5, atol=1e-6)
 
@@ -172,8 +172,8 @@ def test_mini_batches_hold_as_many_images_of_each_class(worlds):
 def test_the_inner_loop_knows_train_shots_images_and_its_start_those_of_a_support(train_shots, worlds):
     world = worlds["prototype"]
     method = world.prepared("reptile_head", own={"train_shots": train_shots, "inner_images": 1, "inner_steps": 40})
-    initializations, pools, first, mini_batches = [], [], method.first, method._mini_batches
-    method.first = lambda context: initializations.append(context.rows) or first(context)
+    initializations, pools, first, mini_batches = [], [], method.initial_weights, method._mini_batches
+    method.initial_weights = lambda context: initializations.append(context.rows) or first(context)
     method._mini_batches = lambda images, stream: pools.append(images) or mini_batches(images, stream)
     pseudo_gradient(world, method)
     assert pools[0].equal(images_of(world, method)) and pools[0].shape[2] == train_shots

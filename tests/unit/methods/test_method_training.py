@@ -106,7 +106,7 @@ def test_the_loss_falls(name, kind, diffusion, denoiser, worlds):
         """Of the recorded tasks, over all times."""
         batch = method.draw(world.train.batch(torch.arange(40)), world.points, generator(0, "loss"))
         phi = dict(method.named_parameters())
-        return sum(method.loss_of(phi, batch, visit=t).mean().item() for t in range(1, 5))
+        return sum(method.functional_loss(phi, batch, visit=t).mean().item() for t in range(1, 5))
 
     untrained = loss()
     rows = world.rows(method, Training(method, lr=1e-2, steps=60, ema=0.9))
@@ -166,17 +166,19 @@ def test_the_loss_is_that_of_the_state_that_generation_visits(name, world):
     task, points = world.train.batch(torch.arange(6)), world.points[:6]
     centre, process, phi = world.initialization.centre(task.context), method.process, dict(method.named_parameters())
     recorded, new = (method.draw(task, given, generator(0, "batch")) for given in (points, None))
-    states = method.to_x(method.chain(task.context, centre, generator=generator(0, "noise")), centre).detach()
+    states = method.to_x(
+        method.sampling_trajectory(task.context, centre, generator=generator(0, "noise")), centre
+    ).detach()
     for visit in range(1, 5):
         t, x_t = torch.full((6,), visit), states[4 - visit]
         i = process.target(t)
         epsilon = method.epsilon(dict(method.denoiser.named_parameters()), x_t, t, recorded)
         w_i = method.to_x(points, centre[:, None])[range(6), i]
-        weights = 0.3 * process.loss(epsilon, x_t, t, i, w_i, "weights", method.shares(x_t.shape[-1]))
+        weights = 0.3 * process.loss(epsilon, x_t, t, i, w_i, "weights", method.coordinate_weights(x_t.shape[-1]))
         w = method.to_w(process.endpoint(epsilon, x_t, t, i), centre)
         query = 0.7 * world.head.loss(w, task.query)
-        assert_close(method.loss_of(phi, recorded, visit=visit), weights + query, rtol=1e-3, atol=1e-4)
-        assert_close(method.loss_of(phi, new, visit=visit), query, rtol=1e-3, atol=1e-4)
+        assert_close(method.functional_loss(phi, recorded, visit=visit), weights + query, rtol=1e-3, atol=1e-4)
+        assert_close(method.functional_loss(phi, new, visit=visit), query, rtol=1e-3, atol=1e-4)
 
 
 def test_a_step_visits_every_time_equally_often(world):
@@ -196,7 +198,7 @@ def test_validation_has_a_loss_for_every_sub_chain(world):
 
 def test_the_chain_ends_at_the_generated_weights(world):
     method = world.prepared("ltdi")
-    states = method.generate_chain(world.context, generator=generator(0, "noise"))
+    states = method.generate_sampling_trajectory(world.context, generator=generator(0, "noise"))
     assert states.shape == (5, len(world.context), method.space.dim(N_WAY))
     assert_close(states[-1], draw(method, world.context), rtol=0, atol=0)
     assert not torch.equal(states[0], states[-1])

@@ -6,7 +6,7 @@ from torch.func import jacrev, vmap
 from torch.testing import assert_close
 from worlds import N_WAY, World, draw, stirred
 
-from ltdi.methods.generators.weight_flow import euler, point
+from ltdi.methods.generators.weight_flow import euler, interpolate
 from ltdi.utils.seeding import generator
 from ltdi.utils.trainer import Training
 
@@ -32,25 +32,25 @@ def times(*values):
 
 def test_a_point_of_the_path_by_hand():
     path = torch.tensor([[[0.0], [6.0], [3.0]]])
-    values = [point(path, times(s)).item() for s in (0, 0.25, 0.5, 0.75, 1)]
+    values = [interpolate(path, times(s)).item() for s in (0, 0.25, 0.5, 0.75, 1)]
     assert_close(values, [0.0, 3.0, 6.0, 4.5, 3.0])
 
 
 def test_the_path_goes_through_its_points(path):
     for j in range(P):
-        assert_close(point(path, torch.full((B,), j / (P - 1))), path[:, j], rtol=1e-5, atol=1e-5)
+        assert_close(interpolate(path, torch.full((B,), j / (P - 1))), path[:, j], rtol=1e-5, atol=1e-5)
 
 
 def test_the_path_has_the_velocity_of_its_segment(path):
     s = times(0.2, 0.5, 0.9)  # in segments 0, 1, 2
-    slopes = vmap(jacrev(lambda row, s: point(row[None], s[None])[0], 1))(path, s)
+    slopes = vmap(jacrev(lambda row, s: interpolate(row[None], s[None])[0], 1))(path, s)
     j = torch.arange(B)
     assert_close(slopes, (P - 1) * (path[j, j + 1] - path[j, j]), rtol=1e-4, atol=1e-4)
 
 
 def perfect(path, steps):
     """The mean velocity over the Euler step that starts at u."""
-    return lambda x, u: point(path, (u + 1) / steps) - point(path, u / steps)
+    return lambda x, u: interpolate(path, (u + 1) / steps) - interpolate(path, u / steps)
 
 
 def test_one_step_is_exact_on_a_straight_path(path):
@@ -65,7 +65,7 @@ def test_segments_as_steps_visit_every_recorded_point(path, steps):
     """There the mean velocity of a step is the path's own derivative."""
 
     def derivative(x, u):
-        return vmap(jacrev(lambda row, s: point(row[None], s[None])[0], 1))(path, (u + 1e-3) / steps) / steps
+        return vmap(jacrev(lambda row, s: interpolate(row[None], s[None])[0], 1))(path, (u + 1e-3) / steps) / steps
 
     states = torch.stack(list(euler(derivative, path[:, 0], steps)), 1)
     assert_close(states[:, :: steps // (P - 1)], path, rtol=1e-4, atol=1e-4)
@@ -75,7 +75,7 @@ def test_segments_as_steps_visit_every_recorded_point(path, steps):
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_other_numbers_of_steps_stay_on_the_path(path, steps):
     for j, x in enumerate(euler(perfect(path, steps), path[:, 0], steps)):
-        assert_close(x, point(path, torch.full((B,), j / steps)), rtol=1e-4, atol=1e-4)
+        assert_close(x, interpolate(path, torch.full((B,), j / steps)), rtol=1e-4, atol=1e-4)
 
 
 def test_euler_shows_the_velocity_every_state_and_its_time():
@@ -108,8 +108,8 @@ def test_the_loss_is_least_at_the_paths_velocity(kind, steps, on_policy, worlds)
 
     def exact(x, u, context, centre, off=0.0):
         end = u.floor() + 1
-        assert (point(path, u / steps) - x).abs().max() < 1e-4 or off  # every state that it sees is on the path
-        return (point(path, end / steps) - x) / (end - u)[:, None] + off
+        assert (interpolate(path, u / steps) - x).abs().max() < 1e-4 or off  # every state that it sees is on the path
+        return (interpolate(path, end / steps) - x) / (end - u)[:, None] + off
 
     method.velocity = exact
     assert method.loss(task, points, generator(0, "same")).abs().max() < 1e-8

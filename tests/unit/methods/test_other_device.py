@@ -26,7 +26,7 @@ from ltdi.initialization.adapter_candidates import Mixture, batches, side_by_sid
 from ltdi.initialization.joint_adapter import Joint
 from ltdi.learners import LinearHead, Lora
 from ltdi.learners.fitting import adapt, train
-from ltdi.methods.common.class_semantics import KnownRows
+from ltdi.methods.common.class_semantics import ClassSemanticsMethod
 from ltdi.methods.registry import BASELINES, METHODS
 from ltdi.tasks.text_examples import Examples
 from ltdi.tasks.text_pairs import Pairs
@@ -145,8 +145,8 @@ def test_methods_of_names(named, name):
     hparams = {key: value for key, value in prepared.named_buffers() if key in ("hparams", "temperature")}
     method = prepared.to(META)
     method.initialization = named.there
-    if isinstance(method, KnownRows):
-        method.learn(named.train_there)
+    if isinstance(method, ClassSemanticsMethod):
+        method.fit(named.train_there)
     else:
         method.rows = named.there  # where its centroids come from
     if name in METHODS:
@@ -159,7 +159,7 @@ def test_methods_of_names(named, name):
         setattr(method, key, value)
     method = method.eval()
     task = named.val_there.batch(torch.arange(5))
-    w = method.weights(task.context) if isinstance(method, KnownRows) else draw(method, task.context)
+    w = method.weights(task.context) if isinstance(method, ClassSemanticsMethod) else draw(method, task.context)
     assert w.device == META and w.shape[0] == 5
 
 

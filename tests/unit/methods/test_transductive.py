@@ -11,8 +11,8 @@ from worlds import N_WAY, World, draw, stirred
 from ltdi.initialization import INITIALIZATIONS
 from ltdi.initialization.closed_form import prototype_weights
 from ltdi.learners import LinearHead
-from ltdi.methods.transductive.base import joined_means, rectified
-from ltdi.methods.transductive.laplacian_shot import assignments, interpolating, joined
+from ltdi.methods.transductive.base import rectified_prototypes, soft_class_means
+from ltdi.methods.transductive.laplacian_shot import assignments, min_norm_weights, neighbour_graph
 from ltdi.methods.transductive.registry import TRANSDUCTIVE
 from ltdi.methods.transductive.self_training import SelfTrained
 from ltdi.tasks.base import Context
@@ -80,7 +80,7 @@ def test_a_round_of_soft_k_means_is_a_plain_loop(shots):
 def test_of_one_class_everything_is_its_own():
     context = blobs()
     alone = knowing(context_of(context.rows[:, :1]), context.unlabelled)
-    means = joined_means(alone, alone.unlabelled, torch.ones(2, U, 1))
+    means = soft_class_means(alone, alone.unlabelled, torch.ones(2, U, 1))
     assert_close(means[:, 0], torch.cat([alone.rows[:, 0], alone.unlabelled], 1).mean(1))
 
 
@@ -90,7 +90,10 @@ def test_self_training_round_the_prototype_is_soft_k_means(world):
     prototype = world.build("prototype")
     prototype.temperature.fill_(2.0)
     again, baseline = SelfTrained(prototype), TRANSDUCTIVE["soft_k_means"](world.initialization)
-    again.hparams, baseline.hparams = {"sharpness": 1.0, "rounds": 3, "part": 1.0}, {"temperature": 2.0, "rounds": 3}
+    again.hparams, baseline.hparams = (
+        {"sharpness": 1.0, "rounds": 3, "update_scale": 1.0},
+        {"temperature": 2.0, "rounds": 3},
+    )
     assert_close(draw(again, context), draw(baseline, context), rtol=1e-4, atol=1e-5)
 
 
@@ -98,9 +101,9 @@ def test_self_training_without_a_round_is_the_method(world):
     context = knowing(world.context, world.val.batch(torch.arange(5)).query["inputs"])
     method = stirred(world.prepared("ltdi"))
     again = SelfTrained(method)
-    again.hparams = {"sharpness": 1.0, "rounds": 0, "part": 1.0}
+    again.hparams = {"sharpness": 1.0, "rounds": 0, "update_scale": 1.0}
     assert_close(draw(again, context), draw(method, world.context), rtol=0, atol=0)
-    again.hparams = {"sharpness": 1.0, "rounds": 1, "part": 1.0}
+    again.hparams = {"sharpness": 1.0, "rounds": 1, "update_scale": 1.0}
     assert not torch.allclose(draw(again, context), draw(method, world.context))
 
 
@@ -111,16 +114,16 @@ def test_a_generator_goes_a_part_of_its_way_in_every_round(world):
     again = SelfTrained(method)
     w = {}
     for part in (0.0, 0.5, 1.0):
-        again.hparams = {"sharpness": 2.0, "rounds": 1, "part": part}
+        again.hparams = {"sharpness": 2.0, "rounds": 1, "update_scale": part}
         w[part] = draw(again, context)
     prototype = world.build("prototype")
     prototype.temperature.fill_(world.initialization.temperature)
     of_start = SelfTrained(prototype)
-    of_start.hparams = {"sharpness": 2.0, "rounds": 1, "part": 1.0}
+    of_start.hparams = {"sharpness": 2.0, "rounds": 1, "update_scale": 1.0}
     assert_close(w[0.0], draw(of_start, context), rtol=1e-4, atol=1e-5)
     half = torch.lerp(world.initialization.centre(world.context), draw(method, world.context), 0.5)
     shares = (2 * world.head.logits(half, asked)).softmax(-1)
-    joined_rows = joined_means(context, asked, shares)[:, :, None].expand_as(context.rows)
+    joined_rows = soft_class_means(context, asked, shares)[:, :, None].expand_as(context.rows)
     seen = context_of(joined_rows)
     assert_close(w[0.5], torch.lerp(world.initialization.centre(seen), draw(method, seen), 0.5), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(w[0.5], w[1.0])
@@ -131,7 +134,7 @@ def test_a_generator_goes_a_part_of_its_way_in_every_round(world):
 
 def test_rectified_prototypes_are_a_plain_loop():
     context = blobs(SHOTS)
-    prototypes, shift = rectified(context, context.unlabelled, 10.0, most=2)
+    prototypes, shift = rectified_prototypes(context, context.unlabelled, 10.0, most=2)
     for task in range(2):
         known = [F.normalize(rows[there > 0], dim=-1) for rows, there in zip(context.rows[task], context.present[task])]
         raw = torch.cat([rows[there > 0] for rows, there in zip(context.rows[task], context.present[task])])
@@ -150,7 +153,7 @@ def test_rectified_prototypes_are_a_plain_loop():
 def test_bd_cspn_answers_by_the_cosine_of_the_moved_row():
     context = blobs()
     labels = HEAD.logits(made(TRANSDUCTIVE["bd_cspn"], context), context.unlabelled).argmax(-1)
-    prototypes, shift = rectified(context, context.unlabelled, 10.0)
+    prototypes, shift = rectified_prototypes(context, context.unlabelled, 10.0)
     moved = context.unlabelled + shift[:, None]
     assert labels.equal(F.cosine_similarity(moved[:, :, None], prototypes[:, None], dim=-1).argmax(-1))
 
@@ -160,15 +163,15 @@ def test_bd_cspn_answers_by_the_cosine_of_the_moved_row():
 
 def test_without_neighbours_say_the_nearest_prototype_is_taken():
     context = blobs()
-    prototypes, shift = rectified(context, context.unlabelled, 10.0)
+    prototypes, shift = rectified_prototypes(context, context.unlabelled, 10.0)
     moved = F.normalize(context.unlabelled + shift[:, None], dim=-1)
-    y = assignments(context, context.unlabelled, neighbours=3, update_scale=0.0)
+    y = assignments(context, context.unlabelled, neighbours=3, regularization=0.0)
     assert_close(y, (-torch.cdist(moved, prototypes).square()).softmax(-1), rtol=1e-4, atol=1e-5)
 
 
 def test_neighbours_are_the_nearest_others():
     rows = blobs().unlabelled
-    W = joined(rows, 3)
+    W = neighbour_graph(rows, 3)
     for task in range(2):
         for i in range(U):
             others = [j for j in range(U) if j != i]
@@ -181,7 +184,7 @@ def test_neighbours_that_agree_overrule_the_prototype():
     rows = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
     asked = F.normalize(torch.tensor([[[1.0, 0.35], [1.0, 0.45], [0.7, 0.72], [0.0, 1.0], [0.01, 1.0]]]), dim=-1)
     context = knowing(context_of(rows), asked)
-    alone, together = (assignments(context, asked, neighbours=2, update_scale=s).argmax(-1)[0] for s in (0.0, 5.0))
+    alone, together = (assignments(context, asked, neighbours=2, regularization=s).argmax(-1)[0] for s in (0.0, 5.0))
     assert alone[:2].unique().tolist() == [0] and alone[3:].unique().tolist() == [1]
     assert together[2] == together[1] == 0
 
@@ -190,7 +193,7 @@ def test_neighbours_that_agree_overrule_the_prototype():
 def test_the_head_gives_its_rows_their_assignments(width):
     """Where there are as many features as rows or more; else as nearly as any head does."""
     rows, logits = torch.randn(2, U, width, generator=generator(0, width)), torch.randn(2, U, 3)
-    weight = interpolating(rows, logits)
+    weight = min_norm_weights(rows, logits)
     best = torch.linalg.lstsq(rows.double(), logits.double(), driver="gelsd").solution.mT.float()
     assert_close(weight, best, rtol=1e-3, atol=1e-3)
     if width > U:

@@ -18,7 +18,7 @@ from bench.adapters.without_steps import by_similarity
 from bench.harness.report import render
 from ltdi.cli import app
 from ltdi.datasets.text_files import read_text_set
-from ltdi.evaluation.condition_ablation import audit_run
+from ltdi.evaluation.condition_ablation import compare_conditions
 from ltdi.inference.adapter_run import AdapterRun
 from ltdi.learners.peft_io import read_adapter
 from ltdi.trajectories.storage import load_initialization, load_sources, load_trajectories, read_weights
@@ -149,7 +149,7 @@ def test_all_stages_end_with_finite_scores(run):
     metrics = json.loads((run.data / "results" / "metrics.json").read_text())
     assert metrics["scored_by"] == "accuracy" and set(metrics["baselines"]) == {"mean_head", "nearest_head"}
     assert 0 <= metrics["score"] <= 1 and 0 <= metrics["ceiling"]["score"] <= 1
-    audited = audit_run(run.data).set_index("weights")
+    audited = compare_conditions(run.data).set_index("weights")
     assert len(audited) == 9 and audited.score.between(0, 1).all()
     told = page(run.data)
     assert "ltdi adapt my_task --out adapter --data" in told and "another task&#39;s" in told

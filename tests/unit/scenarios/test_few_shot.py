@@ -13,7 +13,7 @@ from ltdi.initialization import INITIALIZATIONS, Prototype
 from ltdi.initialization.closed_form import ClosedForm
 from ltdi.initialization.selection import CLOSED_FORMS, IMAGE_TASKS, _calibrated, accuracies_of, of_images
 from ltdi.learners import LinearHead, TwoLayerHead
-from ltdi.meta_learning.model_selection import is_ahead
+from ltdi.meta_learning.model_selection import significantly_better
 from ltdi.scenarios import SCENARIOS
 from ltdi.scenarios.few_shot import FewShot
 from ltdi.scenarios.image_features import _scores, image_sets
@@ -79,9 +79,9 @@ def test_only_a_gain_beyond_chance_counts(world):
     of_good, of_chance = (
         accuracies_of(initialization, world.val, n_tasks=IMAGE_TASKS, seed=0) for initialization in (good, chance)
     )
-    assert is_ahead(of_good, of_chance)
-    assert not is_ahead(of_chance, of_good)
-    assert not is_ahead(of_good, of_good)
+    assert significantly_better(of_good, of_chance)
+    assert not significantly_better(of_chance, of_good)
+    assert not significantly_better(of_good, of_good)
 
 
 def test_ridge_is_taken_where_it_is_better_and_the_prototype_else(world):

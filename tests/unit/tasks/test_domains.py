@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from ltdi.evaluation.condition_ablation import audit_run
+from ltdi.evaluation.condition_ablation import compare_conditions
 from ltdi.learners import LinearHead
 from ltdi.meta_learning.model_selection import scores_on_new_tasks
 from ltdi.scenarios.domains import all_domains
@@ -160,7 +160,7 @@ def test_a_run_from_images_to_scores(changes, write_params, run_stage, tmp_path)
     assert isinstance(load_sources(data)["meta_val"], DomainTasks)
     metrics = read_json(data / "results" / "metrics.json")
     assert 0.2 < metrics["score"] <= 1 and metrics["ms_per_task"]["batch_1"] > 0
-    audited = audit_run(data, n_tasks=20).set_index("weights").score
+    audited = compare_conditions(data, n_tasks=20).set_index("weights").score
     assert audited["right"] > max(audited["another task's"], audited["classes permuted"], audited["none"])
     assert "ltdi classify my_classes photos --data" in page(data)
 
