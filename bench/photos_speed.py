@@ -26,7 +26,7 @@ from bench.text import table
 from ltdi.bodies.embedding import embed
 from ltdi.bodies.registry import pretrained_body
 from ltdi.datasets.image_files import Streamed
-from ltdi.inference.run import Run
+from ltdi.inference.model import Model
 from ltdi.store import write_text
 from ltdi.utils.console import say
 from ltdi.utils.devices import deterministic
@@ -148,7 +148,7 @@ def _answers(data: Path, place: Path, files: list[Path], pairs: int) -> str:
     return table(["method", "cold", "warm"], [row])
 
 
-def _answered(run: Run, classes: Path, asked: Path) -> None:
+def _answered(run: Model, classes: Path, asked: Path) -> None:
     run.generate(classes).classify(asked)
 
 

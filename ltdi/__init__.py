@@ -5,24 +5,40 @@ Shapes, in every docstring:
     F features            C numbers of a row      D generated weights     P recorded trajectory points
     H hidden units of the head
 
-Imports go down only: floor 0 is ``errors store seeding nn training metrics weights devices console ranks memory``,
-floor 1 ``learner datasets features provenance diffusion encoder likeness schemas lineage``,
-floor 2 ``bodies tasks texts text_pairs text_examples learners adaptation sharpness``,
-floor 3 ``classes text_tasks extractor starts selection reptile peft_format transductive outputs named``,
-floor 4 ``trajectories domains described pictures``, floor 5 ``head methods prepared streaming pooled scenarios``,
-floor 6 ``artefacts program joined transductive_baselines told``, floor 7 ``run adapter audit example``,
-floor 8 ``comparison answering``, floor 9 ``cli``, floor 10 ``__main__``;
-``pipeline`` stands above all of them.
+Imports go down only, from the command line to the utilities; pyproject.toml lists the layers.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ltdi.inference.head import Head
+    from ltdi.inference.loading import load, load_head, shipped
+    from ltdi.inference.model import Model
+    from ltdi.inference.pack import pack
+    from ltdi.inference.run import Run
 
 __version__ = "0.2.0"
 
+__all__ = ["Head", "Model", "Run", "load", "load_head", "pack", "shipped"]
+
+_MODULES = {
+    "Head": "head",
+    "Model": "model",
+    "Run": "run",
+    "load": "loading",
+    "load_head": "loading",
+    "pack": "pack",
+    "shipped": "loading",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """``ltdi.load`` and ``ltdi.Run``, imported when they are asked for: stages do without."""
-    if name in ("load", "Run"):
-        return getattr(import_module("ltdi.inference.run"), name)
+    """Import what is used: torch takes seconds, and the stages do without the rest."""
+    if name in _MODULES:
+        return getattr(import_module(f"ltdi.inference.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'ltdi' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
