@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ltdi.inference.few_shot_classifier import FewShotClassifier
     from ltdi.inference.head import Head
     from ltdi.inference.loading import load, load_head, shipped
     from ltdi.inference.model import Model
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-__all__ = ["Head", "Model", "Run", "load", "load_head", "pack", "shipped"]
+__all__ = ["FewShotClassifier", "Head", "Model", "Run", "load", "load_head", "pack", "shipped"]
 
 _MODULES = {
+    "FewShotClassifier": "few_shot_classifier",
     "Head": "head",
     "Model": "model",
     "Run": "run",

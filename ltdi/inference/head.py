@@ -18,6 +18,7 @@ from ltdi.learners import LEARNERS, learner_of
 from ltdi.learners.base import Classifier, Learner
 from ltdi.store import read_tensors, write_tensors
 from ltdi.store.schemas import HEAD
+from ltdi.utils.console import progress
 from ltdi.utils.errors import InputError, Remark, short
 
 ANSWERED_TOGETHER = 100
@@ -87,7 +88,12 @@ class Head:
 
     def probabilities(self, pictures: Pictures) -> Tensor:
         """(M, N)"""
-        return torch.cat([torch.empty(0, len(self.classes)), *(answers for _, answers in self.parts(pictures))])
+        listed, found = listed_of(pictures), [torch.empty(0, len(self.classes))]
+        with progress(len(listed), "images are classified") as done:
+            for _, answers in self.parts(listed):
+                found.append(answers)
+                done(sum(map(len, found)))
+        return torch.cat(found)
 
     def tables(
         self,
