@@ -9,13 +9,38 @@ Imports go down only, by the layers in pyproject.toml; terms are those of docs/g
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ltdi.inference.few_shot_classifier import FewShotClassifier
+    from ltdi.inference.head import Head
+    from ltdi.inference.loading import load, load_head, shipped
+    from ltdi.inference.model import Model
+    from ltdi.inference.pack import pack
+    from ltdi.inference.run import Run
 
 __version__ = "0.2.0"
 
+__all__ = ["FewShotClassifier", "Head", "Model", "Run", "load", "load_head", "pack", "shipped"]
+
+_MODULES = {
+    "FewShotClassifier": "few_shot_classifier",
+    "Head": "head",
+    "Model": "model",
+    "Run": "run",
+    "load": "loading",
+    "load_head": "loading",
+    "pack": "pack",
+    "shipped": "loading",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """``ltdi.load`` and ``ltdi.Run``, imported when they are asked for: stages do without."""
-    if name in ("load", "Run"):
-        return getattr(import_module("ltdi.inference.run"), name)
+    """Import what is used: torch takes seconds, and the stages do without the rest."""
+    if name in _MODULES:
+        return getattr(import_module(f"ltdi.inference.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'ltdi' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,9 +13,7 @@ def main() -> None:
             os.open(os.devnull, os.O_RDWR)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from ltdi.cli import app
-    from ltdi.utils.devices import deterministic
 
-    deterministic()
     app()
 
 

@@ -21,8 +21,9 @@ def test_imports_go_down():
     assert result.returncode == 0, result.stdout
 
 
-def test_the_top_of_the_package_imports_nothing(imports_of):
-    assert not [name for name in imports_of(ROOT / "ltdi" / "__init__.py") if name.startswith(("ltdi", "pipeline"))]
+def test_the_top_of_the_package_imports_nothing():
+    code = "import sys, ltdi; sys.exit(any(name.startswith(('ltdi.', 'torch', 'pandas')) for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_foreign_packages_stay_where_they_belong(imports_of):
@@ -43,4 +44,9 @@ def test_nothing_is_pickled():
     for file in SOURCES:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         calls = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        loads = [
+            node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+        ]
+        if loads and all("weights_only=True" in ast.unparse(each) for each in loads):
+            calls -= {"torch.load"}
         assert not calls & forbidden and not {call for call in calls if call.endswith(".to_pickle")}, file

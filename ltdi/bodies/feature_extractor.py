@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -51,7 +52,7 @@ class FeatureExtractor:
         features = embed_there(self.body, images) / self.scale
         return features if self.seen is None else self.seen(features)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Equal for equal features: weights fit no others."""
         seen = () if self.seen is None else self.seen.state()

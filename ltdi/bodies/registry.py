@@ -13,7 +13,7 @@ from ltdi.bodies.conv4 import Conv4
 from ltdi.bodies.resnet12 import WIDTHS, ResNet12
 from ltdi.bodies.text_encoder import TextEncoder
 from ltdi.bodies.timm_body import HUB, PREFIX, TimmBody
-from ltdi.store import read_tensors, write_tensors
+from ltdi.store import Schema, read_tensors, write_tensors
 from ltdi.store.schemas import BODY, OWN_BODY
 from ltdi.utils.errors import InputError
 
@@ -66,13 +66,14 @@ def write_body(file: Path, body: nn.Module, facts: Mapping[str, Any]) -> None:
     write_tensors(file, body.state_dict(), facts, kind="body")
 
 
-def read_body(file: Path, wanted: Mapping[str, Any] | None = None) -> Any:
+def read_body(file: Path, wanted: Mapping[str, Any] | None = None, *, schema: Schema | None = None) -> Any:
     """A frozen body that ``write_body`` wrote: a stage, or, where one of ``wanted`` facts is asked for, the user's own.
+    A ``schema`` says what its owner does where the file is not as it must be.
 
     Raises:
         InputError: it is not one of the ``wanted`` facts.
     """
-    schema = OWN_BODY if wanted else BODY
+    schema = schema or (OWN_BODY if wanted else BODY)
     weights, facts = read_tensors(file, kind=schema)
     if wanted and facts != wanted:
         raise InputError(

@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from ltdi.inference.class_names import holds_classes
 from ltdi.inference.head import Head, rightly
-from ltdi.inference.run import Run
+from ltdi.inference.model import Model
 from ltdi.inference.user_files import Rows
 from ltdi.inference.user_images import Pictures
-from ltdi.utils.console import Pace, note, say
+from ltdi.utils.console import comment, note, progress, say
 from ltdi.utils.errors import InputError
 
 ENDINGS = {".onnx": "onnx", ".pt2": "torch", ".safetensors": None}
@@ -21,9 +22,9 @@ def names_in(names: str) -> list[str]:
     return [each.strip() for each in names.split(",")]
 
 
-def head_of(run: Run, task: Path, method: str, seed: int, asked: Pictures | None = None) -> Head:
+def head_of(run: Model, task: Path, method: str, seed: int, asked: Pictures | None = None) -> Head:
     """Generated for a folder of classes, or the one that was kept."""
-    if task.is_dir():
+    if holds_classes(task):
         return run.generate(task, seed=seed, unlabelled=asked)
     if method:
         raise InputError(
@@ -44,18 +45,18 @@ def check_transductive(wanted: bool, task: Path, from_elsewhere: bool, n_files: 
     Raises:
         InputError: there is nothing to learn from, or the head is from elsewhere than a folder of classes.
     """
-    if wanted and (from_elsewhere or not task.is_dir() or not n_files):
+    if wanted and (from_elsewhere or not holds_classes(task) or not n_files):
         raise InputError(
             "--transductive takes a folder of classes and images to classify, and neither --names, --add nor"
             " --skip-unreadable; leave it out, or name these"
         )
 
 
-def longer(run: Run, made: Head, examples: Path | None, further: Sequence[tuple[str, Path]], seed: int) -> Head:
+def longer(run: Model, made: Head, examples: Path | None, further: Sequence[tuple[str, Path]], seed: int) -> Head:
     """The head, joined with images of some of its classes, and with further classes."""
     if examples:
         made, told = run.joined(made, examples, seed=seed)
-        say(told)
+        comment(told)
     for name, place in further:
         made = made.with_class(name, place)
     return made
@@ -63,26 +64,28 @@ def longer(run: Run, made: Head, examples: Path | None, further: Sequence[tuple[
 
 def tell(made: Head) -> None:
     if not any(made.shots):
-        return say(f"a head from the names {', '.join(made.classes)}, by {made.method}")
-    say(f"a head from {', '.join(f'{n} of {name}' for n, name in zip(made.shots, made.classes))}, by {made.method}")
+        return comment(f"a head from the names {', '.join(made.classes)}, by {made.method}")
+    comment(f"a head from {', '.join(f'{n} of {name}' for n, name in zip(made.shots, made.classes))}, by {made.method}")
 
 
-def answer(made: Head, files: Sequence[Any], rows: Rows, *, skip: bool, every: bool) -> pd.DataFrame:
+def answer(made: Head, files: Sequence[Any], rows: Rows, *, skip: bool, every: bool, top: int = 1) -> pd.DataFrame:
     """The head's answers, written as they come; with ``skip`` what cannot be read is listed, and is no end.
 
     Raises:
         InputError: an image cannot be read, or none can.
     """
-    tables, left_out, pace = [], [], Pace(len(files), "images are answered")
+    tables: list[pd.DataFrame] = []
+    left_out: list[str] = []
 
     def leave_out(line: str) -> None:
         left_out.append(line)
         note(f"left out: {line}")
 
-    for table in made.tables(files, leave_out if skip else None, every=every):
-        rows.add(table)
-        tables.append(table)
-        pace(rows.n_rows)
+    with progress(len(files), "images are answered") as done:
+        for table in made.tables(files, leave_out if skip else None, every=every, top=top):
+            rows.add(table)
+            tables.append(table)
+            done(rows.n_rows)
     if left_out:
         note(f"{len(left_out)} of {len(files)} images could not be read, and are left out")
     if not tables:
@@ -95,7 +98,8 @@ def show_answers(answers: pd.DataFrame, classes: tuple[str, ...], folders: Seque
     rows.show(answers, "{:.2f}")
     right, of = rightly(answers, classes, folders)
     if of:
-        say(f"of {of} images in folders named like a class {right} are right, {right / of:.1%}")
+        tell_score = comment if rows.to_program else say
+        tell_score(f"of {of} images in folders named like a class {right} are right, {right / of:.1%}")
 
 
 def program_of(file: Path, program: str | None) -> str | None:

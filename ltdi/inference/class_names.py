@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ltdi.datasets import find_images
+from ltdi.inference.user_tables import is_table, labelled_files
 from ltdi.store.schemas import MOST_LETTERS
 from ltdi.utils.errors import InputError, Remark, short
 
@@ -54,6 +55,29 @@ def by_folder(task: Path, at_least: int = 2) -> dict[str, list]:
     return by_class
 
 
+def by_place(place: Path, at_least: int = 2) -> dict[str, list]:
+    """The image files of each class, of a folder of folders or of a table of files and labels.
+
+    Raises:
+        InputError: there are fewer classes than ``at_least``, or the folder or the table is not as it must be.
+    """
+    if not is_table(place):
+        return by_folder(place, at_least)
+    by_class: dict[str, list] = dict(labelled_files(place))
+    try:
+        check_names(list(by_class))
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
+    if len(by_class) < at_least:
+        raise InputError(f"{place} holds images of {len(by_class)} classes; give {at_least} or more")
+    return by_class
+
+
+def holds_classes(place: Path) -> bool:
+    """Whether a place is a folder, or a table of files and labels."""
+    return place.is_dir() or is_table(place)
+
+
 def _none_is_empty(task: Path, filled: Collection[str]) -> None:
     if broken := sorted(each for each in task.iterdir() if each.is_symlink() and not each.exists()):
         raise InputError(f"{broken[0]}: a link that leads nowhere; remove it, or put the class's images there")
@@ -88,7 +112,7 @@ def by_name(classes: str | Path | Mapping[Any, Any], at_least: int = 2) -> dict[
         InputError: a name or the folder is not as it must be.
     """
     if isinstance(classes, str | os.PathLike):
-        return by_folder(Path(classes), at_least)
+        return by_place(Path(classes), at_least)
     if not isinstance(classes, Mapping):
         raise InputError(f"classes of type {type(classes).__name__}; give a folder, or the images of each by its name")
     return dict(zip(named(classes), classes.values()))

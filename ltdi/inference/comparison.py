@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltdi.inference.class_names import by_folder
-from ltdi.inference.run import Run
+from ltdi.inference.class_names import by_place
+from ltdi.inference.model import Model
 from ltdi.inference.user_images import embedded
 from ltdi.methods.common.base import Method
 from ltdi.tasks.base import batches
@@ -28,7 +28,7 @@ QUERIES = 15
 
 @torch.no_grad()
 def compare(
-    run: Run,
+    run: Model,
     folder: Path,
     *,
     n_way: int = 5,
@@ -97,7 +97,7 @@ def told_of(table: pd.DataFrame) -> str:
     return f"{told}: it pays" if ahead > 0 else f"{told}: take the baseline"
 
 
-def _comparable(run: Run, n_way: int) -> dict[str, Method]:
+def _comparable(run: Model, n_way: int) -> dict[str, Method]:
     """The run's own first."""
     found, left_out = {}, []
     for name in (run.name, *(each for each in run.names if each != run.name)):
@@ -118,7 +118,7 @@ def _comparable(run: Run, n_way: int) -> dict[str, Method]:
 
 def _read(folder: Path, n_way: int) -> dict[str, list]:
     """The image files of each class, enough of both."""
-    by_class = by_folder(folder)
+    by_class = by_place(folder)
     if n_way < 2 or n_way > len(by_class):
         raise InputError(f"--n-way {n_way}; {folder} holds {len(by_class)} classes, and two or more are told apart")
     counts = {name: len(files) for name, files in by_class.items()}

@@ -8,7 +8,6 @@ import io
 import json
 import warnings
 from contextlib import redirect_stderr
-from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from ltdi.datasets import DATASETS
 from ltdi.inference.head import Head
 from ltdi.store import write_bytes
-from ltdi.tasks.feature_normalization import FeatureMap
 from ltdi.utils.errors import InputError
 
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
@@ -35,33 +33,12 @@ class Program(nn.Module):
         InputError: the head's method makes more than a head.
     """
 
-    mean: Tensor
-    projection: Tensor | None
-
     def __init__(self, head: Head) -> None:
         super().__init__()
-        if not head.is_kept_by_itself:
-            raise InputError(f"{head.method} makes more than a head, of which no program is made; name another method")
-        self.body = deepcopy(head.extractor.body).cpu().eval()
-        for tensor in (*self.body.parameters(), *self.body.buffers()):
-            # what is mapped from one file shares memory, which torch's archive has no place for
-            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-        self.scale, self.learner = head.extractor.scale, head.learner
-        self.on_paper = DATASETS[head.extractor.data_set].on_paper
-        seen = head.extractor.seen
-        self.normalise = None if seen is None else seen.normalise
-        self.register_buffer("mean", None if seen is None else seen.mean.cpu().clone())
-        self.register_buffer(
-            "projection", None if seen is None or seen.projection is None else seen.projection.cpu().clone()
-        )
-        self.register_buffer("w", head.w.cpu().clone())
+        self.head = head.to_module()
 
     def forward(self, images: Tensor) -> Tensor:
-        images = images.float() / 255 if images.dtype == torch.uint8 else images
-        features = self.body(1 - images if self.on_paper else images) / self.scale
-        if self.normalise is not None:
-            features = FeatureMap(self.normalise, self.mean, self.projection)(features)
-        return self.learner.logits(self.w, features[None])[0].softmax(-1)  # type: ignore[attr-defined]
+        return self.head(images).softmax(-1)
 
 
 def facts_of(head: Head, images: str) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ltdi.bodies.feature_extractor import FeatureExtractor
 from ltdi.inference.class_names import check_names, different, named
+from ltdi.inference.head_module import HeadModule
 from ltdi.inference.user_images import Pictures, images_of, listed_of, readable
 from ltdi.learners import LEARNERS, learner_of
 from ltdi.learners.base import Classifier, Learner
 from ltdi.store import read_tensors, write_tensors
 from ltdi.store.schemas import HEAD
-from ltdi.utils.errors import InputError, Remark
+from ltdi.utils.console import progress
+from ltdi.utils.errors import InputError, Remark, short
 
 ANSWERED_TOGETHER = 100
 """How many images are read before they are answered."""
@@ -42,9 +44,17 @@ class Head:
     seed: int = 0
     generator: str = ""
     again: "Callable[[Mapping[str, Tensor]], Head] | None" = None
+    model: str = ""
+    """The name of the packed model that generated it; "" of a run."""
+    temperature: float = 1.0
+    """What logits are divided by before they are probabilities."""
 
     def __post_init__(self) -> None:
         check_names(self.classes)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.classes[:5]) + (", …" if len(self.classes) > 5 else "")
+        return f"Head({len(self.classes)} classes: {short(names)[1:-1]}; by {self.method}, {sum(self.shots)} images)"
 
     @torch.no_grad()
     def parts(
@@ -63,7 +73,7 @@ class Head:
                 continue
             inputs = images if self.learner.from_images else self.extractor(images)
             logits = self.learner.logits(self.w, inputs[None])[0]  # type: ignore[attr-defined]
-            answers = logits.softmax(-1).cpu()
+            answers = (logits if self.temperature == 1 else logits / self.temperature).softmax(-1).cpu()
             if not bool(answers.isfinite().all()):
                 raise InputError(
                     f"the head for {', '.join(self.classes)} answers with no numbers; generate it again from its images"
@@ -78,27 +88,50 @@ class Head:
 
     def probabilities(self, pictures: Pictures) -> Tensor:
         """(M, N)"""
-        return torch.cat([torch.empty(0, len(self.classes)), *(answers for _, answers in self.parts(pictures))])
+        listed, found = listed_of(pictures), [torch.empty(0, len(self.classes))]
+        with progress(len(listed), "images are classified") as done:
+            for _, answers in self.parts(listed):
+                found.append(answers)
+                done(sum(map(len, found)))
+        return torch.cat(found)
 
     def tables(
-        self, pictures: Pictures, left_out: Callable[[str], object] | None = None, *, every: bool = False
+        self,
+        pictures: Pictures,
+        left_out: Callable[[str], object] | None = None,
+        *,
+        every: bool = False,
+        top: int = 1,
     ) -> Iterator[pd.DataFrame]:
-        """``parts`` as tables: a row an image: where it is, the class, and how probable that is; with ``every`` also
-        how probable each class is, ``p(<class>)``."""
+        """``parts`` as tables: a row an image: where it is, the class, and how probable that is; with ``top`` = k also
+        the next ones to the k-th, ``class 2``, ``probability 2`` …; with ``every`` also how probable each class is,
+        ``p(<class>)``.
+
+        Raises:
+            InputError: ``top`` is not from 1 to the number of classes.
+        """
+        if not 1 <= top <= len(self.classes):
+            raise InputError(f"top = {top}: the head has {len(self.classes)} classes; give 1 to {len(self.classes)}")
         for places, answers in self.parts(pictures, left_out):
-            share, label = answers.max(-1)
+            shares, labels = answers.sort(dim=-1, descending=True, stable=True)
+            share, label = shares[:, 0], labels[:, 0]
             # as objects: names of files are bytes, and those that are no text fit into no column of text
             columns = {
                 "image": pd.Series(places, dtype=object),
                 "class": pd.Series([self.classes[each] for each in label.tolist()], dtype=object),
                 "probability": share.numpy(),
             }
+            for k in range(1, top):
+                names = [self.classes[each] for each in labels[:, k].tolist()]
+                columns[f"class {k + 1}"] = pd.Series(names, dtype=object)
+                columns[f"probability {k + 1}"] = shares[:, k].numpy()
             columns |= {f"p({name})": answers[:, n].numpy() for n, name in enumerate(self.classes) if every}
             yield pd.DataFrame(columns)
 
-    def classify(self, pictures: Pictures) -> pd.DataFrame:
-        """A row an image: where it is, the class, and how probable that is."""
-        found = list(self.tables(pictures))
+    def classify(self, pictures: Pictures, *, top: int = 1) -> pd.DataFrame:
+        """A row an image: where it is, the class, and how probable that is; with ``top`` = k also the next ones to the
+        k-th."""
+        found = list(self.tables(pictures, top=top))
         if not found:
             return pd.DataFrame({name: [] for name in ("image", "class", "probability")})
         return pd.concat(found, ignore_index=True)
@@ -125,14 +158,27 @@ class Head:
         (name,) = named([name])
         if name in self.classes:
             raise InputError(f"class {name!r} is there already; choose another name")
+        return self.with_images({name: pictures})
+
+    def with_images(self, classes: Mapping[str, Pictures]) -> "Head":
+        """A head with further images of its classes and with further classes, from these images alone: all are
+        generated together again, as if the images had been there from the start.
+
+        Raises:
+            InputError: a class has no image, or nothing is kept to generate from.
+        """
         if not self.support or self.again is None:
             raise InputError(
                 f"this head of {self.method} holds no features of its classes, so none can join them; generate it from"
                 " the images of all"
             )
-        check_names((*self.classes, name))
-        rows = self.extractor(images_of(self.extractor, listed_of(pictures)))
-        return self.again(dict(zip((*self.classes, name), (*self.support, rows), strict=True)))
+        further = dict(zip(named(classes), classes.values()))
+        check_names((*self.classes, *(name for name in further if name not in self.classes)))
+        rows = dict(zip(self.classes, self.support, strict=True))
+        for name, pictures in further.items():
+            new = self.extractor(images_of(self.extractor, listed_of(pictures)))
+            rows[name] = torch.cat([rows[name], new]) if name in rows else new
+        return self.again(rows)
 
     @property
     def is_kept_by_itself(self) -> bool:
@@ -143,6 +189,16 @@ class Head:
         """The weights as tensors by name, of one task."""
         return {name: value[0].cpu().clone() for name, value in self.learner.space.unflatten(self.w).items()}
 
+    def to_module(self) -> HeadModule:
+        """The head with its backbone as a torch module: images in, logits out.
+
+        Raises:
+            InputError: the method makes more than a head.
+        """
+        if not self.is_kept_by_itself:
+            raise InputError(f"{self.method} makes more than a head, of which no program is made; name another method")
+        return HeadModule(self.learner, self.w, self.extractor, self.temperature)
+
     @classmethod
     def read(cls, file: Path, extractor: FeatureExtractor) -> "Head":
         """A head that ``save`` kept.
@@ -150,14 +206,10 @@ class Head:
         Raises:
             InputError: it is none, or was made for other features.
         """
-        if not file.is_file():
-            raise InputError(
-                f"{file}: no such folder or file; name a folder that holds a folder of images for each class, or a head"
-                " that was kept"
-            )
-        tensors, facts = read_tensors(file, kind=HEAD)
+        tensors, facts = _read(file)
         if facts["features"] != extractor.name:
-            raise InputError(f"{file} was generated for another body; generate it again from its images")
+            by = f" by the model {facts['model']!r}" if facts["model"] else ""
+            raise InputError(f"{file} was generated for another body{by}; generate it again from its images")
         with HEAD.interpreting(file):
             learner = learner_of(facts["learner"])
         _check(file, facts, learner, tensors)
@@ -166,12 +218,15 @@ class Head:
         support = tensors["support"].to(extractor.device).split(shots) if "support" in tensors else ()
         made = (facts["method"], shots, support, facts.get("seed", 0), facts.get("generator", ""))
         try:
-            return cls(classes, learner, w, extractor, *made)
+            return cls(
+                classes, learner, w, extractor, *made, model=facts["model"], temperature=facts["temperature"]
+            )  # fmt: skip
         except InputError as error:
             raise HEAD.refuse(file, str(error)) from error
 
-    def save(self, file: str | Path) -> None:
-        """Keep it, and the features of the images that it was generated from, to be read again by ``read``.
+    def save(self, file: str | Path, **further: Any) -> None:
+        """Keep it, and the features of the images that it was generated from, to be read again by ``read``; with
+        ``further`` plain values by name.
 
         Raises:
             InputError: the method makes more than a head.
@@ -186,11 +241,37 @@ class Head:
             "generator": self.generator,
             "learner": self.learner.facts(),
             "features": self.extractor.name,
+            "model": self.model,
+            "temperature": self.temperature,
+            **further,
         }
         # what would not be read again is not written
         HEAD.check_facts(Path(file), facts)
         support = {"support": torch.cat(self.support)} if self.support else {}
         write_tensors(file, self.state_dict() | support, facts, kind="head")
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """
+    Raises:
+        InputError: the file is no head that was kept.
+    """
+    if not file.is_file():
+        raise InputError(
+            f"{file}: no such folder or file; name a folder that holds a folder of images for each class, or a head"
+            " that was kept"
+        )
+    tensors, facts = read_tensors(file, kind=HEAD)
+    return tensors, {"model": "", "temperature": 1.0, **facts}
+
+
+def facts_of_head(file: Path) -> dict[str, Any]:
+    """What a kept head says of itself.
+
+    Raises:
+        InputError: the file is none.
+    """
+    return _read(file)[1]
 
 
 def _check(file: Path, facts: Mapping[str, Any], learner: Learner, tensors: Mapping[str, Tensor]) -> None:

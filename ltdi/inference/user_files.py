@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from ltdi.datasets import SUFFIXES, find_images
+from ltdi.inference.model_files import is_model
+from ltdi.inference.user_tables import is_table, listed_files
 from ltdi.store import writable
 from ltdi.store.run_layout import MADE_FROM
 from ltdi.utils.console import note, say, show, spoken_apart
@@ -32,7 +34,7 @@ def apart(path: Path, data: Path, *inputs: Path | None) -> Path:
     """
     target = writable(path)
     # as it is named, too: the files of runs and of data sets may be links into a store
-    places, run = _names(path), [data / folder for folder in ("body", *MADE_FROM)]
+    places, run = _names(path), [data] if is_model(data) else [data / folder for folder in ("body", *MADE_FROM)]
     if any(place.is_relative_to(above) for place in places for each in run for above in _names(each)):
         raise InputError(f"{path} lies among the files of the run in {data}; name another place")
     if not target.is_file():
@@ -56,6 +58,8 @@ def _read_at(place: Path) -> Iterator[Path]:
     yield place
     if place.is_dir():
         yield from (each for each in find_images(place).values() if isinstance(each, Path))
+    elif is_table(place):
+        yield from listed_files(place)
     elif place.name:
         yield place.with_name(f"{place.name}.zip")
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from ltdi.bodies.feature_extractor import FeatureExtractor
 from ltdi.datasets import Picture, each_of, find_images
+from ltdi.inference.user_tables import is_table, listed_files
 from ltdi.store import digest
 from ltdi.tasks.base import Context
 from ltdi.tasks.class_tasks import context_of
-from ltdi.utils.console import Pace
+from ltdi.utils.console import progress
 from ltdi.utils.errors import InputError, Remark
 
 IMAGES_TOGETHER = 1000
@@ -54,6 +55,9 @@ def listed_of(pictures: Pictures, *, strict: bool = True) -> Sequence[Any]:
             listed.append(each)
             continue
         place = Path(each)
+        if is_table(place):
+            listed += listed_files(place)
+            continue
         is_one = place.is_file() or not (strict or place.is_dir() or not os.path.lexists(place))
         files = [place] if is_one else list(find_images(place, strict=strict).values())
         if not files:
@@ -119,13 +123,14 @@ def readable(
 
 def embedded(extractor: FeatureExtractor, listed: Sequence[Any], seen: list[str] | None = None) -> Tensor:
     """Features (M, F) of images, a part of these in memory at a time; their ``contents`` are put into ``seen``."""
-    features, pace = [], Pace(len(listed), "images")
-    for first in range(0, len(listed), IMAGES_TOGETHER):
-        images = images_of(extractor, listed[first : first + IMAGES_TOGETHER], first)
-        features.append(extractor(images))
-        if seen is not None:
-            seen += contents(images)
-        pace(first)
+    features = []
+    with progress(len(listed), "images") as done:
+        for first in range(0, len(listed), IMAGES_TOGETHER):
+            images = images_of(extractor, listed[first : first + IMAGES_TOGETHER], first)
+            features.append(extractor(images))
+            if seen is not None:
+                seen += contents(images)
+            done(first + len(images))
     return torch.cat(features)
 
 

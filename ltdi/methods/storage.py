@@ -13,7 +13,7 @@ from ltdi.learners import learner_of
 from ltdi.methods.common.base import Method
 from ltdi.methods.common.setup import Setup
 from ltdi.methods.registry import build
-from ltdi.store import read_tensors, write_tensors
+from ltdi.store import Schema, read_tensors, write_tensors
 from ltdi.store.run_layout import made_from
 from ltdi.store.schemas import METHOD
 
@@ -28,10 +28,12 @@ def write_method(folder: Path, name: str, method: Method, setup: Setup, own: Map
     write_tensors(file, method.state_dict() | tensors, values, kind="method", made_from=before)
 
 
-def read_method(folder: Path, name: str, body: nn.Module | None, device: torch.device | str) -> Method:
+def read_method(
+    folder: Path, name: str, body: nn.Module | None, device: torch.device | str, *, schema: Schema = METHOD
+) -> Method:
     file = folder / f"{name}.safetensors"
-    tensors, values = read_tensors(file, kind=METHOD)
-    with METHOD.interpreting(file):
+    tensors, values = read_tensors(file, kind=schema)
+    with schema.interpreting(file):
         return _built(name, tensors, values, body, device)
 
 

@@ -166,6 +166,8 @@ class OfHead(Facts):
     generator: str = ""
     learner: OfLearner
     features: Name
+    model: str = ""
+    temperature: Size = 1.0
 
 
 HEAD = Schema(
@@ -176,3 +178,32 @@ HEAD = Schema(
     instead="name a folder that holds a folder of images for each class (a zip's, unpacked), or a head that was kept",
     finite=True,
 )
+
+
+class OfBackbone(Named):
+    digest: Name
+    package: str = ""
+
+
+class OfImages(Facts):
+    data_set: Name
+    mode: Name
+    size: Count
+    scale: Size
+
+
+class OfModel(Facts):
+    format: Count
+    name: Name
+    method: Name
+    baselines: list[Name]
+    scenario: OfScenario
+    names: dict[str, Any]
+    backbone: OfBackbone
+    images: OfImages
+    normalization: str
+
+
+REPACK = "pack it again with `ltdi pack`, or install the package again"
+MODEL = Schema("model", OfModel, heal=REPACK)
+FEATURE_MAP = Schema("feature_map", Facts, {"*": "float …"}, heal=REPACK, finite=True)

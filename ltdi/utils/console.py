@@ -8,25 +8,30 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ltdi.utils.errors import InputError, Remark, refused_by_system
 
+if TYPE_CHECKING:  # it takes a second
+    import pandas as pd
+
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+_quiet = [False]
 
 SPELLED = {"−": "-", "±": "+-", "×": "x", "²": "^2", "…": "...", "₀": "0", "→": "->"}
 """How a terminal shows what its encoding does not have."""
 INTERRUPTED = 128 + signal.SIGINT
 EVERY = 5.0
 """Seconds between two words on how far something is."""
+FEWEST = 200
+"""Items of which progress is shown."""
 NARROWEST = 40
 """Columns: a terminal that says to have fewer, or none, would be shown nothing."""
 
@@ -35,9 +40,31 @@ def say(line: str) -> None:
     console.print(plain(line), soft_wrap=True)
 
 
+def comment(line: str) -> None:
+    """Say what is no answer, unless it is to be quiet."""
+    if not is_quiet():
+        say(line)
+
+
 def note(line: str) -> None:
-    """Beside what was asked for: on standard error."""
-    errors.print(plain(line), soft_wrap=True)
+    """Beside what was asked for: on standard error, unless it is to be quiet."""
+    if not is_quiet():
+        errors.print(plain(line), soft_wrap=True)
+
+
+def is_quiet() -> bool:
+    """Whether answers and errors alone are shown (``quietly``)."""
+    return _quiet[-1]
+
+
+@contextmanager
+def quietly(wanted: bool = True) -> Iterator[None]:
+    """Show answers and errors alone, if ``wanted``, for as long as it lasts."""
+    _quiet.append(wanted)
+    try:
+        yield
+    finally:
+        _quiet.pop()
 
 
 class Pace:
@@ -50,6 +77,23 @@ class Pace:
         if time.monotonic() - self.last >= EVERY:
             note(f"{done:,} of {self.total:,} {self.what}")
             self.last = time.monotonic()
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """Give a function that is called with the number of items that are done: a bar on a terminal, else a line now and
+    then, and nothing for a few."""
+    if total < FEWEST or is_quiet():
+        yield lambda done: None
+    elif not errors.is_terminal:
+        yield Pace(total, what)
+    else:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=errors, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done: bar.update(task, completed=done)
 
 
 @contextmanager
@@ -79,13 +123,21 @@ def plain(text: str) -> Text:
     return Text("".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text))
 
 
-def show(rows: pd.DataFrame, told: str) -> None:
+def show(rows: "pd.DataFrame", told: str) -> None:
     """A table, its fractions ``told`` so."""
     table = Table()
     for column in rows:
         table.add_column(plain(str(column)), overflow="fold")
     for row in rows.itertuples(index=False):
         table.add_row(*(plain(told.format(each) if isinstance(each, float) else str(each)) for each in row))
+    console.print(table)
+
+
+def show_values(values: Mapping[str, object]) -> None:
+    """Plain values by name, a row each."""
+    table = Table(show_header=False)
+    for name, value in values.items():
+        table.add_row(plain(name), plain(str(value)))
     console.print(table)
 
 
@@ -156,7 +208,7 @@ def _ended(name: str, line: str, code: int = 2) -> SystemExit:
         _say_no_more(sys.stdout)
     try:
         errors.print(f"[bold red]{name}[/]", end=": ")
-        note(" ".join(line.splitlines()))
+        errors.print(plain(" ".join(line.splitlines())), soft_wrap=True)
     except OSError:
         _say_no_more(sys.stderr)
     return SystemExit(code)

@@ -12,10 +12,14 @@ import torch
 from ltdi.utils.errors import InputError
 
 
-def device() -> torch.device:
-    """``LTDI_DEVICE`` (cpu, cuda, cuda:1 …), or CUDA where there is one. No param: another machine is no other
-    experiment."""
-    wanted = os.environ.get("LTDI_DEVICE", "auto")
+def device(name: str = "") -> torch.device:
+    """The device of that ``name``, or of ``LTDI_DEVICE`` (cpu, cuda, cuda:1 …), or CUDA where there is one. No param:
+    another machine is no other experiment.
+
+    Raises:
+        InputError: it is not usable here.
+    """
+    wanted = name or os.environ.get("LTDI_DEVICE", "auto")
     if wanted == "auto":
         # of several processes on a machine each has a GPU of its own
         own = os.environ.get("LOCAL_RANK")
@@ -26,9 +30,9 @@ def device() -> torch.device:
             raise RuntimeError("nothing here was ever computed on one")
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason, key = str(error).splitlines()[0], "device" if name else "LTDI_DEVICE"
         raise InputError(
-            f"LTDI_DEVICE = {wanted!r} is not usable here ({reason}); allowed: auto, cpu, cuda, cuda:<index>"
+            f"{key} = {wanted!r} is not usable here ({reason}); allowed: auto, cpu, cuda, cuda:<index>"
         ) from error
     return chosen
 

@@ -77,6 +77,7 @@ def test_what_is_no_folder_and_no_head_is_named_as_what_it_is(kind, task, tmp_pa
         file.write_bytes(contents[kind])
     again = kind in ("head cut short", "empty")
     expected = "generate it again from its images" if again else "name a folder that holds a folder of images for each"
+    expected = "no such file; paths are relative to the table's folder" if kind == "csv" else expected
     refused(call("classify", file, task.query, "--data", task.data), file, expected)
     assert again or "generate it again" not in call("classify", file, task.query, "--data", task.data).output
 

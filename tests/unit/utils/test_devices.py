@@ -1,7 +1,6 @@
 """Work side by side, and memory that is given back."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +9,7 @@ import time
 import pytest
 import torch
 
-from ltdi import __main__, cli
+from ltdi import cli
 from ltdi.utils.devices import deterministic, exact, side_by_side
 
 
@@ -117,9 +116,7 @@ def test_while_it_is_exact_and_then_as_a_program_had_set_it(what, global_state, 
     assert global_state() == before
 
 
-def test_the_command_sets_it_for_its_process(monkeypatch, settings_back):
-    seen = []
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(cli, "app", lambda: seen.append(torch.get_deterministic_debug_mode()))
-    __main__.main()
-    assert seen == [1]
+def test_a_command_sets_it_while_it_runs(settings_back):
+    with cli._command("anything"):
+        assert torch.get_deterministic_debug_mode() == 1
+    assert torch.get_deterministic_debug_mode() == 0
