@@ -12,7 +12,7 @@ import pandas as pd
 
 from ltdi.datasets import SUFFIXES, find_images
 from ltdi.store import writable
-from ltdi.store.run_layout import MADE_FROM
+from ltdi.store.schemas import MADE_FROM
 from ltdi.utils.console import note, say, show, spoken_apart
 from ltdi.utils.errors import InputError, refused_by_system
 
