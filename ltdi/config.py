@@ -261,7 +261,7 @@ class MetaTraining(Section):
     trained weights, in which recorded tasks alone count. ``inner_*`` are REPTILE's inner loop.
     """
 
-    n_way: Annotated[int, Field(ge=2, le=10**6)]
+    n_way: AtATime
     min_shot: AtATime
     max_shot: AtATime
     new_tasks: Annotated[int, Field(ge=0, le=10**6)]
@@ -279,6 +279,7 @@ class MetaTraining(Section):
 class Meta(MetaTraining):
     """Meta-training: tasks, losses and optimization."""
 
+    n_way: Annotated[int, Field(ge=2, le=10**6)]
     steps: Count
     outer_lr: Positive
     lr_schedule: Literal["cosine", "constant"]

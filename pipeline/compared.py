@@ -110,7 +110,7 @@ def advice(data: Path, heads: list[MethodRow], metrics: dict[str, Any]) -> list[
     baseline = metrics.get("best_baseline")
     if baseline:
         lines += _beside_baseline(method, next(head for head in heads if head.name == baseline), data)
-    return lines + _of_strength(data, method.name)
+    return lines + _update_scale(data, method.name)
 
 
 def _is_ahead(head: MethodRow, other: MethodRow) -> bool:
@@ -135,15 +135,19 @@ def _beside_baseline(method: MethodRow, baseline: MethodRow, data: Path) -> list
     ]
 
 
-def _of_strength(data: Path, name: str) -> list[str]:
-    """How far from the start the weights may go, as meta-val chose it."""
+def _update_scale(data: Path, name: str) -> list[str]:
+    """Name the update scale, which meta-val chose."""
     tensors, values = method_file(data, name)
     if "update_scale" not in tensors:
         return []
     update_scales = dict(zip(SCALE_SHOTS, tensors["update_scale"].tolist()))
     told = ", ".join(f"{value:g} with {n} known of a class" for n, value in update_scales.items())
-    zero = " At 0 its weights are the start's to the digit: take the start." if 0 in update_scales.values() else ""
-    return [f"How far {name} goes from its start ({values['start']}), chosen on meta-val: {told}.{zero}"]
+    zero = (
+        " At 0 its weights are the initialization's to the digit: take the initialization."
+        if 0 in update_scales.values()
+        else ""
+    )
+    return [f"Update scale of {name} from its initialization ({values['initialization']}), of meta-val: {told}.{zero}"]
 
 
 def _and(heads: list[MethodRow]) -> str:

@@ -19,8 +19,8 @@ def show(data: Path) -> None:
         (metrics["scored_by"], "right"),
         ("± 95 %", "right"),
         ("ms/task", "right"),
-        ("64 at once", "right"),
-        ("distance²", "right"),
+        ("at batch 64", "right"),
+        ("weight MSE", "right"),
     )
     for column, justify in columns:
         table.add_column(column, justify=justify)
@@ -38,18 +38,18 @@ def show(data: Path) -> None:
             distance,
         )
         table.add_row(*cells, style="bold" if own else None)
-    ceiling = metrics["ceiling"]
+    oracle = metrics["ceiling"]
     table.add_section()
-    table.add_row("ceiling", f"{ceiling['score']:.4f}", f"{ceiling['ci95']:.4f}", "", "", "")
+    table.add_row("oracle", f"{oracle['score']:.4f}", f"{oracle['ci95']:.4f}", "", "", "")
     console.print(table)
     say(outcome(metrics))
-    say("ms/task: from support images to weights, one task at a time and a task of 64 at once")
+    say("ms/task: from support images to weights, one task at a time, and a task of a batch of 64")
     say(
-        "distance²: mean squared difference from the head trained on all images of the classes; that head, which saw"
-        " the queries too, is the ceiling"
+        "weight MSE: to the head trained on all images of the classes; the oracle is that head, fitted on the queries"
+        " too"
     )
     for name, states in metrics["way"].items():
-        say(f"distance² on the way, {name}: " + ", ".join(f"{state} {value:.2e}" for state, value in states.items()))
+        say(f"weight MSE along it, {name}: " + ", ".join(f"{state} {value:.2e}" for state, value in states.items()))
     say("next: make example; dvc exp run -S method.name=lvdi, then make compare; dvc plots show; make help")
 
 

@@ -22,7 +22,7 @@ from command import call
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
-from bench.stages import read_stages
+from bench.harness.stages import read_stages
 from ltdi.datasets import DATASETS, glyphs
 from ltdi.store import artifacts
 from ltdi.utils.seeding import generator

@@ -2,21 +2,20 @@
 
 import importlib
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from ruamel.yaml import YAML
 
-from bench import ROOT, __main__, plan, stages
-from bench.plan import what_runs
-from bench.settings import bench_params, cell_params, changes_of, override
-from bench.stages import read_stages, run_stages
+from bench import ROOT, __main__
+from bench.harness import cells, stages
+from bench.harness.cells import planned
+from bench.harness.settings import bench_params, cell_params, changes_of, override
+from bench.harness.stages import read_stages, run_stages
 from ltdi.methods.registry import METHODS
-from ltdi.store import read_table, write_table, write_tensors
+from ltdi.store import read_json, read_table, write_json, write_table, write_tensors
 from ltdi.utils.errors import InputError
 
 STAGES = read_stages()
@@ -119,10 +118,11 @@ def code(tmp_path, monkeypatch):
     for name in ("ltdi", "pipeline", "bench"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("work", "results"))
     monkeypatch.setattr(stages, "ROOT", tmp_path)
-    monkeypatch.setattr(plan, "BENCH", tmp_path / "bench")
-    stages.name_of_code.cache_clear()
+    monkeypatch.setattr(cells, "BENCH", tmp_path / "bench")
+    monkeypatch.setattr(cells, "OWN_CODE", tuple(tmp_path / file.relative_to(ROOT) for file in cells.OWN_CODE))
+    stages.digest_of_code.cache_clear()
     yield tmp_path
-    stages.name_of_code.cache_clear()
+    stages.digest_of_code.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -135,43 +135,102 @@ def code(tmp_path, monkeypatch):
         ("pipeline/evaluate.py", {("evaluate", method) for method in ("lvdi", "ltdi", "baselines")}),
         (
             "ltdi/bodies/conv4.py",
-            {(stage, method) for stage in list(STAGES)[:-1] for method in ("lvdi", "ltdi", "baselines")},
+            {(stage, method) for stage in STAGES for method in ("lvdi", "ltdi", "baselines")},
         ),
     ],
 )
 def test_edited_code_makes_its_stages_and_cells_new(code, bench, file, stale):
     methods = ("lvdi", "ltdi", "baselines")
 
-    def names() -> tuple[dict, dict]:
-        stages.name_of_code.cache_clear()
-        budget = bench["budgets"]["quick"]
-        params = {method: cell_params(bench, "glyphs-5w1s", method, budget) for method in methods}
-        names = {(name, method): stage.code(params[method]) for name, stage in STAGES.items() for method in methods}
-        return names, {method: what_runs(bench, "glyphs-5w1s", method, budget)["names"] for method in methods}
+    def keys() -> tuple[dict, dict]:
+        stages.digest_of_code.cache_clear()
+        params = {method: cell_params(bench, "glyphs-5w1s", method, bench["budgets"]["quick"]) for method in methods}
+        of_stages = {(name, method): stage.code(params[method]) for name, stage in STAGES.items() for method in methods}
+        return of_stages, {method: planned(bench, "glyphs-5w1s", method, "quick", code)["key"] for method in methods}
 
-    before, cells_before = names()
-    assert names() == (before, cells_before)
+    before, cells_before = keys()
     with open(code / file, "a", encoding="utf-8") as edited:
         edited.write("# edited\n")
-    after, cells_after = names()
+    after, cells_after = keys()
     assert {key for key in before if before[key] != after[key]} == stale
-    assert {method for method in cells_before if cells_before[method] != cells_after[method]} == {
-        method for _, method in stale
-    }
+    assert {name for name in methods if cells_before[name] != cells_after[name]} == {name for _, name in stale}
 
 
-def test_edited_code_of_the_bench_makes_every_cell_new(code, bench):
-    before = what_runs(bench, "glyphs-5w1s", "ltdi", bench["budgets"]["quick"])
-    with open(code / "bench" / "machine.py", "a", encoding="utf-8") as edited:
+def test_edited_code_of_the_runner_makes_every_cell_new(code, bench):
+    before = planned(bench, "glyphs-5w1s", "ltdi", "quick", code)["key"]
+    with open(code / "bench" / "harness" / "cells.py", "a", encoding="utf-8") as edited:
         edited.write("# edited\n")
-    stages.name_of_code.cache_clear()
-    assert what_runs(bench, "glyphs-5w1s", "ltdi", bench["budgets"]["quick"])["names"] != before["names"]
+    stages.digest_of_code.cache_clear()
+    assert planned(bench, "glyphs-5w1s", "ltdi", "quick", code)["key"] != before
 
 
-@pytest.mark.parametrize("file", plan.OWN_CODE)
-def test_the_code_of_a_cell_is_all_of_the_bench_that_it_imports(file, imports_of):
-    known = {f"bench.{Path(name).stem}" for name in plan.OWN_CODE} | {"bench"}
-    assert {name for name in imports_of(ROOT / "bench" / file) if name.split(".")[0] == "bench"} <= known
+def test_a_cells_key_holds_neither_places_nor_what_other_cells_do(bench, tmp_path):
+    def key(method, root=tmp_path):
+        return planned(bench, "glyphs-5w1s", method, "quick", root)["key"]
+
+    before, baselines = key("ltdi"), key("baselines")
+    bench["methods"]["ocd"] = bench["budgets"]["quick"]["methods"]["ocd"] = {"meta.outer_lr": 0.5}
+    bench["data"]["omniglot"]["body.lr"] = 0.5
+    assert (key("ltdi", tmp_path / "elsewhere"), key("baselines")) == (before, baselines)
+    bench["methods"]["ltdi"] = {"meta.outer_lr": 0.5}
+    assert key("ltdi") != before and key("baselines") == baselines
+
+
+def test_what_a_budget_leaves_out_is_reported(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "CELLS", tmp_path)
+    cells.cell("glyphs-5w1s", "ltdi", "figures", tmp_path)
+    found = read_json(tmp_path / "glyphs-5w1s" / "ltdi" / "cell.json", kind="cell")
+    assert found == {"missing": "not in the budget figures; make bench BUDGET=cpu"}
+    method = planned(bench, "omniglot-5w1s", "reptile", "quick", tmp_path)["missing"]
+    assert method == "reptile is not in the budget quick; make bench BUDGET=cpu"
+    assert "no images_background" in planned(bench, "omniglot-5w1s", "ltdi", "quick", tmp_path)["missing"]
+    with pytest.raises(InputError, match="budget 'huge' is not in .*; allowed: quick, cpu, ablation, figures, full"):
+        cells.cells("huge", tmp_path)
+
+
+@pytest.fixture
+def few_cells(monkeypatch, tmp_path):
+    """Two settings, one of them without its data, and two methods; cells whose measuring is recorded."""
+    bench, ran, broken = bench_params(), [], set()
+    bench["settings"] = {name: bench["settings"][name] for name in ("glyphs-5w1s", "omniglot-5w1s")}
+    bench["methods"] = {"ltdi": {}, "lvdi": {}}
+
+    def measure(entry, folder):
+        if folder.name in broken:
+            raise ValueError("broken")
+        ran.append(folder.name)
+        write_json(folder / "cell.json", {"missing": "", "key": entry["key"]}, kind="cell")
+
+    monkeypatch.setattr(cells, "CELLS", tmp_path / "cells")
+    monkeypatch.setattr(cells, "bench_params", lambda: bench)
+    monkeypatch.setattr(cells, "measure", measure)
+    return bench, ran, broken, tmp_path
+
+
+def test_only_cells_that_changed_are_measured_again(few_cells, capsys):
+    bench, ran, _, root = few_cells
+    cells.cells("quick", root)
+    assert ran == ["baselines", "ltdi", "lvdi"]
+    cells.cells("quick", root)
+    assert len(ran) == 3
+    bench["methods"]["lvdi"] = {"meta.outer_lr": 2e-3}
+    cells.plan("quick", root)
+    told = capsys.readouterr()
+    assert "glyphs-5w1s lvdi: to be measured, budget quick, seeds 0" in told.out + told.err
+    assert "glyphs-5w1s ltdi: measured" in told.out + told.err
+    cells.cells("quick", root)
+    assert ran[3:] == ["lvdi"]
+
+
+def test_a_cell_that_fails_stops_no_other_and_is_measured_again(few_cells):
+    _, ran, broken, root = few_cells
+    broken.add("ltdi")
+    with pytest.raises(InputError, match="1 cells failed, the first of them glyphs-5w1s ltdi: ValueError: broken"):
+        cells.cells("quick", root)
+    assert ran == ["baselines", "lvdi"]
+    broken.clear()
+    cells.cells("quick", root)
+    assert ran == ["baselines", "lvdi", "ltdi"]
 
 
 def test_an_override_of_an_unknown_key_is_named(params):
@@ -206,11 +265,6 @@ def test_every_method_has_a_column_a_name_and_the_same_number_of_candidates(benc
     assert set(bench["methods"]) == set(METHODS) - {"naive_local", "icis", "reptile_names", "meta_baseline_names"}
     assert set(bench["methods"]) | set(bench["baselines"]) <= set(bench["names"])
     assert {len(bench["search"][method]) for method in bench["methods"]} == {3}
-
-
-def test_a_cell_that_is_missing_does_not_wait_for_torch(repository):
-    command = "import sys; from bench.__main__ import app_of; app_of('cell'); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", command], cwd=repository).returncode == 0
 
 
 def test_an_unknown_command_shows_those_there_are(monkeypatch, capsys):

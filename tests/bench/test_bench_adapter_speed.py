@@ -8,7 +8,7 @@ import torch
 from language import sentence, write_bert
 from torch.testing import assert_close
 
-from bench.adapter_speed import KNOBS, one_by_one, together
+from bench.speed.adapters import LORA, one_by_one, together
 from ltdi.inference.adapter_run import AdapterRun
 from ltdi.learners import Lora
 from ltdi.utils.seeding import generator
@@ -19,7 +19,7 @@ pytest.importorskip("peft")
 
 
 def test_both_ways_end_at_the_same_weights(tmp_path):
-    learner = Lora(write_bert(tmp_path / "model"), **KNOBS, layers=2)
+    learner = Lora(write_bert(tmp_path / "model"), **LORA, layers=2)
     stream = generator(0, "speed")
     parts = [[(sentence(torch.randint(0, 60, (5,), generator=stream)),) for _ in range(4)] for _ in range(3)]
     labels = torch.tensor([[0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 0, 1]])
@@ -30,7 +30,7 @@ def test_both_ways_end_at_the_same_weights(tmp_path):
 
 
 def test_class_frequencies_change_the_odds_as_bayes_says(tmp_path):
-    learner = Lora(write_bert(tmp_path / "model"), **KNOBS, layers=2)
+    learner = Lora(write_bert(tmp_path / "model"), **LORA, layers=2)
     stream = generator(0, "frequencies")
     w = torch.randn(1, learner.space.dim(2), generator=stream)
     batch = {"hidden": torch.randn(1, 4, 5, 32, generator=stream), "mask": torch.ones(1, 4, 5, dtype=torch.long)}

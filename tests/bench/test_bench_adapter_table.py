@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import adapters
-from bench.adapter_table import TABLES, markdown
+from bench.adapters import run
+from bench.harness.report import render
 from ltdi.utils.errors import InputError
 
 
@@ -24,7 +24,7 @@ def test_loras_last_accuracy_is_reached_at_the_first_scored_step_that_has_it():
     rows = [row("lora", 0.5 + 0.1 * j, n) for j, n in enumerate((10, 20, 40))]
     rows += [row("then", accuracy, n) for accuracy, n in ((0.6, 10), (0.7, 20), (0.65, 40))]
     rows += [row("full", 0.6, 40)]
-    text = markdown(pd.DataFrame(rows))
+    text = render("adapters", rows=pd.DataFrame(rows))
     assert line(text, "ltdi, then LoRA's steps")[1:] == ["40", "65.00 ± 4.67", "70.00", "4", "20, 2"]
     assert line(text, "LoRA")[-1] == "40, 4"
     assert line(text, "full fine-tuning (peft's body)")[-1] == "not reached"
@@ -32,22 +32,22 @@ def test_loras_last_accuracy_is_reached_at_the_first_scored_step_that_has_it():
 
 
 def test_without_lora_nothing_is_said_of_its_accuracy():
-    text = markdown(pd.DataFrame([row("then", 0.9, 10), row("generated", 0.8)]))
+    text = render("adapters", rows=pd.DataFrame([row("then", 0.9, 10), row("generated", 0.8)]))
     assert line(text, "ltdi, then LoRA's steps")[-1] == "" and "not reached" not in text
 
 
 def test_runs_of_other_ranks_and_starts_stand_apart():
     rows = [row("generated", 0.8), row("generated", 0.6, seed=1), row("generated", 0.5, rank=4)]
-    first, second = markdown(pd.DataFrame(rows)).split("## LoRA of rank ")[1:]
+    first, second = render("adapters", rows=pd.DataFrame(rows)).split("## LoRA of rank ")[1:]
     assert first.startswith("8 in 6 layers") and line(first, "**ltdi**")[2] == "70.00 ± 4.49 (60.00 to 80.00)"
     assert second.startswith("4 in 6 layers") and line(second, "**ltdi**")[2] == "50.00 ± 4.90"
 
 
-@pytest.mark.parametrize("kind, name", [("cpu", TABLES[0]), ("cuda", TABLES[1])])
+@pytest.mark.parametrize("kind, name", [("cpu", "adapters"), ("cuda", "adapters_card")])
 def test_a_row_replaces_its_like_and_no_row_of_another_run(kind, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(adapters, "device", lambda: torch.device(kind))
+    monkeypatch.setattr(run, "device", lambda: torch.device(kind))
     for each in (row("generated", 0.8), row("generated", 0.5, rank=4), row("generated", 0.7)):
-        adapters.report(each, tmp_path)
+        run.keep(each, tmp_path)
     assert pd.read_csv(tmp_path / f"{name}.tsv", sep="\t").accuracy.tolist() == [0.5, 0.7]
     assert {file.name for file in tmp_path.iterdir()} == {f"{name}.tsv", f"{name}.md"}
 
@@ -57,4 +57,4 @@ def test_a_row_replaces_its_like_and_no_row_of_another_run(kind, name, tmp_path,
 )
 def test_what_is_not_offered_is_one_line(changes, said, tmp_path):
     with pytest.raises(InputError, match=f"^{said}[^\n]*$"):
-        adapters.main(tmp_path, "model", **changes)
+        run.main(tmp_path, "model", **changes)

@@ -4,14 +4,16 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from bench import __main__, audit, audits, rows
+from bench import __main__
+from bench.harness import report, rows
+from bench.probes import audit
 from ltdi.evaluation.condition_ablation import CONDITIONS, RIGHT
 
 
 def test_a_finished_runs_audit_is_kept_and_told(finished, tmp_path, monkeypatch):
-    for module in (audit, rows):
+    for module in (report, rows):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
-    monkeypatch.setattr(audits, "TASKS", 20)
+    monkeypatch.setattr(audit, "TASKS", 20)
     ended = CliRunner().invoke(__main__.app_of("audit"), [str(finished.data), "--setting", "a run", "--seed", "3"])
     assert ended.exit_code == 0, ended.output
     kept = pd.read_csv(tmp_path / "audit.csv").set_index("weights")
@@ -20,7 +22,9 @@ def test_a_finished_runs_audit_is_kept_and_told(finished, tmp_path, monkeypatch)
     assert "| a run | Lt-Di | default | own | 3 |" in (tmp_path / "audit.md").read_text()
 
 
-@pytest.mark.parametrize("budget, said", [("own", "{folder}"), ("huge", "budget 'huge' is not in bench/params.yaml")])
+@pytest.mark.parametrize(
+    "budget, said", [("own", "{folder}"), ("huge", "budget 'huge' is not in bench/conf/params.yaml")]
+)
 def test_what_is_no_run_or_no_budget_is_told(tmp_path, budget, said):
     options = [str(tmp_path), "--setting", "none", "--budget", budget]
     ended = CliRunner().invoke(__main__.app_of("audit"), options)

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from bench.backbones import markdown
-from bench.settings import bench_params, cell_params, override
+from bench.harness.report import render
+from bench.harness.settings import bench_params, cell_params, override
 from pipeline.common.params import load
 
 
@@ -30,6 +30,6 @@ def test_seeds_are_pooled_and_what_is_missing_is_said():
         common | {"seed": 0, "method": "ridge", "accuracy": 0.7, "ci95": 0.01},
     ]
     table = pd.DataFrame(rows).assign(paired_diff=[0.02, -0.04, None], paired_ci95=[0.003, 0.004, None])
-    lines = markdown(table, bench_params()).splitlines()
+    lines = render("backbones", rows=table).splitlines()
     assert "| Lt-Di | 85.00 ± 2.50 (-1.00 ± 0.25, prototype/ridge) \\| 98.82 |" in lines
     assert "| ridge | 70.00 ± 1.00 |" in lines and "| LLO-VAE | missing |" in lines

@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from ruamel.yaml import YAML
 from torch.testing import assert_close
 
-from bench import BENCH, domains
-from bench.ordinary import Ordinary
-from bench.settings import load_yaml
+from bench.harness.report import render
+from bench.harness.settings import conf
+from bench.tables import domains
+from bench.tables.domains import Ordinary
 from ltdi.learners import LinearHead
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator
 from pipeline.common.params import load
 
-PLAN = load_yaml(BENCH / "domains.yaml")
+PLAN = conf("domains")
 
 
 @pytest.mark.parametrize("column", PLAN["columns"])
@@ -91,8 +92,7 @@ def test_reported_figures_stand_in_columns_of_their_own():
     photos = [
         common | {"setting": place, "n_shot": 1, "method": "ridge", "accuracy": 0.5} for place in ("cifar10", "x")
     ]
-    more = domains.of_photos(pd.DataFrame(photos).assign(best_baseline=None), PLAN)
-    text = domains.markdown(pd.concat([pd.DataFrame(rows), more]), PLAN)
+    text = render("domains", rows=pd.DataFrame(rows), photos=pd.DataFrame(photos).assign(best_baseline=None))
     assert "(a) 5-way 1-shot | (b) 3-way 1-shot | (c) 5-way 1-shot |" in text
     cell = "60.00 ± 1.00 (+2.00 ± 0.50, ridge)"
     assert f"| Lt-Di | {cell} | {cell} |  | 68.10 | 72.42 |" in text

@@ -12,18 +12,21 @@ from torch.testing import assert_close
 from typer.testing import CliRunner
 from worlds import DENOISER, DIFFUSION, META, World
 
-from bench import __main__, curves, figure, settings
-from bench.figure import FIGURES, LOOKS, at_equal_time, last
+from bench import __main__
+from bench.figures import curves, figure
+from bench.figures.figure import FIGURES, READINGS, at_equal_time, last
+from bench.harness import settings
 from ltdi.utils.metrics import weight_mse
 from ltdi.utils.seeding import generator
 
 OPTIMISED = {"streamed_tasks": 0, "steps": 10, "outer_lr": 1e-3, "lr_schedule": "constant", "ema": 0.5}
+OPTIMISED |= {"val_every": 10, "refit": False}
 
 
 def rows(case: str, rate: float, ends_at: float, seed: int = 0, setting: str = "a") -> pd.DataFrame:
     """A training whose error falls as exp(−rate · seconds)."""
     seconds = np.linspace(0, ends_at, 6)
-    about = {"setting": setting, "form": "paper", "seed": seed, "case": case}
+    about = {"setting": setting, "form": "paper", "seed": seed, "case": case, "T": 3}
     return pd.DataFrame({"step": range(6), "seconds": seconds, "distance2": np.exp(-rate * seconds)}).assign(**about)
 
 
@@ -46,10 +49,15 @@ def test_the_end_of_a_training_is_its_own_last_step():
     assert last(pd.concat([short, rows("long", 1.0, 1.0)])).step.tolist() == [3, 5]
 
 
-def test_every_figure_says_its_axes():
-    assert set(LOOKS) == set(FIGURES)
-    for look in LOOKS.values():
-        assert look.title.startswith("Figure") and all(look.x_axis) and all(look.y_axis)
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_of_params_and_known_readings(name, tmp_path):
+    look = FIGURES[name]
+    assert look["title"].startswith("Figure") and len(look["x"]) == len(look["y"]) == 2
+    assert look.get("rows") in (None, *READINGS)
+    for changes in (each for of in look["of"] for each in of["cases"].values()):
+        assert (
+            figure.params_of("figures", tmp_path, "glyphs-5w1s", "paper", 0, changes)["diffusion"]["start_noise"] == 1
+        )
 
 
 @pytest.fixture(scope="module")
@@ -94,20 +102,19 @@ def tiny(tmp_path_factory, write_params, repository, few_glyphs):
     """A function that draws a figure of tiny runs, and the folder that it is written to."""
     folder = tmp_path_factory.mktemp("figures")
     write_params(folder)
-    bench = YAML(typ="safe").load(repository / "bench" / "params.yaml")
+    bench = settings.bench_params()
     overrides = {"meta.steps": 4, "tasks.meta_train": 16, "tasks.meta_val": 8, "tasks.meta_test": 8}
     bench["budgets"] = {"tiny": {"label": "tiny", "seeds": [0, 1], "overrides": overrides}}
     bench["data"]["glyphs"] = {}
     bench["forms"]["paper"] |= {"meta.steps": 4, "tasks.meta_train": 16, "meta.recorded_tasks": 4}
     bench["forms"]["paper"] |= {"meta.streamed_tasks": 16, "learner.hidden": 64}
-    (folder / "bench").mkdir()
-    shutil.copy(repository / "bench" / "paper.yaml", folder / "bench")
-    YAML().dump(bench, folder / "bench" / "params.yaml")
+    shutil.copytree(repository / "bench" / "conf", folder / "conf")
+    YAML().dump(bench, folder / "conf" / "params.yaml")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LTDI_STORE", str(folder / "store"))
         patch.setenv("LTDI_DEVICE", "cpu")
         patch.setattr(settings, "ROOT", folder)
-        patch.setattr(settings, "BENCH", folder / "bench")
+        patch.setattr(settings, "CONF", folder / "conf")
         patch.setattr(figure, "FOLDER", folder)
 
         def call(*arguments: str):
@@ -153,4 +160,4 @@ def test_what_is_not_here_is_said(tiny):
     ended = tiny.call("9")
     assert ended.exit_code == 2 and ended.output.count("\n") == 1
     assert "figure '9' is none of the paper's" in ended.output and "1, 4-left" in ended.output
-    assert curves.Bench("tiny", (0,), tiny.folder / "none", tiny.folder).found(figure.SETTINGS) == ["glyphs-5w1s"]
+    assert figure.found(["glyphs-5w1s", "omniglot-5w1s"], tiny.folder / "none") == ["glyphs-5w1s"]

@@ -7,14 +7,13 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from bench import BENCH
-from bench.paper import _is_flat, params_of
-from bench.paper_table import BOTH, regimes_markdown, write, write_regimes
-from bench.settings import load_yaml
+from bench.harness.report import render
+from bench.harness.settings import conf
+from bench.tables.paper import BOTH, _is_flat, params_of, write_regimes, write_rows
 from ltdi.config import SECTIONS
 from pipeline.common import params as parameters
 
-PRESET = load_yaml(BENCH / "paper.yaml")
+PRESET = conf("paper")
 ROWS = [*PRESET["rows"], *(f"{regime}/{method}" for regime in PRESET["regimes"] for method in BOTH)]
 
 
@@ -59,7 +58,7 @@ def test_differences_are_paired_over_tasks(tmp_path):
     lines = pd.concat(
         [lines_of("lvdi", 0.8, 2e-4), lines_of("ltdi", 0.85, 1e-4), lines_of("weight_regression", 0.7, 3e-4, "")]
     )
-    write(lines, PRESET, tmp_path)
+    write_rows(lines, PRESET, tmp_path)
     rows = pd.read_csv(tmp_path / "paper.csv").set_index("row")
     assert rows.over_lvdi["ltdi"] == pytest.approx(0.05) and rows.over_lvdi_ci95["ltdi"] == pytest.approx(0, abs=1e-9)
     assert rows.over_linear["ltdi"] == pytest.approx(0.15)
@@ -74,7 +73,7 @@ def test_differences_are_paired_over_tasks(tmp_path):
 
 
 def test_a_result_below_the_linear_map_stands_below_it(tmp_path):
-    write(pd.concat([lines_of("ltdi", 0.6, 1e-4), lines_of("weight_regression", 0.7, 3e-4, "")]), PRESET, tmp_path)
+    write_rows(pd.concat([lines_of("ltdi", 0.6, 1e-4), lines_of("weight_regression", 0.7, 3e-4, "")]), PRESET, tmp_path)
     text = (tmp_path / "paper.md").read_text(encoding="utf-8")
     assert text.index("linear map to the weights |") < text.index("Lt-Di (equation 1)")
     assert "-10.00 ± 0.00" in text
@@ -90,4 +89,4 @@ def test_regimes_pair_both_methods_by_sampler(tmp_path):
     rows = pd.read_csv(tmp_path / "regimes.csv")
     assert list(rows.sampler) == ["equation 1", "DDIM"]
     assert rows.paired_diff.to_numpy() == pytest.approx([0.1, 0.1])
-    assert "+10.00 ± 0.00" in regimes_markdown(rows)
+    assert "+10.00 ± 0.00" in render("regimes", rows=rows)

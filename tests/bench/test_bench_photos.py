@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import photo_parts, photo_refit, photos, transductive
-from bench.settings import defaults, load_yaml, override
+from bench.harness.report import render
+from bench.harness.settings import defaults, load_yaml, override
+from bench.tables import photos, transductive
 from ltdi.store import write_json, write_table, write_tensors
 from pipeline.common.params import load
 
@@ -14,14 +15,14 @@ from pipeline.common.params import load
 def test_the_preset_is_one_of_valid_params(repository, tmp_path):
     from ruamel.yaml import YAML
 
-    params = override(defaults(), load_yaml(repository / "bench" / "photos.yaml"))
+    params = override(defaults(), load_yaml(repository / "bench" / "conf" / "photos.yaml"))
     YAML().dump(params, tmp_path / "params.yaml")
     found = load(tmp_path / "params.yaml", *params)
     assert found.scenario.name == "domains" and found.trajectories.initialization == "adaptive_ridge"
     assert found.data.domains.test == ["cifar10", "pacs/sketch", "omniglot/test"]
     of = found.data.domains
     assert not (set(of.train) & set(of.val) or set(of.train + of.val) & set(of.test))
-    parts = load_yaml(repository / "bench" / "photo_parts.yaml")
+    parts = load_yaml(repository / "bench" / "conf" / "photo_parts.yaml")
     for changes in parts["parts"].values():
         YAML().dump(override(params, parts["common"] | changes), tmp_path / "params.yaml")
         assert load(tmp_path / "params.yaml", *params).data.domains.val == of.val
@@ -29,7 +30,7 @@ def test_the_preset_is_one_of_valid_params(repository, tmp_path):
 
 def test_no_more_is_asked_than_characters_have(repository):
     assert [photos.n_query(n_shot) for n_shot in (1, 5, 10)] == [15, 15, 10]
-    preset = load_yaml(repository / "bench" / "photos.yaml")["data.domains"]
+    preset = load_yaml(repository / "bench" / "conf" / "photos.yaml")["data.domains"]
     asked = transductive.with_unlabelled(preset)
     assert asked["train"] == preset["train"] and asked["test"] == ["cifar10", "pacs/sketch"]
     assert "glyphs/val" not in asked["val"] and len(asked["val"]) == 4
@@ -72,27 +73,29 @@ def test_the_table_is_of_all_seeds_and_its_interval_of_their_mean():
         rows.append(row | {"paired_diff": diff, "paired_ci95": half})
         rows[-1] |= {"chosen_baseline": "lda", "chosen_diff": 0.05, "chosen_ci95": 0.01}
         rows += [common | {"seed": seed, "method": name, "accuracy": own - 0.05} for name in ("ridge", "lda")]
-    text = photos.markdown(pd.DataFrame(rows))
+    text = render("photos", rows=pd.DataFrame(rows))
     assert "| a | 1 | 2 | 62.00 | 57.00 | 57.00 | ridge / LDA | +3.00 ± 0.25 | LDA | +5.00 ± 0.71 |" in text
-    assert "500 tasks a row and seed, a machine, commit c." in text
+    assert "500 tasks a row and seed, a machine, commit c." in " ".join(text.split())
 
 
 def test_a_part_is_a_line_of_what_meta_val_says():
     said = {"val_score": 0.5, "best_baseline": "lda", "paired": {"difference": 0.01, "ci95": 0.002}, "seconds": 3.2}
-    assert photo_parts.line("a part", said) == ["a part", "50.00", "LDA", "+1.00 ± 0.20", "3"]
+    about = {"seed": 0, "n_shot": 1, "tasks": 400, "device": "d", "commit": "c"}
+    text = render("photo_parts", found={"a part": said}, **about)
+    assert "| a part | 50.00 | LDA | +1.00 ± 0.20 | 3 |" in text
 
 
 def test_learning_once_more_is_compared_on_the_same_tasks():
     without = {"ltdi": [0.6, 0.8], "ridge": [0.5, 0.7], "lda": [0.4, 0.6]}
     again = {"ltdi": [0.7, 0.8], "ridge": [0.5, 0.7], "lda": [0.6, 0.8]}
     first, second = ({name: torch.tensor(own) for name, own in each.items()} for each in (without, again))
-    found = photo_refit.cells(first, second, "ltdi")
+    found = photos.refit_cells(first, second, "ltdi")
     assert found == ["LDA", "+10.00 ± 0.00", "+5.00 ± 9.80", "+5.00 ± 9.80"]
 
 
 def test_what_is_held_out_is_learned_from_nowhere_and_is_no_test_set(repository):
-    preset = load_yaml(repository / "bench" / "photos.yaml")["data.domains"]
-    for domains in load_yaml(repository / "bench" / "photo_refit.yaml")["held_out"].values():
+    preset = load_yaml(repository / "bench" / "conf" / "photos.yaml")["data.domains"]
+    for domains in load_yaml(repository / "bench" / "conf" / "photo_refit.yaml")["held_out"].values():
         override(defaults(), {"data.domains": domains})
         train, val, test = (set(domains[split]) for split in ("train", "val", "test"))
         assert not (train & val or (train | val) & test or test & set(preset["test"]))

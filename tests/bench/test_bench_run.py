@@ -1,5 +1,6 @@
 """``python -m bench run``, ``sharpness`` and ``ways`` as their user runs them, tiny: which rows are where."""
 
+import shutil
 from types import SimpleNamespace
 
 import pandas as pd
@@ -7,7 +8,9 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from bench import __main__, report, rows, settings
+from bench import __main__
+from bench.harness import rows, settings
+from bench.harness.report import render
 from ltdi.evaluation.condition_ablation import CONDITIONS
 
 pytestmark = pytest.mark.slow
@@ -18,16 +21,16 @@ def tiny(tmp_path_factory, write_params, repository, few_glyphs):
     """A function that runs one of the two programs, and the folder of the long tables."""
     folder = tmp_path_factory.mktemp("bench")
     write_params(folder)
-    bench = YAML(typ="safe").load(repository / "bench" / "params.yaml")
+    bench = settings.bench_params()
     bench["budgets"]["tiny"] = {"baselines": ["prototype"], "overrides": {}}
     bench["data"]["glyphs"] = {}
-    (folder / "bench").mkdir()
-    YAML().dump(bench, folder / "bench" / "params.yaml")
+    shutil.copytree(repository / "bench" / "conf", folder / "conf")
+    YAML().dump(bench, folder / "conf" / "params.yaml")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LTDI_STORE", str(folder / "store"))
         patch.setenv("LTDI_DEVICE", "cpu")
         patch.setattr(settings, "ROOT", folder)
-        patch.setattr(settings, "BENCH", folder / "bench")
+        patch.setattr(settings, "CONF", folder / "conf")
         patch.setattr(rows, "RESULTS", folder)
 
         def call(command: str, *arguments: str):
@@ -94,7 +97,7 @@ def test_sharpness_is_paired_over_tasks(measured):
 
 
 @pytest.mark.slow
-def test_one_run_makes_heads_for_other_tasks(tiny, repository):
+def test_one_run_makes_heads_for_other_tasks(tiny):
     sizes = ("--ways", "2", "--ways", "7", "--shots", "1", "--shots", "3", "--tasks", "40")
     ended = tiny.call("ways", *sizes)
     assert ended.exit_code == 0, ended.output
@@ -107,7 +110,7 @@ def test_one_run_makes_heads_for_other_tasks(tiny, repository):
             assert row.paired_diff == pytest.approx(accuracy[n, k, "ltdi"] - accuracy[n, k, "prototype"], abs=1e-5)
         assert accuracy[n, 3, "prototype"] > accuracy[n, 1, "prototype"] > 1 / n
     assert accuracy[2, 1, "prototype"] > accuracy[7, 1, "prototype"]
-    text = report.other_sizes(tiny.table("ways.csv"), YAML(typ="safe").load(repository / "bench" / "params.yaml"))
+    text = render("ways", rows=tiny.table("ways.csv"))
     assert text.count("| glyphs-5w1s |") == 4
 
 
@@ -117,4 +120,4 @@ def test_one_run_makes_heads_for_other_tasks(tiny, repository):
 )
 def test_an_unknown_name_is_one_line(tiny, program, option, kind):
     ended = tiny.call(program, option, "nonsense")
-    assert ended.exit_code == 2 and f"{kind} 'nonsense' is not in bench/params.yaml; allowed: " in ended.output
+    assert ended.exit_code == 2 and f"{kind} 'nonsense' is not in bench/conf/params.yaml; allowed: " in ended.output

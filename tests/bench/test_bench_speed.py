@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from bench import hot_paths, speed
-from bench.hot_paths import World
+from bench.speed import hot_paths
+from bench.speed import run as speed
+from bench.speed.hot_paths import World
 
 CPU = torch.device("cpu")
 
@@ -36,7 +37,7 @@ def test_products_of_a_head_are_counted(world):
 
 def test_a_row_says_the_medians(world):
     found = speed.Measured([100.0, 300.0, 200.0], [2.0, 4.0, 3.0], [0.1, 0.3, 0.2], 1234)
-    row = speed._row(hot_paths._generation(world, 1), found, "1")
+    row = speed.line(hot_paths._generation(world, 1), found, "1")
     assert row[:3] == ["generation, 1 at once", "1", "200 tasks a second"]
     assert row[3].startswith("3.0 (2.0 to 4.0)") and row[5].startswith("20 %")
     assert row[6] == "1,234"

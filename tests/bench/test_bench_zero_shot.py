@@ -11,10 +11,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from text_encoders import write_encoder
 
-from bench import zero_shot, zero_shot_data, zero_shot_resnet12, zero_shot_world
-from bench.zero_shot_data import shuffled
-from bench.zero_shot_text import overlapping
-from bench.zero_shot_tracks import matched, right, right_matched, with_unlabelled
+from bench.harness.rows import scored
+from bench.zero_shot import data as zero_shot_data
+from bench.zero_shot import resnet12 as zero_shot_resnet12
+from bench.zero_shot import run as zero_shot
+from bench.zero_shot import world as zero_shot_world
+from bench.zero_shot.data import shuffled
+from bench.zero_shot.run import overlapping
+from bench.zero_shot.tracks import matched, right, right_matched, with_unlabelled
 from ltdi.tasks.named_class_tasks import NamedClassTasks
 from ltdi.utils.errors import InputError
 from ltdi.utils.seeding import generator
@@ -22,6 +26,7 @@ from ltdi.utils.seeding import generator
 
 @pytest.mark.parametrize("seed", range(4))
 def test_matching_is_the_best_of_all_permutations(seed):
+    pytest.importorskip("scipy")
     share = torch.rand(6, 6, generator=generator(seed, "matching"), dtype=torch.double)
     best = max(sum(share[i, j] for i, j in enumerate(order)) for order in permutations(range(6)))
     assert matched(share) == pytest.approx(best.item())
@@ -37,6 +42,7 @@ def blobs():
 
 
 def test_permuted_names_are_matched_and_scored_as_they_are():
+    pytest.importorskip("scipy")
     centres, images, labels = blobs()
     turned = centres.roll(1, 1)
     assert right(centres, images, labels).min() > 0.9 and right(turned, images, labels).max() < 0.1
@@ -79,22 +85,22 @@ def test_names_of_known_classes_give_their_rows_back(named):
 def test_accuracy_by_class_is_the_tasks_accuracy_taken_apart(name, named):
     method, source = named.prepared(name), named.sources["test"]
     right, said = zero_shot_world.by_class(method, source, 0)
-    assert right.mean().item() == pytest.approx(zero_shot_world.scored(method, source, 0).mean().item(), abs=1e-6)
+    assert right.mean().item() == pytest.approx(scored(method, source, 0).mean().item(), abs=1e-6)
     assert right.std() > 0 and torch.allclose(said.sum(1), torch.ones(20, dtype=torch.double))
-    single = zero_shot_world.said_of_images(named.prepared("kernel_ridge"), source, 0)
+    single = zero_shot_world.probabilities(named.prepared("kernel_ridge"), source, 0)
     assert single.shape == (20, 2, 20) and torch.allclose(single.sum(-1), torch.ones(20, 2))
 
 
 def test_ceilings_are_above_what_names_give(named):
     source, val = named.sources["test"], named.sources["meta_val"]
-    of_names = zero_shot_world.scored(named.prepared("kernel_ridge"), source, 0).mean()
+    of_names = scored(named.prepared("kernel_ridge"), source, 0).mean()
     means = {"test": source.of.means(), "meta_val": val.of.means()}
     assert zero_shot_world.of_means(named, means["test"], source).mean() > of_names
     rows = zero_shot_world.of_rows(named, means["test"] - named.initialization.table.mean, source).mean()
-    likeness = zero_shot_world.of_likeness(named, means, ["test"])["test"].mean()
+    likeness = zero_shot_world.by_similarity(named, means, ["test"])["test"].mean()
     assert rows > of_names and rows >= likeness > 0.8
     others = {part: of.roll(1, 0) for part, of in means.items()}
-    assert zero_shot_world.of_likeness(named, others, ["test"])["test"].mean() < 0.2
+    assert zero_shot_world.by_similarity(named, others, ["test"])["test"].mean() < 0.2
 
 
 # --- the whole table, on made-up features
@@ -131,9 +137,10 @@ def made_up(tmp_path_factory):
 @pytest.mark.slow
 def test_the_table_of_every_method(made_up, monkeypatch, tmp_path):
     """The second call measures nothing again."""
+    pytest.importorskip("scipy")
     found, hparams = made_up
     monkeypatch.setenv("LTDI_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr(zero_shot, "BENCH", tmp_path)
+    monkeypatch.setattr(zero_shot, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(zero_shot, "features", lambda file, *known: found[file.name])
     monkeypatch.setattr(zero_shot, "files_of", lambda *known: {})
     monkeypatch.setattr(zero_shot, "SHUFFLES", (1,))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.stages import read_stages
+from bench.harness.stages import read_stages
 from ltdi.bodies import embedding
 from ltdi.store import code_digest, read_tensors
 

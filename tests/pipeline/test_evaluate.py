@@ -79,7 +79,7 @@ def test_the_summary_says_the_way(finished, capsys):
     said = " ".join(capsys.readouterr().out.split())
     for name, states in read_json(finished.data / "results" / "metrics.json")["way"].items():
         line = ", ".join(f"{state} {value:.2e}" for state, value in states.items())
-        assert f"distance² on the way, {name}: {line}" in said
+        assert f"weight MSE along it, {name}: {line}" in said
 
 
 def test_a_method_without_a_chain_has_the_recorded_way_alone(finished, mixed, run_stage):

@@ -16,7 +16,7 @@ import torch
 from project import Project
 from ruamel.yaml import YAML
 
-from bench.stages import read_stages
+from bench.harness.stages import read_stages
 from ltdi.store import read_json, read_table, read_tensors
 
 pytestmark = pytest.mark.slow

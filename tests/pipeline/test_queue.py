@@ -36,7 +36,7 @@ def project(tmp_path):
 def test_queued_experiments_are_run_by_workers(project: Project):
     for n in (2, 3):
         project.run("dvc", "exp", "run", "--queue", "--name", f"of-{n}", "-S", f"n={n}")
-    project.run("dvc", "queue", "initialization", "--jobs", "2")
+    project.run("dvc", "queue", "start", "--jobs", "2")
     deadline = time.monotonic() + SECONDS
     while (said := project.run("dvc", "queue", "status")).count("Success") < 2:
         assert "Failed" not in said and time.monotonic() < deadline, said

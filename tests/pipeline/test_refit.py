@@ -85,7 +85,7 @@ def test_copies_of_one_split_alone_are_refused():
 def refitted(finished, write_params, run_stage, tmp_path, monkeypatch):
     """A function: the stage meta_train of the finished run with refit and other changes, choosing on few tasks -> its
     folder."""
-    monkeypatch.setattr(Classifier, "tasks_to_choose_on", 40)
+    monkeypatch.setattr(Classifier, "selection_tasks", 40)
 
     def run(changes=(), name="refit"):
         data = tmp_path / name / "data"

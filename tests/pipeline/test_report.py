@@ -144,7 +144,7 @@ def test_a_strength_of_nothing_is_said(finished, mixed):
         write_tensors(file, tensors | {"update_scale": torch.tensor(update_scale)}, values, kind="method")
         told = html.unescape(report.page(finished.data))
         assert f"{update_scale[1]:g} with {SCALE_SHOTS[1]} known of a class" in told
-        assert ("take the start" in told) == expected
+        assert ("take the initialization" in told) == expected
 
 
 def test_places_on_an_axis_keep_order_and_proportion():

@@ -1,4 +1,4 @@
-"""What docs/TROUBLESHOOTING.md says to type is typed here, in a clone whose committed lock is of another machine."""
+"""What docs/troubleshooting.md says to type is typed here, in a clone whose committed lock is of another machine."""
 
 import re
 
@@ -23,7 +23,7 @@ STAGES = """stages:
 
 def recipes(repository, initialization):
     """The commands in the paragraph of the document that begins so."""
-    text = (repository / "docs" / "TROUBLESHOOTING.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     (paragraph,) = (each for each in text.split("\n\n") if each.startswith(f"**{initialization}"))
     spans = re.findall(r"`([^`]+)`", paragraph.replace("\n", " "))
     return [span for span in spans if span.startswith(("git ", "dvc ", "rm "))]

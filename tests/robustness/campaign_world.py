@@ -14,7 +14,7 @@ from pathlib import Path
 from command import call
 from conftest import STAGES, write_tiny
 
-from bench.stages import read_stages
+from bench.harness.stages import read_stages
 from ltdi.datasets import DATASETS, glyphs
 from pipeline.common import stage as stages
 

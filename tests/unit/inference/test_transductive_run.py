@@ -8,8 +8,9 @@ from torch.testing import assert_close
 from worlds import World
 
 import ltdi
-from bench import transductive
-from bench.settings import defaults, load_yaml, override
+from bench.harness.report import render
+from bench.harness.settings import conf, defaults, override
+from bench.tables import transductive
 from ltdi.methods.storage import write_method
 from ltdi.methods.transductive.self_training import SelfTrained
 from ltdi.tasks.transductive_tasks import knowing
@@ -38,8 +39,8 @@ def test_where_nothing_is_asked_or_a_class_joins_it_is_refused(mistake, task):
     refused(task.call(task.support, *images, "--transductive", *mistake), "--transductive")
 
 
-def test_the_runs_of_the_table_are_the_photographs(repository):
-    params = override(defaults(), load_yaml(repository / "bench" / "photos.yaml"))
+def test_the_runs_of_the_table_are_the_photographs():
+    params = override(defaults(), conf("photos"))
     assert set(transductive.BASELINES) < set(params["method"]["baselines"])
 
 
@@ -53,7 +54,7 @@ def test_a_column_a_method_and_the_trained_one_beside_it():
             cell | {"method": "bd_cspn", "accuracy": 0.5, "ahead": better + 0.1},
             cell | {"method": "ltdi+", "accuracy": 0.6 + better, "ahead": 0.0},
         ]
-    text = transductive.markdown(pd.DataFrame(rows))
+    text = render("transductive", rows=pd.DataFrame(rows))
     there, absent = text.split("two of the five classes")
     assert "| Lt-Di, inductive | BD-CSPN | Lt-Di with them |" in there
     assert "| a | 1 | 2 | 60.00 (+3.00 ± 0.25) | 50.00 (+13.00 ± 0.25) | 63.00 |" in there

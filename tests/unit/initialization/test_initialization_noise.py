@@ -33,7 +33,7 @@ def test_a_paired_generation_starts_at_a_new_draw_of_the_same_law():
 
 
 def test_one_draw_for_all_tasks_is_no_noise_of_their_own():
-    with pytest.raises(InputError, match=r"trajectories\.start = shared"):
+    with pytest.raises(InputError, match=r"trajectories\.initialization = shared"):
         World("shared").build("ltdi", diffusion={"noise": "initialization"})
 
 

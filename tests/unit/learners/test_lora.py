@@ -9,7 +9,7 @@ from language import sentence, write_bert
 from torch import nn
 from torch.testing import assert_close
 
-from bench import dylora
+from bench.adapters import dylora
 from ltdi.learners import learner_of
 from ltdi.learners.fitting import adapt, gradient
 from ltdi.learners.lora import Lora

@@ -12,10 +12,10 @@ from conftest import STAGES
 from language import N_WORDS, sentence, write_bert
 from torch.testing import assert_close
 
-from bench.adapter_data import Held
-from bench.adapter_likeness import of_likeness
-from bench.adapter_table import markdown
-from bench.adapters import measure
+from bench.adapters.data import Held
+from bench.adapters.run import measure
+from bench.adapters.without_steps import by_similarity
+from bench.harness.report import render
 from ltdi.cli import app
 from ltdi.datasets.text_files import read_text_set
 from ltdi.evaluation.condition_ablation import audit_run
@@ -231,9 +231,9 @@ def test_the_baseline_of_likeness_tells_what_is_the_same_from_what_is_not(run):
     labels = torch.tensor([int(first == second) for first, second in texts])
     read = made.read_texts(texts, labels)
     held = Held("d", {"train": (texts, labels), "dev": (texts, labels)}, read, read, {})
-    assert of_likeness(made, held, seed=0) == {"likeness": 1.0, "likeness_counted": 1.0}
+    assert by_similarity(made, held, seed=0) == {"likeness": 1.0, "likeness_counted": 1.0}
     single = Held("a", {"train": ([("w1",)], labels[:1]), "dev": ([], labels[:0])}, read, read, {})
-    assert of_likeness(made, single, seed=0) == {}
+    assert by_similarity(made, single, seed=0) == {}
 
 
 def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
@@ -259,7 +259,7 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
     assert (rows[rows.what == "majority"].accuracy == 0.5).all()
     counts = rows.groupby("what").size()
     assert {name: counts[name] for name in ("generated", "then", "lora")} == {"generated": 4, "then": 8, "lora": 4}
-    written = markdown(rows)
+    written = render("adapters", rows=rows)
     free = [line for line in written.split("steps on the few")[0].splitlines() if line.startswith("| ") and "±" in line]
     accuracies = [float(line.split("|")[3].split("±")[0]) for line in free]
     assert len(free) == 18 and accuracies == sorted(accuracies, reverse=True) and "**ltdi**" in written
@@ -273,7 +273,11 @@ def test_the_bench_compares_them_on_data_sets_held_out(run, tmp_path):
         ("prepare_tasks", {"tasks.n_shot": 50}, "tasks.n_shot .* is more than the .* examples of a class"),
         ("prepare_tasks", {"texts.meta_val": ["z"]}, "no z/train.tsv, .csv or .parquet"),
         ("collect_trajectories", {"learner.name": "linear_head"}, "none of the scenario adapters; allowed: lora"),
-        ("collect_trajectories", {"trajectories.initialization": "ridge"}, "start = ridge is none of an adapter"),
+        (
+            "collect_trajectories",
+            {"trajectories.initialization": "ridge"},
+            "initialization = ridge is none of an adapter",
+        ),
         ("collect_trajectories", {"learner.modules": ["conv"]}, "learner.modules = conv is not in a layer"),
         ("meta_train", {"meta.refit": True}, "meta.refit = true is for classes that images are given of"),
         ("meta_train", {"method.name": "reptile"}, "needs .*, and Lora on these tasks has none"),
