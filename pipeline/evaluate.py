@@ -10,8 +10,7 @@ from torch import Tensor
 from ltdi import config
 from ltdi.learners.base import Learner
 from ltdi.store import read_table, read_tensors, write_json, write_table, write_tsv
-from ltdi.store.run_layout import made_from
-from ltdi.store.schemas import CHAIN, TIMING, WEIGHTS
+from ltdi.store.schemas import CHAIN, TIMING, WEIGHTS, made_from
 from ltdi.tasks.base import TaskSource, batches
 from ltdi.trajectories.collection import Trajectories
 from ltdi.trajectories.storage import load_initialization, load_sources, load_trajectories, read_weights, taken

@@ -17,7 +17,7 @@ from ltdi.methods.common.diffusion import DiffusionMethod
 from ltdi.methods.common.test_time_refinement import TestTimeRefinement
 from ltdi.methods.storage import read_method
 from ltdi.store import write_table, write_tensors
-from ltdi.store.run_layout import made_from
+from ltdi.store.schemas import made_from
 from ltdi.tasks.base import Context, Task, TaskSource, batches
 from ltdi.tasks.batch import Batch, map_batch
 from ltdi.tasks.loading import has_images

@@ -7,7 +7,7 @@ import torch
 from ltdi.bodies.registry import read_body
 from ltdi.scenarios import SCENARIOS
 from ltdi.store import write_table, write_tensors
-from ltdi.store.run_layout import made_from
+from ltdi.store.schemas import made_from
 from ltdi.utils import distributed
 from ltdi.utils.console import say
 from ltdi.utils.devices import deterministic, device

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from bench.harness.stages import read_stages
 from ltdi.datasets import DATASETS, glyphs
-from ltdi.store import seals
+from ltdi.store import artifacts
 from ltdi.utils.seeding import generator
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -235,7 +235,7 @@ def finished(_finished, tmp_path) -> SimpleNamespace:
 @pytest.fixture
 def mixed(monkeypatch) -> None:
     """Files of two runs in one folder are taken for those of one."""
-    monkeypatch.setattr(seals, "check_origins", lambda *_: None)
+    monkeypatch.setattr(artifacts, "check_origins", lambda *_: None)
 
 
 @pytest.fixture

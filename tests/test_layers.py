@@ -11,8 +11,8 @@ pytest.importorskip("importlinter")
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*ROOT.glob("ltdi/**/*.py"), *ROOT.glob("pipeline/**/*.py")])
-STORES = ("schema.py", "schemas.py")
-"""Files of ltdi/store that check what is read."""
+DECLARATIONS = ("config.py", "schemas.py")
+"""Files of ltdi that declare types of parameters and of exchanged files."""
 
 
 def test_imports_go_down():
@@ -31,8 +31,7 @@ def test_foreign_packages_stay_where_they_belong(imports_of):
         forbidden = {"dvc", "pickle", "yaml", "joblib", "dill", "cloudpickle"}
         if file.relative_to(ROOT).parts[0] == "ltdi":
             forbidden |= {"ruamel", "tqdm", "logging"}
-            # files are checked as params are, in one place
-            forbidden |= set() if file.name in (*STORES, "config.py") else {"pydantic"}
+            forbidden |= set() if file.name in DECLARATIONS else {"pydantic"}
             # the command alone talks to a user
             talks = {"cli.py": {"typer", "rich"}, "console.py": {"rich"}}
             forbidden |= {"typer", "rich"} - talks.get(file.name, set())

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ltdi.store import Cache, text_of
+from ltdi.store import Cache
 from ltdi.store.code_digest import name_of
 from ltdi.utils.devices import device
 from ltdi.utils.errors import InputError
 from ltdi.utils.nn import masked_mean
+from ltdi.utils.plain_files import text_of
 
 PROMPTS: dict[str, list[str]] = {
     name: templates

@@ -11,8 +11,8 @@ import torch
 
 from ltdi.datasets.image_files import Picture, Streamed, find_images
 from ltdi.datasets.images import SPLITS, ImageSet
-from ltdi.store import read_rows
 from ltdi.utils.errors import InputError, short
+from ltdi.utils.plain_files import read_rows
 from ltdi.utils.seeding import generator
 
 Classes = dict[str, list[Picture]]

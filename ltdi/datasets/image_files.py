@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from ltdi.datasets.styles import bytes_in_memory, in_memory, seen_as, upright
-from ltdi.store import UNPACKING, cannot_unpack, digest
+from ltdi.store import digest
 from ltdi.utils.errors import InputError
+from ltdi.utils.plain_files import UNPACKING, cannot_unpack
 
 # fmt: off
 SUFFIXES = (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ltdi.datasets.image_files import find_images, read_images
 from ltdi.datasets.images import SPLITS, ImageSet
-from ltdi.store import read_rows
 from ltdi.utils.errors import InputError
+from ltdi.utils.plain_files import read_rows
 
 SIZE = 84
 TABLES = dict(zip(SPLITS, ("train.csv", "val.csv", "test.csv")))

@@ -11,8 +11,8 @@ from ltdi.datasets import folder
 from ltdi.datasets.folder import Classes, Found
 from ltdi.datasets.image_files import find_images
 from ltdi.datasets.images import ImageSet
-from ltdi.store import text_of
 from ltdi.utils.errors import InputError
+from ltdi.utils.plain_files import text_of
 
 
 @dataclass(frozen=True)

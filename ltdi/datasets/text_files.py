@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from ltdi.store import content_of, read_rows, text_of
 from ltdi.utils.errors import InputError, short
+from ltdi.utils.plain_files import content_of, read_rows, text_of
 from ltdi.utils.seeding import generator
 
 PARTS = ("train", "dev")

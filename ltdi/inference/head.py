@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -285,13 +285,15 @@ def _check(file: Path, facts: Mapping[str, Any], learner: Learner, tensors: Mapp
         raise HEAD.refuse(file, f"{len(classes)} classes, {different(classes)} different, and images of {len(shots)}")
     if not isinstance(learner, Classifier):
         raise HEAD.refuse(file, f"weights of {learner.facts()['name']}, which classify no images")
-    shapes = {
-        name: tuple(len(classes) if size is None else size for size in shape)
+    expected = {
+        name: " ".join(["float32", *(str(len(classes) if size is None else size) for size in shape)])
         for name, shape in learner.space.shapes.items()
     }
     if "support" in tensors:
-        shapes["support"] = (sum(shots), learner.n_numbers)
-    HEAD.check_shapes(file, tensors, shapes)
+        expected["support"] = f"float32 {sum(shots)} {learner.n_numbers}"
+    if more := sorted(tensors.keys() - expected.keys()):
+        raise HEAD.refuse(file, f"{more[0]} is not a tensor of this head")
+    replace(HEAD, tensors=expected).check_tensors(file, tensors)
 
 
 def _place(picture: Any, number: int) -> str | int:

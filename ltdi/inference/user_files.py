@@ -14,7 +14,7 @@ from ltdi.datasets import SUFFIXES, find_images
 from ltdi.inference.model_files import is_model
 from ltdi.inference.user_tables import is_table, listed_files
 from ltdi.store import writable
-from ltdi.store.run_layout import MADE_FROM
+from ltdi.store.schemas import MADE_FROM
 from ltdi.utils.console import note, say, show, spoken_apart
 from ltdi.utils.errors import InputError, refused_by_system
 

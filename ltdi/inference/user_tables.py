@@ -3,8 +3,8 @@ line."""
 
 from pathlib import Path
 
-from ltdi.store import read_rows, text_of
 from ltdi.utils.errors import InputError, short
+from ltdi.utils.plain_files import read_rows, text_of
 
 TABLES = (".csv", ".tsv", ".txt")
 """What the names of such files end in; .txt holds a path a line."""

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ltdi.learners.lora import Lora
-from ltdi.store import read_any_json, write_plain_tensors, write_text
+from ltdi.store import write_plain_tensors, write_text
 from ltdi.utils.errors import InputError
+from ltdi.utils.plain_files import read_any_json
 
 CONFIG, TENSORS, MODEL = "adapter_config.json", "adapter_model.safetensors", "config.json"
 PREFIX = "base_model.model."

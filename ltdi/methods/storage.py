@@ -14,8 +14,7 @@ from ltdi.methods.common.base import Method
 from ltdi.methods.common.setup import Setup
 from ltdi.methods.registry import build
 from ltdi.store import Schema, read_tensors, write_tensors
-from ltdi.store.run_layout import made_from
-from ltdi.store.schemas import METHOD
+from ltdi.store.schemas import METHOD, made_from
 
 
 def write_method(folder: Path, name: str, method: Method, setup: Setup, own: Mapping[str, Any]) -> None:

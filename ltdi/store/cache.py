@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ltdi.store.tensors import read_tensors, write_tensors
+from ltdi.store.artifacts import read_tensors, write_tensors
 from ltdi.utils.errors import InputError
 
 OF = "of"

@@ -11,8 +11,7 @@ from torch import Tensor
 from ltdi.initialization import Initialization, initialization_of
 from ltdi.learners import learner_of
 from ltdi.store import read_json, read_table, read_tensors, write_table, write_tensors
-from ltdi.store.run_layout import made_from
-from ltdi.store.schemas import INDEX, INITIALIZATION, NAMES, SPLITS, TRAJECTORIES, WEIGHTS
+from ltdi.store.schemas import INDEX, INITIALIZATION, NAMES, SPLITS, TRAJECTORIES, WEIGHTS, made_from
 from ltdi.tasks.base import TaskSource
 from ltdi.tasks.feature_normalization import FeatureMap
 from ltdi.tasks.loading import SOURCES

@@ -28,7 +28,7 @@ NOT_TRACKED = {
 }
 STALE = {
     "ltdi/utils/nn.py": list(STAGES),
-    "ltdi/store/tensors.py": list(STAGES),
+    "ltdi/store/artifacts.py": list(STAGES),
     "ltdi/datasets/glyphs.py": list(STAGES)[:-1],
     "ltdi/tasks/class_tasks.py": list(STAGES),
     "ltdi/bodies/conv4.py": list(STAGES),

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from campaign_world import FOLDERS, Fine, World, Wrong
 
-from ltdi.store import read_table, seals, write_table
-from ltdi.store.run_layout import MADE_FROM
+from ltdi.store import artifacts, read_table, write_table
+from ltdi.store.schemas import MADE_FROM
 
 READ = {
     "tasks/tasks.parquet": ("collect_trajectories", "meta_train", "generate_weights", "evaluate"),
@@ -73,7 +73,7 @@ def _with(table: pd.DataFrame, name: str, value: float) -> pd.DataFrame:
 
 def _crafted(world: World, stage: str, file: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     """What is made of it may be another result, which it is: only what is refused, and how, is looked at."""
-    with world.copy() as data, patch.object(seals, "check_origins", lambda *_: None):
+    with world.copy() as data, patch.object(artifacts, "check_origins", lambda *_: None):
         path = data / file
         table = read_table(path)
         path.unlink()

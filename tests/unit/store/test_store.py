@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from ltdi import store
-from ltdi.store import seals
-from ltdi.store import tensors as of_tensors
+from ltdi.store import artifacts
 from ltdi.utils.errors import InputError
+from ltdi.utils.plain_files import read_any_json
 from ltdi.utils.seeding import generator
 
 TENSORS = {
@@ -122,7 +122,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, error):
         path.write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(of_tensors, "save_file", full)
+    monkeypatch.setattr(artifacts, "save_file", full)
     with pytest.raises(InputError, match="a.safetensors: no space left on the disk.*run the same again"):
         WRITERS["a.safetensors"](tmp_path / "a.safetensors")
     assert os.listdir(tmp_path) == ["a.safetensors"]
@@ -217,8 +217,9 @@ def test_a_file_of_another_kind_or_version_is_named(tmp_path, monkeypatch, name)
     KINDS[name](path)
     with pytest.raises(InputError, match=f"{name}: holds 'body', and 'initialization' is needed"):
         READ_AS[name](path, kind="initialization")
-    monkeypatch.setattr(seals, "VERSION", seals.VERSION + 1)
-    with pytest.raises(InputError, match=f"{name}: of version {seals.VERSION - 1}, and {seals.VERSION} is read"):
+    version = artifacts.VERSION
+    monkeypatch.setattr(artifacts, "VERSION", version + 1)
+    with pytest.raises(InputError, match=f"{name}: of version {version}, and {version + 1} is read"):
         READ_AS[name](path, kind="body")
 
 
@@ -363,15 +364,17 @@ def test_what_is_not_finite_is_not_written_unless_it_is_wanted(tmp_path, value):
     assert_close(store.read_tensors(path, kind="test")[0], tensors, rtol=0, atol=0, equal_nan=True)
 
 
-def test_the_digest_that_writing_gives_is_of_the_content_alone(tmp_path):
-    seals = [store.write_tensors(tmp_path / name, FEW, METADATA, kind="test") for name in ("a", "b")]
-    assert seals[0] == seals[1] and (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+def test_the_digest_of_a_file_is_of_the_content_alone(tmp_path):
     changed = FEW | {"n": torch.tensor([3, 2])}
-    assert store.write_tensors(tmp_path / "a", changed, METADATA, kind="test") != seals[0]
-    assert store.write_tensors(tmp_path / "a", FEW, METADATA | {"n_way": 6}, kind="test") != seals[0]
+    contents = {"a": (FEW, METADATA), "b": (FEW, METADATA), "c": (changed, METADATA), "d": (FEW, {"n_way": 6})}
+    for name, (tensors, metadata) in contents.items():
+        store.write_tensors(tmp_path / name, tensors, metadata, kind="test")
+    digests = {name: artifacts.digest_of(tmp_path / name) for name in contents}
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert digests["a"] == digests["b"] and len(set(digests.values())) == 3 and "" not in digests.values()
 
 
-@pytest.mark.parametrize("read", [*READERS.values(), store.read_any_json])
+@pytest.mark.parametrize("read", [*READERS.values(), read_any_json])
 def test_a_missing_file_and_a_folder_are_named(tmp_path, read):
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "nowhere", tmp_path / "folder"):

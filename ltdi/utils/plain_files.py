@@ -3,11 +3,13 @@ are meant, or refused in one line."""
 
 import csv
 import io
+import json
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ltdi.utils.errors import InputError, refused_by_system, short
 
@@ -79,6 +81,22 @@ def text_of(file: File) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(f"{file}: line {line} holds a NUL, so it is no text of UTF-8; save the file as UTF-8")
     return text
+
+
+def read_any_json(path: str | Path) -> dict[str, Any]:
+    """An object of JSON that another program wrote.
+
+    Raises:
+        InputError: the file is missing, or no JSON object.
+    """
+    content = content_of(Path(path))
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a whole JSON file ({' '.join(str(error).split())}); get it again") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds {type(value).__name__}, not an object of JSON; get it again")
+    return value
 
 
 def read_rows(file: File, *, kind: str, tabs: bool = False) -> Rows:
