@@ -1,13 +1,14 @@
-"""What each of a run's methods says of the same images: python examples/compare_methods.py <data> <classes> <images>"""
+"""What each of a model's methods says of the same images: python examples/compare_methods.py <model> <classes> <images>
+
+<model> is a shipped model's name, a model folder, or the data folder of a run.
+"""
 
 import sys
 
 import ltdi
-from ltdi.trajectories.storage import names
 
-data, classes, images = [*sys.argv[1:], *("data", "data/example/support", "data/example/query")[len(sys.argv) - 1 :]]
+model, classes, images = [*sys.argv[1:], *("data", "data/example/support", "data/example/query")[len(sys.argv) - 1 :]]
 
-trained, baselines = names(ltdi.load(data).data)
-for method in (trained, *baselines):
-    head = ltdi.load(data, method=method).generate(classes)
+for method in ltdi.load(model).names:
+    head = ltdi.load(model, method=method).generate(classes)
     print(f"{method:20} {head.score(images):.1%} right")

@@ -36,6 +36,9 @@ Csv = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="All on standard output, a JSON object a line.")]
 Every = Annotated[bool, typer.Option("--all", help="The probabilities of all classes, in the table or as JSON.")]
 Top = Annotated[int, typer.Option(help="How many of the most probable classes of an image.")]
+Unknown = Annotated[
+    float, typer.Option(help="An image whose classes are all less probable than this is of class unknown.")
+]
 Skip = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Answers and errors alone.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …", show_default="LTDI_DEVICE, or a GPU if there is one")]
@@ -96,6 +99,7 @@ def classify(
     json: Json = False,
     every: Every = False,
     top: Top = 1,
+    unknown: Unknown = 0.0,
     skip: Skip = False,
     transductive: Annotated[
         bool, typer.Option(help="Learn from the images to classify too; only where there are some of every class.")
@@ -139,7 +143,9 @@ def classify(
         else:
             made = answers.head_of(opened, task, method, seed, files if transductive else None)
         made = answers.longer(opened, made, examples, further, seed)
-        answered = answers.answer(made, files, rows, skip=skip, every=every, top=top) if len(files) else None
+        answered = (
+            answers.answer(made, files, rows, skip=skip, every=every, top=top, unknown=unknown) if len(files) else None
+        )
         if head:
             made.save(head)
         answers.tell(made)

@@ -68,7 +68,9 @@ def tell(made: Head) -> None:
     comment(f"a head from {', '.join(f'{n} of {name}' for n, name in zip(made.shots, made.classes))}, by {made.method}")
 
 
-def answer(made: Head, files: Sequence[Any], rows: Rows, *, skip: bool, every: bool, top: int = 1) -> pd.DataFrame:
+def answer(
+    made: Head, files: Sequence[Any], rows: Rows, *, skip: bool, every: bool, top: int = 1, unknown: float = 0.0
+) -> pd.DataFrame:
     """The head's answers, written as they come; with ``skip`` what cannot be read is listed, and is no end.
 
     Raises:
@@ -82,7 +84,7 @@ def answer(made: Head, files: Sequence[Any], rows: Rows, *, skip: bool, every: b
         note(f"left out: {line}")
 
     with progress(len(files), "images are answered") as done:
-        for table in made.tables(files, leave_out if skip else None, every=every, top=top):
+        for table in made.tables(files, leave_out if skip else None, every=every, top=top, unknown=unknown):
             rows.add(table)
             tables.append(table)
             done(rows.n_rows)

@@ -21,6 +21,8 @@ from ltdi.store.schemas import HEAD
 from ltdi.utils.console import progress
 from ltdi.utils.errors import InputError, Remark, short
 
+UNKNOWN = "unknown"
+"""The class of images whose classes are all improbable, where that is asked for."""
 ANSWERED_TOGETHER = 100
 """How many images are read before they are answered."""
 
@@ -102,14 +104,20 @@ class Head:
         *,
         every: bool = False,
         top: int = 1,
+        unknown: float = 0.0,
     ) -> Iterator[pd.DataFrame]:
         """``parts`` as tables: a row an image: where it is, the class, and how probable that is; with ``top`` = k also
         the next ones to the k-th, ``class 2``, ``probability 2`` …; with ``every`` also how probable each class is,
-        ``p(<class>)``.
+        ``p(<class>)``. An image whose most probable class is less probable than ``unknown`` is of class "unknown".
 
         Raises:
-            InputError: ``top`` is not from 1 to the number of classes.
+            InputError: ``top`` is not from 1 to the number of classes, ``unknown`` not from 0 to 1, or a class has that
+                name.
         """
+        if not 0 <= unknown <= 1 or (unknown and UNKNOWN in self.classes):
+            raise InputError(
+                f"unknown = {unknown}: give a probability from 0 to 1, where no class is named {UNKNOWN!r}"
+            )
         if not 1 <= top <= len(self.classes):
             raise InputError(f"top = {top}: the head has {len(self.classes)} classes; give 1 to {len(self.classes)}")
         for places, answers in self.parts(pictures, left_out):
@@ -118,7 +126,10 @@ class Head:
             # as objects: names of files are bytes, and those that are no text fit into no column of text
             columns = {
                 "image": pd.Series(places, dtype=object),
-                "class": pd.Series([self.classes[each] for each in label.tolist()], dtype=object),
+                "class": pd.Series(
+                    [self.classes[i] if p >= unknown else UNKNOWN for i, p in zip(label.tolist(), share.tolist())],
+                    dtype=object,
+                ),
                 "probability": share.numpy(),
             }
             for k in range(1, top):
@@ -128,10 +139,10 @@ class Head:
             columns |= {f"p({name})": answers[:, n].numpy() for n, name in enumerate(self.classes) if every}
             yield pd.DataFrame(columns)
 
-    def classify(self, pictures: Pictures, *, top: int = 1) -> pd.DataFrame:
+    def classify(self, pictures: Pictures, *, top: int = 1, unknown: float = 0.0) -> pd.DataFrame:
         """A row an image: where it is, the class, and how probable that is; with ``top`` = k also the next ones to the
-        k-th."""
-        found = list(self.tables(pictures, top=top))
+        k-th; of class "unknown" where none is as probable as ``unknown``."""
+        found = list(self.tables(pictures, top=top, unknown=unknown))
         if not found:
             return pd.DataFrame({name: [] for name in ("image", "class", "probability")})
         return pd.concat(found, ignore_index=True)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ltdi.bodies.sentence_encoder import embed_names, read_descriptions
+from ltdi.inference.calibration import temperature_for
 from ltdi.inference.class_names import by_name, named
 from ltdi.inference.head import Head
 from ltdi.inference.model_files import ModelFiles
@@ -172,10 +173,20 @@ class Model:
             if method.from_images or self.is_from_names
             else tuple(rows[:n] for rows, n in zip(context.rows[0], shots))
         )
+        of_method = self.files.facts.get("temperatures", {}).get(name, {})
         made = Head(
-            classes, method.learner, w, self.extractor, name, shots, support, index(seed), generator_name,
+            classes,
+            method.learner,
+            w,
+            self.extractor,
+            name,
+            shots,
+            support,
+            index(seed),
+            generator_name,
             model=self.files.name,
-        )  # fmt: skip
+            temperature=temperature_for(of_method, shots),
+        )
         return replace(made, again=partial(self._again, made))
 
     @exact()

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ltdi.bodies.packaged import package_of, weights_digest
 from ltdi.datasets import DATASETS
+from ltdi.inference.calibration import temperatures
 from ltdi.inference.model_files import BODY_FILE, FACTS, FEATURE_FILE, FORMAT, METHODS, ModelFiles, is_model, read_run
 from ltdi.methods.storage import read_method
 from ltdi.store import read_json, read_table, write_json, write_tensors
 from ltdi.store.schemas import MOST_LETTERS, RESULTS, TASKS
+from ltdi.trajectories.storage import load_sources
 from ltdi.utils.console import note
 from ltdi.utils.devices import exact
 from ltdi.utils.errors import InputError
@@ -104,9 +106,23 @@ def _write(files: ModelFiles, folder: Path, name: str, licence: str, dtype: torc
         "scenario": files.scenario,
         "names": files.naming,
         "trained_on": trained_on(files, setup),
+        "temperatures": _temperatures(files, methods, setup["n_way"]),
         "results": results_of(files.folder),
     }
     write_json(folder / FACTS, facts, kind="model", made_from=[*made_from, *methods])
+
+
+def _temperatures(files: ModelFiles, methods: list[Path], n_way: int) -> dict[str, dict[str, float]]:
+    """Of each method that is packed, by shots (``calibration.temperatures``); empty for heads of names."""
+    if "examples" not in files.scenario["provides"]:
+        return {}
+    val = load_sources(files.folder, splits=["meta_val"])["meta_val"]
+    found = {}
+    for file in methods:
+        method = read_method(files.methods, file.stem, files.extractor.body, "cpu")
+        if not method.from_images:
+            found[file.stem] = temperatures(method, val, most_shots=val.most_shots, n_way=n_way)
+    return found
 
 
 def rounded(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -135,6 +135,16 @@ def test_the_most_probable_classes(characters, fitted):
         fitted.predict_top_k(characters.new, 9)
 
 
+def test_an_image_whose_classes_are_all_improbable_is_unknown(characters, fitted):
+    answers = fitted.head_.classify(characters.new, unknown=0.7)
+    assert ((answers["class"] == "unknown") == (answers.probability < 0.7)).all()
+    assert (answers["class"] == "unknown").any() and "unknown" not in set(
+        fitted.head_.classify(characters.new)["class"]
+    )
+    with pytest.raises(InputError, match="unknown = 2"):
+        fitted.head_.classify(characters.new, unknown=2)
+
+
 def test_a_head_as_a_torch_module(characters, fitted):
     module = fitted.head_.to_module()
     images = torch.from_numpy(characters.new)[:, None]
