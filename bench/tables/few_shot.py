@@ -79,9 +79,12 @@ class Measured:
     def settings(self) -> list[str]:
         return [each for each in self.bench["settings"] if self.methods(each)]
 
+    def of(self, setting: str, method: str) -> pd.DataFrame:
+        return self.scores[(self.scores.setting == setting) & (self.scores.method == method)]
+
     def values(self, setting: str, method: str, seeds: Iterable[int] | None = None) -> Tensor:
         """The scores of all tasks of all seeds (S·M,)."""
-        own = self.scores[(self.scores.setting == setting) & (self.scores.method == method)]
+        own = self.of(setting, method)
         return torch.tensor((own if seeds is None else own[own.seed.isin(seeds)]).score.to_numpy())
 
     def summary(self, setting: str, method: str, seeds: Iterable[int] | None = None) -> dict[str, Any]:
@@ -94,8 +97,7 @@ class Measured:
 
     def spread(self, setting: str, method: str) -> float | None:
         """The standard deviation between seeds, where there are several."""
-        own = self.scores[(self.scores.setting == setting) & (self.scores.method == method)]
-        means = own.groupby("seed").score.mean()
+        means = self.of(setting, method).groupby("seed").score.mean()
         return float(means.std()) if len(means) > 1 else None
 
     def ms(self, setting: str, method: str, batch: int, *parts: str) -> float:

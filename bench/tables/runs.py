@@ -1,5 +1,6 @@
 """``python -m bench run``: measure variants of bench/conf/params.yaml -> runs.csv, choices.csv, beside.csv; ``search``:
-a method's candidates, compared on meta-val -> search.csv; ``bodies``: train the frozen bodies of the tables.
+a method's candidates, compared on meta-val -> search.csv; ``bodies``: train the frozen bodies of the tables;
+``backbones``: the paper's methods on other bodies, its Tables 7 and 8 -> backbones.csv, backbones.md.
 
 Bodies are kept in the repository, so that any row can be measured again without the half hour that a body takes. A body
 that is there is trained anew and replaced: rows on the old one are then rows on another body.
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from torch import Tensor
 
 from bench import BASELINE, BENCH, RUNS
 from bench.harness import options as opt
+from bench.harness import report
 from bench.harness.rows import add, compared, origin, scores_by_method, summary
 from bench.harness.settings import bench_params, cell_params, defaults, override, pick, prefix_of, variant_params
 from bench.harness.stages import run_stages, train_classes
@@ -107,3 +110,38 @@ def bodies(
         write_tensors(file, *read_tensors(made / "body.safetensors", kind="body"), kind="body")
         write_json(file.with_suffix(".json"), {"recipe": own, **read_json(made / "metrics.json"), **origin()})
         say(f"wrote {file}")
+
+
+def backbones(
+    body: Annotated[list[str] | None, typer.Option(help="Of bench/conf/params.yaml; all where none is named.")] = None,
+    setting: Annotated[list[str] | None, typer.Option(help="May be repeated; both where none is named.")] = None,
+    seed: opt.Seeds = opt.ONE_SEED,
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
+) -> None:
+    bench = bench_params()
+    plan = bench["backbones"]
+    for where, name, each in product(setting or plan["settings"], body or plan["bodies"], seed):
+        say(f"bench: {where} on {name} seed {each}")
+        add("backbones.csv", _of_body(bench, {"setting": where, "body": name, "seed": each}, root, runs))
+    report.write("backbones.md")
+    say("wrote backbones.md")
+
+
+def _of_body(bench: dict[str, Any], cell: dict[str, Any], root: Path, runs: Path) -> list[dict[str, Any]]:
+    """A row a method and baseline of one body; a method's beside the best baseline on the same tasks."""
+    plan, found = bench["backbones"], []
+    budget = pick(bench, "budgets", plan["budget"])
+    changes = plan["shared"] | pick(plan, "bodies", cell["body"]) | {"data.root": str(root), "seed": cell["seed"]}
+    baselines: dict[str, Tensor] = {}
+    for method in ("baselines", *plan["methods"]):
+        params = cell_params(bench | {"baselines": plan["baselines"]}, cell["setting"], method, budget)
+        data = run_stages(override(params, changes), runs)
+        scores = scores_by_method(data)
+        if method == "baselines":
+            baselines = scores
+            found += [cell | {"method": name} | summary(own) | origin() for name, own in scores.items()]
+            continue
+        row = cell | {"method": method} | summary(scores[method]) | compared(scores[method], baselines) | origin()
+        found.append(row | {"seconds_meta_train": round(read_json(data / "model" / "metrics.json")["seconds"], 1)})
+    return found

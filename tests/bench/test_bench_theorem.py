@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from bench.probes.theorem import _of_tasks, _sam, _where_the_loss_is, markdown
+from bench.probes.curvature import _of_tasks, _sam, _where_the_loss_is, markdown
 from ltdi.utils.seeding import generator
 
 EIGENVALUES = torch.tensor([4.0, 1.0, 0.5])

@@ -1,4 +1,6 @@
-"""``python -m bench theorem2``: both sides of Theorem 2 at the generated weights of meta-test tasks -> theorem2.md.
+"""``python -m bench sharpness``: λ_max at the trained heads, beside those of sharpness-aware minimisation ->
+sharpness.csv; ``theorem2``: both sides of Theorem 2 at the generated weights of meta-test tasks ->
+theorem2.md.
 
 E[L(ŵ)] − L(w*) ≤ (λ/2) δ + (l/2) (1 − μ/l)^K ‖w_init − w*‖², with ŵ the generated weights, w_K those that training
 ended at after K steps, δ = ‖ŵ − w_K‖², λ the largest eigenvalue of the Hessian at w_K, l smoothness and μ strong
@@ -8,7 +10,7 @@ Cross-entropy does not change when all classes' biases grow by the same, so that
 strongly convex. With μ = 0 the second term is the least that it can be.
 """
 
-from itertools import repeat
+from itertools import product, repeat
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +22,8 @@ from torch import Tensor
 from bench import RESULTS, RUNS
 from bench.harness import options as opt
 from bench.harness import report
-from bench.harness.rows import origin
-from bench.harness.settings import variant_params
+from bench.harness.rows import add, origin
+from bench.harness.settings import prefix_of, variant_params
 from bench.harness.stages import run_stages
 from ltdi.evaluation.sharpness import largest_eigenvalue
 from ltdi.learners.base import Learner
@@ -40,7 +42,46 @@ FURTHER = 300
 SAM_RADIUS, SAM_STEPS, BISECTIONS = 0.05, 90, 20
 
 
-def main(
+def sharpness(
+    setting: opt.Settings,
+    variant: Annotated[str, typer.Option(help="The variant that is compared with Lt-Di.")] = "sam",
+    base: opt.Base = "defaults",
+    seed: opt.Seeds = opt.ONE_SEED,
+    budget: opt.Budget = "cpu",
+    root: opt.Root = opt.RAW,
+    runs: opt.Runs = RUNS,
+) -> None:
+    for each_seed, where in product(seed, setting):
+        found = {}
+        for name in ("ltdi", variant):
+            params = variant_params(where, name, base=base, budget=budget, seed=each_seed, root=root)
+            found[name] = _of_trained_heads(run_stages(params, runs, until="collect_trajectories"))
+        both = found["ltdi"].isfinite() & found[variant].isfinite()
+        common = {"setting": where, "budget": budget, "seed": each_seed, "tasks": int(both.sum()), **origin()}
+        rows = []
+        for name, values in found.items():
+            mean, ci95 = mean_and_ci95(values[both])
+            difference, paired_ci95 = mean_and_ci95((values - found["ltdi"])[both])
+            row = {"variant": prefix_of(base) + name, "lambda_max": mean, "ci95": ci95}
+            rows.append(common | row | {"paired_diff": difference, "paired_ci95": paired_ci95})
+            say(f"{where} seed {each_seed}: λ_max of {name} {mean:.4f} ± {ci95:.4f}")
+        add("sharpness.csv", rows)
+
+
+def _of_trained_heads(data: Path) -> Tensor:
+    """λ_max of each meta-test task's loss on all its data, at its trained weights (M,); NaN where there are none."""
+    where = device()
+    test = load_sources(data, splits=["meta_test"], device=where)["meta_test"]
+    learner = load_initialization(data, where)[0].learner
+    trajectories, kept = load_trajectories(data, "meta_test")
+    found = torch.full((len(test),), float("nan"))
+    for part in torch.arange(len(kept)).split(64):
+        batch, w = test.fitted_on(kept[part]), trajectories.trained(part).to(where)
+        found[kept[part]] = _largest(learner, w, batch).cpu()
+    return found
+
+
+def theorem2(
     setting: Annotated[str, typer.Option(help="A setting of bench/conf/params.yaml.")] = "glyphs-5w1s",
     variant: Annotated[str, typer.Option(help="Of bench/conf/params.yaml.")] = "ltdi",
     tasks: Annotated[int, typer.Option(help="How many meta-test tasks.")] = 300,
