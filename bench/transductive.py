@@ -23,7 +23,7 @@ from ltdi.methods.common.base import Method
 from ltdi.methods.storage import read_method
 from ltdi.methods.transductive.base import TransductiveMethod
 from ltdi.methods.transductive.registry import TRANSDUCTIVE
-from ltdi.methods.transductive.self_training import SelfTrained
+from ltdi.methods.transductive.self_training import SelfTraining
 from ltdi.store import write_text
 from ltdi.tasks.base import Context
 from ltdi.tasks.transductive_tasks import Transductive
@@ -39,14 +39,14 @@ PRESENT = {5: 1.0, 2: 0.3}
 hyperparameters are chosen where all are there."""
 BASELINES = ["simpleshot", "ridge", "logistic"]
 AGAIN = "+"
-"""Behind a method's name: with the unlabelled images, by ``SelfTrained``."""
+"""Behind a method's name: with the unlabelled images, by ``SelfTraining``."""
 NAMES = {"soft_k_means": "soft k-means", "bd_cspn": "BD-CSPN", "laplacian_shot": "LaplacianShot"}
 ABOUT = """# Photographs whose images to be classified are known, unlabelled
 
 Another track than [`photos.md`](photos.md): heads trained in the same way, but never from the meta-val domains
 (`meta.refit`), because hyperparameters are chosen there with the trained method; and tasks of 5 classes in which the
 20 images of each class that are asked are seen, without labels and in an order that says nothing, before the head is
-made. *Inductive* columns do not look at them. "With them" is `SelfTrained`: a method's own head assigns them softly,
+made. *Inductive* columns do not look at them. "With them" is `SelfTraining`: a method's own head assigns them softly,
 and the method generates again from the means that they join. Hyperparameters of every column were chosen on the
 meta-val domains for the number of images, each on the same {to_choose} tasks. Accuracy in %; in brackets Lt-Di with
 them − the column, paired, 95 % intervals over tasks, which share their images; of several seeds those of their mean.
@@ -128,7 +128,7 @@ def methods_of(data: Path, trained: str, baselines: list[str]) -> dict[str, Meth
     initialization = found[trained].initialization
     seeing: dict[str, Method] = {name: baseline(initialization) for name, baseline in TRANSDUCTIVE.items()}
     again = ("ridge", trained) if "ridge" in baselines else (trained,)
-    return found | seeing | {name + AGAIN: SelfTrained(found[name]) for name in again}
+    return found | seeing | {name + AGAIN: SelfTraining(found[name]) for name in again}
 
 
 def scored(
