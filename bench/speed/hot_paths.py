@@ -159,7 +159,7 @@ def _meta_training(world: World, n: int = 32) -> HotPath:
         phi, stream = dict(one.named_parameters()), generator(0, "plain")
         for _ in range(n):
             task = source.new(source.draw(1, stream), stream, n_shot=1, n_query=one.meta.query_images)
-            (one.functional_loss(phi, one.draw(task, None, stream)).mean() / n).backward()
+            (one.functional_loss(phi, one.draw_inputs(task, None, stream)).mean() / n).backward()
         one.zero_grad()
 
     return HotPath("meta-training", "tasks", n, partial(next, rows), "a loop over tasks, gradients summed", n, plain)

@@ -22,7 +22,7 @@ from ltdi.methods.common.base import Method
 from ltdi.methods.storage import read_method
 from ltdi.methods.transductive.base import TransductiveMethod
 from ltdi.methods.transductive.registry import TRANSDUCTIVE
-from ltdi.methods.transductive.self_training import SelfTrained
+from ltdi.methods.transductive.self_training import SelfTraining
 from ltdi.tasks.base import Context
 from ltdi.tasks.transductive_tasks import Transductive
 from ltdi.trajectories.storage import load_sources, names
@@ -37,7 +37,7 @@ PRESENT = {5: 1.0, 2: 0.3}
 are chosen where all are there."""
 BASELINES = ["simpleshot", "ridge", "logistic"]
 AGAIN = "+"
-"""Suffix of a method's name: with the unlabelled images, by ``SelfTrained``."""
+"""Suffix of a method's name: with the unlabelled images, by ``SelfTraining``."""
 
 
 def main(
@@ -96,7 +96,7 @@ def methods_of(data: Path, trained: str, baselines: list[str]) -> dict[str, Meth
     initialization = found[trained].initialization
     seeing: dict[str, Method] = {name: baseline(initialization) for name, baseline in TRANSDUCTIVE.items()}
     again = ("ridge", trained) if "ridge" in baselines else (trained,)
-    return found | seeing | {name + AGAIN: SelfTrained(found[name]) for name in again}
+    return found | seeing | {name + AGAIN: SelfTraining(found[name]) for name in again}
 
 
 def scored(

@@ -100,7 +100,7 @@ def fused(
         for shots, half in product(SHOTS, (False, True)):
             key, counts = f"{shots}{' of half' if half else ''}", torch.full((named.shape[1],), shots)
             counts[1::2] *= not half
-            best, _ = select_fusion(joiner.name_directions, joiner.of, mean, counts, generator(seed, "joined"))
+            best, _ = select_fusion(joiner.name_directions, joiner.val_classes, mean, counts, generator(seed, "joined"))
             rows = seen(labelled[test][:, :shots])[split[test].classes]
             present = (counts > 0)[None, :, None].expand(rows.shape[:3]).to(rows)
             for way, fusion in {"names": NAMES_ONLY, "images": IMAGES_ONLY, "both": best}.items():

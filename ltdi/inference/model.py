@@ -25,7 +25,7 @@ from ltdi.inference.run_info import packed_info
 from ltdi.inference.user_images import Pictures, context_of_unequal, embedded, images_by_class, listed_of
 from ltdi.methods.common.base import Method
 from ltdi.methods.storage import read_method
-from ltdi.methods.transductive.self_training import SelfTrained
+from ltdi.methods.transductive.self_training import SelfTraining
 from ltdi.store import digest
 from ltdi.tasks.base import Context
 from ltdi.tasks.transductive_tasks import knowing
@@ -80,7 +80,7 @@ class Model:
     ) -> Head:
         """A head for classes that nobody has trained on, from a folder that holds a folder of images for each, or their
         images by name; and, where ``unlabelled`` ones are named that it is to classify, from these as well
-        (``SelfTrained``), which helps where images of all classes are among them.
+        (``SelfTraining``), which helps where images of all classes are among them.
 
         Raises:
             InputError: fewer than two classes, a class without images, more or fewer classes than the method can do, or
@@ -93,7 +93,7 @@ class Model:
             raise InputError(f"{self.data} generates heads from names; give them with --names, without images of them")
         context, method = self.context(by_class), self.method
         if unlabelled is not None:
-            listed, method = listed_of(unlabelled), SelfTrained(method)
+            listed, method = listed_of(unlabelled), SelfTraining(method)
             if len(listed) < len(by_class):
                 raise InputError(
                     f"--transductive learns from {len(listed)} images of {len(by_class)} classes, and some of each are"

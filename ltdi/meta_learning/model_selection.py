@@ -47,9 +47,9 @@ def scores_on_new_tasks(
     return torch.cat(scores, 1).double()
 
 
-def significantly_better(scores: Tensor, of: Tensor) -> bool:
-    """Test whether scores (M,) exceed paired scores ``of`` (M,) by more than the 95 % interval over the M tasks."""
-    gain, ci95 = mean_and_ci95(scores - of)
+def significantly_better(scores: Tensor, baseline: Tensor) -> bool:
+    """Test whether scores (M,) exceed the paired scores ``baseline`` (M,) by more than their 95 % interval."""
+    gain, ci95 = mean_and_ci95(scores - baseline)
     return gain > ci95
 
 

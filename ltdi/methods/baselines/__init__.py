@@ -1,1 +1,1 @@
-"""Baselines: one a file; their names are in ``ltdi.methods.registry.BASELINES``."""
+"""Baselines, one per file; their names in params.yaml are in ``ltdi.methods.registry``."""

@@ -1,7 +1,6 @@
-"""Baselines: a few Adam steps on the support set. Steps and rate are chosen on meta-val.
+"""Gradient-descent baselines: a few Adam steps on the support set, from a random head or from the prototype classifier.
 
-``HeadSgd`` starts from one random head shared by all tasks: what one would do without meta-learning.
-``PrototypeSgd`` starts from the nearest-mean classifier written as weights: what one would do knowing it.
+The number of steps and the learning rate are selected on meta-val.
 """
 
 from itertools import product, repeat
@@ -19,15 +18,23 @@ from ltdi.tasks.base import Context, TaskSource
 from ltdi.trajectories.collection import Trajectories
 
 STEPS = (5, 20, 100)
+"""Candidate numbers of steps."""
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+"""Candidate learning rates."""
 
 
 class HeadSgd(Method):
+    """Adam steps from one random head shared by all tasks: training without meta-learning."""
+
     needs: ClassVar[tuple[str, ...]] = ("examples",)
+    """Requirements of the method."""
     adapts = fixed_n_way = True
     initial: Tensor
+    """The shared initial head (D,)."""
     steps: Tensor
+    """Selected number of steps."""
     lr: Tensor
+    """Selected learning rate."""
 
     def __init__(self, initialization: Initialization, setup: Setup) -> None:
         super().__init__(initialization, setup)
@@ -36,10 +43,11 @@ class HeadSgd(Method):
         self.register_buffer("lr", torch.tensor(RATES[0], dtype=torch.float64))
 
     def initial_weights(self, context: Context) -> Tensor:
-        """The weights (B, D) that training starts from."""
+        """Return the weights (B, D) that adaptation starts from."""
         return self.initial.expand(len(context), -1)
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        """Select the number of steps and the learning rate by the score on meta-val."""
         means = {}
         for steps, lr in product(STEPS, RATES):
 
@@ -52,6 +60,7 @@ class HeadSgd(Method):
         self.lr.fill_(lr)
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        """Adapt ``initial_weights`` on the support set: (B, D); deterministic."""
         return self._adapt(context, int(self.steps), self.lr.item())
 
     def _adapt(self, context: Context, steps: int, lr: float) -> Tensor:
@@ -62,9 +71,12 @@ class HeadSgd(Method):
 
 
 class PrototypeSgd(HeadSgd):
+    """Adam steps from the prototype classifier written as weights."""
+
     needs = ("head", "examples")
     fixed_n_way = False
     temperature: Tensor
+    """Scale of the prototype classifier's logits."""
 
     def __init__(self, initialization: Initialization, setup: Setup) -> None:
         super().__init__(initialization, setup)
@@ -72,9 +84,11 @@ class PrototypeSgd(HeadSgd):
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def initial_weights(self, context: Context) -> Tensor:
+        """Return the prototype classifier of the support set as weights (B, D)."""
         return prototype_weights(self.head, context.means, self.temperature)
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        """Calibrate the temperature, then select steps and learning rate, on meta-val."""
         temperature, _ = calibrated_temperature(
             self.head, val, lambda context: prototype_weights(self.head, context.means, 1.0)
         )

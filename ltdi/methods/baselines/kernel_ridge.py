@@ -1,5 +1,7 @@
-"""Baseline: ridge regression from the texts of known classes to their rows in a kernel, its bandwidth chosen on
-meta-val."""
+"""Kernel ridge baseline for zero-shot tasks: kernel regression from text embeddings to weight rows of training classes.
+
+The bandwidth of the kernel is selected on meta-val.
+"""
 
 from torch import Tensor
 
@@ -9,7 +11,10 @@ from ltdi.tasks.base import Context
 
 
 class KernelRidge(ClassSemanticsMethod):
+    """Kernel ridge regression from texts to rows; the hyperparameter is the bandwidth."""
+
     candidates = tuple((bandwidth,) for bandwidth in BANDWIDTHS)
 
     def directions(self, context: Context) -> Tensor:
+        """Predict each class's row relative to the mean row: (B, N, F)."""
         return kernel_directions(self.table, context, self.hparams[0].item())

@@ -1,9 +1,9 @@
-"""Baseline: the nearest class mean in the metric of the training classes, as in linear discriminant analysis (Fisher
-1936) with the within-class covariance shrunk towards the identity (Ledoit and Wolf 2004), written as weights.
+"""LDA baseline: nearest class mean in the Mahalanobis metric of the training classes, written as weights.
 
-The covariance is pooled over the meta-training classes, from which a new class's few images are thought to differ in
-their mean alone. Its size is divided out, so that full shrinkage is ``prototype``. Shrinkage, by accuracy, and then the
-temperature are chosen on meta-val.
+Linear discriminant analysis (Fisher 1936) with the within-class covariance shrunk towards the identity (Ledoit & Wolf
+2004). The covariance is pooled over the meta-training classes, assuming that new classes differ in their means only. It
+is normalised to a mean variance of 1, so that full shrinkage is ``prototype``. Shrinkage, by accuracy, and then the
+temperature are selected on meta-val.
 """
 
 import torch
@@ -17,13 +17,17 @@ from ltdi.tasks.base import Context, TaskSource
 from ltdi.trajectories.collection import Trajectories
 
 SHRINKAGES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
-"""The most first: of equals it is taken."""
+"""Candidate shrinkages. Ties go to the first, the strongest."""
 
 
 class Lda(Method):
+    """Linear discriminant analysis with the covariance of the training classes."""
+
     needs = ("head", "classes")
     precision: Tensor
+    """Inverse of the shrunk covariance (F, F)."""
     temperature: Tensor
+    """Scale of the logits."""
 
     def __init__(self, initialization: Initialization, setup: Setup) -> None:
         super().__init__(initialization, setup)
@@ -33,6 +37,7 @@ class Lda(Method):
         self.shrinkage = SHRINKAGES[0]
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        """Estimate the covariance on the training classes; select shrinkage and temperature on meta-val."""
         covariance = within_class_covariance(train).to(self.precision.device)
 
         def mean_score(shrinkage: float) -> float:
@@ -47,20 +52,24 @@ class Lda(Method):
         self.temperature.fill_(temperature)
 
     def refit(self, train: TaskSource) -> None:
+        """Estimate the covariance anew with the selected shrinkage."""
         self.precision.copy_(shrunk_inverse(within_class_covariance(train), self.shrinkage))
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        """Return the LDA classifier of the support set as weights (B, D); deterministic."""
         return self._weights(context, self.precision, self.temperature)
 
     def _weights(self, context: Context, precision: Tensor, temperature: Scalar) -> Tensor:
-        """Logits −τ(f − p_n)ᵀ P (f − p_n) (B, D), less what all classes share."""
+        """Return weights (B, D) of the logits −τ(f − p_n)ᵀ P (f − p_n), without the terms that all classes share."""
         weight = 2 * temperature * context.means @ precision
         return self.head.linear(weight, -(weight * context.means).sum(-1) / 2)
 
 
 def within_class_covariance(train: TaskSource) -> Tensor:
-    """Of the rows of all classes around their own class's mean (F, F), its mean variance 1; the identity where no class
-    has two different rows."""
+    """Estimate the within-class covariance over all classes, normalised to a mean variance of 1: (F, F).
+
+    The identity if no class has two different rows.
+    """
     scatter: Tensor | None = None
     for rows in train.by_class():
         away = rows - rows.mean(0)
@@ -72,7 +81,7 @@ def within_class_covariance(train: TaskSource) -> Tensor:
 
 
 def shrunk_inverse(covariance: Tensor, shrinkage: float) -> Tensor:
-    """((1 − shrinkage) Σ + shrinkage I)⁻¹ (F, F)"""
+    """Return ((1 − shrinkage) Σ + shrinkage I)⁻¹ (F, F) of a covariance Σ (F, F)."""
     identity = torch.eye(len(covariance)).to(covariance)
     if shrinkage == 1:
         return identity

@@ -1,4 +1,4 @@
-"""Baseline: the row of the known class whose name is nearest."""
+"""Nearest-name baseline for zero-shot tasks: the row of the training class with the most similar name."""
 
 from torch import Tensor
 
@@ -8,5 +8,8 @@ from ltdi.tasks.base import Context
 
 
 class NearestName(ClassSemanticsMethod):
+    """Row of the training class whose text embedding has the highest cosine similarity."""
+
     def directions(self, context: Context) -> Tensor:
+        """Return the row of the nearest training class, relative to the mean row: (B, N, F)."""
         return self.table.centred[similarities(self.table, context).argmax(-1)]

@@ -1,5 +1,4 @@
-"""Baseline: the nearest class mean (Snell et al. 2017), written as weights; its temperature is calibrated on
-meta-val."""
+"""Prototype baseline: nearest class mean (Snell et al. 2017) as weights, its temperature calibrated on meta-val."""
 
 import torch
 from torch import Tensor
@@ -13,8 +12,11 @@ from ltdi.trajectories.collection import Trajectories
 
 
 class Prototype(Method):
+    """Nearest-class-mean classifier of the support set."""
+
     needs = ("head", "examples")
     temperature: Tensor
+    """Scale of the logits."""
 
     def __init__(self, initialization: Initialization, setup: Setup) -> None:
         super().__init__(initialization, setup)
@@ -22,10 +24,12 @@ class Prototype(Method):
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        """Calibrate the temperature on meta-val."""
         temperature, _ = calibrated_temperature(
             self.head, val, lambda context: prototype_weights(self.head, context.means, 1.0)
         )
         self.temperature.fill_(temperature)
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        """Return the prototype classifier of the support set as weights (B, D); deterministic."""
         return prototype_weights(self.head, context.means, self.temperature)

@@ -1,12 +1,11 @@
-"""Baseline: the nearest mean of features centred on the training mean and of unit length (Wang et al. 2019,
-"SimpleShot: Revisiting Nearest-Neighbor Classification for Few-Shot Learning", CL2N), written as weights.
+"""SimpleShot baseline (CL2N): nearest class mean of centred, unit-length features, written as weights.
 
-A class is the direction of the mean of its rows, each less the mean μ of all meta-training rows and at unit length. The
-largest cosine is the largest of the linear functions (f − μ)·c_n, because all share the length of f − μ: so it is a
-linear head on the run's features as they are. Where these are centred and of unit length already, this is done once
-more, on the little that is left of their mean. Published is the distance to the mean itself; for classes of one image
-each that is the same, and directions do not prefer a class for its having fewer images. The temperature is calibrated
-on meta-val.
+Wang et al. 2019, "SimpleShot: Revisiting Nearest-Neighbor Classification for Few-Shot Learning". A class is the
+direction c_n of the mean of its rows, each centred on the mean μ of all meta-training rows and scaled to unit length.
+The class of the largest cosine similarity is that of the largest (f − μ)·c_n, because all classes share the length of
+f − μ: the classifier is a linear head on the run's features. If these are centred and of unit length already, both are
+applied once more. Published is the distance to the mean itself; for n_shot = 1 that is the same, and directions do not
+favour classes with fewer images. The temperature is calibrated on meta-val.
 """
 
 import torch
@@ -23,9 +22,13 @@ from ltdi.utils.nn import masked_mean
 
 
 class SimpleShot(Method):
+    """Nearest class direction in centred features."""
+
     needs = ("head", "classes")
     mean: Tensor
+    """Mean μ of all training rows (F,)."""
     temperature: Tensor
+    """Scale of the logits."""
 
     def __init__(self, initialization: Initialization, setup: Setup) -> None:
         super().__init__(initialization, setup)
@@ -34,10 +37,12 @@ class SimpleShot(Method):
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        """Estimate the training mean and calibrate the temperature on meta-val."""
         self.refit(train)
         self.temperature.fill_(calibrated_temperature(self.head, val, lambda context: self._weights(context, 1.0))[0])
 
     def refit(self, train: TaskSource) -> None:
+        """Estimate the mean of all rows of the classes of ``train``."""
         total, n = torch.zeros_like(self.mean, dtype=torch.float64), 0
         for rows in train.by_class():
             total += rows.double().sum(0)
@@ -45,10 +50,11 @@ class SimpleShot(Method):
         self.mean.copy_(total / n)
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        """Return the SimpleShot classifier of the support set as weights (B, D); deterministic."""
         return self._weights(context, self.temperature)
 
     def _weights(self, context: Context, temperature: Scalar) -> Tensor:
-        """(B, D)"""
+        """Return weights (B, D) with logits of this temperature."""
         mean = masked_mean(F.normalize(context.rows - self.mean, dim=-1), context.present)
         weight = temperature * F.normalize(mean, dim=-1)
         return self.head.linear(weight, -(weight @ self.mean))

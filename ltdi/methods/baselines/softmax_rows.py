@@ -1,5 +1,7 @@
-"""Baseline: the mean of the known rows, weighted by softmax of how near their names are; how sharply, is chosen on
-meta-val."""
+"""Softmax-weighted rows, a zero-shot baseline: the mean of training classes' rows, weighted by text similarity.
+
+The sharpness of the softmax is selected on meta-val.
+"""
 
 from torch import Tensor
 
@@ -9,7 +11,10 @@ from ltdi.tasks.base import Context
 
 
 class SoftmaxRows(ClassSemanticsMethod):
+    """Softmax-weighted mean of training rows; the hyperparameter is the softmax temperature."""
+
     candidates = tuple((sharpness,) for sharpness in SHARPNESSES)
 
     def directions(self, context: Context) -> Tensor:
+        """Average the training rows, relative to the mean row, by the similarity of their texts: (B, N, F)."""
         return softmax_directions(self.table, context, self.hparams[0].item())

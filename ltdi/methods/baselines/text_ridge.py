@@ -1,4 +1,7 @@
-"""Baseline: ridge regression from the texts of known classes to their rows, its penalty chosen on meta-val."""
+"""Text ridge baseline for zero-shot tasks: ridge regression from text embeddings to weight rows of training classes.
+
+The penalty is selected on meta-val.
+"""
 
 from torch import Tensor
 
@@ -9,7 +12,10 @@ from ltdi.tasks.base import Context
 
 
 class TextRidge(ClassSemanticsMethod):
+    """Ridge regression from texts to rows; the hyperparameter is the penalty."""
+
     candidates = tuple((penalty,) for penalty in PENALTIES)
 
     def directions(self, context: Context) -> Tensor:
+        """Predict each class's row relative to the mean row: (B, N, F)."""
         return ridge_directions(self.table, context, self.hparams[0].item())

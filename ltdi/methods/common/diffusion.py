@@ -45,15 +45,14 @@ class DiffusionMethod(ReptileTrainedMethod):
         self.diffusion = diffusion = setup.diffusion
         if diffusion.gradient_input and "examples" not in setup.provides:
             raise InputError(
-                "diffusion.gradient_input = true shows the gradient on labelled examples, which these tasks do not"
-                " have; set false"
+                "diffusion.gradient_input = true needs labelled examples, which these tasks do not have; set false"
             )
         self.conditions_on_means = setup.denoiser.condition == "mean"
         if diffusion.noise == "initialization" and not isinstance(initialization, Fresh):
             raise InputError(
-                f"diffusion.noise = initialization is each task's own draw, and trajectories.initialization ="
-                f" {initialization.kind} has"
-                " none; set fresh, or diffusion.noise = gaussian"
+                "diffusion.noise = initialization needs a random initialization for each task, and"
+                f" trajectories.initialization = {initialization.kind} has none; set fresh, or diffusion.noise ="
+                " gaussian"
             )
         self.process = self.process_class(setup.schedule, self.process_class.index_map(setup.length, diffusion.steps))
         channels = 1 + diffusion.gradient_input + initialization.shown
@@ -168,7 +167,7 @@ class DiffusionMethod(ReptileTrainedMethod):
 
     # -- meta-training -----------------------------------------------------------------------------
 
-    def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
+    def draw_inputs(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
         """Draw conditioning, query set and noise of an inner step; for recorded tasks also times t and targets i."""
         centre, T = self.initialization.centre(task.context), self.process.schedule.T
         conditioning = self._conditioning(task.context, centre)
@@ -262,7 +261,7 @@ class DiffusionMethod(ReptileTrainedMethod):
         stream = named_generator(seed, "validate")
         losses: dict[str, list[Tensor]] = {}
         for tasks in batches(len(val)):
-            batch = self.draw(val.batch(tasks), trajectories.points(tasks), stream)
+            batch = self.draw_inputs(val.batch(tasks), trajectories.points(tasks), stream)
             for t in range(1, self.process.schedule.T + 1):
                 times = torch.full_like(batch["t"], t)
                 i = self.process.target(times)

@@ -43,7 +43,7 @@ class FusionWeights:
     """Of the mean of the training classes, against the mean of the task's images."""
 
     def centre(self, mean: Tensor, rows: Tensor, present: Tensor) -> Tensor:
-        """Return the centre (B, F) of the features.
+        """Shrink the mean of the task's images towards the mean of the training classes: the centre (B, F).
 
         Args:
             mean: mean of the training classes (F,).
@@ -83,7 +83,11 @@ def direction_accuracy(directions: Tensor, features: Tensor, labels: Tensor) -> 
 
 @torch.no_grad()
 def select_fusion(
-    named: Callable[[Context], Tensor], of: NamedClasses, mean: Tensor, shots: Tensor, stream: torch.Generator
+    name_directions: Callable[[Context], Tensor],
+    val_classes: NamedClasses,
+    mean: Tensor,
+    shots: Tensor,
+    stream: torch.Generator,
 ) -> tuple[FusionWeights, dict[FusionWeights, float]]:
     """Select the fusion weights of the highest mean accuracy on meta-val tasks; return them and all accuracies.
 
@@ -91,24 +95,24 @@ def select_fusion(
     good as either on these tasks.
 
     Args:
-        named: context -> directions of the classes' names (B, N, F).
-        of: meta-val classes.
+        name_directions: context -> directions of the classes' names (B, N, F).
+        val_classes: meta-val classes.
         mean: mean of the training classes (F,).
         shots: images per class of the task to be solved (N,); meta-val tasks have the same numbers.
         stream: generator that draws classes and images.
     """
-    n_way = min(len(shots), len(of))
+    n_way = min(len(shots), len(val_classes))
     n_tasks = min(MOST_TASKS, max(1, CLASSES // n_way))
-    classes = torch.rand(n_tasks, len(of), generator=stream).argsort(1)[:, :n_way]
+    classes = torch.rand(n_tasks, len(val_classes), generator=stream).argsort(1)[:, :n_way]
     # which of these numbers a class has is drawn too: meta-val may hold fewer classes than the task
     shots = shots[torch.rand(n_tasks, len(shots), generator=stream).argsort(1)[:, :n_way]]
     most = int(shots.max())
-    support, query = drawn_images(of.counts[classes], most, QUERIES, stream)
+    support, query = drawn_images(val_classes.counts[classes], most, QUERIES, stream)
     kept = (support >= 0) & (torch.arange(most) < shots[..., None])
     found = dict.fromkeys((FusionWeights(*each) for each in product(NAME_WEIGHTS, MEAN_WEIGHTS)), 0.0)
     for tasks in batches(n_tasks):
-        rows, queries = (_rows(of, classes[tasks], places[tasks]) for places in (support, query))
-        present, directions = kept[tasks].to(rows), named(of.context(classes[tasks]))
+        rows, queries = (_rows(val_classes, classes[tasks], places[tasks]) for places in (support, query))
+        present, directions = kept[tasks].to(rows), name_directions(val_classes.context(classes[tasks]))
         labels = torch.arange(n_way, device=rows.device).repeat_interleave(QUERIES).expand(len(tasks), -1)
         there = (query[tasks] >= 0).flatten(1).to(rows.device)
         labels = torch.where(there, labels, -1)
@@ -127,11 +131,11 @@ class NameImageFusion:
         learner: linear head.
         method: generates a head from class names.
         mean: mean of the training classes (F,), the prior of the centre.
-        of: meta-val classes, on which the fusion weights are selected.
+        val_classes: meta-val classes, on which the fusion weights are selected.
     """
 
-    def __init__(self, learner: Classifier, method: Method, mean: Tensor, of: NamedClasses) -> None:
-        self.learner, self.method, self.mean, self.of = learner, method, mean, of
+    def __init__(self, learner: Classifier, method: Method, mean: Tensor, val_classes: NamedClasses) -> None:
+        self.learner, self.method, self.mean, self.val_classes = learner, method, mean, val_classes
 
     def name_directions(self, context: Context) -> Tensor:
         """Return the unit directions (B, N, F) of the heads generated from the context's class names."""
@@ -148,7 +152,9 @@ class NameImageFusion:
         """
         by_class = [self.mean.new_zeros(0, len(self.mean)) if each is None else each for each in rows]
         shots = torch.tensor([len(each) for each in by_class])
-        best, scores = select_fusion(self.name_directions, self.of, self.mean, shots, generator(seed, "joined"))
+        best, scores = select_fusion(
+            self.name_directions, self.val_classes, self.mean, shots, generator(seed, "joined")
+        )
         padded = nn.utils.rnn.pad_sequence(by_class, batch_first=True)[None]
         present = (torch.arange(int(shots.max())) < shots[:, None])[None].to(padded)
         weight = self.learner.space.unflatten(w)["output.weight"]

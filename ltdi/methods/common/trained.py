@@ -234,7 +234,7 @@ class TrainedMethod(Method):
 class ReptileTrainedMethod(TrainedMethod):
     """A generator meta-trained by REPTILE (Algorithm 2): its loss is a pure function of parameters φ and tensors."""
 
-    def draw(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
+    def draw_inputs(self, task: Task, points: Tensor | None, stream: torch.Generator) -> dict[str, Any]:
         """Draw the inputs of ``functional_loss`` for one inner step, all random numbers included.
 
         Args:
@@ -248,7 +248,7 @@ class ReptileTrainedMethod(TrainedMethod):
         raise NotImplementedError
 
     def functional_loss(self, phi: Phi, batch: Mapping[str, Any]) -> Tensor:
-        """Return the loss of each task (B,) at parameters φ on inputs from ``draw``."""
+        """Return the loss of each task (B,) at parameters φ on inputs from ``draw_inputs``."""
         raise NotImplementedError
 
     def step_loss(self, stream: torch.Generator) -> Callable[[Phi, Mapping[str, Any]], Tensor]:
@@ -268,7 +268,7 @@ class ReptileTrainedMethod(TrainedMethod):
                 return functional_loss(phi, batch).mean()
 
             inner = [
-                [self.draw(*part, stream) for part in tasks.parts(source, recorded, self.meta, stream)]
+                [self.draw_inputs(*part, stream) for part in tasks.parts(source, recorded, self.meta, stream)]
                 for _ in range(self.meta.inner_steps)
             ]
             loss = meta_step(

@@ -1,1 +1,1 @@
-"""Weight generators: one paper, one file; their names are in ``ltdi.methods.registry.METHODS``."""
+"""Weight generators, one paper per file; their names in params.yaml are in ``ltdi.methods.registry``."""

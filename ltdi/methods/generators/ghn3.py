@@ -1,18 +1,17 @@
-"""GHN-3 (Knyazev, Hwang & Lacoste-Julien 2023, "Can We Scale Transformers to Predict Parameters of Diverse ImageNet
-Models?").
+"""GHN-3, a graph hypernetwork: a transformer over the computation graph of the head predicts its weights.
 
-A transformer over the nodes of a network's computation graph, its attention biased by the lengths of
-the shortest paths both ways (Graphormer: Ying et al. 2021); a decoder turns the state of a node into
-its tensor. As published: a node is embedded by its operation, degrees, distance from the input and
-shape; a decoded block is repeated where a tensor is larger, and cut where it is smaller; training goes
-through the loss of the network whose weights are predicted.
+Knyazev, Hwang & Lacoste-Julien 2023, "Can We Scale Transformers to Predict Parameters of Diverse ImageNet Models?".
+Attention is biased by the lengths of the shortest paths both ways (Graphormer: Ying et al. 2021); a decoder turns the
+state of a node into its tensor. As published: a node is embedded by its operation, degrees, distance from the input
+and shape; a decoded block is tiled where a tensor is larger and cut where it is smaller; training minimises the loss of
+the network whose weights are predicted.
 
-The original predicts from the architecture alone, one for all data. It lacks a task, which is added
-here: a node for each class, with its support mean, whose edge leads to the input; of a class of which
-the name alone is known, with its text and where its row starts (``TrainedMethod.told``). There is one
-architecture, so that all of the graph is the same for all tasks; the classes are not. The output layer
-is decoded row by row, from its own node and the class's, so that classes are interchangeable. The
-decoded numbers are a difference to the start (published: weights scaled by fan-in), and zero at first.
+Differences from the published form, which predicts from the architecture alone and is not conditioned on a task:
+- a node for each class with its class-conditioning vector (support mean, or text embedding and initial row) and an edge
+  to the input is added to the graph; the rest of the graph is the same for all tasks;
+- the output layer is decoded row by row from its own node and that of the class, so that the method is equivariant to
+  permutations of the classes;
+- the decoded numbers are the difference from the initialization, zero at first; published are weights scaled by fan-in.
 """
 
 from collections.abc import Sequence
@@ -30,7 +29,6 @@ from ltdi.methods.common.trained import TrainedMethod
 from ltdi.tasks.base import Context, Task
 from ltdi.utils.nn import Standardise, TransformerBlock, zero
 
-# the nodes of a head of two layers in order, and the operation of each
 NODE_OPERATIONS = {
     "input": "input",
     "hidden.weight": "linear",
@@ -40,17 +38,21 @@ NODE_OPERATIONS = {
     "output.bias": "bias",
     "output": "output",
 }
+"""The nodes of a two-layer head in order, and the operation of each."""
 HIDDEN_NODES = ("hidden.weight", "hidden.bias", "relu")
-"""Those that a linear head does not have."""
+"""The nodes that a linear head lacks."""
 OPERATIONS = (*dict.fromkeys(NODE_OPERATIONS.values()), "class")
-NO_PATH = len(NODE_OPERATIONS) + 1  # longer than any path; also the largest degree that is told apart
+"""All operations, in the order of their embeddings."""
+NO_PATH = len(NODE_OPERATIONS) + 1
+"""Distance of unconnected nodes, longer than any path; also the cap of the degrees."""
 
 
 class Ghn3(TrainedMethod):
-    """
+    """Graph hypernetwork, conditioned on the classes of a task.
+
     Args:
         width, depth, heads: of the transformer.
-        block: the side of the decoded block.
+        block: side length of the decoded block.
     """
 
     needs = ("head",)
@@ -77,17 +79,19 @@ class Ghn3(TrainedMethod):
         self.block = block
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return ``weights`` (B, D); deterministic."""
         return self.weights(context, centre)
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
+        """Return the query loss and, for recorded tasks, the weight MSE of the predicted weights: (B,)."""
         return self.weights_loss(self.weights(task.context, self.initialization.centre(task.context)), task, points)
 
     def weights(self, context: Context, centre: Tensor) -> Tensor:
-        """(B, D)"""
+        """Predict the weights (B, D) of the tasks' heads."""
         return self.to_w(self._decode(self.node_states(self.condition(self.conditioning(context, centre)))), centre)
 
     def embed_nodes(self, distances: Tensor) -> Tensor:
-        """What the graph with such paths (V, V) says of its nodes, before any task (V, width)."""
+        """Embed the nodes of a graph with shortest paths ``distances`` (V, V), without conditioning: (V, width)."""
         edges, n_way = (distances == 1).long(), len(distances) - len(self.node_operations)
         operations = [OPERATIONS.index(operation) for operation in (*self.node_operations.values(), *["class"] * n_way)]
         sizes = [
@@ -103,7 +107,7 @@ class Ghn3(TrainedMethod):
         )
 
     def attention_bias(self, distances: Tensor) -> Tensor:
-        """What node a adds to its attention to node b, by the paths from a to b and from b to a: (heads, V, V)."""
+        """Return the attention bias of each pair of nodes by their shortest paths both ways: (heads, V, V)."""
         lengths = self.embed_distance.weight
         there, back = (
             each.flatten(0, 1)
@@ -113,7 +117,7 @@ class Ghn3(TrainedMethod):
         return of_pairs[distances, distances.T].movedim(-1, 0)
 
     def node_states(self, condition: Tensor) -> Tensor:
-        """Conditions of the classes (B, N, width) -> final states of the nodes (B, V, width)."""
+        """Run the transformer: class-conditioning vectors (B, N, width) -> final node states (B, V, width)."""
         distances = head_distances(condition.shape[1], len(self.node_operations)).to(condition.device)
         h = self.embed_nodes(distances).expand(len(condition), -1, -1)
         n = len(self.node_operations)
@@ -124,7 +128,7 @@ class Ghn3(TrainedMethod):
         return self.norm(h)
 
     def _decode(self, h: Tensor) -> Tensor:
-        """States (B, V, width) -> x (B, D)."""
+        """Decode node states (B, V, width) into x (B, D)."""
         node, classes = dict(zip(self.node_operations, h.unbind(1))), h[:, len(self.node_operations) :]
         shapes = self.space.shapes
         tensors = {
@@ -139,24 +143,29 @@ class Ghn3(TrainedMethod):
 
 
 def node_operations(space: WeightSpace) -> dict[str, str]:
-    """The nodes of a head, of two layers or linear, and the operation of each."""
-    left_out = () if "hidden.weight" in space.shapes else HIDDEN_NODES
-    return {name: operation for name, operation in NODE_OPERATIONS.items() if name not in left_out}
+    """Return the nodes of a two-layer or linear head in order, and the operation of each."""
+    absent = () if "hidden.weight" in space.shapes else HIDDEN_NODES
+    return {name: operation for name, operation in NODE_OPERATIONS.items() if name not in absent}
 
 
 def head_edges(n_way: int, length: int = len(NODE_OPERATIONS)) -> list[tuple[int, int]]:
-    """The chain's nodes, one after another, then a node for each class, which leads to the input."""
+    """List the edges of the graph: a chain of the head's nodes, and an edge from each class's node to the input.
+
+    Args:
+        n_way: number of classes.
+        length: number of nodes of the head.
+    """
     return [*pairwise(range(length)), *((length + n, 0) for n in range(n_way))]
 
 
 @cache
 def head_distances(n_way: int, length: int = len(NODE_OPERATIONS)) -> Tensor:
-    """The shortest paths between all nodes (V, V), at most the chain and a class long."""
+    """Return the shortest paths between all nodes of the graph (V, V), ``NO_PATH`` where there is none."""
     return shortest_paths(length + n_way, head_edges(n_way, length)).clamp(max=NO_PATH)
 
 
 def shortest_paths(n_nodes: int, edges: list[tuple[int, int]]) -> Tensor:
-    """The length of the shortest directed path from a to b (V, V); V where there is none (Floyd & Warshall)."""
+    """Compute the lengths of the shortest directed paths (V, V) by Floyd-Warshall; V where there is none."""
     distances = torch.full((n_nodes, n_nodes), n_nodes).fill_diagonal_(0)
     for a, b in edges:
         distances[a, b] = 1
@@ -166,7 +175,7 @@ def shortest_paths(n_nodes: int, edges: list[tuple[int, int]]) -> Tensor:
 
 
 def tile(block: Tensor, shape: Sequence[Any]) -> Tensor:
-    """The block in the last axes, repeated and cut to ``shape``."""
+    """Tile ``block`` along its last axes and cut it to ``shape``."""
     for axis, size in zip(range(-len(shape), 0), shape):
         block = block.index_select(axis, torch.arange(size, device=block.device) % block.shape[axis])
     return block

@@ -1,14 +1,14 @@
-"""ICIS (Christensen, Mancini, Koepke, Winther, Akata 2023, "Image-free classifier injection for zero-shot
-classification").
+"""ICIS: zero-shot classifier weights from class descriptors, by two auto-encoders with a common latent space.
 
-Two encoders and two decoders around a common latent: of class descriptors a and of classifier weights w. All four ways
-through them are reconstructions by cosine: a → a, w → w, a → w and w → a. Descriptors of classes that have no weights
-count in a → a. No image is seen. A new class's weights are the decoder's of its encoded descriptor.
+Christensen, Mancini, Koepke, Winther & Akata 2023, "Image-free classifier injection for zero-shot classification". An
+encoder and a decoder of class descriptors a (text embeddings) and of classifier weights w each; all four paths are
+trained to reconstruct by cosine: a → a, w → w, a → w and w → a. Descriptors of classes without weights count in a → a.
+No images are used. The weights of a new class are decoded from its encoded descriptor.
 
 Differences from the published form:
-- the descriptors without weights are those of the meta-val classes: the published one is trained anew for the classes
-  that are asked for, here they are not known before;
-- weights are the rows around their mean, and a generated row has unit length times a temperature that meta-val chooses.
+- the descriptors without weights are those of the meta-val classes; published is a training per set of target classes,
+  which are not available here before generation;
+- weights are rows relative to their mean, and a generated row has unit length times a temperature selected on meta-val.
 """
 
 from collections.abc import Iterator
@@ -29,10 +29,11 @@ from ltdi.utils.trainer import Row, Training
 
 
 class Icis(ClassSemanticsMethod):
-    """
+    """The cross-modal auto-encoders of ICIS.
+
     Args:
-        width: of the hidden layers and of the latent.
-        classes_a_batch: known classes in a step.
+        width: of the hidden layers and of the latent space.
+        classes_a_batch: training classes per step.
     """
 
     def __init__(self, initialization: Initialization, setup: Setup, *, width: int, classes_a_batch: int) -> None:
@@ -43,19 +44,22 @@ class Icis(ClassSemanticsMethod):
         self.decode = nn.ModuleDict({"a": _network(width, width, n_numbers), "w": _network(width, width, n_features)})
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        """Store the training classes and the text embeddings of the meta-val classes."""
         assert isinstance(train, NamedClassTasks) and isinstance(val, NamedClassTasks)
         self.fit(train)
-        # no buffer: training alone needs them
+        # not a buffer: only training uses them
         self._unseen = F.normalize(val.of.texts, dim=-1)
 
     def finish(self, val: TaskSource, *, seed: int) -> None:
+        """Select the temperature on meta-val."""
         self.choose(val)
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
     ) -> Iterator[Row]:
+        """Minimise the sum of the four reconstruction losses over batches of training classes."""
         texts, rows = F.normalize(self.texts, dim=-1), F.normalize(self.table.centred, dim=-1)
-        say_fewer("methods.icis.classes_a_batch", self.classes_a_batch, len(rows), "known classes")
+        say_fewer("methods.icis.classes_a_batch", self.classes_a_batch, len(rows), "training classes")
         while training.step < training.steps:
             stream = step_generator(seed, training.step)
             chosen = torch.randperm(len(rows), generator=stream)[: self.classes_a_batch].to(rows.device)
@@ -68,17 +72,24 @@ class Icis(ClassSemanticsMethod):
             }
 
     def reconstruction_losses(self, texts: Tensor, rows: Tensor, unseen: Tensor) -> dict[str, Tensor]:
-        """1 − cosine of the four, over texts (M, E), rows (M, F) of known classes and texts (U, E) of others."""
+        """Return the mean 1 − cosine of each of the four reconstructions, () each.
+
+        Args:
+            texts: text embeddings of training classes (M, E).
+            rows: their weight rows (M, F).
+            unseen: text embeddings of classes without weights (U, E).
+        """
         latent_a, latent_w = self.encode["a"](torch.cat([texts, unseen])), self.encode["w"](rows)
-        known = latent_a[: len(texts)]
+        paired = latent_a[: len(texts)]
         return {
             "a_to_a": _distance(self.decode["a"](latent_a), torch.cat([texts, unseen])),
             "w_to_w": _distance(self.decode["w"](latent_w), rows),
-            "a_to_w": _distance(self.decode["w"](known), rows),
+            "a_to_w": _distance(self.decode["w"](paired), rows),
             "w_to_a": _distance(self.decode["a"](latent_w), texts),
         }
 
     def directions(self, context: Context) -> Tensor:
+        """Decode each class's row from its encoded text embedding: (B, N, F)."""
         return self.decode["w"](self.encode["a"](F.normalize(context.means, dim=-1)))
 
 

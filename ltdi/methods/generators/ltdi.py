@@ -5,4 +5,6 @@ from ltdi.methods.common.diffusion import DiffusionMethod
 
 
 class LtDi(DiffusionMethod):
+    """The paper's method: every state is trained toward the next recorded point of the training trajectory."""
+
     process_class = TrajectoryProcess

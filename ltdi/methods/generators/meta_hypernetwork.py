@@ -1,18 +1,16 @@
-"""Meta-Hypernetwork (Zhao, Kobayashi, Sacramento, von Oswald 2020, "Meta-Learning via Hypernetworks"; Ha et al. 2017,
-"HyperNetworks").
+"""Meta-Hypernetwork: a hypernetwork generates a task's weights from an embedding of the support set.
 
-A hypernetwork writes a task's weights from an embedding e of the task; it is trained through the loss on the
-queries alone, and sees no trained head. As published, a layer's neurons share their rows softly: a neuron's
-weights are coefficients of its own times templates that all neurons of the layer have in common.
+Zhao, Kobayashi, Sacramento & von Oswald 2020, "Meta-Learning via Hypernetworks"; Ha et al. 2017, "HyperNetworks". It is
+trained through the query loss alone, without trained heads. As published, weights are shared softly within a layer: a
+neuron's weights are its own coefficients times templates common to all neurons of the layer.
 
 Differences from the published form:
-- e is a row a class, computed from the support set in one pass. The published e is one learned vector, fitted to
-  each task by gradient steps on the support loss; here those steps are optional (``adapt_steps``) and go on from the
-  computed e.
-- The coefficients are a small network of e and an embedding of the neuron. Class slots share their embedding and
-  have their class's row of e instead, so that permuted classes permute the output layer.
-- It writes the difference from the start, in units of the trained heads' distance from it, as every trained method
-  here does.
+- the embedding e has a row per class and is computed from the support set in one pass. Published is one learned
+  vector, fitted to each task by gradient steps on the support loss; here those steps are optional (``adapt_steps``)
+  and start from the computed e;
+- the coefficients are a small network of e and an embedding of the neuron. Class slots share their embedding and add
+  their class's row of e, so that permuting the classes permutes the output layer;
+- the output is the difference from the initialization in coordinates x, as for every trained method here.
 """
 
 import torch
@@ -30,11 +28,15 @@ from ltdi.utils.nn import zero
 
 
 class MetaHypernetwork(TrainedMethod):
-    """
+    """Hypernetwork conditioned on the support set.
+
     Args:
-        setup: of the denoiser width, depth, heads, condition and dropout; of meta, what ``TrainedMethod`` names, but
-            for weight_loss and the coefficient of the query loss, which do not count.
-        adapt_steps, adapt_lr: gradient steps of e on the support loss, learned through; 0 for none.
+        setup: width, depth, heads, condition and dropout of the section ``denoiser``. ``meta.weight_loss`` and the
+            size of ``meta.query_loss`` have no effect.
+        adapt_steps, adapt_lr: gradient steps of e on the support loss, differentiated through; 0 for none.
+
+    Raises:
+        InputError: ``adapt_steps`` > 0, and the tasks have no labelled examples.
     """
 
     uses_trajectories = False
@@ -56,13 +58,15 @@ class MetaHypernetwork(TrainedMethod):
         )
 
     def loss(self, task: Task, points: Tensor | None, stream: torch.Generator) -> Tensor:
+        """Return the query loss of the generated weights (B,)."""
         return self.learner.loss(self.weights(task.context, self.initialization.centre(task.context)), task.query)
 
     def propose(self, context: Context, centre: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return ``weights`` (B, D); deterministic."""
         return self.weights(context, centre)
 
     def weights(self, context: Context, centre: Tensor) -> Tensor:
-        """(B, D)"""
+        """Generate weights (B, D) from the embedding of the support set, adapted by ``adapt_steps``."""
 
         def weights_of(e: Tensor) -> Tensor:
             return self.to_w(self.hypernetwork(e), centre)
@@ -72,7 +76,7 @@ class MetaHypernetwork(TrainedMethod):
             return self.learner.loss(weights_of(e), context.examples).sum()
 
         rows, present = context.rows, context.present
-        if self.initialization.shown:  # one row a class, of all that is told of it
+        if self.initialization.shown:  # the class-conditioning vector is the class's only row
             rows = self.conditioning(context, centre)[:, :, None]
             present = torch.ones_like(rows[..., 0])
         e = self.condition(rows, present)
@@ -82,7 +86,12 @@ class MetaHypernetwork(TrainedMethod):
 
 
 class Hypernetwork(nn.Module):
-    """A task's embedding e (B, N, width), a row a class -> x (B, D), neuron by neuron."""
+    """Generate x (B, D), neuron by neuron, from a task's embedding e (B, N, width).
+
+    Args:
+        space: layout of the weight vectors.
+        width, depth, dropout: of the residual MLP.
+    """
 
     def __init__(self, space: WeightSpace, *, width: int, depth: int, dropout: float) -> None:
         super().__init__()
@@ -110,6 +119,7 @@ class Hypernetwork(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, e: Tensor) -> Tensor:
+        """Map the embedding e (B, N, width) to x (B, D)."""
         task = self.task(e.mean(1, keepdim=True))
         tokens = {}
         for layer, neurons, kind in zip(self.space.layers, self.neurons, self.kinds):

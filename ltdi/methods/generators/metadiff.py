@@ -1,24 +1,24 @@
-"""Meta-Diff (Zhang, Luo, Yu, Li, Lin, Ye & Zhang 2024, "MetaDiff: Meta-Learning with Conditional Diffusion for Few-Shot
-Learning", AAAI).
+"""MetaDiff: gradient descent on a classifier's class weights, modelled as the denoising of these weights.
 
-Gradient descent on a classifier's class weights as the denoising of these weights: ε_φ is the gradient of the support
-loss at x_t, corrected by a small network. The classifier is one row of F numbers a class, written into the head of two
-layers by its closed form.
+Zhang, Luo, Yu, Li, Lin, Ye & Zhang 2024, "MetaDiff: Meta-Learning with Conditional Diffusion for Few-Shot Learning",
+AAAI. ε_φ is the gradient of the support loss at x_t, corrected by a small network. The classifier is one row of F
+numbers per class, written into the learner's weights in closed form.
 
-As published: the class weights diffused, in the features' own units, from N(0, I) over 1,000 times with DDPM's linear
-schedule; targets are the class means of all images; support loss ‖x_n − f‖² of a class's images to its row; a U-shaped
-network for each class, with layers gated by the time. What differs:
-- the support loss is averaged over a class's images, so that their number is no step size; it was summed;
+As published: the class weights are diffused, in the units of the features, from N(0, I) over 1,000 steps with DDPM's
+linear schedule; targets are the class means of all images; the support loss is ‖x_n − f‖² of a class's images to its
+row; the network is U-shaped, works on each class alone, and its layers are gated by the time. Differences:
+- the support loss is averaged over a class's images, so that n_shot does not change the step size; it was summed;
 - the gradient's coefficient η(t) is learned, from 1; it was 1;
-- the network also sees the class's mean, so that the correction may depend on the class; it saw the gradient alone.
-  Its last layer starts at zero;
-- the sampler, DDPM's mean without noise, visits few of the times, to learn through it for meta.query_loss; it visited
-  all of them, and there was the ε-loss alone;
-- the classifier is the cosine's as published, but for the division by the image's norm, which a head cannot hold and no
-  class's rank depends on; so its temperature is calibrated on meta-val, for 10. Or it is the nearest mean.
+- the network also gets the class mean, so that the correction may depend on the class; its input was the gradient
+  alone. Its last layer is initialized with zero;
+- the sampler, DDPM's mean without noise, uses few of the times, so that meta.query_loss can be differentiated through
+  it; it used all of them, and the ε-loss was the only loss;
+- the cosine classifier as published, but for the division by the norm of the image's features, which a linear head
+  cannot express and no prediction depends on; its temperature is therefore calibrated on meta-val instead of 10. An
+  alternative is the nearest-mean classifier.
 
-Its rows do not see each other, and its gradient vanishes at the class means of the support set. Untrained, it
-generates nearly these (cosine above 0.99): it is a prototype classifier with a learned correction.
+Classes do not interact, and the gradient vanishes at the class means of the support set: untrained, it generates
+nearly these (cosine similarity above 0.99). It is a prototype classifier with a learned correction.
 """
 
 from collections.abc import Iterator
@@ -48,16 +48,21 @@ class MetaDiff(Method):
     """Diffusion of the class weights x (B, N·F).
 
     Args:
-        setup: weight_loss weighs the ε-loss, whose targets new tasks have as well.
-        diffusion_steps: times T of the chain.
-        sampling_steps: how many of them are visited; all of them are the published sampler.
-        classifier: how rows become a head, "cosine" or "distance".
+        setup: ``meta.weight_loss`` is the coefficient of the ε-loss, which new tasks have as well.
+        diffusion_steps: diffusion steps T.
+        sampling_steps: denoising steps at generation; T of them are the published sampler.
+        classifier: how class weights become a head, "cosine" or "distance".
         width: of the narrow part of the network; the outer layers have twice as much.
+
+    Raises:
+        InputError: more sampling steps than diffusion steps.
     """
 
     needs = ("head", "examples")
     times: Tensor
+    """The diffusion times of the denoising steps (sampling_steps + 1,)."""
     temperature: Tensor
+    """Scale of the logits, calibrated on meta-val."""
 
     def __init__(
         self,
@@ -86,29 +91,31 @@ class MetaDiff(Method):
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        """Calibrate the temperature on meta-val with class means as class weights."""
         temperature, _ = calibrated_temperature(self.head, val, lambda context: self.to_head(context.means, 1.0))
         self.temperature.fill_(temperature)
 
     def to_head(self, rows: Tensor, temperature: Scalar) -> Tensor:
-        """Class weights (B, N, F) as a head (B, D)."""
+        """Write class weights (B, N, F) into the learner's weights (B, D)."""
         if self.classifier == "distance":
             return prototype_weights(self.head, rows, temperature)
         return self.head.linear(temperature * F.normalize(rows, dim=-1), rows.new_zeros(rows.shape[:2]))
 
-    # -- the chain ---------------------------------------------------------------------------------
+    # -- sampling ----------------------------------------------------------------------------------
 
     def epsilon(self, x_t: Tensor, t: Tensor, context: Context) -> Tensor:
-        """ε_φ(x_t, t, S) (B, N·F)"""
+        """Predict ε_φ(x_t, t, S) (B, N·F) at states x_t (B, N·F) and times t (B,), given the support set S."""
         means = context.means
         return self.denoiser(support_gradient(x_t.view_as(means), means), means, t).flatten(1)
 
     def denoise(self, x_T: Tensor, context: Context) -> Tensor:
-        """x_T (B, N·F) to x_0, over the visited times."""
+        """Denoise x_T (B, N·F) to x_0 (B, N·F) over ``times``."""
         *_, (_, x_0, _) = sampler.denoise(self.sampling, lambda x_t, t: self.epsilon(x_t, self.times[t], context), x_T)
         return x_0
 
     @torch.no_grad()
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        """Sample class weights from noise, the same for all tasks, and write them as a head (B, D)."""
         means = context.means
         x_T = torch.randn(1, *means.shape[1:], generator=generator, device=generator.device).to(means)
         return self.to_head(self.denoise(x_T.expand_as(means).flatten(1), context).view_as(means), self.temperature)
@@ -118,6 +125,7 @@ class MetaDiff(Method):
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
     ) -> Iterator[Row]:
+        """Train on new tasks, with the class means of all images as targets."""
         assert isinstance(train, ClassTasks)
         means_of_all = train.of.means()
         while training.step < training.steps:
@@ -130,7 +138,7 @@ class MetaDiff(Method):
             yield {"step": training.step, "loss": loss.detach()}
 
     def loss(self, task: Task, x_0: Tensor, stream: torch.Generator) -> Tensor:
-        """The loss of each task (B,); targets x_0 (B, N·F)."""
+        """Return the ε-loss, plus the query loss through the sampler, of each task (B,); targets x_0 (B, N·F)."""
         t = torch.randint(1, self.process.schedule.T + 1, (len(x_0),), generator=stream).to(x_0.device)
         noise, x_T = torch.randn(2, *x_0.shape, generator=stream).to(x_0)
         x_t = self.process.sample(x_0, t, self.process.target(t), noise)
@@ -147,12 +155,23 @@ def _process(alpha: Tensor) -> VanillaProcess:
 
 
 def support_gradient(rows: Tensor, means: Tensor) -> Tensor:
-    """∇L of L = Σ_n mean_k ‖x_n − f_nk‖² at rows x (B, N, F); means of the classes' support features (B, N, F)."""
+    """Return ∇L of the support loss L = Σ_n mean_k ‖x_n − f_nk‖² at rows x (B, N, F): (B, N, F).
+
+    Args:
+        rows: class weights x (B, N, F).
+        means: means of the classes' support features (B, N, F).
+    """
     return 2 * (rows - means)
 
 
 class LearnedGradient(nn.Module):
-    """ε_φ = η(t)·∇L + u(∇L, c, t), row by row: ∇L (B, N, F), the classes' means c (B, N, F), t (B,)."""
+    """The denoiser ε_φ = η(t)·∇L + u(∇L, c, t), class by class, with a learned factor η and a network u.
+
+    Args:
+        n_features: F.
+        width: of the narrow part of u.
+        steps: diffusion steps T.
+    """
 
     def __init__(self, n_features: int, width: int, steps: int) -> None:
         super().__init__()
@@ -165,6 +184,7 @@ class LearnedGradient(nn.Module):
         self.out = zero(nn.Linear(2 * width, n_features))
 
     def forward(self, g: Tensor, means: Tensor, t: Tensor) -> Tensor:
+        """Predict ε_φ (B, N, F) from ∇L ``g`` (B, N, F), class means c (B, N, F) and times t (B,)."""
         time = self.time(t)[:, None]
         first = self.narrow(torch.cat([g, means], dim=-1), time)
         second = self.narrower(first, time)
@@ -174,7 +194,7 @@ class LearnedGradient(nn.Module):
 
 
 class _Gated(nn.Module):
-    """softplus(Ah · Bτ) of rows h (B, N, in) and the time's embedding τ (B, 1, width)."""
+    """Gated layer softplus(Ah · Bτ) of rows h (B, N, in) and the time embedding τ (B, 1, width)."""
 
     def __init__(self, width_in: int, width_out: int, width_time: int) -> None:
         super().__init__()

@@ -1,16 +1,15 @@
-"""REPTILE (Nichol, Achiam & Schulman 2018, "On First-Order Meta-Learning Algorithms") for the head alone.
+"""REPTILE for the head alone: a meta-learned initialization of the head, adapted by gradient steps on the support set.
 
-The body is frozen, as in the inner loop of ANIL (Raghu et al. 2020, "Rapid Learning or Feature Reuse?").
-Published: an initialisation φ of the network; on each task k steps of Adam lead from it to φ_i, and φ
-moves along mean φ_i − φ, by a rate that falls from 1 to 0. Here
+Nichol, Achiam & Schulman 2018, "On First-Order Meta-Learning Algorithms"; the backbone is frozen, as in the inner loop
+of ANIL (Raghu et al. 2020, "Rapid Learning or Feature Reuse?"). Published: an initialization φ of the network; k steps
+of Adam on each task lead from it to φ_i, and φ moves along mean φ_i − φ, at a rate that falls from 1 to 0. Here
 
-- Adam gets φ − mean φ_i as a gradient, which the paper names as a choice: its rate is then the common
-  ``meta.outer_lr``, and means the same for every size of the inner steps;
-- the inner Adam keeps its momentum (published: β1 = 0), and a mini-batch has as many images of every class;
-- where the start is a head of the support set, φ is the difference to it that all tasks share.
+- the outer Adam gets φ − mean φ_i as its gradient, a variant that the paper mentions: its rate is then the common
+  ``meta.outer_lr``, independent of the size of the inner steps;
+- the inner Adam keeps its momentum (published: β1 = 0), and a mini-batch has equally many images of every class;
+- where the initialization is a function of the support set, φ is a shift of it that all tasks share.
 
-The classes of a task stand in random order, so that φ's output rows can tell no class from another: it is
-the steps on the support set that do.
+The classes of a task are in random order, so that φ cannot distinguish classes: only the steps on the support set do.
 """
 
 from collections.abc import Iterator
@@ -33,13 +32,14 @@ from ltdi.utils.trainer import Row, Training
 
 
 class ReptileHead(Method):
-    """
+    """Meta-learned shift φ (D,) of the head's initialization.
+
     Args:
-        setup: n_way classes of a task, at meta-training as well.
-        tasks_a_batch: training tasks of a step.
-        train_shots: images of each class in a training task's inner loop.
-        inner_steps, inner_images: steps on a training task, and how many of these images a class each sees.
-        adapt_steps: steps on a new task, each on all of its examples.
+        setup: n_way of the tasks, at meta-training as well.
+        tasks_a_batch: training tasks per outer step.
+        train_shots: images per class in the inner loop of a training task.
+        inner_steps, inner_images: gradient steps on a training task, and images per class of a mini-batch.
+        adapt_steps: gradient steps on a new task, each on its whole support set.
         inner_optimizer, inner_lr: of both; "sgd" or "adam".
     """
 
@@ -64,12 +64,17 @@ class ReptileHead(Method):
         self.train_shots, self.inner_images = train_shots, inner_images
         self.inner_steps, self.adapt_steps = inner_steps, adapt_steps
         self.inner_optimizer, self.inner_lr = inner_optimizer, inner_lr
-        # the centre of a start that is drawn is zero, from where no hidden unit learns
+        # the centre of a random initialization is zero, where hidden units have no gradient
         self.phi = nn.Parameter(
             initialization.shared.clone() if initialization.drawn else torch.zeros_like(initialization.shared)
         )
 
     def prepare(self, train: TaskSource, trajectories: Trajectories, val: TaskSource) -> None:
+        """Check ``train_shots`` against the number of images per class.
+
+        Raises:
+            InputError: there are fewer images.
+        """
         if self.train_shots > train.most_shots + 1:
             raise InputError(
                 f"methods.reptile_head.train_shots = {self.train_shots} is more than the {train.most_shots + 1} images"
@@ -78,17 +83,18 @@ class ReptileHead(Method):
 
     @torch.no_grad()
     def initial_weights(self, context: Context) -> Tensor:
-        """The weights (B, D) that adaptation starts from."""
+        """Return the weights (B, D) that adaptation starts from."""
         return self.initialization.centre(context) + self.phi
 
     def generate(self, context: Context, *, generator: torch.Generator) -> Tensor:
+        """Adapt ``initial_weights`` by gradient steps on the support set: (B, D); deterministic."""
         assert context.examples is not None
         return self._adapt(self.initial_weights(context), repeat(context.examples), self.adapt_steps)[0]
 
     def meta_train(
         self, training: Training, train: TaskSource, trajectories: Trajectories, *, seed: int
     ) -> Iterator[Row]:
-        """The loss of a row is that of the adapted heads, on the mini-batch that would be next."""
+        """Train φ by REPTILE; the row's loss is that of the adapted heads on the next mini-batch."""
         while training.step < training.steps:
             stream = named_generator(seed, "meta", training.step)
             names = train.draw(self.tasks_a_batch, stream, n_way=self.n_way)
@@ -100,13 +106,13 @@ class ReptileHead(Method):
             yield {"step": training.step, "loss": loss.mean().detach()}
 
     def _adapt(self, w: Tensor, batches: Iterator[Batch], steps: int) -> tuple[Tensor, Tensor]:
-        """Weights (B, D) after ``steps`` steps from w (B, D), and their losses (B,)."""
+        """Return the weights (B, D) after ``steps`` steps from w (B, D), and their losses (B,)."""
         optimizer, lr = self.inner_optimizer, self.inner_lr
         path = train(self.learner, w, batches, optimizer=optimizer, lr=lr, record=[steps])
         return path.weights[:, 0], path.losses[:, 0]
 
     def _mini_batches(self, rows: Tensor, stream: torch.Generator) -> Iterator[Batch]:
-        """Some images of each class out of (B, N, train_shots, F), drawn for every step, one choice for all tasks."""
+        """Yield random mini-batches of rows (B, N, train_shots, F), the same choice for all tasks and classes."""
         while True:
             chosen = torch.randperm(rows.shape[2], generator=stream)[: self.inner_images].to(rows.device)
             yield labelled(rows[:, :, chosen])

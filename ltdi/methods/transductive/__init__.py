@@ -1,1 +1,1 @@
-"""Baselines that see the query images, unlabelled."""
+"""Transductive methods, which use the unlabelled query images as well as the support set."""

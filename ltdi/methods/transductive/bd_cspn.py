@@ -1,10 +1,10 @@
-"""Transductive baseline: rectified prototypes (Liu et al. 2020, "Prototype Rectification for Few-Shot Learning",
-BD-CSPN), written as weights.
+"""BD-CSPN, a transductive baseline: prototypes rectified by pseudo-labelled query rows, written as weights.
 
-The unlabelled rows are moved by ξ, the mean of the labelled ones − theirs, and each is given to the class of the
-largest cosine to its prototype. A class's new prototype is the mean of its labelled rows and of the Z given ones that
-are surest, weighted by exp(ε cos). The largest cosine of a moved row to a prototype of unit length c_n is the largest
-of (f + ξ)·c_n, so it is a linear head. ε, published as 10, and Z are chosen on meta-val.
+Liu et al. 2020, "Prototype Rectification for Few-Shot Learning". The unlabelled rows are shifted by ξ, the mean of the
+labelled rows minus theirs, and each is assigned to the class of the largest cosine similarity to its prototype. A
+class's new prototype is the mean of its labelled rows and of the Z assigned rows of the highest similarity, weighted by
+exp(ε cos). The class of the largest cosine similarity of a shifted row to unit-length prototypes c_n is that of the
+largest (f + ξ)·c_n: a linear head. ε, published as 10, and Z are selected on meta-val.
 """
 
 from itertools import product
@@ -16,17 +16,22 @@ from ltdi.methods.transductive.base import Hyperparameters, TransductiveMethod, 
 from ltdi.tasks.base import Context
 
 EPSILONS = (10.0, 5.0, 20.0, 40.0)
-MOST = (None, 8)
-"""None: every row that is given to a class."""
+"""Candidates of ε."""
+MAX_ROWS = (None, 8)
+"""Candidates of Z; None for all rows assigned to a class."""
 
 
 class BdCspn(TransductiveMethod):
+    """Classifier of rectified prototypes."""
+
     candidates: tuple[Hyperparameters, ...] = tuple(
-        {"epsilon": epsilon, "most": most} for epsilon, most in product(EPSILONS, MOST)
+        {"epsilon": epsilon, "max_rows": max_rows} for epsilon, max_rows in product(EPSILONS, MAX_ROWS)
     )
+    """Pairs of ε and Z."""
 
     def weights(
-        self, context: Context, unlabelled: Tensor, generator: torch.Generator, *, epsilon: float, most: int | None
+        self, context: Context, unlabelled: Tensor, generator: torch.Generator, *, epsilon: float, max_rows: int | None
     ) -> Tensor:
-        prototypes, shift = rectified_prototypes(context, unlabelled, epsilon, most)
+        """Return the cosine classifier of the rectified prototypes (B, D); deterministic."""
+        prototypes, shift = rectified_prototypes(context, unlabelled, epsilon, max_rows)
         return self.head.linear(prototypes, (prototypes @ shift[..., None]).squeeze(-1))

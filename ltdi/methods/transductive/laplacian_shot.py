@@ -1,11 +1,11 @@
-"""Transductive baseline: assignments that neighbours agree on (Ziko et al. 2020, "Laplacian Regularized Few-Shot
-Learning", LaplacianShot), written as weights.
+"""LaplacianShot, a transductive baseline: label assignments regularised by a nearest-neighbour graph of query rows.
 
-Of rows at unit length, a_q are the squared distances to the rectified prototypes of BD-CSPN, which it takes too;
-W joins each unlabelled row to its k nearest. y_q ← softmax(−a_q + λ Σ_p W_qp y_p), from y_q = softmax(−a_q), lowers the
-bound of its equation (6) until nothing changes, here 20 times. It answers for these rows and makes no head: the weights
-are the smallest that give the rows the assignments as logits, least squares where there are more rows than features.
-k (published 3) and λ are chosen on meta-val.
+Ziko et al. 2020, "Laplacian Regularized Few-Shot Learning". For rows at unit length, a_q are the squared distances to
+the rectified prototypes of BD-CSPN; W connects each unlabelled row with its k nearest. The update
+y_q ← softmax(−a_q + λ Σ_p W_qp y_p), from y_q = softmax(−a_q), minimises the bound of the paper's equation (6), here in
+20 iterations. The method classifies the query rows without a head: the weights here are the minimum-norm weights whose
+logits on these rows are the assignments, in the least-squares sense where there are more rows than features.
+k (published 3) and λ are selected on meta-val.
 """
 
 from itertools import product
@@ -19,16 +19,20 @@ from ltdi.tasks.base import Context
 from ltdi.utils.nn import solved
 
 EPSILON = 10.0
-"""Of BD-CSPN, as published."""
+"""ε of BD-CSPN, as published."""
 ITERATIONS = 20
+"""Updates of the assignments."""
 RIDGE = 1e-9
-"""Of the rows' mean square, so that equal rows leave something to solve."""
+"""Ridge on the Gram matrix, in units of its mean diagonal, because equal rows make it singular."""
 
 
 class LaplacianShot(TransductiveMethod):
+    """Minimum-norm classifier of Laplacian-regularised assignments."""
+
     candidates: tuple[Hyperparameters, ...] = tuple(
         {"neighbours": k, "regularization": s} for k, s in product((3, 5, 10), (0.1, 0.03, 0.3, 1.0))
     )
+    """Pairs of k and λ."""
 
     def weights(
         self,
@@ -39,13 +43,21 @@ class LaplacianShot(TransductiveMethod):
         neighbours: int,
         regularization: float,
     ) -> Tensor:
+        """Return the minimum-norm weights (B, D) of the assignments; deterministic."""
         y = assignments(context, unlabelled, neighbours=neighbours, regularization=regularization)
         weight = min_norm_weights(unlabelled, y)
         return self.head.linear(weight, weight.new_zeros(weight.shape[:2]))
 
 
 def assignments(context: Context, unlabelled: Tensor, *, neighbours: int, regularization: float) -> Tensor:
-    """y (B, U, N)"""
+    """Compute the soft assignments y (B, U, N) of unlabelled rows (B, U, F) to the classes.
+
+    Args:
+        context: support sets.
+        unlabelled: query rows (B, U, F).
+        neighbours: k of the graph.
+        regularization: λ.
+    """
     prototypes, shift = rectified_prototypes(context, unlabelled, EPSILON)
     rows = F.normalize(unlabelled + shift[:, None], dim=-1)
     a, W = torch.cdist(rows, prototypes).square(), regularization * neighbour_graph(rows, neighbours)
@@ -56,7 +68,7 @@ def assignments(context: Context, unlabelled: Tensor, *, neighbours: int, regula
 
 
 def neighbour_graph(rows: Tensor, neighbours: int) -> Tensor:
-    """1 where a row's line meets one of its nearest others, 0 elsewhere (B, U, U)."""
+    """Build the graph (B, U, U): 1 in a row's line for each of its nearest neighbours, 0 elsewhere."""
     distances = torch.cdist(rows, rows)
     distances.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
     nearest = distances.topk(min(neighbours, rows.shape[1] - 1), largest=False).indices
@@ -64,7 +76,7 @@ def neighbour_graph(rows: Tensor, neighbours: int) -> Tensor:
 
 
 def min_norm_weights(rows: Tensor, logits: Tensor) -> Tensor:
-    """The smallest weight (B, N, F) with rows (B, U, F) @ weightᵀ = logits (B, U, N)."""
+    """Solve rows (B, U, F) @ weightᵀ = logits (B, U, N) for the weight (B, N, F) of minimum norm."""
     x = rows.double()
     gram = x @ x.mT
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)

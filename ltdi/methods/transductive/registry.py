@@ -1,4 +1,4 @@
-"""Baselines that see what is to be classified, unlabelled, by name: a track of its own, for it is another task."""
+"""Registry of transductive baselines; they are compared separately, because they use the unlabelled query images."""
 
 from ltdi.methods.transductive.base import TransductiveMethod
 from ltdi.methods.transductive.bd_cspn import BdCspn
@@ -10,3 +10,4 @@ TRANSDUCTIVE: dict[str, type[TransductiveMethod]] = {
     "bd_cspn": BdCspn,
     "laplacian_shot": LaplacianShot,
 }
+"""Transductive baselines by name."""

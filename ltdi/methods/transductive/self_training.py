@@ -1,11 +1,11 @@
-"""Test-time use: a method that sees what is to be classified, unlabelled, as part of its condition.
+"""Self-training: a transductive wrapper of any method, which regenerates the head from softly pseudo-labelled queries.
 
-Its head gives each unlabelled row f to the classes by p = softmax(s · logits(f)); in the place of a class's labelled
-rows then stands the mean of these and, by its shares, of the others, as often as there were rows; and from these rows
-the method generates again. Around ``Prototype`` it is soft k-means (Ren et al. 2018); around a generator the generator
-takes the place of the nearest mean, both where it assigns and where it answers. Of many rows a mean is surer than of
-few, and a trained generator goes but a part of its way from the start. Sharpness s, the number of rounds and that part
-are chosen on meta-val; the first candidate is what the photographs' meta-val has chosen.
+The generated head assigns each unlabelled row f to the classes by p = softmax(s · logits(f)). A class's labelled rows
+are replaced by the mean of its labelled rows and of the unlabelled ones, weighted by p, repeated n_shot times, and the
+method generates again from these. Around ``Prototype`` this is soft k-means (Ren et al. 2018); around a generator, the
+generator replaces the nearest-mean classifier. A mean of many rows is more reliable than one of few, so that an
+additional update scale shrinks the generated weights towards the initialization. Sharpness s, number of rounds and
+update scale are selected on meta-val; the first candidate is the selection on the photographs' meta-val.
 """
 
 from itertools import product
@@ -22,14 +22,18 @@ from ltdi.tasks.class_tasks import context_of
 from ltdi.utils.errors import InputError
 
 ROUNDS = (3, 1)
+"""Candidate numbers of rounds."""
 UPDATE_SCALES = (0.5, 1.0)
+"""Candidate update scales of a trained generator."""
 SHARPNESSES = (2.0, 1.0, 4.0, 8.0)
+"""Candidates of s."""
 
 
-class SelfTrained(TransductiveMethod):
-    """
+class SelfTraining(TransductiveMethod):
+    """Wrap a method to use unlabelled query rows by self-training.
+
     Raises:
-        InputError: the method works on images, or its weights classify nothing.
+        InputError: the method reads images, or its weights are no classifier.
     """
 
     def __init__(self, method: Method) -> None:
@@ -58,10 +62,11 @@ class SelfTrained(TransductiveMethod):
         rounds: int,
         update_scale: float,
     ) -> Tensor:
+        """Generate weights (B, D) in ``rounds`` of self-training with sharpness s, shrunk by ``update_scale``."""
         noise = generator.get_state()
 
         def generated(context: Context) -> Tensor:
-            # the same noise in every round: what differs is the condition
+            # the same noise in every round: only the conditioning changes
             generator.set_state(noise)
             w = self.method.generate(context, generator=generator)
             return w if update_scale == 1 else torch.lerp(self.initialization.centre(context), w, update_scale)

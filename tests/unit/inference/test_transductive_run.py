@@ -12,7 +12,7 @@ from bench.harness.report import render
 from bench.harness.settings import conf, defaults, override
 from bench.tables import transductive
 from ltdi.methods.storage import write_method
-from ltdi.methods.transductive.self_training import SelfTrained
+from ltdi.methods.transductive.self_training import SelfTraining
 from ltdi.tasks.transductive_tasks import knowing
 
 
@@ -22,7 +22,7 @@ def test_a_head_is_generated_from_what_it_is_asked_too(task, tmp_path):
     head = run.generate(task.support, unlabelled=files)
     by_class = {place.name: sorted(place.iterdir()) for place in sorted(task.support.iterdir())}
     rows = run.extractor(run.extractor.read(files))[None]
-    again = SelfTrained(run.method)
+    again = SelfTraining(run.method)
     assert_close(head.w, again.generate(knowing(run.context(by_class), rows), generator=run.noise(0)))
     assert not torch.equal(head.w, run.generate(task.support).w)
     ended = task.call(task.support, task.query, "--transductive", "--csv", task.csv, "--head", tmp_path / "head")

@@ -18,7 +18,7 @@ def test_a_paired_chain_starts_at_the_recorded_draw():
     world = World("fresh")
     method = world.prepared("ltdi", diffusion={"noise": "initialization"})
     tasks = torch.arange(5)
-    drawn = method.draw(world.train.batch(tasks), world.trajectories.points(tasks), generator(0, "pair"))
+    drawn = method.draw_inputs(world.train.batch(tasks), world.trajectories.points(tasks), generator(0, "pair"))
     assert_close(method.to_w(drawn["noise"], drawn["centre"]), world.points[:5, -1], rtol=1e-4, atol=1e-5)
     assert drawn["x_T"].equal(drawn["noise"])
 

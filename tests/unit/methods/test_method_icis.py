@@ -64,4 +64,4 @@ def test_a_step_of_more_classes_than_are_known_says_so(world, capsys):
     for size, told in ((n_known, False), (n_known + 1, True)):
         method.classes_a_batch = size
         world.rows(method, Training(method, lr=1e-3, steps=1, ema=0.9))
-        assert (f"classes_a_batch = {size}: there are {n_known} known classes" in capsys.readouterr().out) == told
+        assert (f"classes_a_batch = {size}: there are {n_known} training classes" in capsys.readouterr().out) == told

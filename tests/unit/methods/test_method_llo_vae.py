@@ -31,11 +31,11 @@ def gaussian(*shape: int, name: str = "test") -> Tensor:
 
 def batch_of(method, world, n: int = 40, **names) -> dict[str, Tensor]:
     tasks = torch.arange(n)
-    return method.draw(world.train.batch(tasks), world.points[tasks], generator(0, "batch", *names.values()))
+    return method.draw_inputs(world.train.batch(tasks), world.points[tasks], generator(0, "batch", *names.values()))
 
 
 def new_batch_of(method, world, **names) -> dict[str, Tensor]:
-    return method.draw(world.train.batch(torch.arange(6)), None, generator(0, "batch", *names.values()))
+    return method.draw_inputs(world.train.batch(torch.arange(6)), None, generator(0, "batch", *names.values()))
 
 
 def _double(value: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def test_the_loss_is_the_negative_bound(world, monkeypatch):
     A = torch.linalg.qr(gaussian(D, L, name="A"))[0] * torch.linspace(0.5, 2.0, L, dtype=torch.float64)
     method = world.prepared(NAME, meta=BOUND, own={"latent": 2, "beta": beta}).double()
     # one variance for all numbers; by layers it is the bound of a decoder with a variance a layer
-    monkeypatch.setattr(method, "shares", lambda dim: torch.ones(dim, dtype=torch.float64))
+    monkeypatch.setattr(method, "coordinate_weights", lambda dim: torch.ones(dim, dtype=torch.float64))
     method.vae = LinearVae(world, A)
     assert method.vae.latent_shape(N_WAY) == (1 + N_WAY, 2)
     variance = beta / (beta + A.square().sum(0))

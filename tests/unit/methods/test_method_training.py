@@ -104,7 +104,7 @@ def test_the_loss_falls(name, kind, diffusion, denoiser, worlds):
     @torch.no_grad()
     def loss():
         """Of the recorded tasks, over all times."""
-        batch = method.draw(world.train.batch(torch.arange(40)), world.points, generator(0, "loss"))
+        batch = method.draw_inputs(world.train.batch(torch.arange(40)), world.points, generator(0, "loss"))
         phi = dict(method.named_parameters())
         return sum(method.functional_loss(phi, batch, visit=t).mean().item() for t in range(1, 5))
 
@@ -165,7 +165,7 @@ def test_the_loss_is_that_of_the_state_that_generation_visits(name, world):
     method = stirred(world.prepared(name, diffusion={"start_noise": 0.0}, meta={"weight_loss": 0.3, "query_loss": 0.7}))
     task, points = world.train.batch(torch.arange(6)), world.points[:6]
     centre, process, phi = world.initialization.centre(task.context), method.process, dict(method.named_parameters())
-    recorded, new = (method.draw(task, given, generator(0, "batch")) for given in (points, None))
+    recorded, new = (method.draw_inputs(task, given, generator(0, "batch")) for given in (points, None))
     states = method.to_x(
         method.sampling_trajectory(task.context, centre, generator=generator(0, "noise")), centre
     ).detach()

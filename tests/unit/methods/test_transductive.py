@@ -14,7 +14,7 @@ from ltdi.learners import LinearHead
 from ltdi.methods.transductive.base import rectified_prototypes, soft_class_means
 from ltdi.methods.transductive.laplacian_shot import assignments, min_norm_weights, neighbour_graph
 from ltdi.methods.transductive.registry import TRANSDUCTIVE
-from ltdi.methods.transductive.self_training import SelfTrained
+from ltdi.methods.transductive.self_training import SelfTraining
 from ltdi.tasks.base import Context
 from ltdi.tasks.class_tasks import context_of
 from ltdi.tasks.transductive_tasks import Transductive, knowing
@@ -89,7 +89,7 @@ def test_self_training_round_the_prototype_is_soft_k_means(world):
     context = knowing(world.context, asked)
     prototype = world.build("prototype")
     prototype.temperature.fill_(2.0)
-    again, baseline = SelfTrained(prototype), TRANSDUCTIVE["soft_k_means"](world.initialization)
+    again, baseline = SelfTraining(prototype), TRANSDUCTIVE["soft_k_means"](world.initialization)
     again.hparams, baseline.hparams = (
         {"sharpness": 1.0, "rounds": 3, "update_scale": 1.0},
         {"temperature": 2.0, "rounds": 3},
@@ -100,7 +100,7 @@ def test_self_training_round_the_prototype_is_soft_k_means(world):
 def test_self_training_without_a_round_is_the_method(world):
     context = knowing(world.context, world.val.batch(torch.arange(5)).query["inputs"])
     method = stirred(world.prepared("ltdi"))
-    again = SelfTrained(method)
+    again = SelfTraining(method)
     again.hparams = {"sharpness": 1.0, "rounds": 0, "update_scale": 1.0}
     assert_close(draw(again, context), draw(method, world.context), rtol=0, atol=0)
     again.hparams = {"sharpness": 1.0, "rounds": 1, "update_scale": 1.0}
@@ -111,14 +111,14 @@ def test_a_generator_goes_a_part_of_its_way_in_every_round(world):
     """Of no part it is its start, trained by itself."""
     asked = world.val.batch(torch.arange(5)).query["inputs"]
     context, method = knowing(world.context, asked), stirred(world.prepared("ltdi"))
-    again = SelfTrained(method)
+    again = SelfTraining(method)
     w = {}
     for part in (0.0, 0.5, 1.0):
         again.hparams = {"sharpness": 2.0, "rounds": 1, "update_scale": part}
         w[part] = draw(again, context)
     prototype = world.build("prototype")
     prototype.temperature.fill_(world.initialization.temperature)
-    of_start = SelfTrained(prototype)
+    of_start = SelfTraining(prototype)
     of_start.hparams = {"sharpness": 2.0, "rounds": 1, "update_scale": 1.0}
     assert_close(w[0.0], draw(of_start, context), rtol=1e-4, atol=1e-5)
     half = torch.lerp(world.initialization.centre(world.context), draw(method, world.context), 0.5)
@@ -134,7 +134,7 @@ def test_a_generator_goes_a_part_of_its_way_in_every_round(world):
 
 def test_rectified_prototypes_are_a_plain_loop():
     context = blobs(SHOTS)
-    prototypes, shift = rectified_prototypes(context, context.unlabelled, 10.0, most=2)
+    prototypes, shift = rectified_prototypes(context, context.unlabelled, 10.0, max_rows=2)
     for task in range(2):
         known = [F.normalize(rows[there > 0], dim=-1) for rows, there in zip(context.rows[task], context.present[task])]
         raw = torch.cat([rows[there > 0] for rows, there in zip(context.rows[task], context.present[task])])
@@ -262,4 +262,4 @@ def test_without_such_images_it_says_so(world):
     with pytest.raises(InputError, match="needs the images to be classified"):
         made(TRANSDUCTIVE["bd_cspn"], context_of(blobs().rows))
     with pytest.raises(InputError, match="more than a linear classifier"):
-        SelfTrained(World("prototype", with_images=True).build("reptile"))
+        SelfTraining(World("prototype", with_images=True).build("reptile"))
