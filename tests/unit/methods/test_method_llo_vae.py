@@ -249,7 +249,7 @@ def test_every_step_and_every_inner_step_has_its_own_draws(world):
 
     drawn = []
     method = world.prepared(NAME, meta=REPTILE)
-    draw_batch, method.draw = method.draw, lambda *given: drawn.append(draw_batch(*given)) or drawn[-1]
+    draw_batch, method.draw_inputs = method.draw_inputs, lambda *given: drawn.append(draw_batch(*given)) or drawn[-1]
     list(method.meta_train(Training(method, lr=1e-3, steps=1, ema=0.9), world.train, world.trajectories, seed=0))
     recorded, new = drawn[::2], drawn[1::2]
     assert not torch.equal(recorded[0]["noise"], recorded[1]["noise"])

@@ -103,8 +103,8 @@ def test_reptile_of_names_moves_along_the_mean_way_of_its_tasks(named):
     """One outer step against plain loops of gradient steps, each on images drawn anew."""
     method = stirred(named.prepared("reptile_names", meta=LEARNING))
     phi = [value.detach().clone() for value in method.map.parameters()]
-    seen, draw_one = [], method.draw
-    method.draw = lambda *known: seen.append(draw_one(*known)) or seen[-1]
+    seen, draw_one = [], method.draw_inputs
+    method.draw_inputs = lambda *known: seen.append(draw_one(*known)) or seen[-1]
     training, kept = Training(method, lr=1e-3, steps=1, ema=0.9), []
     descend = training.descend
     training.descend = lambda: kept.extend(v.grad.clone() for v in method.map.parameters()) or descend()
@@ -168,7 +168,10 @@ def test_known_classes_have_their_own_rows_as_centroids(world):
 
 def test_a_start_that_is_not_of_names_is_refused_in_one_line():
     shared = NamedWorld("shared")
-    with pytest.raises(InputError, match="^method.name = 'meta_baseline_names' has its centroids [^\n]* described$"):
+    with pytest.raises(
+        InputError,
+        match="^method.name = 'meta_baseline_names' needs an initialization from class names, [^\n]* from_names$",
+    ):
         build(
             "meta_baseline_names", shared.initialization, shared.setup(), {"classify": 0.5, "temperature": 5.0}, seed=0
         )
