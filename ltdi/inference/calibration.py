@@ -1,4 +1,4 @@
-"""Calibration of probabilities: a temperature by shots from meta-val tasks, and the expected calibration error (Guo et
+"""Calibration of probabilities: temperatures from meta-val tasks, and the expected calibration error (Guo et
 al. 2017, "On Calibration of Modern Neural Networks")."""
 
 import math
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ltdi.learners.base import Classifier
 from ltdi.methods.common.base import Method
-from ltdi.tasks.base import NewTasks
+from ltdi.tasks.base import TaskSource
 from ltdi.utils.seeding import generator
 
-SHOTS = (1, 2, 5)
-"""Images per class that a temperature is fitted for."""
-TASKS = 200
+WAYS, SHOTS = (5, 20), (1, 2, 5)
+"""Classes, and images per class, that a temperature is fitted for."""
+TASKS = 64
 LOG_TEMPERATURES = torch.linspace(math.log(0.05), math.log(20), 400, dtype=torch.float64)
 
 
@@ -45,15 +45,23 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def temperatures(method: Method, val: NewTasks, *, most_shots: int, n_way: int, seed: int = 0) -> dict[str, float]:
-    """The temperature of a method's heads for each of ``SHOTS`` that the meta-val classes have images for, fitted on
-    new meta-val tasks; none for what is no classifier of features."""
+def temperatures(method: Method, val: TaskSource, *, n_way: int, seed: int = 0) -> list[dict[str, Any]]:
+    """The temperature of a method's heads for each of ``WAYS`` and ``SHOTS`` that meta-val has classes and images for,
+    fitted on new meta-val tasks: ``n_way``, ``n_shot`` and ``temperature``. None for what is no classifier of features.
+
+    Args:
+        method: of a run.
+        val: its meta-val tasks.
+        n_way: the classes of a task of a method that generates for one number alone.
+        seed: of the tasks.
+    """
     learner = method.learner
     if not isinstance(learner, Classifier) or learner.from_images:
-        return {}
-    found = {}
-    for n_shot in (each for each in SHOTS if each <= most_shots):
-        stream, noise = generator(seed, "temperature", n_shot), generator(seed, "noise")
+        return []
+    ways = (n_way,) if method.fixed_n_way else tuple(each for each in WAYS if each <= val.n_classes) or (n_way,)
+    found = []
+    for n_way, n_shot in ((way, shot) for way in ways for shot in SHOTS if shot <= val.most_shots):
+        stream, noise = generator(seed, "temperature", n_way, n_shot), generator(seed, "noise")
         logits, labels = [], []
         for part in val.parts:
             for names in part.draw(-(-TASKS // len(val.parts)), stream, n_way=n_way).split(64):
@@ -62,14 +70,19 @@ def temperatures(method: Method, val: NewTasks, *, most_shots: int, n_way: int, 
                 logits.append(learner.logits(w, task.query["inputs"]).flatten(0, 1).cpu())
                 labels.append(task.query["labels"].flatten().cpu())
         there = torch.cat(labels) >= 0
-        found[str(n_shot)] = fit_temperature(torch.cat(logits)[there], torch.cat(labels)[there])
+        fitted = fit_temperature(torch.cat(logits)[there], torch.cat(labels)[there])
+        found.append({"n_way": n_way, "n_shot": n_shot, "temperature": fitted})
     return found
 
 
-def temperature_for(of: Mapping[str, float], shots: Sequence[int]) -> float:
-    """The temperature for a task whose classes have so many images: that of the nearest number, in its logarithm; 1
-    where there is none."""
-    if not of or not sum(shots):
+def temperature_for(fitted: Sequence[Mapping[str, Any]], shots: Sequence[int]) -> float:
+    """The temperature for a task whose classes have so many images: of the nearest number of classes, and there of the
+    nearest number of images, both in their logarithms; 1 where none is fitted."""
+    if not fitted or not sum(shots):
         return 1.0
-    mean = math.log(sum(shots) / len(shots))
-    return of[min(of, key=lambda n_shot: abs(math.log(int(n_shot)) - mean))]
+
+    def distance(row: Mapping[str, Any]) -> tuple[float, float]:
+        n_shot = sum(shots) / len(shots)
+        return abs(math.log(row["n_way"] / len(shots))), abs(math.log(row["n_shot"] / n_shot))
+
+    return float(min(fitted, key=distance)["temperature"])

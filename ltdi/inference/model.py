@@ -173,7 +173,7 @@ class Model:
             if method.from_images or self.is_from_names
             else tuple(rows[:n] for rows, n in zip(context.rows[0], shots))
         )
-        of_method = self.files.facts.get("temperatures", {}).get(name, {})
+        of_method = self.files.facts.get("temperatures", {}).get(name, [])
         made = Head(
             classes,
             method.learner,

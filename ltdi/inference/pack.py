@@ -112,8 +112,8 @@ def _write(files: ModelFiles, folder: Path, name: str, licence: str, dtype: torc
     write_json(folder / FACTS, facts, kind="model", made_from=[*made_from, *methods])
 
 
-def _temperatures(files: ModelFiles, methods: list[Path], n_way: int) -> dict[str, dict[str, float]]:
-    """Of each method that is packed, by shots (``calibration.temperatures``); empty for heads of names."""
+def _temperatures(files: ModelFiles, methods: list[Path], n_way: int) -> dict[str, list[dict[str, Any]]]:
+    """Of each method that is packed (``calibration.temperatures``); empty for heads of names."""
     if "examples" not in files.scenario["provides"]:
         return {}
     val = load_sources(files.folder, splits=["meta_val"])["meta_val"]
@@ -121,7 +121,7 @@ def _temperatures(files: ModelFiles, methods: list[Path], n_way: int) -> dict[st
     for file in methods:
         method = read_method(files.methods, file.stem, files.extractor.body, "cpu")
         if not method.from_images:
-            found[file.stem] = temperatures(method, val, most_shots=val.most_shots, n_way=n_way)
+            found[file.stem] = temperatures(method, val, n_way=n_way)
     return found
 
 

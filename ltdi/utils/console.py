@@ -31,7 +31,7 @@ INTERRUPTED = 128 + signal.SIGINT
 EVERY = 5.0
 """Seconds between two words on how far something is."""
 FEWEST = 200
-"""Items of which progress is shown."""
+"""Items of which a bar is shown."""
 NARROWEST = 40
 """Columns: a terminal that says to have fewer, or none, would be shown nothing."""
 
@@ -81,17 +81,15 @@ class Pace:
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """Give a function that is called with the number of items that are done: a bar on a terminal, else a line now and
-    then, and nothing for a few."""
-    if total < FEWEST or is_quiet():
-        yield lambda done: None
-    elif not errors.is_terminal:
+    """Give a function that is called with the number of items that are done: of many a bar on a terminal, else a line
+    now and then."""
+    if not errors.is_terminal or total < FEWEST:
         yield Pace(total, what)
     else:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=errors, transient=True) as bar:
+        with Progress(*columns, console=errors, transient=True, disable=is_quiet()) as bar:
             task = bar.add_task(what, total=total)
             yield lambda done: bar.update(task, completed=done)
 

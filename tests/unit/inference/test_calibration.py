@@ -29,7 +29,9 @@ def test_what_is_calibrated_has_no_error_and_too_much_confidence_has(drawn):
     assert expected_calibration_error(certain.numpy(), [0, 1, 0, 0]) == pytest.approx(0.5)
 
 
-def test_the_temperature_of_the_nearest_number_of_images():
-    of = {"1": 1.5, "5": 0.5}
+def test_the_temperature_of_the_nearest_numbers_of_classes_and_images():
+    numbers = {(5, 1): 1.5, (5, 5): 0.5, (20, 1): 3.0}
+    of = [{"n_way": n_way, "n_shot": n_shot, "temperature": t} for (n_way, n_shot), t in numbers.items()]
     assert [temperature_for(of, shots) for shots in ([1, 1], [2, 2], [3, 3], [50, 40])] == [1.5, 1.5, 0.5, 0.5]
-    assert temperature_for({}, [1, 1]) == temperature_for(of, [0, 0]) == 1
+    assert temperature_for(of, [5] * 30) == 3 and temperature_for(of, [1] * 9) == 1.5
+    assert temperature_for([], [1, 1]) == temperature_for(of, [0, 0]) == 1
