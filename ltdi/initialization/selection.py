@@ -24,7 +24,7 @@ from ltdi.utils.seeding import generator
 CLOSED_FORMS = ("prototype", "ridge")
 """``trajectories.initialization = closed_form`` is the first of these, or another that is ahead of it."""
 FROM_NAMES = ("softmax_rows", "text_ridge", "kernel_ridge")
-"""The same of ``trajectories.initialization = described``."""
+"""The same of ``trajectories.initialization = from_names``."""
 OF_ADAPTERS = ("shared", "joint", "fresh")
 IMAGE_TASKS, NAME_TASKS = 2000, 200
 """How many new meta-val tasks initializations are compared on."""
@@ -106,7 +106,7 @@ def of_names(
         raise InputError(
             f"trajectories.initialization = {kind} is made of labelled examples, which tasks of names do not have;"
             f" allowed:"
-            f" described, {', '.join(FROM_NAMES)}, shared, fresh"
+            f" from_names, {', '.join(FROM_NAMES)}, shared, fresh"
         )
     normalise, kinds = learner["normalise"], FROM_NAMES if kind == "from_names" else (kind,)
     candidates = []

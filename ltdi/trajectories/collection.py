@@ -183,7 +183,7 @@ def _straight(
     if ends is None:
         raise InputError(
             "trajectories.fit_on = rows needs weights that there are already, and this start has none; set class, or"
-            " trajectories.initialization = described"
+            " trajectories.initialization = from_names"
         )
     weights = torch.stack([torch.lerp(w, ends, j / (length - 1)) for j in range(length)], 1)
     with torch.no_grad():

@@ -171,7 +171,7 @@ def test_known_rows_leave_out_what_is_asked(world):
 
 def test_starts_that_need_examples_are_refused():
     with pytest.raises(
-        InputError, match="^trajectories.initialization = prototype is made of labelled examples.*allowed: desc"
+        InputError, match="^trajectories.initialization = prototype is made of labelled examples.*allowed: from_names"
     ):
         of_names(None, None, {}, "prototype", seed=0)
 

@@ -238,7 +238,7 @@ def test_rows_are_the_end_of_a_straight_trajectory(world):
     assert_close(asked.points, trained.points, rtol=0, atol=0)
     shared = INITIALIZATIONS["shared"](world.initialization.learner, world.initialization.shared)
     with pytest.raises(
-        InputError, match="^trajectories.fit_on = rows needs weights .* trajectories.initialization = described$"
+        InputError, match="^trajectories.fit_on = rows needs weights .* trajectories.initialization = from_names$"
     ):
         collect(shared, world.train, torch.arange(6), fit_on="rows", **hparams)
 
