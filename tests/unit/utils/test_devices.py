@@ -40,7 +40,7 @@ def test_a_fault_side_by_side_is_raised(three_threads):
 GAPS = """
 from pathlib import Path
 import torch
-from ltdi.devices import give_back_memory
+from ltdi.utils.devices import give_back_memory
 
 def own():
     lines = Path("/proc/self/status").read_text().splitlines()
