@@ -314,35 +314,26 @@ class NoHyperparameters(Section):
     """A method without hyperparameters of its own, or that chooses them on meta-val."""
 
 
-class Reptile(Section):
-    """REPTILE on the whole network."""
-
-    tasks_a_batch: Count
-    inner_steps: Count
-    adapt_steps: Annotated[int, Field(ge=0)]
-    inner_optimizer: Literal["sgd", "adam"]
-    inner_lr: Positive
-    inner_images: Count
-
-
-class ReptileHead(Section):
-    """REPTILE on the head."""
-
-    tasks_a_batch: Count
-    train_shots: Count
-    inner_steps: Count
-    adapt_steps: Annotated[int, Field(ge=0)]
-    inner_optimizer: Literal["sgd", "adam"]
-    inner_lr: Positive
-    inner_images: Count
-
-
 class ReptileNames(Section):
     """REPTILE on class names."""
 
     inner_steps: Count
     inner_optimizer: Literal["sgd", "adam"]
     inner_lr: Positive
+
+
+class Reptile(ReptileNames):
+    """REPTILE on the whole network."""
+
+    tasks_a_batch: Count
+    adapt_steps: Annotated[int, Field(ge=0)]
+    inner_images: Count
+
+
+class ReptileHead(Reptile):
+    """REPTILE on the head."""
+
+    train_shots: Count
 
 
 class MetaBaselineNames(Section):
@@ -352,13 +343,11 @@ class MetaBaselineNames(Section):
     temperature: Positive
 
 
-class MetaBaseline(Section):
+class MetaBaseline(MetaBaselineNames):
     """Meta-Baseline."""
 
-    classify: Share
     images_a_batch: Annotated[int, Field(ge=2)]
     tasks_a_batch: Count
-    temperature: Positive
 
 
 class MetaHypernetwork(Section):

@@ -30,7 +30,7 @@ class Held:
 
     @classmethod
     def of(cls, run: AdapterRun, found: TextSet, hparams: dict[str, Any]) -> "Held":
-        """Of train some, drawn, of dev the first as they come, at most so many."""
+        """Sample ``hparams["train"]`` training texts and take the first ``hparams["dev"]`` of dev."""
         train, most = some_of_train(found, hparams["train"]), hparams["dev"]
         texts = {"train": train, "dev": (found.texts["dev"][:most], found.labels["dev"][:most])}
         about = {"data_set": found.name, "body": Path(run.learner.body).name, **origin(), "train": len(train[1])}
@@ -44,7 +44,7 @@ class Held:
 
 
 def some_of_train(of: TextSet, most: int) -> Texts:
-    """Texts of train, drawn, with the classes' own frequencies."""
+    """Sample ``most`` training texts at random: texts, and labels (M,) with the classes' own frequencies."""
     labels = of.labels["train"]
     rows = torch.randperm(len(labels), generator=generator(0, "some of train"))[:most]
     return [of.texts["train"][int(j)] for j in rows], labels[rows]

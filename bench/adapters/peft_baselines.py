@@ -1,5 +1,5 @@
-"""What the adapters of the paper's Table 5 stand beside, through ``peft`` as a user has it: full fine-tuning, AdaLoRA
-(Zhang et al. 2023) and FourierFT (Gao et al. 2024).
+"""Baselines of the paper's Table 5, trained with ``peft``: full fine-tuning, AdaLoRA (Zhang et al. 2023) and FourierFT
+(Gao et al. 2024).
 
 Texts, batches, number of steps and layers are those of LoRA in the same table, and as there no dropout; rates are of
 the published order: 1e-4, 2e-3, and 5e-2 with 2e-3 for the head.

@@ -34,7 +34,7 @@ from ltdi.utils.seeding import generator
 from ltdi.utils.trainer import Training
 
 MEASURED = 5
-"""How often a training is measured, the beginning apart."""
+"""Number of measurements of a training, without the one before its first step."""
 
 
 @dataclass(frozen=True, eq=False)

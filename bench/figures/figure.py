@@ -98,7 +98,7 @@ def main(
 
 
 def _note(rows: pd.DataFrame, budget: dict[str, Any]) -> str:
-    """What was measured, of how many, with which seeds, where."""
+    """Describe the rows in a line: steps, tasks, seeds, machine and commit."""
     seeds, hparams = sorted(set(rows.seed)), budget["overrides"]
     band = "; a line is their mean, its band their range" if len(seeds) > 1 else ""
     return (
@@ -135,7 +135,7 @@ def trainings(figure: Mapping[str, Any], budget: str, seeds: list[int], root: Pa
 
 
 def found(settings: list[str], root: Path) -> list[str]:
-    """Those whose data are here."""
+    """Return the settings whose data sets are in ``root``; print which are left out."""
     bench = bench_params()
     missing = {each: why_missing(pick(bench, "settings", each)["data"], root) for each in settings}
     for each, why in missing.items():

@@ -29,7 +29,7 @@ Chosen = Annotated[str, typer.Option("--budget", envvar="BUDGET", help="A budget
 
 
 def why_missing(data: str, root: Path) -> str:
-    """How to get a data set that is not in ``root``; nothing for one that is."""
+    """Return how to get a data set that is not in ``root``; an empty string if it is there."""
     try:
         LOCATE[data](root)
     except InputError as error:

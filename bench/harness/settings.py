@@ -1,4 +1,4 @@
-"""From a row of bench/conf/params.yaml to the params of its stages."""
+"""Settings of bench/conf/params.yaml, resolved to the params of the stages."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -45,7 +45,7 @@ def pick(bench: Mapping[str, Any], section: str, name: str) -> dict[str, Any]:
 
 
 def changes_of(bench: Mapping[str, Any], setting: str, budget: Mapping[str, Any]) -> dict[str, Any]:
-    """What a setting and a budget of bench/conf/params.yaml change in params.yaml, by dotted key."""
+    """Return the changes of a setting and a budget to params.yaml, by dotted key."""
     values = pick(bench, "settings", setting)
     data = values.pop("data")
     return bench["data"][data] | values | budget["overrides"] | budget.get("data", {}).get(data, {})

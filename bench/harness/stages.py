@@ -27,7 +27,7 @@ OF_ONE_SEED = "pretrain_body"
 FORGOTTEN = "generate_weights"
 """Its weights take up to half a gigabyte a run, and are made again in a minute where scoring changes."""
 PLACE, PLACED = ("root", "download"), ("data", "texts")
-"""Where a data set lies is no part of what it is."""
+"""Keys and sections that say where data lie; a run's identity leaves them out."""
 
 
 @dataclass(frozen=True)

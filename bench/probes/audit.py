@@ -16,7 +16,7 @@ from ltdi.utils.console import say
 
 TASKS = 200
 OWN = "own"
-"""In place of a budget where a run's params are of none."""
+"""Budget of a run whose params match no budget of bench/conf/params.yaml."""
 
 
 def main(

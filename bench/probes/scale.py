@@ -104,7 +104,7 @@ def ranks(
 
 
 def _seconds(processes: int, params: Path, folder: Path) -> tuple[float, float]:
-    """Of the whole command, and of the stage within it as the stage prints it."""
+    """Time collection by so many processes: seconds of the whole command, and of the stage as it prints them."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["-m", f"pipeline.{COLLECT}", "--params", str(params), "--data", str(folder / "data")]
     with tempfile.TemporaryDirectory() as store:

@@ -36,7 +36,7 @@ Texts = list[list[tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class Work:
-    """What both ways do: ``adapters`` on as many ``parts`` of texts, LoRA in the last ``layers``."""
+    """Workload of both ways: ``adapters`` trained on as many parts of the texts, LoRA in the last ``layers``."""
 
     root: Path
     body: str

@@ -39,7 +39,7 @@ def of_images(
     seed: int,
     output_scale: float = 1.0,
 ) -> tuple[Initialization, FeatureMap]:
-    """The start and what features are seen through, of meta-training and meta-val tasks.
+    """Select initialization and normalization for tasks of labelled images.
 
     Of the closed forms, and of the normalisations of features where ``learner.normalise`` is auto, the first, or the
     best of the others where its accuracy on new meta-val tasks is ahead of the first's. Cross-entropy would not do:
@@ -56,7 +56,7 @@ def of_images(
     )
     candidates = []
     for seen in maps:
-        mapped = _learner_of_images(learner, seen, train.of)
+        mapped = _head(learner, seen, train.of)
         shared = shared_draw(mapped, val.n_way, seed, output_scale).to(val.of.features.device)
         candidates += [
             (_calibrated(initialization_of_kind(each, mapped, shared, output_scale), val.through(seen)), seen)
@@ -72,11 +72,18 @@ def of_images(
     return initialization, seen
 
 
-def _learner_of_images(learner: Mapping[str, Any], seen: FeatureMap, of: Classes) -> Learner:
-    """The learner that the section ``learner`` of params.yaml names, of features seen through the map."""
+def _head(learner: Mapping[str, Any], seen: FeatureMap, of: Classes, n_numbers: int | None = None) -> Learner:
+    """Build the head that the section ``learner`` of params.yaml names, on normalized features.
+
+    Args:
+        learner: the section.
+        seen: normalization of the features.
+        of: meta-training classes, whose features bound the hidden units' inputs.
+        n_numbers: C of a row of a task's context; None for the features' own.
+    """
     if learner["name"] == "linear_head":
-        return LinearHead(seen.width)
-    return TwoLayerHead(seen.width, learner["hidden"], seen.floor(of.features[: of.n_rows]))
+        return LinearHead(seen.width, n_numbers)
+    return TwoLayerHead(seen.width, learner["hidden"], seen.floor(of.features[: of.n_rows]), n_numbers)
 
 
 def _calibrated(initialization: Initialization, val: ClassTasks) -> Initialization:
@@ -84,7 +91,7 @@ def _calibrated(initialization: Initialization, val: ClassTasks) -> Initializati
 
 
 def accuracies_of(initialization: Initialization, val: ClassTasks, *, n_tasks: int, seed: int) -> Tensor:
-    """Of where it starts, on new meta-val tasks, the same for all starts (n_tasks,)."""
+    """Score an initialization on new meta-val tasks (n_tasks,), the same tasks for every initialization."""
     stream = generator(seed, "start")
     return scores_on_new_tasks(
         initialization.learner, val, lambda c: [initialization.centre(c)], n_tasks=n_tasks, stream=stream
@@ -100,22 +107,24 @@ def of_names(
     seed: int,
     output_scale: float = 1.0,
 ) -> tuple[Initialization, FeatureMap]:
-    """Of the starts from words, and of the normalisations of features where ``learner.normalise`` is auto, the
-    first, or the best of the others where its accuracy on new meta-val tasks is ahead of the first's."""
+    """Select initialization and normalization for tasks of class names.
+
+    Of ``FROM_NAMES``, and of the normalizations of features where ``learner.normalise`` is auto, the first, or the best
+    of the others where its accuracy on new meta-val tasks is ahead of the first's.
+    """
     if kind not in ("from_names", *FROM_NAMES, "shared", "fresh"):
         raise InputError(
             f"trajectories.initialization = {kind} is made of labelled examples, which tasks of names do not have;"
-            f" allowed:"
-            f" from_names, {', '.join(FROM_NAMES)}, shared, fresh"
+            f" allowed: from_names, {', '.join(FROM_NAMES)}, shared, fresh"
         )
     normalise, kinds = learner["normalise"], FROM_NAMES if kind == "from_names" else (kind,)
-    candidates = []
+    candidates, n_numbers = [], train.of.texts.shape[1]
     for each in reversed(NORMALISATIONS) if normalise == "auto" else (normalise,):
         rows = train.of.features[: train.of.n_rows]
         seen = FeatureMap.fit(rows, normalise=each, projection=learner["projection"])
         through = train.through(seen), val.through(seen)
         candidates += [
-            (_initialization(name, _learner_of_names(learner, seen, train), *through, seed, output_scale), seen)
+            (_initialization(name, _head(learner, seen, train.of, n_numbers), *through, seed, output_scale), seen)
             for name in kinds
         ]
 
@@ -123,14 +132,6 @@ def of_names(
         return accuracies_of(candidate[0], val.through(candidate[1]), n_tasks=NAME_TASKS, seed=seed)
 
     return select_if_significant(candidates, accuracies)
-
-
-def _learner_of_names(learner: Mapping[str, Any], seen: FeatureMap, train: NamedClassTasks) -> Learner:
-    of = train.of
-    if learner["name"] == "linear_head":
-        return LinearHead(seen.width, of.texts.shape[1])
-    floor = seen.floor(of.features[: of.n_rows])
-    return TwoLayerHead(seen.width, learner["hidden"], floor, of.texts.shape[1])
 
 
 def _initialization(
@@ -153,9 +154,8 @@ def of_adapters(
     seed: int,
     output_scale: float = 1.0,
 ) -> tuple[Initialization, None]:
-    """One draw of A for all tasks, or one each; B and the head zero. Or what becomes of the former in training on
-    all data sets of meta-training at once, on pairs, or on both: what meta-val shows to be the best, as is how far
-    examples move its bias."""
+    """Select the initialization of LoRA adapters: one draw of A for all tasks, or one for each, B and the head zero; or
+    one adapter trained on all meta-training data sets, chosen on meta-val with the shift of its bias."""
     if kind not in OF_ADAPTERS:
         raise InputError(
             f"trajectories.initialization = {kind} is none of an adapter; allowed: {', '.join(OF_ADAPTERS)}"

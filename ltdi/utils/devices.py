@@ -87,11 +87,12 @@ def exact() -> Iterator[None]:
     kinds = (matmul, cudnn.conv, cudnn.rnn)
     # torch refuses to say allow_tf32 where a program has set these instead
     products, convolutions, recurrences = before = [kind.fp32_precision for kind in kinds]
-    mode, filled = torch.get_deterministic_debug_mode(), settings.fill_uninitialized_memory  # type: ignore[attr-defined]
+    mode = torch.get_deterministic_debug_mode()
+    filled = settings.fill_uninitialized_memory  # type: ignore[attr-defined]
     workspace = os.environ.get(variable)
-    has_cards = torch.cuda.is_initialized()
+    has_gpus = torch.cuda.is_initialized()
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if has_cards else []):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if has_gpus else []):
             deterministic()
             yield
     finally:
@@ -103,7 +104,7 @@ def exact() -> Iterator[None]:
             kind.fp32_precision = was
         if workspace is None:
             os.environ.pop(variable, None)
-        if not has_cards and torch.cuda.is_available():
+        if not has_gpus and torch.cuda.is_available():
             # they were started meanwhile, or a seed is noted for when they are: that of the program's own
             torch.cuda.manual_seed_all(torch.initial_seed())
 
